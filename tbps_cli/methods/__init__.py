@@ -1,0 +1,26 @@
+"""Every method of the field, one file each. The module's name is its registration."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from tbps_cli.errors import RecipeError
+from tbps_cli.methods.base import Method
+
+
+def names() -> list[str]:
+    """All methods, in alphabetical order; reads the folder, imports nothing."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method. Raises RecipeError with the nearest name when there is none."""
+    if name not in names():
+        raise RecipeError(f"method.name: there is no method {name!r}.", f"Methods: {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    )

@@ -1,0 +1,171 @@
+"""What every method states, and the defaults that most of them share.
+
+A method is a file in this folder; the module's name is the registration (`methods.find`). It ends
+in one unit vector per picture and per caption, so nothing above this layer asks which one it is.
+To add one: the file, a recipe, a golden folder and a parity adapter; see docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from tbps_cli.data.transforms import CLIP_EVAL, CLIP_TRAIN, Augment, EvalTransform
+from tbps_cli.fields import Section
+from tbps_cli.keys import KeyTable
+from tbps_cli.nn.sizes import TOWERS, Tower, spelled
+from tbps_cli.text.tokenizer import Tokenizer
+from tbps_cli.types import Batch, Features, Group, Step, Task
+
+
+class MethodConfig(Section):
+    """Keys of `[method]` that every method has."""
+
+    name: str
+    """Chooses the file in tbps_cli/methods."""
+    tower: str | Tower = "ViT-B-16"
+    """A name of `nn.sizes.TOWERS`, or the table of sizes itself."""
+    weights: str = "openai"
+    """Where the towers start: a tag of open_clip's catalogue, a path, or "random"."""
+
+    @field_validator("tower")
+    @classmethod
+    def _known_tower(cls, value: str | Tower) -> str | Tower:
+        if isinstance(value, Tower):
+            return value
+        name = spelled(value)
+        if name not in TOWERS:
+            raise ValueError(f"must be one of {', '.join(TOWERS)}, or a table of sizes")
+        return name
+
+    @property
+    def sizes(self) -> Tower:
+        """The towers' sizes, whether named or stated."""
+        return self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a training batch must contain, for the loader to make.
+
+    images: view name -> augmentation; each view is an independent draw from the same picture.
+    masked: whether the masked words and their labels are drawn too (tokens "masked", "label").
+    sampler: "random" (every caption once an epoch) or "identity" (groups of one person).
+    drop_last: whether an incomplete last batch is left out.
+    augment_text: name of a word-level augmentation of `text.augment`, applied before tokenising;
+    text_options: its numbers.
+    """
+
+    images: Mapping[str, Augment] = field(default_factory=lambda: {"image": CLIP_TRAIN})
+    masked: bool = False
+    augment_text: str | None = None
+    text_options: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OfficialFiles:
+    """A foreign checkpoint, safely read: its tensors and whatever options lay beside it."""
+
+    tensors: Mapping[str, Tensor]
+    """Under the names of the file, a common `module.` removed."""
+    options: Mapping[str, Any]
+    """The flat options of configs.yaml, or the pickled configuration; empty when there is none."""
+    name: str
+    """The path, for messages."""
+
+
+class Method(nn.Module):
+    """The base of all methods: an encoder for pictures, one for captions, and a training loss."""
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    official: ClassVar[KeyTable] = KeyTable({})
+    paper: ClassVar[str] = ""
+    """Authors, title, venue, year: one line."""
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of our parameter names that inference does not need (heads, queues)."""
+    config: MethodConfig
+    task: Task
+
+    def __init__(self, config: MethodConfig, task: Task) -> None:
+        super().__init__()
+        self.config = config
+        self.task = task
+
+    # What goes in -------------------------------------------------------------------------
+
+    @classmethod
+    def views(cls, config: Any) -> Views:
+        """What a training batch must contain under this configuration."""
+        return Views()
+
+    @classmethod
+    def tokenizer(cls, config: Any) -> Tokenizer:
+        """Sentences -> ids, the same for training, evaluation and queries."""
+        raise NotImplementedError(cls.__name__)
+
+    @classmethod
+    def eval_transform(cls, config: Any, task: Task) -> EvalTransform:
+        """Picture -> the array that `encode_images` takes, one row."""
+        return EvalTransform(task.image_size, **CLIP_EVAL)
+
+    @classmethod
+    def batch_dependent(cls, config: Any) -> str | None:
+        """None, or the reason why embeddings depend on batch companions, with the key to set."""
+        return None
+
+    # What comes out -----------------------------------------------------------------------
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] normalised pictures -> [B, E] float32 rows of unit length."""
+        raise NotImplementedError
+
+    def encode_texts(self, token_BT: Tensor) -> Tensor:
+        """[B, T] ids -> [B, E] float32 rows of unit length."""
+        raise NotImplementedError
+
+    # Training -----------------------------------------------------------------------------
+
+    def features(self, batch: Batch) -> Features:
+        """What the losses need; every tensor has the batch as its first axis."""
+        raise NotImplementedError
+
+    def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Named, weighted scalars; training minimises their sum."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """`features`, then `losses`: the seam for DDP, gathering and gradient caching."""
+        return self.losses(self.features(batch), batch, step)
+
+    def group_of(self, name: str) -> Group:
+        """Which rate a parameter takes and whether it decays."""
+        return Group()
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Start the towers from a CLIP state (OpenAI's names). Returns our names that were set."""
+        raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw every parameter anew from the generator, as the paper's code does."""
+
+    def after_step(self) -> None:
+        """Called after each optimiser step (momentum encoders)."""
+
+    def start_epoch(self, pass_over: Iterator[Batch] | None) -> None:
+        """Called before each epoch; `pass_over` walks the training pairs without gradient."""
+
+    def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
+        """Further figures for the log (accuracies of heads); not part of the loss."""
+        return {}
+
+    # Foreign checkpoints --------------------------------------------------------------------
+
+    @classmethod
+    def recognise(cls, files: OfficialFiles) -> MethodConfig | None:
+        """The configuration of a foreign checkpoint when it is ours, from shapes and options."""
+        return None

@@ -1,0 +1,123 @@
+"""Both towers of CLIP in one module, with OpenAI's flat parameter names.
+
+`visual.*` is the image tower; the text tower's names have no prefix, so OpenAI's, LAION's and the
+papers' weights load unchanged. Sizes come from `nn.sizes.Tower`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tbps_cli.errors import WeightsError
+from tbps_cli.nn.block import Block, Hooks, init_blocks
+from tbps_cli.nn.position import resize_context, resize_grid
+from tbps_cli.nn.resnet import ResNet
+from tbps_cli.nn.sizes import Tower
+from tbps_cli.nn.text_tower import TextTower
+from tbps_cli.nn.vit import VisionTransformer
+
+MakeBlock = Callable[[int], nn.Module]
+
+
+class Clip(TextTower):
+    """Image tower (`visual`) and text tower of one CLIP model.
+
+    sizes: the towers; image_size: (height, width) in pixels; stride: of the patches, default the
+    patch itself; image_block, text_block: build layer i in place of CLIP's own block;
+    text_dropout: on the text tower's attention probabilities, in training only.
+    """
+
+    def __init__(
+        self,
+        sizes: Tower,
+        image_size: tuple[int, int],
+        *,
+        stride: int | None = None,
+        image_block: MakeBlock | None = None,
+        text_block: MakeBlock | None = None,
+        text_dropout: float = 0.0,
+    ) -> None:
+        plain = lambda _: Block(sizes.text_width, sizes.words_heads, sizes.activation, text_dropout)  # noqa: E731
+        super().__init__(
+            context=sizes.context,
+            vocabulary=sizes.vocabulary,
+            width=sizes.text_width,
+            layers=sizes.text_layers,
+            embed=sizes.embed,
+            block=text_block or plain,
+        )
+        self.sizes = sizes
+        self.visual = _image_tower(sizes, image_size, stride, image_block)
+
+    def image_tokens(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, 1 + P, E] projected tokens; row 0 is the picture's feature."""
+        if isinstance(self.visual, ResNet):
+            return self.visual.tokens(image_BCHW)
+        assert isinstance(self.visual, VisionTransformer)
+        return self.visual(image_BCHW, hooks)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw every parameter as CLIP does before training. Source: OpenAI CLIP."""
+        normal = nn.init.normal_
+        normal(self.token_embedding.weight, std=0.02, generator=generator)
+        normal(self.positional_embedding, std=0.01, generator=generator)
+        normal(self.text_projection, std=self.sizes.text_width**-0.5, generator=generator)
+        init_blocks(self.transformer, self.sizes.text_width, generator)
+        if isinstance(self.visual, ResNet):
+            self.visual.initialise(generator)
+            return
+        width = self.sizes.width
+        for table in (self.visual.class_embedding, self.visual.positional_embedding, self.visual.proj):
+            normal(table, std=width**-0.5, generator=generator)
+        nn.init.kaiming_uniform_(self.visual.conv1.weight, a=5**0.5, generator=generator)
+        init_blocks(self.visual.transformer, width, generator)
+
+    def start_from(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Copy a CLIP state dict (OpenAI's names) into the towers; returns the names that were set.
+
+        Position tables are resized to this model's grid and context. A tensor of another shape, or
+        one that is missing, is a WeightsError: nothing is left random behind a message.
+        """
+        fitted = self._fit(state)
+        own = dict(self.named_parameters()) | dict(self.named_buffers())
+        plain = {name for name in own if name in fitted}
+        wrong = [name for name in sorted(plain) if own[name].shape != fitted[name].shape]
+        if wrong:
+            found, needed = tuple(fitted[wrong[0]].shape), tuple(own[wrong[0]].shape)
+            raise WeightsError(
+                f"weights: {wrong[0]} is {found} in the file, the tower needs {needed} ({len(wrong)} such tensors).",
+                "Choose the tower that the weights belong to: --set method.tower=NAME",
+            )
+        with torch.no_grad():
+            for name in plain:
+                own[name].copy_(fitted[name])
+        return sorted(plain)
+
+    def _fit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        fitted = dict(state)
+        if "positional_embedding" in fitted:
+            fitted["positional_embedding"] = resize_context(fitted["positional_embedding"], self.sizes.context)
+        for name in ("visual.positional_embedding", "visual.attnpool.positional_embedding"):
+            if name in fitted:
+                fitted[name] = resize_grid(fitted[name], self.visual.grid)
+        return fitted
+
+
+def _image_tower(
+    sizes: Tower, image_size: tuple[int, int], stride: int | None, block: MakeBlock | None
+) -> VisionTransformer | ResNet:
+    if not isinstance(sizes.layers, int):
+        return ResNet(sizes.layers, sizes.width, sizes.embed, sizes.image_heads, image_size)
+    assert sizes.patch is not None
+    return VisionTransformer(
+        image_size=image_size,
+        patch=sizes.patch,
+        stride=stride or sizes.patch,
+        width=sizes.width,
+        layers=sizes.layers,
+        embed=sizes.embed,
+        block=block or (lambda _: Block(sizes.width, sizes.image_heads, sizes.activation)),
+    )

@@ -1,0 +1,39 @@
+"""Position tables of one grid or context, brought to another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def grid_of(image_size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
+    """Rows and columns of patches for a picture of (height, width) pixels."""
+    return (image_size[0] - patch) // stride + 1, (image_size[1] - patch) // stride + 1
+
+
+def resize_grid(table_ND: Tensor, grid: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Resize an image tower's position table [1 + n * n, D] to [1 + rows * columns, D].
+
+    Row 0 (the class token) stays; the others are a square grid, resized bilinearly with
+    align_corners=False and no antialiasing. Source: IRRA and its descendants, TBPS-CLIP, TextReID.
+    A table that has the right number of rows already comes back as it is.
+    """
+    rows, columns = grid
+    if len(table_ND) == 1 + rows * columns:
+        return table_ND
+    side = int((len(table_ND) - 1) ** 0.5)
+    square = table_ND[1 : 1 + side * side].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False, antialias=antialias)
+    return torch.cat([table_ND[:1].float(), resized[0].flatten(1).T]).to(table_ND.dtype)
+
+
+def resize_context(table_TD: Tensor, length: int) -> Tensor:
+    """Resize a text position table [T, D] to `length` rows: first and last stay, the rest linearly.
+
+    Source: TBPS-CLIP's released code (align_corners=False).
+    """
+    if len(table_TD) == length:
+        return table_TD
+    inner = F.interpolate(table_TD[1:-1].float().T[None], size=length - 2, mode="linear", align_corners=False)
+    return torch.cat([table_TD[:1].float(), inner[0].T, table_TD[-1:].float()]).to(table_TD.dtype)

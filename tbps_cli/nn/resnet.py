@@ -1,0 +1,130 @@
+"""CLIP's modified ResNet (RN50, RN101, RN50x4...): three-layer stem, anti-aliased strides, attention pool.
+
+Parameter names are OpenAI's, under `visual.`. TextReID runs it with the last stage at stride 1 and a
+picture that is not square; its attention pool then has a table of its own grid.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EXPANSION = 4
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions; a stride is an average pool before the last one."""
+
+    def __init__(self, inside: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(planes, planes * EXPANSION, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * EXPANSION)
+        self.downsample: nn.Sequential | None = None
+        if stride > 1 or inside != planes * EXPANSION:
+            shortcut: OrderedDict[str, nn.Module] = OrderedDict()
+            shortcut["-1"] = nn.AvgPool2d(stride)
+            shortcut["0"] = nn.Conv2d(inside, planes * EXPANSION, 1, bias=False)
+            shortcut["1"] = nn.BatchNorm2d(planes * EXPANSION)
+            self.downsample = nn.Sequential(shortcut)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x_BCHW)))
+        out = self.avgpool(F.relu(self.bn2(self.conv2(out))))
+        out = self.bn3(self.conv3(out))
+        shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        return F.relu(out + shortcut)
+
+
+class AttentionPool(nn.Module):
+    """Pools a feature map [B, C, h, w] to [B, E] by attention from its mean token."""
+
+    def __init__(self, grid: tuple[int, int], channels: int, heads: int, embed: int) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.empty(1 + grid[0] * grid[1], channels))
+        self.k_proj = nn.Linear(channels, channels)
+        self.q_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.c_proj = nn.Linear(channels, embed)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        x_BPC = map_BCHW.flatten(2).transpose(1, 2)
+        x_BPC = torch.cat([x_BPC.mean(1, keepdim=True), x_BPC], dim=1) + self.positional_embedding
+        query, key, value = self.q_proj(x_BPC[:, :1]), self.k_proj(x_BPC), self.v_proj(x_BPC)
+        mixed = F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
+        return self.c_proj(mixed.transpose(1, 2).flatten(2))[:, 0]
+
+    def _split(self, x_BPC: Tensor) -> Tensor:
+        return x_BPC.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class ResNet(nn.Module):
+    """[B, 3, H, W] -> [B, E]. `last_stride` 1 keeps the last stage at 1/16 of the picture."""
+
+    def __init__(
+        self,
+        layers: tuple[int, int, int, int],
+        width: int,
+        embed: int,
+        heads: int,
+        image_size: tuple[int, int],
+        last_stride: int = 2,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        scale = 16 * last_stride
+        self.grid = (image_size[0] // scale, image_size[1] // scale)
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self._inside = width
+        self.layer1 = self._stage(width, layers[0], 1)
+        self.layer2 = self._stage(2 * width, layers[1], 2)
+        self.layer3 = self._stage(4 * width, layers[2], 2)
+        self.layer4 = self._stage(8 * width, layers[3], last_stride)
+        self.attnpool = AttentionPool(self.grid, 8 * width * EXPANSION, heads, embed)
+
+    def _stage(self, planes: int, blocks: int, stride: int) -> nn.Sequential:
+        made = []
+        for index in range(blocks):
+            made.append(Bottleneck(self._inside, planes, stride if index == 0 else 1))
+            self._inside = planes * EXPANSION
+        return nn.Sequential(*made)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        x_BCHW = image_BCHW.to(self.conv1.weight.dtype)
+        for convolution, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x_BCHW = F.relu(norm(convolution(x_BCHW)))
+        x_BCHW = F.avg_pool2d(x_BCHW, 2)
+        x_BCHW = self.layer4(self.layer3(self.layer2(self.layer1(x_BCHW))))
+        return self.attnpool(x_BCHW)
+
+    def tokens(self, image_BCHW: Tensor) -> Tensor:
+        """The pooled feature as a sequence of one, [B, 1, E]."""
+        return self(image_BCHW)[:, None]
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the tower as CLIP does: attention pool normal, last norm of each block zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+        std = self.attnpool.c_proj.in_features**-0.5
+        nn.init.normal_(self.attnpool.positional_embedding, std=std, generator=generator)
+        for layer in (self.attnpool.q_proj, self.attnpool.k_proj, self.attnpool.v_proj, self.attnpool.c_proj):
+            nn.init.normal_(layer.weight, std=std, generator=generator)
+            nn.init.zeros_(layer.bias)

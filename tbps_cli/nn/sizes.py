@@ -1,0 +1,130 @@
+"""The sizes of CLIP's towers: the named ones, and how to read them off a state dict.
+
+Names are open_clip's (`ViT-B-16`); the spelling of OpenAI and IRRA (`ViT-B/16`) is understood.
+Heads are never stored in a checkpoint: they are width // 64 unless somebody says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from tbps_cli.errors import WeightsError
+from tbps_cli.fields import Count, Section
+
+HEAD = 64
+_NEEDED = (
+    "positional_embedding",
+    "text_projection",
+    "token_embedding.weight",
+    "ln_final.weight",
+    "visual.conv1.weight",
+)
+
+
+class Tower(Section):
+    """Both towers of one CLIP model. A recipe may name one of `TOWERS` or state the table itself."""
+
+    width: Count
+    """Width of the image tower (ViT) or of the stem (ResNet), in channels."""
+    layers: Count | tuple[Count, Count, Count, Count]
+    """Blocks of the image tower; four numbers make a ResNet."""
+    patch: Count | None = None
+    """Side of a patch in pixels; none for a ResNet."""
+    embed: Count
+    """Length of the common embedding."""
+    text_width: Count
+    text_layers: Count
+    heads: Count | None = None
+    """Attention heads of the image tower; default width // 64 (ResNet: attention pool, 32 w // 64)."""
+    text_heads: Count | None = None
+    """Attention heads of the text tower; default text_width // 64."""
+    context: Count = 77
+    vocabulary: Count = 49408
+    activation: Literal["quickgelu", "gelu"] = "quickgelu"
+
+    @property
+    def is_resnet(self) -> bool:
+        return not isinstance(self.layers, int)
+
+    @property
+    def image_heads(self) -> int:
+        return self.heads or max(1, (32 * self.width if self.is_resnet else self.width) // HEAD)
+
+    @property
+    def words_heads(self) -> int:
+        return self.text_heads or max(1, self.text_width // HEAD)
+
+    @property
+    def cross_heads(self) -> int:
+        """Heads of modules that work on the common embedding."""
+        return max(1, self.embed // HEAD)
+
+
+def _vit(width: int, layers: int, patch: int, embed: int, text: int, text_layers: int = 12, **more: Any) -> Tower:
+    return Tower(width=width, layers=layers, patch=patch, embed=embed, text_width=text, text_layers=text_layers, **more)
+
+
+def _resnet(width: int, layers: tuple[int, int, int, int], embed: int, text: int) -> Tower:
+    return Tower(width=width, layers=layers, embed=embed, text_width=text, text_layers=12)
+
+
+TOWERS: dict[str, Tower] = {
+    "ViT-B-32": _vit(768, 12, 32, 512, 512),
+    "ViT-B-16": _vit(768, 12, 16, 512, 512),
+    "ViT-L-14": _vit(1024, 24, 14, 768, 768),
+    "ViT-L-14-336": _vit(1024, 24, 14, 768, 768),
+    "ViT-H-14": _vit(1280, 32, 14, 1024, 1024, 24, heads=16, activation="gelu"),
+    "RN50": _resnet(64, (3, 4, 6, 3), 1024, 512),
+    "RN101": _resnet(64, (3, 4, 23, 3), 512, 512),
+    "RN50x4": _resnet(80, (4, 6, 10, 6), 640, 640),
+    "RN50x16": _resnet(96, (6, 8, 18, 8), 768, 768),
+    "RN50x64": _resnet(128, (3, 15, 36, 10), 1024, 1024),
+}
+
+
+def spelled(name: str) -> str:
+    """The catalogue's spelling of a tower's name: `ViT-B/16` and `vit-b-16` are `ViT-B-16`."""
+    plain = re.sub(r"[/@_]", "-", name).removesuffix("px").lower()
+    for known in TOWERS:
+        if known.lower() == plain:
+            return known
+    return name
+
+
+class _Shaped(Protocol):
+    @property
+    def shape(self) -> Any: ...
+
+
+def read_sizes(state: Mapping[str, _Shaped], activation: Literal["quickgelu", "gelu"] = "quickgelu") -> Tower:
+    """The sizes of a state dict with OpenAI's names. Raises WeightsError when it is no CLIP model.
+
+    Sources: the rules of OpenAI's loader; heads are width // 64.
+    """
+    for name in _NEEDED:
+        if name not in state:
+            raise WeightsError(f"this is no CLIP state: it has no tensor {name}.")
+    text = {
+        "embed": int(state["text_projection"].shape[1]),
+        "context": int(state["positional_embedding"].shape[0]),
+        "vocabulary": int(state["token_embedding.weight"].shape[0]),
+        "text_width": int(state["ln_final.weight"].shape[0]),
+        "text_layers": _count(state, r"transformer\.resblocks\.(\d+)\..*"),
+    }
+    if "visual.proj" in state:
+        return Tower(
+            width=int(state["visual.conv1.weight"].shape[0]),
+            patch=int(state["visual.conv1.weight"].shape[-1]),
+            layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\..*"),
+            activation=activation,
+            **text,
+        )
+    stages = tuple(_count(state, rf"visual\.layer{stage}\.(\d+)\..*") for stage in range(1, 5))
+    width = int(state["visual.layer1.0.conv1.weight"].shape[0])
+    return Tower(width=width, layers=(stages[0], stages[1], stages[2], stages[3]), activation=activation, **text)
+
+
+def _count(state: Mapping[str, _Shaped], pattern: str) -> int:
+    return len({match[1] for match in (re.fullmatch(pattern, name) for name in state) if match})

@@ -1,0 +1,73 @@
+"""CLIP's causal text transformer. Parameter names are OpenAI's (flat: no prefix of their own)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tbps_cli.nn.block import Hooks, LayerNorm, Transformer
+
+
+class TextTower(nn.Module):
+    """[B, T] ids -> [B, T, E] projected tokens. The caption's feature is the token at its end id.
+
+    No padding mask is needed: pads follow the end token and the causal mask hides them.
+    """
+
+    half_parameters = ("text_projection",)
+
+    def __init__(
+        self,
+        *,
+        context: int,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        embed: int,
+        block: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.positional_embedding = nn.Parameter(torch.empty(context, width))
+        self.transformer = Transformer(layers, block)
+        self.ln_final = LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, embed))
+
+    def text_tokens(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """Projected tokens at every position, [B, T, E]."""
+        return self._projected(self.transformer(self._embedded(token_BT, hooks), causal=True, hooks=hooks))
+
+    def text_tokens_with_map(self, token_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """`text_tokens`, and the last block's attention averaged over the heads, [B, T, T]."""
+        x_BTD, map_BTT = self.transformer.forward_with_map(self._embedded(token_BT), causal=True)
+        return self._projected(x_BTD), map_BTT
+
+    def _embedded(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
+        dtype = self.text_projection.dtype
+        x_BTD = self.token_embedding(token_BT).to(dtype)
+        if hooks and hooks.embedded:
+            x_BTD = hooks.embedded(x_BTD)
+        return x_BTD + self.positional_embedding[: x_BTD.shape[1]].to(dtype)
+
+    def _projected(self, x_BTD: Tensor) -> Tensor:
+        return self.ln_final(x_BTD) @ self.text_projection
+
+
+def end_of(token_BT: Tensor) -> Tensor:
+    """[B, T] ids -> [B] position of the end token: the first occurrence of the highest id."""
+    return token_BT.argmax(dim=-1)
+
+
+def at_end(x_BTE: Tensor, token_BT: Tensor) -> Tensor:
+    """[B, T, E] tokens -> [B, E], each caption's token at its end id."""
+    return x_BTE[torch.arange(len(x_BTE), device=x_BTE.device), end_of(token_BT)]
+
+
+def used(token_BT: Tensor) -> Tensor:
+    """The ids without the columns past the longest caption of the batch.
+
+    A causal tower gives every remaining position the same vector: what is cut could not be seen.
+    """
+    return token_BT[:, : int(end_of(token_BT).max()) + 1]

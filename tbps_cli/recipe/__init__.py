@@ -1,0 +1,1 @@
+"""Recipes: whole experiments as TOML, read strictly, resolved with reasons and saved with the run."""

@@ -1,0 +1,118 @@
+"""The few objects that cross the borders of the house.
+
+Tensor names end in their shape: B batch, T text tokens, P image tokens, D width, E embedding,
+C H W image, Q queries, G gallery, K kept. This module imports no torch at run time, so that a
+search over exported graphs stays free of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Features = dict[str, "Tensor"]
+"""What the losses of a method need, each tensor with the batch as its first axis, so that chunks
+and ranks are joined by concatenation. `image` and `text` hold the embeddings before normalisation."""
+
+
+@dataclass
+class Batch:
+    """One training batch; every tensor has the batch as its first axis.
+
+    images: view name -> float32 [B, C, H, W], normalised; every method has at least "image".
+    tokens: text view name -> int64 [B, T]; at least "text"; masking adds "masked" and "label".
+    person_B: class of the identity among the training persons, int64, 0..identities-1.
+    picture_B: running number of the training picture, int64; captions of one picture share it.
+    sample_B: position of the caption in the training list, int64.
+    """
+
+    images: dict[str, Tensor]
+    tokens: dict[str, Tensor]
+    person_B: Tensor
+    picture_B: Tensor
+    sample_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.person_B)
+
+    def map(self, change: object) -> Batch:
+        """The batch with `change` (Tensor -> Tensor) applied to every tensor."""
+        assert callable(change)
+        return Batch(
+            {name: change(value) for name, value in self.images.items()},
+            {name: change(value) for name, value in self.tokens.items()},
+            change(self.person_B),
+            change(self.picture_B),
+            change(self.sample_B),
+        )
+
+    def to(self, device: object) -> Batch:
+        """The batch on another device (copies overlap with computation where memory is pinned)."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows start..stop-1 as a batch of their own."""
+        return self.map(lambda tensor: tensor[start:stop])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is built for: the picture size in pixels and the number of training persons."""
+
+    image_size: tuple[int, int]
+    identities: int = 0
+    """0: no identity classifier can be built (evaluation never needs one)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands, for losses that change with time. All numbers count from 0."""
+
+    epoch: int = 0
+    iteration: int = 0
+    """Within the epoch."""
+    iterations: int = 1
+    """In a whole epoch."""
+    epochs: int = 1
+
+    @property
+    def overall(self) -> int:
+        """Steps taken since the beginning."""
+        return self.epoch * self.iterations + self.iteration
+
+
+Rate = Literal["tower", "new", "bias", "frozen"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """How one parameter is trained: which rate it takes, and whether it decays (separate questions)."""
+
+    rate: str = "tower"
+    """tower | new | bias | frozen, or a further name that the recipe's `optim.scale` knows."""
+    decay: bool = True
+
+
+class Scores(NamedTuple):
+    """Retrieval scores in percent; definitions in `retrieval.metrics`."""
+
+    R1: float
+    R5: float
+    R10: float
+    mAP: float
+    mINP: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One picture of an answer. `score` is the cosine unless the document says otherwise."""
+
+    rank: int
+    path: str
+    score: float
+    person: int | str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
