@@ -1,0 +1,164 @@
+"""The one internal form of data: pictures, the captions that belong to them, and a split of both.
+
+Every layout on disk is read into a `Dataset`; nothing above this layer knows in which file a
+record stood. Records keep the order of the file, since a caption's number in the training list is
+an address that published noise files use. Raw identities stay beside the class numbers: only their
+equality matters in evaluation, while training needs 0..C-1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.errors import DataError
+
+Person = int | str
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a data set: a path below the data set's root, who is on it, and its split."""
+
+    path: str
+    """Relative to the root, with forward slashes."""
+    person: Person
+    """The identity as the annotation names it."""
+    split: str
+    camera: str | None = None
+    time: str | None = None
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One sentence about one picture, and what some layouts add to it."""
+
+    text: str
+    picture: int
+    """Position in `Dataset.pictures`."""
+    back_translation: str | None = None
+    word_ids: tuple[int, ...] | None = None
+
+
+@dataclass
+class Dataset:
+    """All records of one annotation, in file order. `notes` says what was odd while reading."""
+
+    name: str
+    root: Path
+    """The folder that picture paths are relative to."""
+    pictures: list[Picture]
+    captions: list[Caption]
+    notes: list[str] = field(default_factory=list)
+    source: Path | None = None
+    """The annotation file or folder, for messages."""
+
+    def split(self, name: str) -> Split:
+        """The pictures and captions of train, val or test. Raises DataError when there are none."""
+        if name not in SPLITS:
+            raise DataError(f"{self.name}: {name!r} is not a split.", f"Splits are {', '.join(SPLITS)}.")
+        chosen = [index for index, picture in enumerate(self.pictures) if picture.split == name]
+        place = {index: position for position, index in enumerate(chosen)}
+        captions = [caption for caption in self.captions if caption.picture in place]
+        if not chosen or not captions:
+            raise DataError(f"{self.name} has no {name} split{_where(self)}.", _empty_hint(self, name))
+        return Split.of(self, name, [self.pictures[index] for index in chosen], captions, place)
+
+    @property
+    def splits(self) -> dict[str, tuple[int, int, int]]:
+        """Split name -> (identities, pictures, captions), for the splits that have pictures."""
+        pictures = Counter(picture.split for picture in self.pictures)
+        captions = Counter(self.pictures[caption.picture].split for caption in self.captions)
+        persons = Counter(split for split, _ in {(picture.split, picture.person) for picture in self.pictures})
+        return {name: (persons[name], pictures[name], captions[name]) for name in SPLITS if pictures[name]}
+
+    def path_of(self, picture: Picture) -> Path:
+        """Where a picture lies on disk."""
+        return self.root / picture.path
+
+
+@dataclass
+class Split:
+    """One split, ready to be evaluated or trained on; every list keeps the order of the file.
+
+    The gallery is all pictures, the queries are all captions. `caption_picture[q]` is the position
+    in `paths` of the picture that caption q describes.
+    """
+
+    dataset: str
+    root: Path
+    name: str
+    paths: list[Path]
+    picture_person: list[Person]
+    captions: list[str]
+    caption_person: list[Person]
+    caption_picture: NDArray[np.int64]
+    class_of: NDArray[np.int64]
+    """Per picture: rank of its raw identity among the sorted distinct ones (0..identities-1)."""
+    identities: int
+    cameras: list[str | None]
+    times: list[str | None]
+    back_translations: list[str | None]
+    word_ids: list[tuple[int, ...] | None]
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, name: str, pictures: list[Picture], captions: list[Caption], place: dict[int, int]
+    ) -> Split:
+        """Build a split from its records; `place` maps a picture's number in the data set to here."""
+        own = np.array([place[caption.picture] for caption in captions], dtype=np.int64)
+        persons = [picture.person for picture in pictures]
+        ranks = class_numbers(persons)
+        return cls(
+            dataset=dataset.name,
+            root=dataset.root,
+            name=name,
+            paths=[dataset.root / picture.path for picture in pictures],
+            picture_person=persons,
+            captions=[caption.text for caption in captions],
+            caption_person=[persons[index] for index in own],
+            caption_picture=own,
+            class_of=np.array([ranks[person] for person in persons], dtype=np.int64),
+            identities=len(ranks),
+            cameras=[picture.camera for picture in pictures],
+            times=[picture.time for picture in pictures],
+            back_translations=[caption.back_translation for caption in captions],
+            word_ids=[caption.word_ids for caption in captions],
+        )
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def caption_class(self) -> NDArray[np.int64]:
+        """Per caption: the class number of its person."""
+        return self.class_of[self.caption_picture]
+
+
+def class_numbers(persons: Iterable[Person]) -> dict[Person, int]:
+    """Raw identity -> rank among the sorted distinct ones; numbers come before names.
+
+    On the official files this gives the papers' own numbering (CUHK-PEDES: id - 1), and it also
+    holds on a part of them.
+    """
+    distinct = sorted(set(persons), key=lambda person: (isinstance(person, str), person))
+    return {person: rank for rank, person in enumerate(distinct)}
+
+
+def _where(dataset: Dataset) -> str:
+    return f" in {dataset.source}" if dataset.source else ""
+
+
+def _empty_hint(dataset: Dataset, name: str) -> str:
+    there = [split for split in dataset.splits if split != name]
+    if dataset.name == "icfg-pedes" and name == "val":
+        return "ICFG-PEDES was published without one: set train.select_on=test (as the papers do), or --split test."
+    if not there:
+        return "Its annotation holds no records with pictures and captions."
+    return f"It has {' and '.join(there)}."
