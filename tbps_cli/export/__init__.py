@@ -1,0 +1,1 @@
+"""Models as files for other programs: ONNX graphs, safetensors, open_clip's hub folder."""

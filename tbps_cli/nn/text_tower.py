@@ -62,7 +62,8 @@ def end_of(token_BT: Tensor) -> Tensor:
 
 def at_end(x_BTE: Tensor, token_BT: Tensor) -> Tensor:
     """[B, T, E] tokens -> [B, E], each caption's token at its end id."""
-    return x_BTE[torch.arange(len(x_BTE), device=x_BTE.device), end_of(token_BT)]
+    end_B1E = end_of(token_BT)[:, None, None].expand(-1, 1, x_BTE.shape[-1])
+    return x_BTE.gather(1, end_B1E).squeeze(1)
 
 
 def used(token_BT: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""The check before an export is kept: the graphs and the original on real pictures and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TOLERANCE = {"fp32": 1e-4, "int8": 0.1}
+"""Largest allowed |difference| of one entry of a unit row. int8 changes the weights themselves."""
+
+
+class Encoder(Protocol):
+    """What both the original and the export can do."""
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+    def encode_images(self, images: Sequence[str | Path | Image.Image]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Differences over the tried pictures and captions, and whether they are small enough."""
+
+    images: int
+    captions: int
+    image_difference: float
+    """Largest |difference| of an entry."""
+    text_difference: float
+    image_angle: float
+    """Largest 1 - cosine."""
+    text_angle: float
+    tolerance: float
+    source: str
+    """Where the pictures came from, for the message."""
+
+    @property
+    def holds(self) -> bool:
+        return max(self.image_difference, self.text_difference) <= self.tolerance
+
+    def document(self) -> dict[str, Any]:
+        """A JSON-able copy."""
+        return {**vars(self), "holds": self.holds}
+
+
+def compare(
+    original: Encoder,
+    export: Encoder,
+    images: Sequence[str | Path | Image.Image],
+    captions: Sequence[str],
+    *,
+    tolerance: float,
+    source: str,
+) -> Agreement:
+    """Run both on the same pictures and captions. A NaN counts as an infinite difference."""
+    image_difference, image_angle = _difference(original.encode_images(images), export.encode_images(images))
+    text_difference, text_angle = _difference(original.encode_texts(captions), export.encode_texts(captions))
+    return Agreement(
+        len(images), len(captions), image_difference, text_difference, image_angle, text_angle, tolerance, source
+    )
+
+
+def _difference(ours_BE: NDArray[np.float32], theirs_BE: NDArray[np.float32]) -> tuple[float, float]:
+    if ours_BE.shape != theirs_BE.shape or not np.isfinite(theirs_BE).all():
+        return float("inf"), float("inf")
+    angle = 1 - (ours_BE.astype(np.float64) * theirs_BE).sum(1)
+    return float(np.abs(ours_BE - theirs_BE).max()), float(max(angle.max(), 0.0))

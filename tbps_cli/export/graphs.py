@@ -1,0 +1,107 @@
+"""The two towers as ONNX graphs: one for pictures, one for captions, each ending in unit rows.
+
+A graph carries in its metadata what a consumer must know to feed it (transform, tokenizer) and whose
+weights it holds (fingerprint), so that a program with onnxruntime and no torch gets the same answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbps_cli.errors import MissingExtra, TbpsError
+from tbps_cli.methods.base import Method
+
+OPSET = 20
+IMAGE, TEXT = "image.onnx", "text.onnx"
+"""File names of the two graphs; their weights lie beside them in `.onnx.data`."""
+
+
+class _Images(nn.Module):
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.method.encode_images(image)
+
+
+class _Texts(nn.Module):
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.method.encode_texts(tokens)
+
+
+def write_graphs(
+    method: Method, folder: Path, image_BCHW: Tensor, token_BT: Tensor, metadata: Mapping[str, Any]
+) -> None:
+    """Write both graphs into `folder`. The examples give shapes only; the batch stays free.
+
+    metadata: JSON-able values, kept in each graph under the key `tbps`.
+    Raises MissingExtra without onnx or onnxscript, TbpsError when PyTorch cannot trace a tower.
+    """
+    method = method.eval().float().cpu()
+    _write(_Images(method), image_BCHW.cpu(), "image", folder / IMAGE, metadata)
+    _write(_Texts(method), token_BT.cpu(), "tokens", folder / TEXT, metadata)
+
+
+def _write(tower: nn.Module, example: Tensor, name: str, path: Path, metadata: Mapping[str, Any]) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch.onnx needs it and says so less clearly)
+    except ImportError:
+        raise MissingExtra("onnx and onnxscript", "export", "tbps export --format onnx") from None
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                tower,
+                (example,),
+                str(path),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[name],
+                output_names=["embedding"],
+                dynamic_shapes=({0: batch},),
+                external_data=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TbpsError(f"export: PyTorch could not turn the {name} tower into a graph: {reason}") from error
+    graph = onnx.load(str(path), load_external_data=False)
+    onnx.helper.set_model_props(graph, {"tbps": json.dumps(metadata, sort_keys=True)})
+    onnx.save(graph, str(path))
+
+
+def quantise(folder: Path) -> None:
+    """Replace both graphs by their int8 form (dynamic, per channel): weights only, in place."""
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError:
+        raise MissingExtra("onnxruntime", "export", "tbps export --quantize int8") from None
+    for name in (IMAGE, TEXT):
+        path = folder / name
+        small = folder / f"int8-{name}"
+        properties = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quantize_dynamic(str(path), str(small), weight_type=QuantType.QInt8, per_channel=True)
+        graph = onnx.load(str(small))
+        onnx.helper.set_model_props(graph, properties)
+        onnx.save(graph, str(small))
+        path.with_name(name + ".data").unlink(missing_ok=True)
+        small.replace(path)

@@ -1,0 +1,117 @@
+"""An exported folder as an encoder: onnxruntime and numpy, no torch.
+
+The folder says everything: `tbps.json` names the method, tokenizer, transform and fingerprint; the
+graphs end in unit rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.data.images import read_image
+from tbps_cli.data.transforms import EvalTransform
+from tbps_cli.errors import MissingExtra, WeightsError
+from tbps_cli.text.tokenizer import Tokenizer, from_description
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MANIFEST = "tbps.json"
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder was written by `tbps export` with its graphs."""
+    return (folder / MANIFEST).is_file() and (folder / "image.onnx").is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The folder's own description. Raises WeightsError when it is broken."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        for key in ("method", "fingerprint", "tokenizer", "transform", "embed"):
+            manifest[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not a description written by tbps export ({error}).", "Export again.") from error
+    return manifest  # type: ignore[no-any-return]
+
+
+class ExportedModel:
+    """Encodes pictures and captions with the graphs of one folder; same calls as `models.Model`."""
+
+    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+        self.path = folder
+        self.manifest = read_manifest(folder)
+        self.name: str = self.manifest["method"]
+        self.data: str | None = self.manifest.get("data")
+        self.fingerprint: str = self.manifest["fingerprint"]
+        self.embed: int = self.manifest["embed"]
+        self.selected_on: str | None = self.manifest.get("selected_on")
+        self.precision: str = self.manifest.get("precision", "fp32")
+        self.batch_dependent: str | None = None
+        self.method = None
+        self.recipe = None
+        self.notes: list[str] = []
+        self.tokenizer: Tokenizer = from_description(self.manifest["tokenizer"])
+        self.transform = EvalTransform.from_description(self.manifest["transform"])
+        self._image = _session(folder / "image.onnx", threads)
+        self._text = _session(folder / "text.onnx", threads)
+
+    def encode_texts(self, texts: Sequence[str], *, batch: int = 256, query: bool = False) -> NDArray[np.float32]:
+        """Sentences -> [B, E] float32 unit rows."""
+        return self._run(self._text, [self.tokenizer([text], query=query)[0] for text in texts], batch)
+
+    def encode_images(
+        self,
+        images: Sequence[str | Path | Image.Image],
+        *,
+        batch: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Paths or pictures -> [B, E] float32 unit rows."""
+        rows = []
+        for start in range(0, len(images), batch):
+            arrays = [self._array(image) for image in images[start : start + batch]]
+            rows.append(self._run(self._image, arrays, batch))
+            if progress:
+                progress(min(start + batch, len(images)), len(images))
+        return np.concatenate(rows) if rows else np.zeros((0, self.embed), np.float32)
+
+    def image_arrays(self, image_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Transformed pictures [B, 3, H, W] -> [B, E] float32 unit rows."""
+        return self._run(self._image, list(image_BCHW), len(image_BCHW) or 1)
+
+    def _array(self, image: str | Path | Image.Image) -> NDArray[np.float32]:
+        opened = read_image(Path(image)) if isinstance(image, str | Path) else image.convert("RGB")
+        return self.transform(opened)
+
+    def _run(self, session: Any, rows: Sequence[NDArray[Any]], batch: int) -> NDArray[np.float32]:
+        if not rows:
+            return np.zeros((0, self.embed), np.float32)
+        name = session.get_inputs()[0].name
+        parts = [
+            session.run(None, {name: np.stack(rows[start : start + batch])})[0] for start in range(0, len(rows), batch)
+        ]
+        return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _session(path: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("onnxruntime", "export", f"searching with {path.parent}") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own for every kind of broken file
+        raise WeightsError(
+            f"{path}: onnxruntime cannot open it: {str(error).splitlines()[0]}", "Export again."
+        ) from error
