@@ -1,0 +1,61 @@
+"""What turns sentences into numbers, whatever the method: one shape for CLIP's byte pairs and for whole words.
+
+A tokenizer is cleaning and splitting only, the same for training, evaluation and queries; random
+changes of captions live in `augment` and `masking`. `describe()` says everything needed to build it
+again, so a run folder, a feature file or an exported graph carries its tokenizer with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from tbps_cli.errors import TbpsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Tokenizer(Protocol):
+    """Sentences -> ids. Row order is the order of the sentences; unused places hold 0."""
+
+    @property
+    def context(self) -> int:
+        """Number of places in a row (T)."""
+        ...
+
+    def __call__(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.int64]:
+        """B sentences -> int64 [B, T].
+
+        query: the sentences come from a person who searches: special tokens written out in them
+        are taken as ordinary characters. Captions of a data set keep them, as the papers do.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """Kind and every number, ready for JSON; `from_description` is the way back."""
+        ...
+
+
+def from_description(description: Mapping[str, object]) -> Tokenizer:
+    """The tokenizer that `describe()` described. Raises TbpsError when it cannot be built alike."""
+    from tbps_cli.text.bpe import Bpe
+    from tbps_cli.text.words import Words
+
+    kinds: dict[str, type[Bpe] | type[Words]] = {"bpe": Bpe, "words": Words}
+    kind = kinds.get(str(description.get("kind")))
+    if kind is None:
+        raise TbpsError(
+            f"tokenizer: kind {description.get('kind')!r} is not known (known: {', '.join(kinds)}).",
+            "The run or export was written by a newer version, or its description is damaged.",
+        )
+    return kind.from_description(description)
+
+
+def whole_number(description: Mapping[str, object], key: str, default: int | None = None) -> int:
+    """A whole number of a description, its type checked. Raises TbpsError naming the key."""
+    value = description.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TbpsError(f"tokenizer: {key} must be a whole number, found {value!r}.", "The description is damaged.")
+    return value
