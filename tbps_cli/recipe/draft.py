@@ -1,0 +1,149 @@
+"""A recipe before validation: plain tables, and where every value came from.
+
+Files are merged along `extends` (the nearer file wins, key by key) and `--set` comes last.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tbps_cli.errors import RecipeError, UsageError
+from tbps_cli.recipe.lines import KeyPath, key_lines
+from tbps_cli.recipe.names import locate
+
+OWN = "name", "note", "published"
+"""Keys that speak about one file and are not inherited."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass
+class Draft:
+    """Tables as read, the place of each key (`file:line` or `--set`), and the file's label."""
+
+    values: dict[str, object]
+    origins: dict[KeyPath, str]
+    label: str
+    stem: str = ""
+    sets: list[str] = field(default_factory=list)
+
+    def where(self, path: KeyPath) -> str:
+        """The place of a key; of the table around it when the key itself stands nowhere."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return self.origins[path[:length]]
+        return self.label
+
+    def over(self, base: Draft) -> Draft:
+        """This draft on top of the one that it extends."""
+        kept = {key: value for key, value in base.values.items() if key not in OWN}
+        origins = {path: place for path, place in base.origins.items() if path[0] not in OWN}
+        return Draft(_merged(kept, self.values), origins | self.origins, self.label, self.stem)
+
+    def set(self, assignment: str) -> None:
+        """Apply one `KEY=VALUE` of the command line. Raises UsageError when it is none."""
+        key, equals, value = assignment.partition("=")
+        path = tuple(part.strip() for part in key.split("."))
+        if not equals or not all(path):
+            raise UsageError(f"--set {assignment}: this is not KEY=VALUE.", "For example: --set train.epochs=30")
+        table = self.values
+        for part in path[:-1]:
+            inner = table.get(part)
+            table[part] = inner = dict(inner) if isinstance(inner, dict) else {}
+            table = inner
+        table[path[-1]] = set_value(value.strip())
+        for old in [known for known in self.origins if known[: len(path)] == path]:
+            del self.origins[old]
+        self.origins[path] = "--set"
+
+
+def set_value(text: str) -> object:
+    """The value of a `--set`: as TOML writes it, else the bare words themselves.
+
+    `True`, `False` and `.5` are understood as well, since nobody types them as strings.
+    """
+    if text in ("True", "False"):
+        return text == "True"
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def read(recipe: str | Path) -> Draft:
+    """The draft of a recipe with everything that it extends. Raises RecipeError."""
+    path = locate(recipe)
+    draft = _read_file(path)
+    seen = [path.resolve()]
+    while "extends" in draft.values:
+        path = _extended(draft, path)
+        if path.resolve() in seen:
+            chain = " -> ".join(shown(link) for link in [*seen, path.resolve()])
+            raise RecipeError(f"{draft.where(('extends',))}: extends goes round in a circle: {chain}.")
+        seen.append(path.resolve())
+        del draft.values["extends"]
+        draft.origins.pop(("extends",), None)
+        draft = draft.over(_read_file(path))
+    return draft
+
+
+def shown(path: Path) -> str:
+    """A path as the user would type it: relative when it lies below the working folder."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _extended(draft: Draft, path: Path) -> Path:
+    """The file that a draft, read from `path`, extends."""
+    target = draft.values["extends"]
+    place = draft.where(("extends",))
+    if not isinstance(target, str):
+        raise RecipeError(f"{place}: extends must be the path or the name of a recipe, in quotes.")
+    try:
+        return locate(target, beside=path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{place}: extends: {error.message}", error.hint) from None
+
+
+def _read_file(path: Path) -> Draft:
+    label = shown(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise RecipeError(f"{label}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{label}: this is no text in UTF-8.") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise _broken(label, str(error)) from None
+    origins = {key: f"{label}:{line}" for key, line in key_lines(text).items()}
+    stem = path.parent.resolve().name if path.name == "recipe.toml" else path.stem
+    return Draft(values, origins, label, stem)
+
+
+def _broken(label: str, reason: str) -> RecipeError:
+    """Say where TOML breaks: the parser's "(at line 3, column 5)" becomes file:3."""
+    match = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", reason)
+    place = f"{label}:{match[2]}" if match else label
+    return RecipeError(
+        f"{place}: this is not TOML: {match[1] if match else reason}.",
+        "Strings stand in quotes, sections in [brackets], one key = value a line.",
+    )
+
+
+def _merged(base: Mapping[str, object], top: Mapping[str, object]) -> dict[str, object]:
+    """Tables merged key by key; anything else of the top replaces the base's."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

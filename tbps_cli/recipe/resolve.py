@@ -1,0 +1,112 @@
+"""Every "auto" of a recipe becomes a value, with the reason beside it.
+
+The run keeps the resolved recipe, so that it says what was really done.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tbps_cli import methods
+from tbps_cli.recipe.schema import Recipe
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a choice may depend on.
+
+    device: "cpu", "cuda" or "mps"; bf16: whether the device computes in it; cpus: processors that
+    this process may use; world: processes that share them; store: whether pre-decoded pictures
+    that fit the recipe were found.
+    """
+
+    device: str = "cpu"
+    bf16: bool = False
+    cpus: int = 1
+    world: int = 1
+    store: bool = False
+
+    @classmethod
+    def here(cls, device: str, world: int = 1, store: bool = False) -> Facts:
+        """The facts of this machine for a device such as "cuda:1"."""
+        import torch
+
+        kind = device.partition(":")[0]
+        return cls(kind, kind == "cuda" and torch.cuda.is_bf16_supported(), available_cpus(), world, store)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value that was chosen for the user, and why."""
+
+    key: str
+    value: object
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.value} ({self.reason})"
+
+
+def available_cpus() -> int:
+    """The processors that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
+    """The recipe without any "auto", and each choice with its reason; other values stay as they are."""
+    choices: list[Choice] = []
+    if recipe.train.precision == "auto":
+        choices.append(Choice("train.precision", *_precision(facts)))
+    if recipe.train.workers == "auto":
+        choices.append(Choice("train.workers", *_workers(facts)))
+    if recipe.data.sampler == "auto":
+        choices.append(Choice("data.sampler", *_sampler(recipe)))
+    if recipe.data.store == "auto":
+        choices.append(Choice("data.store", *_store(facts)))
+    changes: dict[str, dict[str, object]] = {"data": {}, "train": {}}
+    for choice in choices:
+        section, _, key = choice.key.partition(".")
+        changes[section][key] = choice.value
+    sections = {
+        "data": recipe.data.model_copy(update=changes["data"]),
+        "train": recipe.train.model_copy(update=changes["train"]),
+    }
+    return recipe.model_copy(update=sections), choices
+
+
+def _precision(facts: Facts) -> tuple[Precision, str]:
+    if facts.device != "cuda":
+        return "fp32", f"the device is {facts.device}"
+    if facts.bf16:
+        return "bf16", "this GPU computes in bf16; the weights stay fp32"
+    return "fp16", "this GPU has no bf16; fp16 with loss scaling, the weights stay fp32"
+
+
+def _workers(facts: Facts) -> tuple[int, str]:
+    share = max(1, facts.cpus // facts.world)
+    whose = f"{facts.cpus} processors" + (f" for {facts.world} processes" if facts.world > 1 else "")
+    if facts.store:
+        return 0, "the pictures are decoded already"
+    if facts.device == "cpu":
+        return min(_MOST_WORKERS, share // 2), f"half of {whose}; training needs the rest"
+    return min(_MOST_WORKERS, share), f"{whose}, at most {_MOST_WORKERS}"
+
+
+def _sampler(recipe: Recipe) -> tuple[str, str]:
+    views: Any = methods.find(recipe.method.name).views(recipe.method)
+    wish = getattr(views, "sampler", "random")
+    return wish, f"what {recipe.method.name} is published with"
+
+
+def _store(facts: Facts) -> tuple[str, str]:
+    if facts.store:
+        return "on", "pre-decoded pictures of this size were found"
+    return "off", "no pre-decoded pictures of this size; tbps prepare-data --decode makes them"

@@ -1,0 +1,174 @@
+"""The sections of a recipe: every key, its type, its default and what it means.
+
+A recipe is one TOML file (see docs/recipes.md). Sections are strict and frozen, so nothing after
+loading works with a dictionary, and a value is what its type says or the recipe is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from tbps_cli.fields import Count, ImageSize, Positive, Section, Share, Weight, Whole
+from tbps_cli.methods.base import MethodConfig
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class DataSection(Section):
+    """`[data]`: which data set, and how its pictures and pairs reach the method."""
+
+    name: Text
+    """cuhk-pedes, icfg-pedes, rstpreid, synthetic, or a path to own pairs (JSONL, CSV, folder)."""
+    image_size: ImageSize = (384, 128)
+    """Height and width in pixels."""
+    exclude: Text | None = None
+    """A list of pictures and captions to leave out, as `tbps prepare-data --audit` writes it."""
+    augment: bool = True
+    """The training augmentation of the method's paper; false leaves the horizontal flip alone."""
+    sampler: Literal["auto", "random", "identity"] = "auto"
+    """random: every caption once an epoch; identity: groups of captions of one person."""
+    per_identity: Count = 4
+    """Captions of one person in a batch, for the identity sampler."""
+    store: Literal["auto", "on", "off"] = "auto"
+    """Whether training reads the pre-decoded pictures that `tbps prepare-data --decode` made."""
+    noise_rate: Share = 0.0
+    """Share of training captions that are given to wrong pictures (a robustness protocol)."""
+    noise_file: Text | None = None
+    """A published index file that says which captions those are."""
+    max_pixels: Count = 100_000_000
+    """Pictures of more pixels than this are refused."""
+
+    @model_validator(mode="after")
+    def _noise_has_a_rate(self) -> DataSection:
+        if self.noise_file is not None and self.noise_rate == 0:
+            raise ValueError("noise_file is given but noise_rate is 0: state the rate of that file")
+        return self
+
+
+class OptimSection(Section):
+    """`[optim]`: the optimiser, the rates of the parameter groups and how they change."""
+
+    kind: Literal["adam", "adamw", "sgd"] = "adamw"
+    """adam couples the decay to the gradient, adamw does not."""
+    lr: Positive = 1e-5
+    """The base rate."""
+    eps: Positive = 1e-8
+    """Added to Adam's denominator; 1e-3 in IRRA's family, where it shapes the method."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    momentum: Beta = 0.9
+    """Of sgd."""
+    weight_decay: Weight = 0.0
+    weight_decay_bias: Weight = 0.0
+    """For the parameters that the method excepts from decay (biases)."""
+    scale: dict[str, Positive] = Field(default_factory=dict)
+    """Group name -> factor on every rate of that group; groups not named have 1."""
+    schedule: Literal["cosine", "step", "exp", "linear", "poly", "constant", "cosine-per-step"] = "cosine"
+    """The rate after warm-up; cosine-per-step runs from lr_start over lr to lr_end, step by step."""
+    unit: Literal["epoch", "step"] = "epoch"
+    """How often the rate changes."""
+    warmup_epochs: Whole = 0
+    warmup_factor: Share = 0.1
+    """The first rate, as a factor."""
+    warmup_method: Literal["linear", "constant"] = "linear"
+    target_lr: Weight = 0.0
+    """Where cosine and poly end, for every group."""
+    power: Positive = 0.9
+    """Of exp and poly."""
+    gamma: Positive = 0.1
+    """Factor at each milestone of step."""
+    milestones: tuple[Count, ...] = ()
+    """Epochs at which step takes effect."""
+    clip_norm: Positive | None = None
+    """Longest allowed gradient, over all parameters."""
+    lr_start: Weight | None = None
+    """First rate of cosine-per-step."""
+    lr_end: Weight | None = None
+    """Last rate of cosine-per-step."""
+
+    @model_validator(mode="after")
+    def _schedule_is_complete(self) -> OptimSection:
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError('schedule = "step" needs milestones, for example [20, 50]')
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        if self.schedule == "cosine-per-step" and (self.lr_start is None or self.lr_end is None):
+            raise ValueError('schedule = "cosine-per-step" needs lr_start and lr_end')
+        return self
+
+
+class TrainSection(Section):
+    """`[train]`: how long, in what pieces, in which precision, and which epoch is kept."""
+
+    epochs: Count = 60
+    batch: Count = 64
+    """Pairs per optimiser step, over all devices."""
+    accumulate: Count = 1
+    """Backward passes per step; the losses then see batch / accumulate pairs at a time."""
+    chunk: Count | None = None
+    """Pairs embedded at a time while the losses still see the whole batch (exact gradient caching)."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp16-pure"] = "auto"
+    """bf16 and fp16 are autocast over fp32 weights; fp16-pure is the half precision of IRRA's family."""
+    select_on: Literal["val", "test"] = "val"
+    """The split whose R@1 chooses the best epoch; the label travels with every score."""
+    eval_every: Count = 1
+    """Epochs between evaluations."""
+    eval_batch: Count = 256
+    """Pictures or captions embedded at a time."""
+    patience: Count | None = None
+    """Stop after this many evaluations without a better R@1."""
+    seed: Whole = 1
+    workers: Literal["auto"] | Whole = "auto"
+    """Processes that read pictures, on each device."""
+    log_every: Count = 100
+    """Steps between lines of the log."""
+    compile: bool = False
+    """torch.compile over the towers."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> TrainSection:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch = {self.batch} must be a multiple of accumulate = {self.accumulate}")
+        if self.chunk is not None and self.accumulate > 1:
+            raise ValueError("chunk and accumulate are two ways to the same end: use one")
+        return self
+
+
+class Published(Section):
+    """`[published]`: what the paper reports for these settings (text to image, percent)."""
+
+    R1: Percent
+    R5: Percent | None = None
+    R10: Percent | None = None
+    mAP: Percent | None = None
+    mINP: Percent | None = None
+    paper: Text
+    """Authors and title."""
+    year: Count
+    venue: Text
+
+
+class Recipe(Section):
+    """A whole experiment. `method` is the Config of the file that `method.name` chose."""
+
+    name: str = ""
+    """How runs of this recipe are called; the file's name when it does not say."""
+    note: str = ""
+    """One line for `tbps recipes`."""
+    data: DataSection
+    method: SerializeAsAny[MethodConfig]
+    optim: OptimSection = OptimSection()
+    train: TrainSection = TrainSection()
+    published: Published | None = None
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        if self.data.sampler == "identity" and self.train.batch % self.data.per_identity:
+            raise ValueError(
+                f"train.batch = {self.train.batch} must be a multiple of data.per_identity = "
+                f"{self.data.per_identity} for the identity sampler"
+            )
+        return self
