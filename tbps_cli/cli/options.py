@@ -1,0 +1,56 @@
+"""Options that several commands share, each with its one wording.
+
+A command takes them as annotated parameters, for example `ckpt: Ckpt = None`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Ckpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--ckpt",
+        metavar="RUN-OR-FILE",
+        help="A run folder or an official checkpoint (file or folder). Default: the newest run in ./runs.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting of the recipe, e.g. train.epochs=30; repeatable."
+    ),
+]
+Words = Annotated[
+    Path | None,
+    typer.Option("--words", metavar="FILE", help="The word table of a method that has its own vocabulary (TextReID)."),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        envvar="TBPS_DATA_ROOT",
+        help="The folder that holds the data sets. Default: ./data.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Print a plain table without colour or boxes.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", min=0, help="Processes that read pictures. Default: chosen for the machine."
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch", metavar="N", min=1, help="Pictures or captions embedded at a time.")
+]
+
+
+def data_folder(data_root: Path | None) -> Path:
+    """The folder of the data sets: the option or $TBPS_DATA_ROOT (typer reads it), else ./data."""
+    return (data_root or Path("data")).expanduser()
