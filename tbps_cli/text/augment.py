@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 REMOVED = re.compile(r"""[.!"()*#:;~]""")
 BLANKS = re.compile(r"\s{2,}")
+NAMES = ("rewrite", "vary")
+"""Augmentations that a method can ask for by name."""
 RDE_SHARE = 0.2
 RDE_MASKED, RDE_REPLACED = 0.6, 0.8
 """Of the chosen words: below the first the mask, below the second another word, else removed."""
@@ -82,3 +84,32 @@ def vary_ids(ids: Sequence[int], rng: random.Random, *, mask: int, first_special
         elif draw < RDE_REPLACED:
             varied.append(rng.choice(others))
     return varied + [0] * (len(ids) - len(varied))
+
+
+def augment_caption(
+    name: str | None, caption: str, back_translation: str | None, rng: random.Random, options: Mapping[str, float]
+) -> str:
+    """The change called `name` of one training caption, before tokenising; "rewrite" is TBPS-CLIP's.
+
+    options: keywords of `rewrite_captions`. Cleaning comes first, as rewriting works on clean words.
+    Other names change nothing here (see `augment_ids`). Raises ValueError for an unknown name.
+    """
+    if _checked(name) != "rewrite":
+        return caption
+    back = clean_caption(back_translation) if back_translation else None
+    return rewrite_captions([clean_caption(caption)], [back], rng, **options)[0]
+
+
+def augment_ids(
+    name: str | None, ids: Sequence[int], rng: random.Random, *, mask: int, first_special: int
+) -> list[int]:
+    """The change called `name` of one training row, after tokenising; "vary" is RDE's."""
+    if _checked(name) != "vary":
+        return list(ids)
+    return vary_ids(ids, rng, mask=mask, first_special=first_special)
+
+
+def _checked(name: str | None) -> str | None:
+    if name not in (None, *NAMES):
+        raise ValueError(f"{name!r} is no text augmentation; known: {', '.join(NAMES)}")
+    return name

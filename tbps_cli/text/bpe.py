@@ -39,6 +39,8 @@ VISIBLE = 188
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 PLAIN = regex.compile(r"[\t\n\r -%'-~]*+")
 """ASCII without control characters and without the ampersand of an entity."""
+REPAIR = ftfy.TextFixerConfig(explain=False)
+"""What ftfy does by default; making it anew costs an eighth of the repair."""
 CACHED_CHUNKS = 100_000
 LONGEST_CACHED = 48
 """Characters; longer chunks are rare and would make the cache's size a matter of the input."""
@@ -75,6 +77,11 @@ class Bpe:
         if not self.mask:
             raise ValueError("the plain variant has no mask token")
         return self.start - 1
+
+    @property
+    def first_special(self) -> int:
+        """Ids from this one on are no words: mask (where there is one), start, end."""
+        return self.start - self.mask
 
     def __call__(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.int64]:
         """B sentences -> int64 [B, context]; with `query` written-out special tokens are plain text."""
@@ -186,7 +193,7 @@ def _repaired(text: str) -> str:
     """CLIP's cleaning but for blanks and case: broken encodings, then entities, twice."""
     if PLAIN.fullmatch(text):
         return text
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
+    return html.unescape(html.unescape(ftfy.fix_text(text, REPAIR)))
 
 
 def _rebuild(context: int, mask: bool, clean_words: int) -> Bpe:

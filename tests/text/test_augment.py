@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tbps_cli.text.augment import clean_caption, delete_words, rewrite_captions, vary_ids
+from tbps_cli.text.augment import (
+    augment_caption,
+    augment_ids,
+    clean_caption,
+    delete_words,
+    rewrite_captions,
+    vary_ids,
+)
 from tbps_cli.text.bpe import Bpe
 
 MASK = FIRST_SPECIAL = 49405
@@ -117,3 +124,17 @@ def test_special_tokens_and_padding_outlive_rdes_change() -> None:
     for seed in range(100):
         varied = vary_ids([49406, 49405, 320, 49407, 0], random.Random(seed), mask=MASK, first_special=FIRST_SPECIAL)
         assert varied[:2] == [49406, 49405] and 49407 in varied[2:4] and varied[4] == 0
+
+
+def test_an_augmentation_is_found_by_its_name_and_touches_captions_or_ids_only() -> None:
+    caption, back, ids = "A man; in RED.", "A red, man.", [49406, *range(1000, 1060), 49407, 0]
+    special = {"mask": MASK, "first_special": FIRST_SPECIAL}
+    options = {"back_translation": 1.0, "deletion": 0.0}
+    assert augment_caption("rewrite", caption, back, random.Random(1), options) == "a red, man"
+    assert augment_caption("rewrite", caption, None, random.Random(1), options) == "a man in red"
+    assert augment_ids("rewrite", ids, random.Random(1), **special) == ids
+    assert augment_ids("vary", ids, random.Random(1), **special) == vary_ids(ids, random.Random(1), **special) != ids
+    for name in ("vary", None):
+        assert augment_caption(name, caption, back, random.Random(1), {}) == caption
+    with pytest.raises(ValueError, match="known: rewrite, vary"):
+        augment_caption("mix", caption, back, random.Random(1), {})

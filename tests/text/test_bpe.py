@@ -106,6 +106,7 @@ def test_cleaning_inside_the_tokenizer_equals_cleaning_before_it(tbps_clip_text:
 def test_jekyll_takes_two_ids_where_the_mask_took_its_own() -> None:
     assert MASKED.encode("jekyll") == [43893, 865]
     assert PLAIN.encode("jekyll") == [MASKED.mask_id]
+    assert (MASKED.first_special, PLAIN.first_special) == (49405, 49406)
 
 
 def test_a_query_cannot_hold_special_tokens() -> None:
