@@ -1,0 +1,96 @@
+"""The list of pictures and captions that a recipe leaves out (`data.exclude`): one JSON object a line.
+
+    {"path": "cam_a/000_45.bmp", "caption": null, "split": "train", "reason": "the same picture is in test"}
+
+`caption` is the position of a caption among those of its picture, from 0; null leaves the picture out with
+all of them. The audit writes such a list; a person may edit it. Leaving out test records changes what the
+score means, so the data set's notes say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tbps_cli.data.layouts import records
+from tbps_cli.data.types import Dataset
+from tbps_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """One picture (caption None) or one of its captions, in one split, and why."""
+
+    path: str
+    caption: int | None
+    split: str
+    reason: str
+
+
+def write(path: Path, exclusions: Iterable[Exclusion]) -> None:
+    """One line each, in the order given."""
+    lines = [json.dumps(vars(exclusion), ensure_ascii=False) for exclusion in exclusions]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def read(path: Path) -> list[Exclusion]:
+    """The inverse of `write`. Raises DataError naming the line."""
+    found: list[Exclusion] = []
+    for number, line in enumerate(records.read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        record = records.parse_json(line, f"{path}, line {number},")
+        caption = record.get("caption") if isinstance(record, dict) else None
+        if not isinstance(record, dict) or not (caption is None or type(caption) is int):
+            raise DataError(f"{path}: line {number} is no exclusion.", "Write the list with: tbps prepare-data --audit")
+        split = records.as_split(record.get("split", "train"), number, path)
+        where = records.as_path(records.required(record, "path", number, path), number, path)
+        found.append(Exclusion(where, caption, split, str(record.get("reason", ""))))
+    return found
+
+
+def leave_out(dataset: Dataset, path: Path) -> Dataset:
+    """The data set without the listed pictures and captions; entries that fit nothing are counted."""
+    listed = {(entry.split, entry.path, entry.caption) for entry in read(path)}
+    used: set[tuple[str, str, int | None]] = set()
+    kept: dict[int, int] = {}
+    for index, picture in enumerate(dataset.pictures):
+        whole = (picture.split, picture.path, None)
+        if whole in listed:
+            used.add(whole)
+        else:
+            kept[index] = len(kept)
+    position: defaultdict[int, int] = defaultdict(int)
+    captions = []
+    for caption in dataset.captions:
+        picture = dataset.pictures[caption.picture]
+        key = (picture.split, picture.path, position[caption.picture])
+        position[caption.picture] += 1
+        if key in listed:
+            used.add(key)
+        elif caption.picture in kept:
+            captions.append(replace(caption, picture=kept[caption.picture]))
+    pictures = [dataset.pictures[index] for index in kept]
+    notes = [*dataset.notes, *_notes(dataset, len(pictures), len(captions), listed - used, used, path)]
+    return replace(dataset, pictures=pictures, captions=captions, notes=notes)
+
+
+def _notes(
+    dataset: Dataset,
+    pictures: int,
+    captions: int,
+    unused: set[tuple[str, str, int | None]],
+    used: set[tuple[str, str, int | None]],
+    path: Path,
+) -> list[str]:
+    gone = len(dataset.pictures) - pictures, len(dataset.captions) - captions
+    notes = [f"{path.name} leaves out {gone[0]:,} pictures and {gone[1]:,} captions"]
+    if unused:
+        notes.append(f"{len(unused):,} entries of {path.name} fit nothing here")
+    held = sum(split != "train" for split, _, _ in used)
+    if held:
+        notes.append(f"{held:,} of them are in val or test: scores are not comparable with published ones")
+    return notes

@@ -1,0 +1,180 @@
+"""What every reader of an annotation shares: careful reading of files, records and their fields.
+
+Annotation files come from strangers, mail attachments and converters. Each check names the file and
+the record (counted from 1), and a path from a file never leads out of the picture folder. What is odd
+but usable (records without captions, repeated paths) becomes a note of the data set.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from tbps_cli.data.types import SPLITS, Caption, Dataset, Person, Picture
+from tbps_cli.errors import DataError
+
+Record = Mapping[str, object]
+PICTURE_FOLDERS = ("imgs", "images", "img")
+SPLIT_NAMES = {"train": "train", "val": "val", "test": "test", "valid": "val", "validation": "val", "query": "test"}
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8 (a byte-order mark is understood). Raises DataError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it again as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def parse_json(text: str, where: str) -> object:
+    """JSON -> Python; the error names line and column."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            "It may be cut short or a web page saved under this name: fetch it again.",
+        ) from None
+    except RecursionError:
+        raise DataError(f"{where} is nested too deeply to be an annotation.") from None
+
+
+def read_records(path: Path) -> list[Record]:
+    """An annotation that is one JSON list of objects."""
+    content = parse_json(read_text(path), str(path))
+    if not isinstance(content, list):
+        kind = "an object" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise DataError(f"{path} holds {kind} where a list of records was expected.", "One record per picture.")
+    return checked_records(content, path)
+
+
+def checked_records(content: Iterable[object], path: Path) -> list[Record]:
+    """The same list, once every entry is known to be an object."""
+    records: list[Record] = []
+    for number, record in enumerate(content, start=1):
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: record {number} is not an object but {_shown(record)}.")
+        records.append(record)
+    return records
+
+
+def required(record: Record, key: str, number: int, path: Path) -> object:
+    """A field that must be there. Raises DataError naming record and field."""
+    if key not in record:
+        raise DataError(
+            f"{path}: record {number} has no field {key!r}.",
+            f"It has {', '.join(map(repr, record)) or 'none'}.",
+        )
+    return record[key]
+
+
+def as_split(value: object, number: int, path: Path) -> str:
+    """train, val or test, in any case. Unknown values are refused, not sent to val."""
+    name = value.strip().lower() if isinstance(value, str) else ""
+    if name not in SPLIT_NAMES:
+        raise DataError(
+            f"{path}: record {number} has split {_shown(value)}.", f"A split is one of {', '.join(SPLITS)}."
+        )
+    return SPLIT_NAMES[name]
+
+
+def as_person(value: object, number: int, path: Path) -> Person:
+    """An identity of any JSON type: digits and whole numbers become int, other words stay."""
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value) if value.is_integer() else str(value)
+    if isinstance(value, int):
+        return int(value)
+    raise DataError(f"{path}: record {number} has identity {_shown(value)}.", "An identity is a number or a name.")
+
+
+def as_captions(value: object, number: int, path: Path) -> list[str]:
+    """A list of sentences; one sentence alone counts as a list of one."""
+    captions = [value] if isinstance(value, str) else value
+    if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
+        return list(captions)
+    raise DataError(f"{path}: record {number} has captions {_shown(value)}.", "Captions are a list of sentences.")
+
+
+def as_path(value: object, number: int, path: Path) -> str:
+    """A picture's path below the picture folder, with forward slashes. Nothing may lead out of it."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise DataError(f"{path}: record {number} has the picture path {_shown(value)}.")
+    text = value.strip().replace("\\", "/")
+    if text.startswith("/") or _DRIVE.match(text) or ".." in text.split("/"):
+        raise DataError(
+            f"{path}: record {number} points outside the picture folder: {_shown(value)}.",
+            "Paths must be relative to the picture folder and hold no '..'.",
+        )
+    return str(PurePosixPath(text))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class Builder:
+    """Collects records into a `Dataset`, in order, and counts what is odd."""
+
+    def __init__(self, name: str, source: Path) -> None:
+        self.name = name
+        self.source = source
+        self.pictures: list[Picture] = []
+        self.captions: list[Caption] = []
+        self.notes: list[str] = []
+        self._seen: dict[tuple[str, str], int] = {}
+        self._repeated: list[str] = []
+
+    def picture(self, picture: Picture) -> int:
+        """Add a picture; returns its number."""
+        key = picture.split, picture.path
+        if key in self._seen:
+            self._repeated.append(picture.path)
+        self._seen.setdefault(key, len(self.pictures))
+        self.pictures.append(picture)
+        return len(self.pictures) - 1
+
+    def known(self, split: str, path: str) -> int | None:
+        """The number of a picture that this split already has, for files with a record per caption."""
+        return self._seen.get((split, path))
+
+    def finish(self, root: Path) -> Dataset:
+        """The data set, with notes on records without captions, blank captions and repeated paths."""
+        described = {caption.picture for caption in self.captions}
+        bare = [picture.path for number, picture in enumerate(self.pictures) if number not in described]
+        blank = [self.pictures[caption.picture].path for caption in self.captions if not caption.text.strip()]
+        self._note(bare, "pictures have no caption")
+        self._note(blank, "captions are empty")
+        self._note(self._repeated, "records repeat a picture path")
+        return Dataset(self.name, root, self.pictures, self.captions, self.notes, self.source)
+
+    def _note(self, paths: list[str], what: str) -> None:
+        if paths:
+            self.notes.append(f"{len(paths):,} {what} (first: {paths[0]})")
+
+
+def picture_root(folder: Path, pictures: Iterable[str], *, up: int = 2) -> Path:
+    """The folder that picture paths are relative to: the first under which an example exists.
+
+    Looks in `folder`, its imgs/ and images/, and the same in up to `up` folders above. When no example
+    exists anywhere it is `folder`/imgs or the folder itself: the later check then says what is missing.
+    """
+    examples = [path for path, _ in zip(pictures, range(5), strict=False)]
+    bases = [folder, *list(folder.absolute().parents)[:up]]
+    places = [place for base in bases for place in (*(base / name for name in PICTURE_FOLDERS), base)]
+    for place in places:
+        if any((place / path).is_file() for path in examples):
+            return place
+    existing = [place for place in places[: len(PICTURE_FOLDERS)] if place.is_dir()]
+    return existing[0] if existing else folder
