@@ -1,6 +1,6 @@
 """Captions per second: our tokenizer beside open_clip's, in one run.
 
-python scripts/benchmarks/tokenizer.py [--captions N] [--rounds N]
+scripts/bench tokenize [--captions N] [--rounds N]
 
 Both make whole rows of 77 ids. Rounds alternate between the two, so that a busy machine slows both;
 the median round counts. Four kinds of captions: plain ones, ones with a large vocabulary, ones with
