@@ -1,0 +1,104 @@
+"""`tbps doctor`: what this machine can do, and what is missing for the rest."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tbps_cli.cli.options import DataRoot, Json
+
+EXTRAS = {
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+}
+"""Optional parts and the packages that each needs, as in pyproject.toml."""
+
+_PACKAGES = "torch", "torchvision", "open_clip_torch", "numpy", "pillow", "h5py", "safetensors", "pydantic"
+
+
+def command(data_root: DataRoot = None, as_json: Json = False) -> None:
+    """Say what this machine can do: Python, packages, devices, extras, folders and free disk."""
+    from tbps_cli.cli import render
+
+    found = report(data_root)
+    if as_json:
+        render.document(found)
+        return
+    render.facts(_readable(found))
+
+
+def report(data_root: Path | None = None) -> dict[str, Any]:
+    """The findings as JSON-able values; sizes in bytes."""
+    from tbps_cli.cli.app import version
+    from tbps_cli.places import cache_dir
+    from tbps_cli.places import data_root as data_folder
+
+    return {
+        "tbps": version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": _devices(),
+        "extras": {extra: all(find_spec(name) for name in names) for extra, names in EXTRAS.items()},
+        "data_root": _folder(data_folder(data_root)),
+        "cache": _folder(cache_dir()),
+        "runs": _folder(Path("runs")),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[dict[str, object]]:
+    import torch
+
+    from tbps_cli.recipe.resolve import available_cpus
+
+    devices: list[dict[str, object]] = [{"name": "cpu", "what": f"{available_cpus()} processors"}]
+    for number in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(number)
+        devices.append({"name": f"cuda:{number}", "what": card.name, "memory": card.total_memory})
+    if torch.backends.mps.is_available():
+        devices.append({"name": "mps", "what": "Apple GPU"})
+    return devices
+
+
+def _folder(path: Path) -> dict[str, object]:
+    """A folder, whether it is there, and the free bytes of its disk."""
+    full = path.resolve()
+    standing = next(folder for folder in (full, *full.parents) if folder.exists())
+    return {"path": str(full), "exists": full.exists(), "free": shutil.disk_usage(standing).free}
+
+
+def _readable(found: Mapping[str, Any]) -> dict[str, object]:
+    """The findings as one line each."""
+    from tbps_cli.cli.render import bytes_text
+
+    lines: dict[str, object] = {
+        "tbps": found["tbps"],
+        "python": f"{found['python']} ({sys.executable})",
+        "platform": found["platform"],
+    }
+    for name, number in found["packages"].items():
+        lines[name] = number or "not installed"
+    for device in found["devices"]:
+        memory = f", {bytes_text(device['memory'])}" if "memory" in device else ""
+        lines[f"device {device['name']}"] = f"{device['what']}{memory}"
+    for extra, there in found["extras"].items():
+        lines[f"extra {extra}"] = "installed" if there else f"missing; type: pip install 'tbps[{extra}]'"
+    for name, label in (("data_root", "data sets"), ("cache", "cache"), ("runs", "runs")):
+        folder = found[name]
+        state = "" if folder["exists"] else " (not there yet)"
+        lines[label] = f"{folder['path']}{state}, {bytes_text(folder['free'])} free"
+    return lines

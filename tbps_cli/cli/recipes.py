@@ -1,0 +1,87 @@
+"""`tbps recipes`: the shipped experiments as a table, or one of them with every value written out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tbps_cli.cli.options import Json, Sets
+
+if TYPE_CHECKING:
+    from tbps_cli.recipe.catalogue import Entry
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="A shipped recipe, a recipe file or a run folder.")] = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """List the shipped recipes with their published scores, or print one with its resolved values."""
+    from tbps_cli.errors import UsageError
+
+    if name is not None:
+        _print_one(name, sets or [], as_json)
+    elif sets:
+        raise UsageError("--set needs the name of a recipe.", "For example: tbps recipes irra --set train.batch=32")
+    else:
+        _print_all(as_json)
+
+
+def _print_all(as_json: bool) -> None:
+    from tbps_cli.cli import render
+    from tbps_cli.recipe.catalogue import catalogue
+
+    entries = catalogue()
+    if as_json:
+        render.document([entry.document() for entry in entries])
+        return
+    headings = ["recipe", "method", "paper", "data", "R@1", "mAP", "chosen on", "trained / all", "notes"]
+    render.table(headings, [_row(entry) for entry in entries], right=["R@1", "mAP", "trained / all"])
+    render.note("R@1 and mAP are the published ones. `tbps recipes NAME` prints a recipe with all its values.")
+
+
+def _row(entry: Entry) -> list[object]:
+    from tbps_cli.cli.render import millions
+
+    recipe, published = entry.recipe, entry.recipe.published
+    counts = f"{millions(entry.parameters.trained)} / {millions(entry.parameters.all)}"
+    paper = f"{published.paper.partition(':')[0]}, {published.venue} {published.year}" if published else None
+    scores = [f"{published.R1:.2f}", "" if published.mAP is None else f"{published.mAP:.2f}"] if published else ["", ""]
+    return [
+        entry.name,
+        recipe.method.name,
+        paper,
+        recipe.data.name,
+        *scores,
+        recipe.train.select_on,
+        counts,
+        recipe.note,
+    ]
+
+
+def _print_one(name: str, sets: list[str], as_json: bool) -> None:
+    from tbps_cli.cli import render
+    from tbps_cli.recipe.catalogue import count_parameters
+    from tbps_cli.recipe.load import load
+    from tbps_cli.recipe.resolve import Facts, resolve
+    from tbps_cli.recipe.save import dump
+
+    recipe, choices = resolve(load(name, sets), Facts.here(_likely_device()))
+    counts = count_parameters(recipe)
+    if as_json:
+        chosen = [{"key": choice.key, "value": choice.value, "reason": choice.reason} for choice in choices]
+        render.document({"recipe": recipe.model_dump(mode="json"), "parameters": vars(counts), "chosen": chosen})
+        return
+    render.line(f"# parameters: {counts.all:,} in all, {counts.trained:,} trained, {counts.inference:,} at inference")
+    for choice in choices:
+        render.line(f"# {choice}")
+    render.line("\n" + dump(recipe).rstrip())
+
+
+def _likely_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

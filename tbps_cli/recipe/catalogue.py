@@ -1,0 +1,84 @@
+"""What is known of a recipe without training it: published scores, protocol, parameter counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tbps_cli import methods
+from tbps_cli.recipe.load import load
+from tbps_cli.recipe.names import list_recipes
+from tbps_cli.recipe.schema import Recipe
+from tbps_cli.types import Task
+
+TRAIN_PERSONS = {"cuhk-pedes": 11003, "icfg-pedes": 3102, "rstpreid": 3701}
+"""Persons in the official train splits: the width of an identity classifier."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts of one method: of everything, of what is trained, of what inference needs."""
+
+    all: int
+    trained: int
+    inference: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recipe as a row of `tbps recipes`."""
+
+    name: str
+    recipe: Recipe
+    parameters: Parameters
+
+    def document(self) -> dict[str, object]:
+        """The row as JSON-able values; scores are percent, null where nothing is published."""
+        recipe, published = self.recipe, self.recipe.published
+        return {
+            "name": self.name,
+            "method": recipe.method.name,
+            "paper": published.paper if published else None,
+            "venue": published.venue if published else None,
+            "year": published.year if published else None,
+            "data": recipe.data.name,
+            "R1": published.R1 if published else None,
+            "R5": published.R5 if published else None,
+            "R10": published.R10 if published else None,
+            "mAP": published.mAP if published else None,
+            "mINP": published.mINP if published else None,
+            "selected_on": recipe.train.select_on,
+            "parameters": self.parameters.all,
+            "trained": self.parameters.trained,
+            "inference": self.parameters.inference,
+            "note": recipe.note,
+        }
+
+
+def catalogue() -> list[Entry]:
+    """Every shipped recipe."""
+    return [entry(name) for name in list_recipes()]
+
+
+def entry(name: str) -> Entry:
+    """One recipe by shipped name or path."""
+    recipe = load(name)
+    return Entry(name, recipe, count_parameters(recipe))
+
+
+def count_parameters(recipe: Recipe, identities: int | None = None) -> Parameters:
+    """The counts at full size, without memory for them (built on the meta device).
+
+    identities: training persons; by default those of the data set's official train split, and none
+    (no identity classifier) for data whose size nobody knows beforehand.
+    """
+    known = TRAIN_PERSONS.get(recipe.data.name.lower(), 0)
+    task = Task(recipe.data.image_size, known if identities is None else identities)
+    with torch.device("meta"):
+        method = methods.find(recipe.method.name)(recipe.method, task)
+    sizes = {name: parameter.numel() for name, parameter in method.named_parameters()}
+    frozen = sum(size for name, size in sizes.items() if method.group_of(name).rate == "frozen")
+    extra = sum(size for name, size in sizes.items() if name.startswith(method.training_only))
+    total = sum(sizes.values())
+    return Parameters(total, total - frozen, total - extra)
