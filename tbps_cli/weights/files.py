@@ -12,6 +12,7 @@ file only when it is complete on disk.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
 import uuid
@@ -19,17 +20,16 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import yaml
 from torch import Tensor
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights.pickles import ITEM_BYTES, Array, Damaged, Name, Storage, Stored, storage_type, unpickle
+from tbps_cli.weights.pickles import ITEM_BYTES, Array, Damaged, Name, Readable, Storage, Stored, storage_type, unpickle
 
 Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
-Result = TypeVar("Result")
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _FETCH = "Fetch or copy it again."
@@ -57,7 +57,7 @@ def read_tensors(path: Path, *, skip: Collection[str] = ()) -> Foreign:
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(path, skip)
     if head.startswith(b"\x80"):
-        return Foreign(_plain(_read_legacy(path), skip), "legacy")
+        return Foreign(_plain(_read_stream(path), skip), "legacy")
     if len(head) > 8 and head[8:9] == b"{":
         return Foreign(dict(read_safetensors(path)), "safetensors")
     raise _no_weights(path, head)
@@ -158,7 +158,7 @@ class _Archive:
         return self.loaded[storage.key]
 
 
-def _fill(file: IO[bytes], view: memoryview) -> None:
+def _fill(file: Readable, view: memoryview) -> None:
     while view:
         piece = file.read(min(len(view), 1 << 24))
         if not piece:
@@ -176,7 +176,7 @@ def _as_storage(buffer: bytearray) -> torch.UntypedStorage:
 # The stream that torch wrote before 1.6 ---------------------------------------------------------
 
 
-def _read_legacy(path: Path) -> tuple[Any, Callable[[Storage], torch.UntypedStorage]]:
+def _read_stream(path: Path) -> tuple[Any, Callable[[Storage], torch.UntypedStorage]]:
     """Magic number, protocol, facts about the machine, the object, the storages' keys, their bytes."""
     declared: dict[str, tuple[str, int]] = {}
 
@@ -195,7 +195,8 @@ def _read_legacy(path: Path) -> tuple[Any, Callable[[Storage], torch.UntypedStor
         return Storage(str(key), storage_type(kind), length, first)
 
     size = path.stat().st_size
-    with path.open("rb") as file:
+    # Mapped, because a plain file allocates whatever number of bytes it is asked to read.
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
         if unpickle(file, storage_of, str(path)) != _LEGACY_MAGIC:
             raise WeightsError(f"{path} is a pickle, but not one of torch.save.", "Save it with torch.save.")
         _, machine = (unpickle(file, storage_of, str(path)) for _ in range(2))
@@ -203,14 +204,14 @@ def _read_legacy(path: Path) -> tuple[Any, Callable[[Storage], torch.UntypedStor
             raise WeightsError(f"{path} was written on a big-endian machine.", "Save it as safetensors there.")
         value = unpickle(file, storage_of, str(path))
         keys = unpickle(file, storage_of, str(path))
-        loaded = {str(key): _legacy_storage(file, path, declared.get(str(key))) for key in keys}
+        loaded = {str(key): _stream_storage(file, path, declared.get(str(key))) for key in keys}
     missing = declared.keys() - loaded.keys()
     if missing:
         raise WeightsError(f"{path}: the storage {min(missing)!r} is missing.", _FETCH)
     return value, lambda storage: loaded[storage.key]
 
 
-def _legacy_storage(file: IO[bytes], path: Path, declared: tuple[str, int] | None) -> torch.UntypedStorage:
+def _stream_storage(file: Readable, path: Path, declared: tuple[str, int] | None) -> torch.UntypedStorage:
     if declared is None:
         raise WeightsError(f"{path} is damaged: it lists a storage that nothing uses.", _FETCH)
     dtype, count = declared

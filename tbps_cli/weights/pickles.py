@@ -13,7 +13,7 @@ import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol, cast
 
 import numpy as np
 
@@ -53,6 +53,19 @@ _STORAGES: Final = {
 
 class Damaged(Exception):
     """The opcodes do not fit together; the caller names the file."""
+
+
+_BROKEN = (
+    Damaged,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
+"""What damaged opcodes raise on their way through."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,15 @@ class _Machine:
         return made
 
 
-def unpickle(stream: IO[bytes], storage_of: Callable[[tuple[Any, ...]], Storage], name: str) -> Any:
+class Readable(Protocol):
+    """What a stream must offer: a file, bytes in memory, or a mapped file."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+    def readline(self) -> bytes: ...
+    def tell(self) -> int: ...
+
+
+def unpickle(stream: Readable, storage_of: Callable[[tuple[Any, ...]], Storage], name: str) -> Any:
     """The value of the next pickle in the stream, with tensors as `Stored`.
 
     storage_of: turns a persistent id (a tuple) into a `Storage`; it checks what the file really holds.
@@ -149,14 +170,14 @@ def unpickle(stream: IO[bytes], storage_of: Callable[[tuple[Any, ...]], Storage]
     """
     machine = _Machine(storage_of)
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             if opcode.name == "STOP":
                 return machine.pop()
             _step(machine, opcode.name, argument)
         raise Damaged("no end")
     except _Refused as refused:
         raise WeightsError(f"{name} asks for {refused}, which is code and not data; it was not run.", HINT) from None
-    except (Damaged, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError) as broken:
+    except _BROKEN as broken:
         raise WeightsError(f"{name} is damaged: its pickle cannot be followed ({broken}).", "Fetch it again.") from None
 
 
