@@ -16,8 +16,10 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from tbps_cli.data.transforms import CLIP_EVAL, CLIP_TRAIN, Augment, EvalTransform
+from tbps_cli.errors import WeightsError
 from tbps_cli.fields import Section
 from tbps_cli.keys import KeyTable
+from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch, Features, Group, Step, Task
@@ -169,3 +171,56 @@ class Method(nn.Module):
     def recognise(cls, files: OfficialFiles) -> MethodConfig | None:
         """The configuration of a foreign checkpoint when it is ours, from shapes and options."""
         return None
+
+    @classmethod
+    def fits(cls, files: OfficialFiles, config: Any) -> bool:
+        """Whether every tensor of the file belongs to the model of `config`; else another method made it.
+
+        Raises WeightsError when all names are ours but some are missing or have another shape.
+        """
+        tensors, _ = cls.official.to_ours(files.tensors)
+        task = cls.recognise_task(files, config)
+        with torch.device("meta"):
+            expected = cls(config, task).state_dict()
+        if set(tensors) - set(expected):
+            return False
+        missing = [name for name in expected if name not in tensors]
+        if missing:
+            raise WeightsError(
+                f"{files.name}: {len(missing)} of {len(expected)} tensors of {config.name} are missing "
+                f"(first: {cls.official.foreign(missing[0])}).",
+                "The file is incomplete: copy it again, or save the whole model.",
+            )
+        for name, tensor in expected.items():
+            if tensors[name].shape != tensor.shape:
+                raise WeightsError(
+                    f"{files.name}: {cls.official.foreign(name)} is {tuple(tensors[name].shape)}, but the other shapes "
+                    f"and the options (picture {task.image_size[0]}x{task.image_size[1]}) need {tuple(tensor.shape)}.",
+                    "Put the configs.yaml of the same run beside the file: it says img_size and stride_size.",
+                )
+        return True
+
+    @classmethod
+    def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
+        """Picture size and number of persons of a checkpoint that `recognise` accepted.
+
+        The options know the size best; else the position table and the usual shapes decide. Raises
+        WeightsError when the table fits no usual shape.
+        """
+        tensors, _ = cls.official.to_ours(files.tensors)
+        persons = tensors.get("classifier.weight")
+        identities = 0 if persons is None else len(persons)
+        stated = _image_size(files.options.get("img_size"))
+        if stated or "clip.visual.positional_embedding" not in tensors:
+            return Task(stated or PEDESTRIAN, identities)
+        patch = int(tensors["clip.visual.conv1.weight"].shape[-1])
+        stride = getattr(config, "stride", None) or patch
+        return Task(image_size_of(len(tensors["clip.visual.positional_embedding"]), patch, stride), identities)
+
+
+def _image_size(value: object) -> tuple[int, int] | None:
+    """(height, width) when an option says so in two whole numbers above 0."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    height, width = value
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(value) > 0 else None

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from tbps_cli.errors import WeightsError
+
+PEDESTRIAN = (384, 128)
+"""Height and width in pixels that the field agrees on."""
 
 
 def grid_of(image_size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
     """Rows and columns of patches for a picture of (height, width) pixels."""
     return (image_size[0] - patch) // stride + 1, (image_size[1] - patch) // stride + 1
+
+
+def image_size_of(rows: int, patch: int, stride: int) -> tuple[int, int]:
+    """The picture size, in pixels, that a position table of `rows` rows (class token included) was made for.
+
+    A table does not tell its shape: tried are 384x128, then 3:1, then a square (CLIP's own tables).
+    Raises WeightsError when none of them fits.
+    """
+    if _places(grid_of(PEDESTRIAN, patch, stride)) == rows - 1:
+        return PEDESTRIAN
+    for tall in (3, 1):
+        columns = math.isqrt((rows - 1) // tall)
+        if columns and _places((tall * columns, columns)) == rows - 1:
+            return (tall * columns - 1) * stride + patch, (columns - 1) * stride + patch
+    raise WeightsError(
+        f"a position table of {rows} rows fits neither 384x128 pixels nor another 3:1 or square picture.",
+        "Put the configs.yaml of the run beside the file: it says img_size and stride_size.",
+    )
+
+
+def _places(grid: tuple[int, int]) -> int:
+    return grid[0] * grid[1]
 
 
 def resize_grid(table_ND: Tensor, grid: tuple[int, int], *, antialias: bool = False) -> Tensor:

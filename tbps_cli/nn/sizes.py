@@ -93,6 +93,18 @@ def spelled(name: str) -> str:
     return name
 
 
+def named(sizes: Tower) -> str | Tower:
+    """The catalogue's name of towers read off a checkpoint, or the sizes when it has none.
+
+    Heads and activation are not in a checkpoint: a named tower brings its own (ViT-H-14 has other ones).
+    """
+    unseen = {"heads", "text_heads", "activation"}
+    for name, known in TOWERS.items():
+        if known.model_dump(exclude=unseen) == sizes.model_dump(exclude=unseen):
+            return name
+    return sizes
+
+
 class _Shaped(Protocol):
     @property
     def shape(self) -> Any: ...

@@ -1,0 +1,21 @@
+"""Which training person is it: one classifier over identities, shared by both modalities."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def identity(image_logit_BN: Tensor, text_logit_BN: Tensor, person_B: Tensor) -> Tensor:
+    """Cross-entropy of naming the person, the mean over the pictures and the captions.
+
+    image_logit_BN, text_logit_BN: scores of the N training identities. person_B: int64, 0..N-1.
+    Returns nats, a scalar. Source: IRRA's released code (the classifier sees un-normalised features).
+    """
+    image = F.cross_entropy(image_logit_BN.float(), person_B)
+    return (image + F.cross_entropy(text_logit_BN.float(), person_B)) / 2
+
+
+def accuracy(logit_BN: Tensor, person_B: Tensor) -> Tensor:
+    """Share of the batch whose best-scored identity is the right one, 0..1; a scalar."""
+    return (logit_BN.argmax(1) == person_B).float().mean()

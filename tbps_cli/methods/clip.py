@@ -1,0 +1,108 @@
+"""CLIP itself: both towers, as they were published or fine-tuned with CLIP's own loss.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
+arXiv 2103.00020. The baseline of every paper here, and the way to try weights without training: OpenAI's
+files and open_clip's are read as they are. Differences: pictures need not be square (the position
+table is resized), and the temperature is a constant unless `learn_temperature` says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tbps_cli.fields import Count, Positive
+from tbps_cli.keys import KeyTable
+from tbps_cli.losses.contrastive import itc, unit
+from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
+from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.types import Batch, Features, Group, Step, Task
+
+COLDEST = 0.01
+"""A learned temperature stops here. Source: CLIP, section 2.5 (the scale is clipped at 100)."""
+
+
+class PlainCLIP(Method):
+    """Two towers and nothing else."""
+
+    class Config(MethodConfig):
+        """`[method]`."""
+
+        stride: Count | None = None
+        """Pixels between patches; the patch size when left out."""
+        temperature: Positive = 0.02
+        """Divides the cosines; where it starts when it is learned."""
+        learn_temperature: bool = False
+
+    paper = "Radford et al.: Learning Transferable Visual Models From Natural Language Supervision (ICML 2021)"
+    official = KeyTable(
+        {
+            r"(visual|transformer|token_embedding|ln_final)\.(.*)": r"clip.\1.\2",
+            r"(positional_embedding|text_projection)": r"clip.\1",
+        },
+        drop=("logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask"),
+    )
+    training_only = ("logit_scale",)
+    config: Config
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.clip = Clip(config.sizes, task.image_size, stride=config.stride)
+        self.logit_scale: nn.Parameter | None = None
+        if config.learn_temperature:
+            self.logit_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+
+    @classmethod
+    def tokenizer(cls, config: Config) -> Bpe:
+        return Bpe(config.sizes.context)
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        return unit(image_feature(self.clip, image_BCHW))
+
+    def encode_texts(self, token_BT: Tensor) -> Tensor:
+        return unit(text_feature(self.clip, token_BT))
+
+    def features(self, batch: Batch) -> Features:
+        """Embeddings before normalisation."""
+        return {
+            "image": image_feature(self.clip, batch.images["image"]),
+            "text": text_feature(self.clip, batch.tokens["text"]),
+        }
+
+    def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """The contrastive loss over the batch."""
+        return {"itc": itc(features["image"], features["text"], temperature=self.temperature())}
+
+    def temperature(self) -> float | Tensor:
+        """What divides the cosines now."""
+        if self.logit_scale is None:
+            return self.config.temperature
+        return (-self.logit_scale.float()).exp().clamp(min=COLDEST)
+
+    def group_of(self, name: str) -> Group:
+        """Biases take their own rate and no decay; so does the temperature, which is no weight."""
+        return Group("bias", decay=False) if "bias" in name or name == "logit_scale" else Group()
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
+        return [f"clip.{name}" for name in self.clip.start_from(state)]
+
+    def initialise(self, generator: torch.Generator) -> None:
+        self.clip.initialise(generator)
+        if self.logit_scale is not None:
+            nn.init.constant_(self.logit_scale, -math.log(self.config.temperature))
+
+    @classmethod
+    def recognise(cls, files: OfficialFiles) -> Config | None:
+        """A state with OpenAI's names at the top: its own files, open_clip's, and fine-tuned ones."""
+        ours, unknown = cls.official.to_ours(files.tensors)
+        if unknown or "visual.conv1.weight" not in files.tensors or "token_embedding.weight" not in files.tensors:
+            return None
+        sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
+        config = cls.Config(name="clip", tower=named(sizes))
+        return config if cls.fits(files, config) else None

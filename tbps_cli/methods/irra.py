@@ -1,0 +1,217 @@
+"""IRRA: both towers of CLIP fine-tuned, similarity distributions matched, masked words told from the picture.
+
+Ding Jiang and Mang Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
+Retrieval", CVPR 2023, arXiv 2303.12501. Differences from the released code: a checkpoint alone is enough
+to build the model (sizes from its shapes); scores over the vocabulary are computed at the masked words
+only, the loss looks nowhere else; the released code masks the captions of all losses, in place, which
+here is a switch (`mask_global_text`, on as released).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tbps_cli.fields import Count, Positive, Weight
+from tbps_cli.keys import KeyTable
+from tbps_cli.losses.contrastive import itc, sdm, unit
+from tbps_cli.losses.identity import accuracy, identity
+from tbps_cli.losses.masked import caption_cost, caption_hits, per_word
+from tbps_cli.losses.matching import cmpm
+from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.cross_modal import CrossModal
+from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.heads import Classifier, WordHead
+from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.nn.text_tower import at_end
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.types import Batch, Features, Group, Step, Task
+
+
+class IRRA(Method):
+    """Two towers; a classifier and a masked-word predictor while training."""
+
+    class Config(MethodConfig):
+        """`[method]`; a loss of weight 0 is not computed and its head not built."""
+
+        stride: Count | None = None
+        """Pixels between patches; the patch size when left out."""
+        temperature: Positive = 0.02
+        """Divides every cosine of sdm and itc; a constant."""
+        cross_layers: Count = 4
+        """Blocks above the cross-attention of the masked words."""
+        sdm: Weight = 1.0
+        itc: Weight = 0.0
+        cmpm: Weight = 0.0
+        identity: Weight = 1.0
+        masked: Weight = 1.0
+        mask_global_text: bool = True
+        """The released code's masking reaches every loss; false masks for the masked words alone, as the paper says."""
+
+    paper = (
+        "Jiang and Ye: Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval"
+        " (CVPR 2023)"
+    )
+    official = KeyTable(
+        {
+            r"base_model\.(.*)": r"clip.\1",
+            r"(cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post)\.(.*)": r"cross.\1.\2",
+            r"(classifier|mlm_head)\.(.*)": r"\1.\2",
+        }
+    )
+    training_only = ("cross.", "classifier.", "mlm_head.")
+    config: Config
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        sizes = config.sizes
+        self.clip = Clip(sizes, task.image_size, stride=config.stride)
+        self.classifier = self.cross = self.mlm_head = None
+        if config.identity and task.identities:
+            self.classifier = Classifier(sizes.embed, task.identities)
+        if config.masked:
+            self.cross = CrossModal(sizes.embed, config.cross_layers, sizes.cross_heads)
+            self.mlm_head = WordHead(sizes.embed, sizes.vocabulary)
+
+    @classmethod
+    def views(cls, config: Config) -> Views:
+        return Views(masked=config.masked > 0)
+
+    @classmethod
+    def tokenizer(cls, config: Config) -> Bpe:
+        return Bpe(config.sizes.context, mask=True)
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        return unit(image_feature(self.clip, image_BCHW))
+
+    def encode_texts(self, token_BT: Tensor) -> Tensor:
+        return unit(text_feature(self.clip, token_BT))
+
+    # Training -----------------------------------------------------------------------------
+
+    def features(self, batch: Batch) -> Features:
+        """Embeddings before normalisation; with masked words also each caption's cost and hits."""
+        image_BPE = self.clip.image_tokens(batch.images["image"])
+        features = {"image": image_BPE[:, 0].float()}
+        if self.cross is None:
+            features["text"] = text_feature(self.clip, batch.tokens["text"])
+            return features
+        masked_BT, label_BT = batch.tokens["masked"], batch.tokens["label"]
+        masked_BTE = self.clip.text_tokens(masked_BT)
+        if self.config.mask_global_text:
+            features["text"] = at_end(masked_BTE, masked_BT).float()
+        else:
+            features["text"] = text_feature(self.clip, batch.tokens["text"])
+        score_NV = self.word_scores(masked_BTE, image_BPE, label_BT)
+        row_N, word_N = label_BT.nonzero()[:, 0], label_BT[label_BT != 0]
+        features["masked_cost"] = caption_cost(score_NV, word_N, row_N, len(label_BT))
+        features["masked_hits"] = caption_hits(score_NV, word_N, row_N, len(label_BT))
+        return features
+
+    def word_scores(self, text_BTE: Tensor, image_BPE: Tensor, label_BT: Tensor) -> Tensor:
+        """Scores over the vocabulary at the N labelled places, row by row, [N, V] float32."""
+        assert self.cross is not None and self.mlm_head is not None
+        known_BTE = self.cross(text_BTE, image_BPE)
+        return self.mlm_head(known_BTE[label_BT != 0]).float()
+
+    def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """The weighted losses of the recipe. Source: IRRA, equations 6, 8 and 10, and its released code."""
+        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
+        losses = {}
+        if c.sdm:
+            losses["sdm"] = c.sdm * sdm(image_BE, text_BE, person_B, temperature=c.temperature)
+        if c.itc:
+            losses["itc"] = c.itc * itc(image_BE, text_BE, temperature=c.temperature)
+        if c.cmpm:
+            losses["cmpm"] = c.cmpm * cmpm(image_BE, text_BE, person_B)
+        if c.identity:
+            losses["identity"] = c.identity * identity(*self._persons(features), person_B)
+        if c.masked:
+            losses["masked"] = c.masked * per_word(features["masked_cost"], batch.tokens["label"])
+        return losses
+
+    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
+        if self.classifier is None:
+            raise ValueError("the identity loss needs a task that says how many identities there are")
+        return self.classifier(features["image"]), self.classifier(features["text"])
+
+    @torch.no_grad()
+    def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
+        """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words)."""
+        figures: dict[str, float] = {}
+        if self.classifier is not None:
+            image_BN, text_BN = self._persons(features)
+            figures["img_acc"] = accuracy(image_BN, batch.person_B).item()
+            figures["txt_acc"] = accuracy(text_BN, batch.person_B).item()
+        if "masked_hits" in features:
+            figures["mlm_acc"] = per_word(features["masked_hits"], batch.tokens["label"]).item()
+        return figures
+
+    def group_of(self, name: str) -> Group:
+        """The released code's rules, on its own names, later ones overriding earlier ones.
+
+        So biases of the cross-modal part take the biases' rate, those of both heads the heads'.
+        """
+        official = self.official.foreign(name) or name
+        bias = "bias" in official
+        if "classifier" in official or "mlm_head" in official:
+            return Group("new", decay=not bias)
+        if bias:
+            return Group("bias", decay=False)
+        return Group("new" if "cross" in official else "tower")
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
+        return [f"clip.{name}" for name in self.clip.start_from(state)]
+
+    def initialise(self, generator: torch.Generator) -> None:
+        self.clip.initialise(generator)
+        if self.classifier is not None:
+            self.classifier.initialise(generator)
+        if self.cross is not None and self.mlm_head is not None:
+            self.cross.initialise(generator)
+            self.mlm_head.initialise(generator, self.config.cross_layers)
+
+    # Foreign checkpoints --------------------------------------------------------------------
+
+    @classmethod
+    def recognise(cls, files: OfficialFiles) -> Config | None:
+        """IRRA's when every name is one of its model's; its relatives share `base_model.` and add their own."""
+        ours, unknown = cls.official.to_ours(files.tensors)
+        if unknown or "clip.visual.conv1.weight" not in ours:
+            return None
+        config = _config(ours, files.options)
+        return config if cls.fits(files, config) else None
+
+
+def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> IRRA.Config:
+    """What shapes and options say; losses whose heads the file lacks are off."""
+    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
+    names = str(options.get("loss_names", "sdm+id+mlm")).split("+")
+    layers = {name.split(".")[3] for name in ours if name.startswith("cross.cross_modal_transformer.resblocks.")}
+    return IRRA.Config(
+        name="irra",
+        tower=named(sizes),
+        stride=_number(options, "stride_size", int),
+        temperature=_number(options, "temperature", float) or IRRA.Config.model_fields["temperature"].default,
+        cross_layers=len(layers) or IRRA.Config.model_fields["cross_layers"].default,
+        sdm=float("sdm" in names),
+        itc=float("itc" in names),
+        cmpm=float("cmpm" in names),
+        identity=_weight(options, "id_loss_weight") if "classifier.weight" in ours else 0.0,
+        masked=_weight(options, "mlm_loss_weight") if "mlm_head.fc.weight" in ours else 0.0,
+    )
+
+
+def _number(options: Mapping[str, Any], key: str, kind: type) -> Any:
+    """A number above 0 of the options, or None when it is missing or something else."""
+    value = options.get(key)
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return kind(value) if usable else None
+
+
+def _weight(options: Mapping[str, Any], key: str) -> float:
+    return _number(options, key, float) or 1.0

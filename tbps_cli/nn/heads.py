@@ -1,0 +1,42 @@
+"""Heads that only training uses: which person, which masked word. Names are IRRA's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tbps_cli.nn.block import LayerNorm, QuickGELU
+
+
+class Classifier(nn.Linear):
+    """[B, E] features in any precision -> [B, N] float32 scores of N training identities."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype)).float()
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Weights from N(0, 0.001), the second number being the standard deviation; biases 0."""
+        nn.init.normal_(self.weight, std=0.001, generator=generator)
+        nn.init.zeros_(self.bias)
+
+
+class WordHead(nn.Module):
+    """[..., E] -> [..., V] scores over the vocabulary: linear, QuickGELU, layer norm, linear."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.act = QuickGELU()
+        self.ln = LayerNorm(width)
+        self.fc = nn.Linear(width, vocabulary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.ln(self.act(self.dense(x))))
+
+    def initialise(self, generator: torch.Generator, layers: int) -> None:
+        """Draw as the released code does; `layers`: depth of the transformer below."""
+        width = self.dense.in_features
+        nn.init.normal_(self.dense.weight, std=(2 * width) ** -0.5, generator=generator)
+        nn.init.normal_(self.fc.weight, std=width**-0.5 * (2 * layers) ** -0.5, generator=generator)
+        for layer in (self.dense, self.fc):
+            nn.init.uniform_(layer.bias, -(width**-0.5), width**-0.5, generator=generator)
