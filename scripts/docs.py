@@ -1,19 +1,34 @@
-"""Writes docs/cli.md from the commands themselves. `--check` only says whether it is up to date.
+"""Writes docs/cli.md from the commands, and the tables of keys in docs/recipes.md from the schema.
+`--check` only says whether they are up to date.
 
 python scripts/docs.py [--check]
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
 from tbps_cli.cli.app import app
+from tbps_cli.fields import Section
+from tbps_cli.recipe.save import toml_value
+from tbps_cli.recipe.schema import DataSection, OptimSection, Published, TrainSection
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SECTIONS: dict[str, type[Section]] = {
+    "data": DataSection,
+    "optim": OptimSection,
+    "train": TrainSection,
+    "published": Published,
+}
+BEGIN = "<!-- keys: begin; written by scripts/docs.py -->"
+END = "<!-- keys: end -->"
 
 HEAD = """\
 # The command line
@@ -79,14 +94,65 @@ def sentence(help_text: str | None) -> str:
     return " ".join((help_text or "").split("\n\n")[0].split())
 
 
+def recipes_page() -> str:
+    """docs/recipes.md with the tables between its two marks written anew."""
+    written = (DOCS / "recipes.md").read_text(encoding="utf-8")
+    before, rest = written.split(BEGIN)
+    after = rest.split(END)[1]
+    tables = [keys_table(name, model) for name, model in SECTIONS.items()]
+    return "\n\n".join([before + BEGIN, *tables, END + after])
+
+
+def keys_table(name: str, model: type[Section]) -> str:
+    """One section of a recipe: key, type, default, meaning."""
+    meanings = dict(attribute_docstrings(model))
+    rows = []
+    for key, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if field.is_required() else "none" if default is None else f"`{toml_value(default)}`"
+        rows.append(f"| `{key}` | {shown} | {meanings.get(key, choices(field.annotation))} |")
+    return "\n".join(
+        [
+            f"## [{name}]",
+            "",
+            (model.__doc__ or "").replace("\n", " "),
+            "",
+            "| key | default | meaning |",
+            "|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def attribute_docstrings(model: type[Section]) -> Iterator[tuple[str, str]]:
+    """The string below each field of a class; allowed values are put before it."""
+    body = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            assert isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+            allowed = choices(model.model_fields[field.target.id].annotation)
+            yield field.target.id, " ".join(f"{allowed} {below.value.value}".split())
+
+
+def choices(annotation: Any) -> str:
+    """The allowed words of a Literal, in front of its meaning."""
+    words = [part for part in get_args(annotation) if isinstance(part, str)]
+    inner = [choices(part) for part in get_args(annotation) if get_origin(part) is Literal]
+    return " ".join([", ".join(f"`{word}`" for word in words) + "." if words else "", *inner]).strip()
+
+
 def main(arguments: list[str]) -> int:
-    written = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-    fresh = page()
-    if arguments == ["--check"]:
-        if written != fresh:
-            print(f"{PAGE.relative_to(PAGE.parents[1])} is out of date: run python scripts/docs.py", file=sys.stderr)
-        return int(written != fresh)
-    PAGE.write_text(fresh, encoding="utf-8")
+    stale = []
+    for name, fresh in (("cli.md", page()), ("recipes.md", recipes_page())):
+        path = DOCS / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != fresh:
+            stale.append(name)
+            if "--check" not in arguments:
+                path.write_text(fresh, encoding="utf-8")
+    if stale and "--check" in arguments:
+        print(f"out of date: {', '.join(stale)} in docs/; run python scripts/docs.py", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -49,8 +49,3 @@ Workers = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch", metavar="N", min=1, help="Pictures or captions embedded at a time.")
 ]
-
-
-def data_folder(data_root: Path | None) -> Path:
-    """The folder of the data sets: the option or $TBPS_DATA_ROOT (typer reads it), else ./data."""
-    return (data_root or Path("data")).expanduser()

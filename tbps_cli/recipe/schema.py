@@ -59,9 +59,11 @@ class OptimSection(Section):
     eps: Positive = 1e-8
     """Added to Adam's denominator; 1e-3 in IRRA's family, where it shapes the method."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Of Adam: memory of the gradient and of its square."""
     momentum: Beta = 0.9
     """Of sgd."""
     weight_decay: Weight = 0.0
+    """For every parameter that the method does not except."""
     weight_decay_bias: Weight = 0.0
     """For the parameters that the method excepts from decay (biases)."""
     scale: dict[str, Positive] = Field(default_factory=dict)
@@ -71,9 +73,11 @@ class OptimSection(Section):
     unit: Literal["epoch", "step"] = "epoch"
     """How often the rate changes."""
     warmup_epochs: Whole = 0
+    """Epochs before the schedule proper begins."""
     warmup_factor: Share = 0.1
     """The first rate, as a factor."""
     warmup_method: Literal["linear", "constant"] = "linear"
+    """Whether the factor rises to 1 or stays."""
     target_lr: Weight = 0.0
     """Where cosine and poly end, for every group."""
     power: Positive = 0.9
@@ -104,6 +108,7 @@ class TrainSection(Section):
     """`[train]`: how long, in what pieces, in which precision, and which epoch is kept."""
 
     epochs: Count = 60
+    """Passes over the training captions."""
     batch: Count = 64
     """Pairs per optimiser step, over all devices."""
     accumulate: Count = 1
@@ -121,6 +126,7 @@ class TrainSection(Section):
     patience: Count | None = None
     """Stop after this many evaluations without a better R@1."""
     seed: Whole = 1
+    """Of every draw: order, augmentation, masking, initial values."""
     workers: Literal["auto"] | Whole = "auto"
     """Processes that read pictures, on each device."""
     log_every: Count = 100
@@ -141,14 +147,21 @@ class Published(Section):
     """`[published]`: what the paper reports for these settings (text to image, percent)."""
 
     R1: Percent
+    """Share of captions whose first picture shows the right person."""
     R5: Percent | None = None
+    """The same among the first five."""
     R10: Percent | None = None
+    """The same among the first ten."""
     mAP: Percent | None = None
+    """Mean average precision."""
     mINP: Percent | None = None
+    """Mean inverse negative penalty: how deep the last right picture lies."""
     paper: Text
     """Authors and title."""
     year: Count
+    """Of publication."""
     venue: Text
+    """Conference or journal."""
 
 
 class Recipe(Section):
