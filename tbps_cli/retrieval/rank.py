@@ -1,0 +1,93 @@
+"""The best gallery items of each query, exact, in blocks over both axes.
+
+A running threshold keeps it cheap: after the first block of the gallery only items above the
+current k-th score are looked at, and those are few. Ties: the lower gallery index ranks first.
+Galleries may be memory maps in half precision; only one block at a time is widened.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.errors import DataError
+from tbps_cli.retrieval.similarity import Array, array, features, product
+
+BLOCK = 1 << 22
+"""Similarities held at a time (16 MB in float32)."""
+QUERIES = 512
+"""Queries ranked together."""
+ROWS = 32768
+"""Most gallery rows widened at a time: 64 MB at 512 columns of float32."""
+
+
+def topk(query_QE: Any, gallery_GE: Any, k: int) -> tuple[Array, NDArray[np.int64]]:
+    """(score_QK, index_QK), best first; K = min(k, G).
+
+    query_QE, gallery_GE: arrays, memory maps or tensors; compared by dot product as they are.
+    Raises DataError on NaN features, ValueError when widths differ or k < 1.
+    """
+    query, gallery = features(query_QE, "query"), array(gallery_GE)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    if gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"query features are {query.shape}, gallery features {gallery.shape}")
+    k = min(k, len(gallery))
+    found = [_of_block(query[start : start + QUERIES], gallery, k) for start in range(0, len(query), QUERIES)]
+    if not found:
+        return np.empty((0, k), query.dtype), np.empty((0, k), np.int64)
+    return np.concatenate([score for score, _ in found]), np.concatenate([index for _, index in found])
+
+
+def _of_block(query_BE: Array, gallery: Array, k: int) -> tuple[Array, NDArray[np.int64]]:
+    best = _Best(len(query_BE), k, query_BE.dtype)
+    size = max(k, min(ROWS, BLOCK // len(query_BE)))
+    for start in range(0, len(gallery), size):
+        rows = gallery[start : start + size]
+        if rows.dtype not in (np.float32, np.float64):
+            rows = rows.astype(np.float32)
+        similarity_BG = product(query_BE, rows)
+        if np.isnan(similarity_BG.max()):
+            raise DataError(
+                f"gallery features hold NaN or infinity (in rows {start} to {start + len(rows) - 1}).",
+                "Rebuild the index; if that does not help, the model that made it is broken.",
+            )
+        best.add(similarity_BG, start)
+    return best.sorted()
+
+
+class _Best:
+    """The k best items of each query so far, as flat candidates (row, score, index)."""
+
+    def __init__(self, queries: int, k: int, dtype: np.dtype[Any]) -> None:
+        self.queries, self.k = queries, k
+        self.row = np.empty(0, np.int64)
+        self.score = np.empty(0, dtype)
+        self.index = np.empty(0, np.int64)
+        self.threshold_B1: Array | None = None
+
+    def add(self, similarity_BG: Array, start: int) -> None:
+        """Take in a block of the gallery whose first item has the index `start`."""
+        if self.threshold_B1 is None:
+            kept = similarity_BG >= np.partition(similarity_BG, -self.k, axis=1)[:, [-self.k]]
+        else:
+            # An equal score further back never displaces one that is already there.
+            kept = similarity_BG > self.threshold_B1
+        row, column = np.nonzero(kept)
+        if len(row):
+            self._merge(row, similarity_BG[row, column], column + start)
+
+    def _merge(self, row: NDArray[np.int64], score: Array, index: NDArray[np.int64]) -> None:
+        row, score = np.concatenate([self.row, row]), np.concatenate([self.score, score])
+        index = np.concatenate([self.index, index])
+        order = np.lexsort((index, -score, row))
+        row = row[order]
+        first = np.searchsorted(row, np.arange(self.queries))
+        kept = order[np.arange(len(row)) - first[row] < self.k]
+        self.row, self.score, self.index = row[np.arange(len(row)) - first[row] < self.k], score[kept], index[kept]
+        self.threshold_B1 = self.score.reshape(self.queries, self.k)[:, [-1]]
+
+    def sorted(self) -> tuple[Array, NDArray[np.int64]]:
+        return self.score.reshape(self.queries, self.k), self.index.reshape(self.queries, self.k)

@@ -1,0 +1,89 @@
+"""Scores of queries against a gallery: one product for metrics, ranking and re-ranking.
+
+Everything here is numpy, so that a search over exported graphs needs no torch; tensors are taken as
+they are (CPU tensors share their memory) and answers are arrays. Two rules make equal rows score
+equally: rows are padded to a multiple of `ROWS`, because BLAS otherwise picks kernels for small and
+single-row products whose rounding depends on the column, and half precision is computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.errors import DataError
+
+Array = NDArray[Any]
+
+ROWS = 8
+"""Fewest query rows in one product. Below it, equal gallery rows differ in the last bit (measured)."""
+
+
+def array(values: Any) -> Array:
+    """Features or ids as a numpy array: arrays and memory maps unchanged, tensors brought to the CPU."""
+    if isinstance(values, np.ndarray):
+        return values
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        return np.asarray(values.float().numpy() if str(values.dtype) == "torch.bfloat16" else values.numpy())
+    return np.asarray(values)
+
+
+def features(values: Any, what: str) -> Array:
+    """Rows of features, [N, E], in float32 or float64. Raises DataError on NaN or infinity.
+
+    `what` names them in the message ("query", "gallery").
+    """
+    rows = array(values)
+    if rows.ndim != 2:
+        raise ValueError(f"{what} features must have two axes, not shape {rows.shape}")
+    if rows.dtype not in (np.float32, np.float64):
+        rows = rows.astype(np.float32)
+    for start in range(0, len(rows), 16384):
+        block = rows[start : start + 16384]
+        finite = np.isfinite(block)
+        if not finite.all():
+            row = start + int(np.argmin(finite.all(axis=1)))
+            raise DataError(
+                f"{what} features hold NaN or infinity (first in row {row}), so they cannot be ranked.",
+                "The model that made them is broken: look for a loss that became NaN in its log.",
+            )
+    return rows
+
+
+def product(query_QE: Array, gallery_GE: Array, out_QG: Array | None = None) -> Array:
+    """Dot products [Q, G], written to out_QG when given; equal rows give bit-equal scores wherever they stand."""
+    missing = -len(query_QE) % ROWS
+    if not missing:
+        return np.matmul(query_QE, gallery_GE.T, out=out_QG)
+    padded = np.concatenate([query_QE, np.zeros((missing, query_QE.shape[1]), query_QE.dtype)])
+    product_QG: Array = np.matmul(padded, gallery_GE.T)[: len(query_QE)]
+    if out_QG is None:
+        return product_QG
+    out_QG[:] = product_QG
+    return out_QG
+
+
+def codes(person_Q: Any, person_G: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Identities of any type -> integers, equal exactly where the identities are."""
+    query, gallery = array_of_ids(person_Q), array_of_ids(person_G)
+    if query.dtype.kind in "iu" and gallery.dtype.kind in "iu":
+        return query.astype(np.int64), gallery.astype(np.int64)
+    number: dict[object, int] = {}
+    coded = [number.setdefault(person, len(number)) for ids in (query, gallery) for person in ids.tolist()]
+    return np.array(coded[: len(query)], np.int64), np.array(coded[len(query) :], np.int64)
+
+
+def array_of_ids(person: Any) -> Array:
+    """Ids as one axis. A list that mixes numbers and words keeps them apart: 1 is not "1"."""
+    if isinstance(person, Sequence) and len({type(one) for one in person}) > 1:
+        mixed = np.empty(len(person), dtype=object)
+        mixed[:] = list(person)
+        return mixed
+    ids = array(person)
+    if ids.ndim != 1:
+        raise ValueError(f"identities must have one axis, not shape {ids.shape}")
+    return ids
