@@ -1,0 +1,261 @@
+"""CLIP's pre-trained weights, from a file or from the catalogue, under OpenAI's parameter names.
+
+A plain URL whose hash is known is preferred to the hub: the file is downloaded once into the cache,
+goes on where a broken download stopped, and is used only when its hash is right. Offline, or with
+HF_HUB_OFFLINE=1, the message names the file and says where to put it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tbps_cli.errors import WeightsError
+from tbps_cli.weights import catalogue
+from tbps_cli.weights.catalogue import QUICK, Entry
+from tbps_cli.weights.files import Foreign, read_tensors
+
+Progress = Callable[[int, int], None]
+Activation = Literal["quickgelu", "gelu"]
+logger = logging.getLogger("tbps")
+
+_EXTRAS = {"logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask"}
+_OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}
+_HUB_FILES = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+_SUFFIXES = ".pt", ".pth", ".bin", ".safetensors"
+_PIECE = 1 << 20
+_TIMEOUT = 30.0
+
+
+def clip_state(
+    weights: str, tower: str = "", *, progress: Progress | None = None
+) -> tuple[dict[str, Tensor], Activation]:
+    """A CLIP state in float32 with OpenAI's names, and the activation that it was trained with.
+
+    weights: the path of a file (OpenAI's archive, a state dict, safetensors) or a tag of open_clip's
+    catalogue, then for this tower. progress: called with (bytes done, bytes in all) of a download.
+    Tensors that belong to no tower (`logit_scale` and the like) are left out.
+    """
+    if is_path(weights):
+        path = Path(weights).expanduser()
+        state, openai = read_clip(path)
+        quick = openai or tower.endswith(QUICK) or "quickgelu" in path.name.lower()
+        return state, "quickgelu" if quick else "gelu"
+    entry = catalogue.find(weights, tower)
+    state, openai = read_clip(fetch(entry, progress=progress))
+    return state, "quickgelu" if entry.quick_gelu or openai else "gelu"
+
+
+def is_path(weights: str) -> bool:
+    """Whether `method.weights` names a file rather than a tag of the catalogue."""
+    return "/" in weights or os.sep in weights or weights.endswith(_SUFFIXES) or Path(weights).is_file()
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The towers' tensors of a file, and whether OpenAI's own code wrote it."""
+    foreign = read_tensors(path, skip=("optimizer",))
+    tensors = state_of(foreign)
+    if "visual.conv1.weight" not in tensors or "token_embedding.weight" not in tensors:
+        held = ", ".join(list(tensors)[:3]) or "no tensors"
+        raise WeightsError(f"{path} holds no CLIP model (found {held}).", "See docs/methods.md for what can be given.")
+    # Only OpenAI's loader leaves a mixture of half weights and float32 layer norms.
+    mixture = {tensor.dtype.itemsize for name, tensor in tensors.items() if _is_tower(name, tensor)} == {2, 4}
+    openai = foreign.kind == "torchscript" or mixture or bool(tensors.keys() & _OPENAI_ONLY)
+    return {name: _float32(tensor) for name, tensor in tensors.items() if name not in _EXTRAS}, openai
+
+
+def state_of(foreign: Foreign) -> dict[str, Tensor]:
+    """The state dict inside a file, whatever is wrapped around it, under flat names.
+
+    A common prefix (`module.`, `_orig_mod.`) is removed, and so is the `text.` of open_clip's
+    custom text towers; TorchScript's nested modules become dotted names.
+    """
+    content = foreign.content
+    if isinstance(content, dict):
+        inner = (content.get(key) for key in ("state_dict", "model_state_dict", "model"))
+        content = next((value for value in inner if isinstance(value, dict)), content)
+    tensors = dict(_flat(content))
+    for prefix in ("module.", "_orig_mod.", "module."):
+        tensors = without_prefix(tensors, prefix)
+    if any(name.startswith("text.") for name in tensors) and "visual.conv1.weight" in tensors:
+        tensors = {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The same tensors without a prefix that all names share."""
+    if tensors and all(name.startswith(prefix) for name in tensors):
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+
+
+def _is_tower(name: str, tensor: Tensor) -> bool:
+    return name not in _EXTRAS and tensor.is_floating_point()
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float().contiguous() if tensor.is_floating_point() else tensor
+
+
+# Downloading ------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where downloads lie: $TBPS_CACHE_DIR/weights, else below the platform's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("TBPS_CACHE_DIR") or user_cache_dir("tbps", appauthor=False)) / "weights"
+
+
+def fetch(entry: Entry, *, progress: Progress | None = None) -> Path:
+    """The entry's file on this machine, downloaded when it is not here yet."""
+    if entry.url and (entry.sha256 or not entry.hub):
+        return download(entry.url, cache_folder() / entry.file, sha256=entry.sha256, progress=progress)
+    return _from_hub(entry)
+
+
+def download(url: str, target: Path, *, sha256: str | None, progress: Progress | None = None) -> Path:
+    """`target`, fetched from `url` unless it is here. sha256: the hash or its first digits.
+
+    Several processes may ask at once: one downloads, the others wait for it. A download that broke
+    off is continued. Raises WeightsError with the URL and the place to put the file by hand.
+    """
+    if target.is_file():
+        return target
+    known = _from_openai_cache(target.name, sha256)
+    if known is not None:
+        return known
+    by_hand = f"Fetch {url} elsewhere and put it at {target}, or set method.weights to its path."
+    if _is_offline():
+        raise WeightsError(f"{target.name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.", by_hand)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        with _one_at_a_time(part):
+            if target.is_file():
+                return target
+            logger.info("weights: fetching %s from %s", target.name, url)
+            _receive(url, part, progress)
+            _check(part, target.name, sha256)
+            part.replace(target)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise WeightsError(f"{target.name} cannot be fetched from {url}: {reason}.", by_hand) from None
+    return target
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _from_openai_cache(name: str, sha256: str | None) -> Path | None:
+    """The same file where OpenAI's package (and the papers' code) keeps it, when its hash is right."""
+    path = Path.home() / ".cache" / "clip" / name
+    if sha256 is None or not path.is_file() or not _digest(path).startswith(sha256):
+        return None
+    logger.info("weights: %s (found, with the right hash)", path)
+    return path
+
+
+def _receive(url: str, part: Path, progress: Progress | None) -> None:
+    """Append what `part` lacks; a server that cannot continue sends everything anew."""
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(
+        url, headers={"User-Agent": "tbps", **({"Range": f"bytes={have}-"} if have else {})}
+    )
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # the part is whole already, or longer than the file: the hash decides
+            raise
+        return
+    with answer:
+        continues = answer.status == 206
+        done = have if continues else 0
+        total = done + int(answer.headers.get("Content-Length") or 0)
+        with part.open("ab" if continues else "wb") as file:
+            while piece := answer.read(_PIECE):
+                file.write(piece)
+                done += len(piece)
+                if progress:
+                    progress(done, max(total, done))
+            os.fsync(file.fileno())
+    if done < total:
+        raise OSError(f"the connection ended after {done:,} of {total:,} bytes; run it again to go on")
+
+
+def _check(part: Path, name: str, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    found = _digest(part)
+    if not found.startswith(sha256):
+        part.unlink()
+        raise WeightsError(
+            f"{name} was fetched, but its SHA-256 begins with {found[: len(sha256)][:16]} and not {sha256[:16]}.",
+            "It was deleted. Run it again; if that repeats, something between here and the server changes the file.",
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(part: Path) -> Iterator[None]:
+    """A lock between processes, where the system has one; it vanishes with its holder."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with part.with_name(part.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _from_hub(entry: Entry) -> Path:
+    """A file of the Hugging Face hub, through its own client and cache."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise WeightsError(f"{entry.hub} lies on the Hugging Face hub.", "Type: pip install huggingface_hub") from None
+    repository, _, file = entry.hub.rpartition("/")
+    last: Exception | None = None
+    for name in (file,) if file else _HUB_FILES:
+        try:
+            return Path(hf_hub_download(repository, name, library_name="tbps"))
+        except Exception as error:  # the client raises classes of three libraries, none of them its own base
+            last = error
+    where = "HF_HUB_OFFLINE forbids to fetch it" if _is_offline() else _reason(last)
+    raise WeightsError(
+        f"{file or _HUB_FILES[0]} of huggingface.co/{repository} is not on this machine: {where}.",
+        "Fetch it elsewhere and set method.weights to its path.",
+    ) from None
+
+
+def _reason(error: Exception | None) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"\s+", " ", lines[0]).rstrip(".") if lines else type(error).__name__
