@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from tbps_cli import methods
+from tbps_cli.data.layouts import find_layout
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Task
-
-TRAIN_PERSONS = {"cuhk-pedes": 11003, "icfg-pedes": 3102, "rstpreid": 3701}
-"""Persons in the official train splits: the width of an identity classifier."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,10 @@ def count_parameters(recipe: Recipe, identities: int | None = None) -> Parameter
     identities: training persons; by default those of the data set's official train split, and none
     (no identity classifier) for data whose size nobody knows beforehand.
     """
-    known = TRAIN_PERSONS.get(recipe.data.name.lower(), 0)
-    task = Task(recipe.data.image_size, known if identities is None else identities)
+    if identities is None:
+        layout = find_layout(recipe.data.name)
+        identities = layout.counts.get("train", (0,))[0] if layout else 0
+    task = Task(recipe.data.image_size, identities)
     with torch.device("meta"):
         method = methods.find(recipe.method.name)(recipe.method, task)
     sizes = {name: parameter.numel() for name, parameter in method.named_parameters()}

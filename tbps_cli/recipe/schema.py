@@ -131,6 +131,10 @@ class TrainSection(Section):
     """Processes that read pictures, on each device."""
     log_every: Count = 100
     """Steps between lines of the log."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where curves go besides metrics.jsonl; each is an extra of the package."""
+    save_every: Positive = 300.0
+    """Seconds between checkpoints for --resume inside an epoch; each epoch ends with one too."""
     compile: bool = False
     """torch.compile over the towers."""
 

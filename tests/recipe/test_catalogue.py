@@ -1,0 +1,30 @@
+"""Parameter counts at full size are the specification's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tbps_cli.recipe.catalogue import count_parameters, entry
+from tbps_cli.recipe.load import load
+
+TOWERS = 149_617_664
+
+
+@pytest.mark.parametrize(
+    ("name", "everything"),
+    [
+        ("irra", 194_535_419),
+        ("irra-icfg-pedes", 190_482_206),
+        ("irra-rstpreid", 190_789_493),
+        ("clip", TOWERS),
+    ],
+)
+def test_parameter_counts_equal_the_published_models(name: str, everything: int) -> None:
+    counts = count_parameters(load(name))
+    assert (counts.all, counts.trained, counts.inference) == (everything, everything, TOWERS)
+
+
+def test_a_row_tells_paper_scores_and_protocol() -> None:
+    row = entry("irra").document()
+    assert (row["R1"], row["mAP"], row["selected_on"], row["venue"]) == (73.38, 66.13, "test", "CVPR")
+    assert entry("own").document()["R1"] is None

@@ -1,0 +1,48 @@
+"""Every "auto" gets a value and a reason, and nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tbps_cli.recipe.load import load
+from tbps_cli.recipe.resolve import Facts, resolve
+
+
+@pytest.mark.parametrize(
+    ("facts", "precision"),
+    [
+        (Facts("cpu"), "fp32"),
+        (Facts("mps"), "fp32"),
+        (Facts("cuda", bf16=True), "bf16"),
+        (Facts("cuda", bf16=False), "fp16"),
+    ],
+)
+def test_precision_follows_the_device(facts: Facts, precision: str) -> None:
+    assert resolve(load("irra"), facts)[0].train.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("facts", "workers"),
+    [
+        (Facts("cpu", cpus=2), 1),
+        (Facts("cpu", cpus=1), 0),
+        (Facts("cuda", cpus=64), 8),
+        (Facts("cuda", cpus=16, world=4), 4),
+        (Facts("cuda", cpus=64, store=True), 0),
+    ],
+)
+def test_workers_share_the_processors(facts: Facts, workers: int) -> None:
+    assert resolve(load("irra"), facts)[0].train.workers == workers
+
+
+def test_each_choice_is_named_with_its_reason() -> None:
+    recipe, choices = resolve(load("irra"), Facts("cpu", cpus=2))
+    assert [choice.key for choice in choices] == ["train.precision", "train.workers", "data.sampler", "data.store"]
+    assert str(choices[0]) == "train.precision: fp32 (the device is cpu)"
+    assert all(choice.reason for choice in choices)
+    assert resolve(recipe, Facts("cuda", bf16=True)) == (recipe, [])
+
+
+def test_what_the_user_stated_stays() -> None:
+    stated = load("irra", ["train.precision=fp16-pure", "train.workers=3", "data.sampler=identity", "data.store=off"])
+    assert resolve(stated, Facts("cuda", bf16=True, store=True)) == (stated, [])
