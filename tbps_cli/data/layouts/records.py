@@ -43,6 +43,8 @@ def parse_json(text: str, where: str) -> object:
             f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
             "It may be cut short or a web page saved under this name: fetch it again.",
         ) from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise DataError(f"{where} is not JSON that can be used: {error}.") from None
     except RecursionError:
         raise DataError(f"{where} is nested too deeply to be an annotation.") from None
 

@@ -1,0 +1,321 @@
+"""Training batches: which captions (samplers), which pictures (files or store), which draws (all stateless).
+
+A batch depends on (seed, epoch, place in the epoch) and on nothing else: not on the number of worker
+processes, on how they start, on ranks, or on whether training was interrupted. Worker processes come
+from PyTorch; what goes wrong in one arrives here as the error that it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tbps_cli.data import samplers
+from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image, require_pictures
+from tbps_cli.data.samplers import Order
+from tbps_cli.data.store import Store
+from tbps_cli.data.transforms import Augment, Draws, Flip, augment
+from tbps_cli.data.types import Split
+from tbps_cli.errors import DataError, TbpsError
+from tbps_cli.text.augment import clean_caption, rewrite_captions, vary_ids
+from tbps_cli.text.masking import mask_words
+from tbps_cli.text.tokenizer import Tokenizer
+from tbps_cli.types import Batch
+
+log = logging.getLogger("tbps")
+SamplerName = Literal["random", "identity", "identity-chunks"]
+Made = dict[str, Any]
+"""A batch on its way from a worker: plain dictionaries, which PyTorch knows how to pin."""
+
+
+class Views(Protocol):
+    """What a method asks of a batch; `methods.base.Views` is one."""
+
+    @property
+    def images(self) -> Mapping[str, Augment]: ...
+    @property
+    def masked(self) -> bool: ...
+    @property
+    def augment_text(self) -> str | None: ...
+    @property
+    def text_options(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """One batch to be made: the captions, and how often each has come before in this epoch."""
+
+    epoch: int
+    captions: list[int]
+    repeats: list[int]
+
+
+@dataclass
+class Maker(Dataset[Made]):
+    """Makes batches from `Work`; it is what travels to worker processes."""
+
+    split: Split
+    views: Views
+    tokenizer: Tokenizer
+    size: tuple[int, int]
+    seed: int
+    store: Store | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __getitem__(self, work: Work) -> Made:
+        try:
+            return self.make(work)
+        except TbpsError as error:
+            return {"error": error}
+
+    def make(self, work: Work) -> Made:
+        """Pictures in every view, tokens, and the numbers that say what they are."""
+        captions = np.array(work.captions, dtype=np.int64)
+        picture_B = self.split.caption_picture[captions]
+        images, truncated = self._images(work, picture_B)
+        return {
+            "images": images,
+            "tokens": self._tokens(work),
+            "person_B": torch.from_numpy(self.split.class_of[picture_B]),
+            "picture_B": torch.from_numpy(picture_B),
+            "sample_B": torch.from_numpy(captions),
+            "truncated": truncated,
+        }
+
+    def _images(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
+        images = {name: torch.empty(len(picture_B), 3, *self.size) for name in self.views.images}
+        truncated: list[int] = []
+        for row, picture in enumerate(picture_B):
+            loaded: dict[bool, Image.Image] = {}
+            for name, how in self.views.images.items():
+                whole = how.whole is not None
+                if whole not in loaded:
+                    loaded[whole] = self._picture(int(picture), how)
+                images[name][row] = augment(loaded[whole], self.size, how, self._draws(work, row, name))
+            if any(image.info.get(TRUNCATED) for image in loaded.values()):
+                truncated.append(int(picture))
+        return images, truncated
+
+    def _picture(self, picture: int, how: Augment) -> Image.Image:
+        path = self.split.paths[picture]
+        fits = self.store and how.whole is None and how.resample == self.store.resample
+        if self.store and fits:
+            return self.store.picture(path)
+        return read_image(path, allow_truncated=True, max_pixels=self.max_pixels)
+
+    def _draws(self, work: Work, row: int, view: str) -> Draws:
+        again = work.repeats[row]
+        return Draws.of(self.seed, work.epoch, work.captions[row], f"{view}#{again}" if again else view)
+
+    def _tokens(self, work: Work) -> dict[str, Tensor]:
+        texts = [self._text(work, row) for row in range(len(work.captions))]
+        ids = self.tokenizer(texts)
+        tokens: dict[str, Tensor] = {}
+        if self.views.augment_text in ("vary", "vary_ids"):
+            mask = self._mask_id()
+            for row in range(len(ids)):
+                rng = self._draws(work, row, "text").python
+                ids[row] = vary_ids(ids[row].tolist(), rng, mask=mask, first_special=mask)
+        tokens["text"] = torch.from_numpy(ids)
+        if self.views.masked:
+            mask = self._mask_id()
+            pairs = [
+                mask_words(row.tolist(), self._draws(work, place, "mask").python, mask=mask, first_special=mask)
+                for place, row in enumerate(ids)
+            ]
+            tokens["masked"] = torch.tensor([masked for masked, _ in pairs], dtype=torch.int64)
+            tokens["label"] = torch.tensor([label for _, label in pairs], dtype=torch.int64)
+        return tokens
+
+    def _text(self, work: Work, row: int) -> str:
+        caption = work.captions[row]
+        text = self.split.captions[caption]
+        if self.views.augment_text not in ("rewrite", "rewrite_captions"):
+            return text
+        back = self.split.back_translations[caption]
+        rng = self._draws(work, row, "text").python
+        backs = [clean_caption(back) if back else None]
+        return rewrite_captions([clean_caption(text)], backs, rng, **self.views.text_options)[0]
+
+    def _mask_id(self) -> int:
+        return int(getattr(self.tokenizer, "mask_id"))  # noqa: B009 (only some tokenizers have one)
+
+
+class _Plan(Sampler[Work]):
+    """What the loader is to make next; read by PyTorch in the main process each time an epoch begins."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+
+    def __iter__(self) -> Iterator[Work]:
+        return iter(self.works)
+
+    def __len__(self) -> int:
+        return len(self.works)
+
+
+@dataclass
+class Loader:
+    """Batches of a training split, epoch by epoch.
+
+    size: height and width in pixels. batch: pairs per step over all ranks; this rank's share is made.
+    workers: processes that make batches; 0 makes them here, with equal results.
+    augmented: false leaves the flip alone of every view's steps.
+    limit: only the first so many captions, for trials.
+    Raises DataError at once when pictures are missing.
+    """
+
+    split: Split
+    views: Views
+    tokenizer: Tokenizer
+    size: tuple[int, int]
+    batch: int = field(kw_only=True)
+    seed: int = field(kw_only=True)
+    workers: int = field(default=0, kw_only=True)
+    rank: int = field(default=0, kw_only=True)
+    world: int = field(default=1, kw_only=True)
+    sampler: SamplerName = field(default="random", kw_only=True)
+    per_identity: int = field(default=4, kw_only=True)
+    drop_last: bool = field(default=False, kw_only=True)
+    augmented: bool = field(default=True, kw_only=True)
+    store: Store | None = field(default=None, kw_only=True)
+    max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
+    limit: int | None = field(default=None, kw_only=True)
+    pin: bool = field(default=False, kw_only=True)
+    start_method: str | None = field(default=None, kw_only=True)
+    """How worker processes start: fork, spawn or forkserver; None is the platform's way."""
+
+    def __post_init__(self) -> None:
+        require_pictures(self.split.paths, self.split.root, self.split.dataset)
+        if self.batch < self.world:
+            raise DataError(f"train.batch = {self.batch} is less than one pair for each of {self.world} devices.")
+        views = self.views if self.augmented else _PlainViews.of(self.views)
+        self.truncated: set[int] = set()
+        self._plan = _Plan()
+        maker = Maker(self.split, views, self.tokenizer, self.size, self.seed, self.store, self.max_pixels)
+        self._torch_loader: DataLoader[Made] = DataLoader(
+            maker,
+            batch_size=None,
+            sampler=self._plan,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            persistent_workers=self.workers > 0,
+            worker_init_fn=_start_worker if self.workers else None,
+            multiprocessing_context=self.start_method if self.workers else None,
+            pin_memory=self.pin,
+            generator=torch.Generator(),  # its own, so that no global draw depends on how many epochs began
+        )
+
+    def __len__(self) -> int:
+        """Iterations of the first epoch; of every epoch with the random sampler."""
+        return self.iterations(0)
+
+    def iterations(self, epoch: int) -> int:
+        """Iterations of one epoch."""
+        if self.sampler != "random":
+            return len(self.batches(epoch))
+        count = self._count()
+        left = count % self.batch
+        kept = left >= self.world and not (self.drop_last and count > self.batch)
+        return count // self.batch + kept
+
+    def batches(self, epoch: int) -> list[Order]:
+        """The captions of every global batch of an epoch, in order."""
+        if self.sampler == "random":
+            found = samplers.random_batches(self._count(), self.batch, self.seed, epoch, drop_last=self.drop_last)
+        else:
+            person = self.split.caption_class[: self._count()]
+            found = self._identity_batches(person, epoch)
+        # fewer rows than ranks: a rank without rows could not take part in the step
+        return [rows for rows in found if len(rows) >= self.world]
+
+    def _identity_batches(self, person: Order, epoch: int) -> list[Order]:
+        if self.sampler == "identity":
+            return samplers.identity_batches(
+                person, self.batch, self.per_identity, self.seed, epoch, drop_last=self.drop_last
+            )
+        permutation = samplers.random_order(len(person), self.seed, epoch)
+        rng = random.Random(f"{self.seed}/{epoch}")
+        return samplers.chunk_batches(person, permutation, self.batch, self.per_identity, rng)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from iteration `start` on, exactly as an uninterrupted epoch has them."""
+        self._plan.works = list(self._works(number))[start:]
+        try:
+            for made in self._torch_loader:
+                yield self._received(made)
+        except RuntimeError as error:
+            raise _worker_error(error, self.workers) from None
+
+    def _works(self, epoch: int) -> Iterator[Work]:
+        seen: Counter[int] = Counter()
+        for rows in self.batches(epoch):
+            repeats = []
+            for caption in rows.tolist():
+                repeats.append(seen[caption])
+                seen[caption] += 1
+            mine = samplers.share_of(rows, self.rank, self.world)
+            yield Work(epoch, rows[mine].tolist(), repeats[mine])
+
+    def _received(self, made: Made) -> Batch:
+        if "error" in made:
+            raise made["error"]
+        self._count_truncated(made.pop("truncated"))
+        return Batch(**made)
+
+    def _count_truncated(self, pictures: Sequence[int]) -> None:
+        fresh = [picture for picture in pictures if picture not in self.truncated]
+        if fresh and not self.truncated:
+            log.warning("data: %s ends early and is used as far as it goes, as the papers do", self._path(fresh[0]))
+        self.truncated.update(fresh)
+
+    def _path(self, picture: int) -> Path:
+        return self.split.paths[picture]
+
+    def _count(self) -> int:
+        return len(self.split) if self.limit is None else min(self.limit, len(self.split))
+
+
+@dataclass(frozen=True)
+class _PlainViews:
+    """A method's views with nothing drawn but the flip."""
+
+    images: Mapping[str, Augment]
+    masked: bool
+    augment_text: str | None
+    text_options: Mapping[str, float]
+
+    @classmethod
+    def of(cls, views: Views) -> _PlainViews:
+        plain = {name: replace(how, steps=(Flip(0.5),)) for name, how in views.images.items()}
+        return cls(plain, views.masked, views.augment_text, views.text_options)
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _start_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the main process
+
+
+def _worker_error(error: RuntimeError, workers: int) -> Exception:
+    """A worker that the system killed, as something a user can act on; other errors stay themselves."""
+    if workers and "DataLoader worker" in str(error):
+        return DataError(
+            f"a process that reads pictures was ended by the system: {str(error).splitlines()[0]}",
+            "Memory is the usual reason (also /dev/shm in containers): set train.workers lower, or to 0.",
+        )
+    return error

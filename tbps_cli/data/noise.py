@@ -1,0 +1,67 @@
+"""Noisy correspondence: training captions given to wrong pictures, as RDE (Qin et al., CVPR 2024) tests it.
+
+A published index file is a permutation of the training captions: entry i keeps its identity and picture and
+gets the caption of entry index[i]. It addresses captions by their place in the official order.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.data.types import Split
+from tbps_cli.errors import DataError
+
+SEED = 123
+"""The released code's own, whatever the training's."""
+
+
+def add_noise(split: Split, rate: float, file: Path | None = None) -> tuple[Split, NDArray[np.int64]]:
+    """(the split with captions moved, index of the caption that each place got).
+
+    rate: share of captions that are shuffled among themselves, when no file says which; a few of them
+    may stay where they were.
+    """
+    index = read_index(file, len(split)) if file else draw_index(len(split), rate)
+    moved = replace(
+        split,
+        captions=[split.captions[other] for other in index],
+        back_translations=[split.back_translations[other] for other in index],
+        word_ids=[split.word_ids[other] for other in index],
+    )
+    return moved, index
+
+
+def draw_index(count: int, rate: float, seed: int = SEED) -> NDArray[np.int64]:
+    """A permutation that moves about `rate * count` entries."""
+    rng = random.Random(seed)
+    index = np.arange(count, dtype=np.int64)
+    chosen = rng.sample(range(count), int(rate * count))
+    others = chosen.copy()
+    rng.shuffle(others)
+    index[chosen] = others
+    return index
+
+
+def read_index(path: Path, count: int) -> NDArray[np.int64]:
+    """A published index file. Raises DataError unless it is a permutation of the training captions."""
+    try:
+        index = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} is no index file of noisy captions: {error}.", "It is a .npy of whole numbers."
+        ) from None
+    if not isinstance(index, np.ndarray) or index.ndim != 1 or index.dtype.kind not in "iu":
+        raise DataError(f"{path} is no list of whole numbers.")
+    if len(index) != count:
+        raise DataError(
+            f"{path} is for {len(index):,} training captions, this split has {count:,}.",
+            "Index files belong to one data set, whole and in the official order (no data.exclude).",
+        )
+    if not np.array_equal(np.sort(index), np.arange(count)):
+        raise DataError(f"{path} is no permutation: some captions are named twice and others not at all.")
+    return index.astype(np.int64)

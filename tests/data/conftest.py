@@ -1,0 +1,11 @@
+"""Fixtures for the tests of data."""
+
+import pytest
+from tiny_sets import cuhk_records, write_set
+
+
+@pytest.fixture
+def cuhk(tmp_path):
+    """A data root that holds a CUHK-PEDES of 7 persons, 14 pictures and 28 captions."""
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records())
+    return tmp_path
