@@ -20,7 +20,7 @@ _DAY = 86_400.0
 def cache_dir() -> Path:
     """The folder of all caches: $TBPS_CACHE_DIR, else the platform's cache folder."""
     stated = os.environ.get("TBPS_CACHE_DIR")
-    return Path(stated).expanduser() if stated else Path(platformdirs.user_cache_dir("tbps"))
+    return Path(stated).expanduser() if stated else Path(platformdirs.user_cache_dir("tbps", appauthor=False))
 
 
 def data_root(stated: Path | None = None) -> Path:

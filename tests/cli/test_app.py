@@ -1,0 +1,218 @@
+"""The command as a user meets it: help, exit statuses, streams, broken pipes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tbps_cli.cli import app as house
+from tbps_cli.cli import doctor, render
+from tbps_cli.errors import TbpsError
+
+runner = CliRunner()
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m tbps_cli ...` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tbps_cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> Iterator[None]:
+    """Commands attach a handler to the logger; the next test starts without it."""
+    yield
+    logger = logging.getLogger("tbps")
+    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, render.LogLines)]
+
+
+def test_no_argument_and_h_and_help_print_the_same_help() -> None:
+    plain = runner.invoke(house.app, [])
+    assert plain.exit_code == 0
+    assert plain.stdout == runner.invoke(house.app, ["-h"]).stdout == runner.invoke(house.app, ["--help"]).stdout
+    assert "recipes" in plain.stdout
+
+
+def test_version_is_one_line() -> None:
+    assert runner.invoke(house.app, ["--version"]).stdout == f"tbps {house.version()}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["recipse"], "there is no command 'recipse'.", "Did you mean tbps recipes?"),
+        (["zzz"], "there is no command 'zzz'.", "Commands: prepare-data, train, "),
+        (["--bogus"], "No such option: --bogus", "See: tbps --help"),
+        (["recipes", "--bogus"], "No such option: --bogus", "See: tbps recipes --help"),
+        (["recipes", "a", "b"], "Got unexpected extra argument", "See: tbps recipes --help"),
+        (["recipes", "irra", "--set", "train.epochs"], "--set train.epochs: this is not KEY=VALUE.", "For example"),
+        (["recipes", "--set", "a=1"], "--set needs the name of a recipe.", "For example"),
+        (["cache", "--older-than", "3"], "--older-than needs --clean KIND.", "For example"),
+        (["cache", "--clean", "photos"], "--clean photos: there is no such cache.", "Kinds: features, "),
+    ],
+)
+def test_a_wrong_command_line_is_one_error_one_hint_and_status_2(arguments: list[str], message: str, hint: str) -> None:
+    result = runner.invoke(house.app, arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    error, advice = result.stderr.splitlines()
+    assert error.startswith(f"Error: {message}")
+    assert advice.startswith(f"Hint: {hint}")
+
+
+def test_a_mistake_in_a_recipe_is_status_1_without_a_traceback() -> None:
+    result = runner.invoke(house.app, ["recipes", "irra", "--set", "method.temprature=1"])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "Error: --set: method.temprature = 1 is not a setting of irra.\nHint: Did you mean temperature?\n"
+    )
+
+
+def test_square_brackets_in_a_message_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    render.error(TbpsError("file [bold]x[/bold]: [data] is wrong.", "Write [/data]."))
+    assert capsys.readouterr().err == "Error: file [bold]x[/bold]: [data] is wrong.\nHint: Write [/data].\n"
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "report", interrupted)
+    result = runner.invoke(house.app, ["doctor"])
+    assert result.exit_code == 130
+    assert result.stderr == "Error: interrupted.\n"
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> dict[str, object]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(doctor, "report", broken)
+    assert isinstance(runner.invoke(house.app, ["doctor"]).exception, ZeroDivisionError)
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        left = subprocess.run(
+            [sys.executable, "-m", "tbps_cli", "cache", "--json"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (left.returncode, left.stderr) == (0, "")
+
+
+def test_the_module_is_the_command() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"tbps {house.version()}\n", "")
+
+
+def test_recipes_json_is_one_document_and_the_table_has_a_row_each() -> None:
+    rows = json.loads(runner.invoke(house.app, ["recipes", "--json"]).stdout)
+    irra = next(row for row in rows if row["name"] == "irra")
+    assert (irra["R1"], irra["parameters"], irra["selected_on"]) == (73.38, 194_535_419, "test")
+    table = runner.invoke(house.app, ["recipes"]).stdout
+    assert len(table.splitlines()) == len(rows) + 1
+    assert "\x1b" not in table
+
+
+def test_a_printed_recipe_is_a_recipe(tmp_path: Path) -> None:
+    printed = runner.invoke(house.app, ["recipes", "demo", "--set", "train.epochs=7"])
+    path = tmp_path / "mine.toml"
+    path.write_text(printed.stdout, encoding="utf-8")
+    again = json.loads(runner.invoke(house.app, ["recipes", str(path), "--json"]).stdout)
+    assert again["recipe"]["train"]["epochs"] == 7
+    assert again["chosen"] == []
+
+
+def test_doctor_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "none"))
+    found = json.loads(runner.invoke(house.app, ["doctor", "--json", "--data-root", str(tmp_path)]).stdout)
+    assert found["devices"][0]["name"] == "cpu"
+    assert found["packages"]["torch"]
+    assert (found["data_root"]["path"], found["data_root"]["exists"]) == (str(tmp_path), True)
+    assert found["cache"]["exists"] is False
+    assert found["cache"]["free"] > 0
+    assert f"cache              {tmp_path}/none (not there yet)" in runner.invoke(house.app, ["doctor"]).stdout
+
+
+def test_cache_lists_and_cleans_only_what_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path))
+    for name in ("features/a.h5", "indexes/b/shard.h5", "weights/c.pt", "holiday/photo.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100)
+    os.utime(tmp_path / "features" / "a.h5", (0, 0))
+    outside = tmp_path / "outside.txt"
+    outside.write_text("precious")
+    (tmp_path / "features" / "link").symlink_to(outside)
+
+    listed = json.loads(runner.invoke(house.app, ["cache", "--json"]).stdout)["entries"]
+    assert {(entry["kind"], Path(entry["path"]).name, entry["size"] >= 100) for entry in listed} >= {
+        ("features", "a.h5", True),
+        ("indexes", "b", True),
+        ("weights", "c.pt", True),
+    }
+    runner.invoke(house.app, ["cache", "--clean", "features", "--older-than", "30"])
+    assert not (tmp_path / "features" / "a.h5").exists()
+    assert (tmp_path / "features" / "link").is_symlink()
+    assert runner.invoke(house.app, ["cache", "--clean", "all"]).exit_code == 0
+    assert outside.read_text() == "precious"
+    assert (tmp_path / "holiday" / "photo.jpg").exists()
+    assert [path.name for kind in ("features", "indexes", "weights") for path in (tmp_path / kind).iterdir()] == []
+
+
+def test_the_log_reaches_stderr_with_warnings_labelled(capsys: pytest.CaptureFixture[str]) -> None:
+    render.show_log()
+    render.show_log()
+    logging.getLogger("tbps").info("device: cpu (no CUDA device found)")
+    logging.getLogger("tbps.data").warning("3 pictures are missing")
+    assert capsys.readouterr().err == "device: cpu (no CUDA device found)\nWarning: 3 pictures are missing\n"
+
+
+def test_colour_needs_a_terminal_and_no_color_unset() -> None:
+    forced = run("recipse", FORCE_COLOR="1", TERM="xterm-256color")
+    assert "\x1b[" in forced.stderr
+    silenced = run("recipse", FORCE_COLOR="1", NO_COLOR="1", TERM="xterm-256color")
+    assert "\x1b[31m" not in silenced.stderr
+    assert "\x1b" not in run("recipse").stderr
+
+
+def test_the_library_names_survive_the_import_of_packages_of_the_same_name() -> None:
+    program = (
+        "import sys, types, tbps_cli\n"
+        "module = types.ModuleType('tbps_cli.search')\n"
+        "tbps_cli.search = module\n"
+        "tbps_cli._WHERE['search'] = ('math', 'hypot')\n"
+        "assert tbps_cli.search(3, 4) == 5\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert set(tbps_cli.__all__) <= set(dir(tbps_cli))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_wrong_library_name_is_an_attribute_error() -> None:
+    import tbps_cli
+
+    with pytest.raises(AttributeError, match="no attribute 'serach'"):
+        _ = tbps_cli.serach

@@ -1,0 +1,209 @@
+"""The design, as tests: what every command, recipe, method and module must have, and who may import what."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tbps_cli import methods
+from tbps_cli.cli.app import COMMANDS, app
+from tbps_cli.recipe.load import load
+from tbps_cli.recipe.names import list_recipes
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "tbps_cli"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stat().st_size > 0)
+
+
+def group() -> Any:
+    return typer.main.get_command(app)
+
+
+def commands() -> list[str]:
+    return list(group().list_commands(None))
+
+
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Everything in a file, parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions and under TYPE_CHECKING."""
+    for node in nodes(path):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def users_of(*packages: str) -> set[str]:
+    """The files, relative to the package, that import one of the packages."""
+    return {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name.split(".")[0] in packages for name in imports_of(path))
+    }
+
+
+def calls_of(dotted: str) -> set[str]:
+    """The files that spell out `torch.load` or the like."""
+    return {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.Attribute) and node.attr == dotted.rpartition(".")[2] and ast.unparse(node) == dotted
+    }
+
+
+# The command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["eval", "--help"], ["search", "--help"], ["train", "--help"]])
+def test_help_imports_no_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from tbps_cli.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = [name for name in ('torch', 'numpy', 'pydantic', 'h5py', 'PIL') if name in sys.modules]\n"
+        "print('heavy:', heavy, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "heavy: []\n"
+    assert "Usage: tbps" in done.stdout
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    assert commands() == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_option_has_help_and_every_command_a_sentence(name: str) -> None:
+    command = group().get_command(None, name)
+    assert (command.help or "").strip().endswith("."), f"tbps {name} does not say what it does"
+    silent = [parameter.name for parameter in command.params if not (parameter.help or "").strip()]
+    assert silent == []
+
+
+# A command that prints a document needs --json; one that opens a model what belongs to a model.
+NEEDS = {
+    **{name: {"--json"} for name in ("prepare-data", "eval", "search", "recipes", "runs", "cache", "doctor")},
+    **{name: {"--ckpt", "--device", "--set", "--words"} for name in ("index", "export")},
+    "train": {"--set", "--data-root", "--out", "--init", "--resume", "--device", "--workers"},
+}
+NEEDS["eval"] = NEEDS["search"] = {"--ckpt", "--device", "--set", "--words", "--json"}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_options_that_belong_together_are_all_there(name: str) -> None:
+    spelled = {flag for parameter in group().get_command(None, name).params for flag in parameter.opts}
+    assert NEEDS.get(name, set()) <= spelled
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "docs.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Recipes and methods --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_loads_and_is_documented_in_its_head(name: str) -> None:
+    recipe = load(name)
+    text = (ROOT / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert recipe.name == name
+    if recipe.published:
+        head = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+        assert f"R@1 {recipe.published.R1:.2f}" in head
+        assert recipe.published.venue in head or "extends" in text
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_has_recipe_golden_folder_parity_adapter_and_docs_row(name: str) -> None:
+    rows = [line for line in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").splitlines() if "|" in line]
+    assert any(load(recipe).method.name == name for recipe in list_recipes()), "no recipe uses it"
+    assert any(line.startswith(f"| `{name}` |") or f"| [`{name}`]" in line for line in rows), (
+        "no row in docs/methods.md"
+    )
+    assert (ROOT / "tests" / "golden" / name / "config.json").is_file(), "no golden folder"
+    assert (ROOT / "tests" / "parity" / f"{name}.py").is_file(), "no parity adapter"
+    assert methods.find(name).paper, "it does not name its paper"
+
+
+# Modules --------------------------------------------------------------------------------------
+
+
+def test_imports_go_downwards_only() -> None:
+    lint = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"]
+    done = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_module_opens_with_a_paragraph() -> None:
+    silent = [path.name for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    assert silent == []
+
+
+def test_rich_and_typer_live_in_the_command_line_only() -> None:
+    assert {name.split("/")[0] for name in users_of("rich", "typer")} == {"cli"}
+
+
+def test_h5py_is_used_in_two_places() -> None:
+    assert users_of("h5py") <= {"retrieval/cache.py", "search/galleries/hdf5.py"}
+
+
+def test_torch_load_stands_in_one_file() -> None:
+    assert calls_of("torch.load") <= {"weights/files.py"}
+    assert calls_of("torch.jit.load") == set()
+    assert users_of("pickle", "dill", "cloudpickle", "joblib") <= {"weights/pickles.py", "weights/files.py"}
+
+
+def test_process_groups_stand_in_one_file() -> None:
+    distributed = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name.startswith("torch.distributed") for name in imports_of(path))
+    }
+    assert distributed | calls_of("torch.distributed") <= {"distributed.py"}
+
+
+def test_torchvision_and_open_clip_are_never_imported() -> None:
+    assert users_of("torchvision", "open_clip") == set()
+
+
+def test_no_method_imports_another() -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name in methods.names()
+        for imported in imports_of(PACKAGE / "methods" / f"{name}.py")
+        if imported.startswith("tbps_cli.methods.") and not imported.startswith("tbps_cli.methods.base.")
+    ]
+    assert wrong == []
+
+
+def test_nothing_above_the_methods_compares_with_the_name_of_one() -> None:
+    known = set(methods.names())
+    asking = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for folder in ("engine", "retrieval", "search", "export", "web", "models", "recipe")
+        for path in (PACKAGE / folder).rglob("*.py")
+        for node in nodes(path)
+        if isinstance(node, ast.Compare)
+        for word in ast.walk(node)
+        if isinstance(word, ast.Constant) and word.value in known
+    ]
+    assert asking == []
