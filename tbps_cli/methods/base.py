@@ -176,22 +176,24 @@ class Method(nn.Module):
     def fits(cls, files: OfficialFiles, config: Any) -> bool:
         """Whether every tensor of the file belongs to the model of `config`; else another method made it.
 
-        Raises WeightsError when all names are ours but some are missing or have another shape.
+        Heads that only training uses may be absent, or of another width. Raises WeightsError when all
+        names are ours but some that inference needs are missing or have another shape.
         """
         tensors, _ = cls.official.to_ours(files.tensors)
         task = cls.recognise_task(files, config)
         with torch.device("meta"):
             expected = cls(config, task).state_dict()
-        if set(tensors) - set(expected):
+        if any(name not in expected and not name.startswith(cls.training_only) for name in tensors):
             return False
-        missing = [name for name in expected if name not in tensors]
+        needed = {name: tensor for name, tensor in expected.items() if not name.startswith(cls.training_only)}
+        missing = [name for name in needed if name not in tensors]
         if missing:
             raise WeightsError(
-                f"{files.name}: {len(missing)} of {len(expected)} tensors of {config.name} are missing "
+                f"{files.name}: {len(missing)} of {len(needed)} tensors of {config.name} are missing "
                 f"(first: {cls.official.foreign(missing[0])}).",
                 "The file is incomplete: copy it again, or save the whole model.",
             )
-        for name, tensor in expected.items():
+        for name, tensor in needed.items():
             if tensors[name].shape != tensor.shape:
                 raise WeightsError(
                     f"{files.name}: {cls.official.foreign(name)} is {tuple(tensors[name].shape)}, but the other shapes "
