@@ -75,7 +75,7 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
         "from tbps_cli.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = [name for name in ('torch', 'numpy', 'pydantic', 'h5py', 'PIL') if name in sys.modules]\n"
+        "heavy = [name for name in ('torch', 'numpy', 'h5py', 'PIL') if name in sys.modules]\n"
         "print('heavy:', heavy, file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", program, *arguments]

@@ -62,12 +62,14 @@ def _row(entry: Entry) -> list[object]:
 
 def _print_one(name: str, sets: list[str], as_json: bool) -> None:
     from tbps_cli.cli import render
+    from tbps_cli.models.device import choose
     from tbps_cli.recipe.catalogue import count_parameters
     from tbps_cli.recipe.load import load
     from tbps_cli.recipe.resolve import Facts, resolve
     from tbps_cli.recipe.save import dump
 
-    recipe, choices = resolve(load(name, sets), Facts.here(_likely_device()))
+    stated = load(name, sets)
+    recipe, choices = resolve(stated, Facts.here(str(choose())))
     counts = count_parameters(recipe)
     if as_json:
         chosen = [{"key": choice.key, "value": choice.value, "reason": choice.reason} for choice in choices]
@@ -77,11 +79,3 @@ def _print_one(name: str, sets: list[str], as_json: bool) -> None:
     for choice in choices:
         render.line(f"# {choice}")
     render.line("\n" + dump(recipe).rstrip())
-
-
-def _likely_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -98,7 +98,7 @@ def _method_config(draft: Draft, problems: list[Problem]) -> type[MethodConfig] 
 
 def _unknown_sections(draft: Draft) -> list[Problem]:
     """Top-level keys that are no section, and texts that are no strings."""
-    known = [*_SECTIONS, "method", "extends", *_WORDS]
+    known = [*_SECTIONS, "method", *_WORDS]
     problems = []
     for key, value in draft.values.items():
         if key not in known:
@@ -119,7 +119,7 @@ def _unusable(draft: Draft) -> list[Problem]:
             here = (*path, key)
             if isinstance(value, dict):
                 clean(value, here)
-            elif any(_strange(item) for item in (value if isinstance(value, list) else [value])):
+            elif _strange(value):
                 problems.append(
                     Problem(draft.where(here), f"{'.'.join(here)} = {value} must be a finite number or text.")
                 )
@@ -130,6 +130,8 @@ def _unusable(draft: Draft) -> list[Problem]:
 
 
 def _strange(value: object) -> bool:
+    if isinstance(value, list | dict):
+        return any(_strange(item) for item in (value.values() if isinstance(value, dict) else value))
     if isinstance(value, float):
         return not math.isfinite(value)
     return isinstance(value, datetime.date | datetime.time)

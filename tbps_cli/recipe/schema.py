@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tbps_cli.fields import Count, ImageSize, Positive, Section, Share, Weight, Whole
 from tbps_cli.methods.base import MethodConfig
@@ -180,6 +180,13 @@ class Recipe(Section):
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
     published: Published | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name.startswith(".") or any(letter in "/\\:\0" for letter in name):
+            raise ValueError(f"name = {name!r} names the folders of runs: no slash, colon or leading dot")
+        return name
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.recipe.lines import key_lines
@@ -72,6 +72,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("xyz. #=['\"", max_size=4), PLAIN, max_size=5))
 def test_the_keys_of_any_table_are_those_that_tomllib_reads(table: dict[str, object]) -> None:
     text = "\n".join(f"{toml_value({key: value})[2:-2]}" for key, value in table.items())

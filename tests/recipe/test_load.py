@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tbps_cli.errors import RecipeError, UsageError
-from tbps_cli.recipe.load import load
+from tbps_cli.recipe.draft import Draft
+from tbps_cli.recipe.load import build, load
 from tbps_cli.recipe.names import list_recipes
 
 GOOD = """\
@@ -230,6 +235,43 @@ def test_bare_words_of_a_setting_are_a_string(assignment: str, value: str) -> No
 def test_numbers_and_truth_are_understood_as_people_type_them() -> None:
     recipe = load("demo", ["data.augment=False", "optim.lr=.5", "optim.eps=1e-6"])
     assert (recipe.data.augment, recipe.optim.lr, recipe.optim.eps) == (False, 0.5, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "c:x"])
+def test_a_name_that_would_leave_the_folder_of_runs_is_refused(name: str) -> None:
+    assert "no slash, colon or leading dot" in mistake("demo", f"name={name}").message
+
+
+def test_extends_cannot_be_set_from_the_command_line() -> None:
+    assert mistake("demo", "extends=irra").message == "--set: extends is not a section of a recipe."
+
+
+ANYTHING = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = [
+    ("data", "name"), ("data", "image_size"), ("data", "store"), ("method", "name"), ("method", "tower"),
+    ("method", "sdm"), ("optim", "betas"), ("optim", "scale"), ("optim", "milestones"), ("train", "workers"),
+    ("train", "seed"), ("published", "R1"), ("train", "no such key"),
+]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=4),
+    st.dictionaries(st.sampled_from(["data", "method", "optim", "train", "name", "x"]), ANYTHING, max_size=1),
+)
+def test_no_content_of_a_recipe_escapes_as_anything_but_a_recipe_error(
+    values: dict[tuple[str, str], object], tops: dict[str, object]
+) -> None:
+    tables: dict[str, Any] = {"data": {"name": "synthetic"}, "method": {"name": "irra"}}
+    for (section, key), value in values.items():
+        tables.setdefault(section, {})[key] = value
+    tables |= tops
+    with contextlib.suppress(RecipeError):
+        build(Draft(tables, {}, "invented.toml", "invented"))
 
 
 def test_a_table_given_by_set_replaces_the_whole_table() -> None:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.recipe.load import load
@@ -26,6 +26,7 @@ def test_a_shipped_recipe_survives_saving(name: str, tmp_path: Path) -> None:
     assert '"auto"' not in dump(recipe)
 
 
+@settings(deadline=None)
 @given(st.text().filter(lambda text: text.isprintable() or "\n" in text or "\x7f" in text))
 def test_any_text_survives(text: str) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -33,6 +34,7 @@ def test_any_text_survives(text: str) -> None:
     assert tomllib.loads(f"value = {toml_value(text)}")["value"] == text
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**60), 2**60) | st.booleans())
 def test_any_number_survives_with_its_type(number: float | int | bool) -> None:
     back = tomllib.loads(f"value = {toml_value(number)}")["value"]
