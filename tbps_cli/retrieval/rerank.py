@@ -4,8 +4,7 @@ S'(q, g) = S(q, g) + weight * J(q, g), where J is the Jaccard overlap of two set
 the `neighbours` best of the query, and the `neighbours` nearest of the item (itself included).
 Source: TextReID, arXiv 2110.10807, test script of its released code, with sets and loops; here the
 overlaps are counted through inverted neighbour lists, a block of queries at a time. Sorting is
-stable (lower index first), the
-released one is not.
+stable (lower index first), the released one is not.
 """
 
 from __future__ import annotations
