@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+import tbps_cli
 from tbps_cli import methods
 from tbps_cli.cli.app import COMMANDS, app
 from tbps_cli.recipe.load import load
@@ -207,3 +209,11 @@ def test_nothing_above_the_methods_compares_with_the_name_of_one() -> None:
         if isinstance(word, ast.Constant) and word.value in known
     ]
     assert asking == []
+
+
+@pytest.mark.parametrize("name", tbps_cli.__all__)
+def test_every_name_of_the_library_is_a_documented_function(name: str) -> None:
+    assert callable(getattr(tbps_cli, name))
+    # A sub-package of the same name answers first; the function behind it is what __getattr__ finds.
+    assert inspect.isfunction(tbps_cli.__getattr__(name))
+    assert tbps_cli.__getattr__(name).__doc__
