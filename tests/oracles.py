@@ -67,3 +67,10 @@ def _declare_operators() -> Any:
     for schema in TORCHVISION_OPERATORS:
         library.define(schema)
     return library
+
+
+@cache
+def open_clip_model() -> Any:
+    """open_clip's module of towers; it imports torchvision, which must have been made importable first."""
+    torchvision()
+    return importlib.import_module("open_clip.model")

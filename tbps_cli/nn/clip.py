@@ -83,18 +83,30 @@ class Clip(TextTower):
         """
         fitted = self._fit(state)
         own = dict(self.named_parameters()) | dict(self.named_buffers())
+        needed = own.keys() & self._plain_names()
+        missing = sorted(name for name in needed if name not in fitted and not name.endswith("num_batches_tracked"))
+        if missing:
+            raise WeightsError(
+                f"weights: {len(missing)} of the towers' {len(needed)} tensors are missing (first: {missing[0]}).",
+                "Choose the tower that the weights belong to: --set method.tower=NAME",
+            )
         plain = {name for name in own if name in fitted}
         wrong = [name for name in sorted(plain) if own[name].shape != fitted[name].shape]
         if wrong:
-            found, needed = tuple(fitted[wrong[0]].shape), tuple(own[wrong[0]].shape)
+            found, shape = tuple(fitted[wrong[0]].shape), tuple(own[wrong[0]].shape)
             raise WeightsError(
-                f"weights: {wrong[0]} is {found} in the file, the tower needs {needed} ({len(wrong)} such tensors).",
+                f"weights: {wrong[0]} is {found} in the file, the tower needs {shape} ({len(wrong)} such tensors).",
                 "Choose the tower that the weights belong to: --set method.tower=NAME",
             )
         with torch.no_grad():
             for name in plain:
                 own[name].copy_(fitted[name])
         return sorted(plain)
+
+    def _plain_names(self) -> set[str]:
+        """The tensors of CLIP itself: a method's blocks may hold more, which no CLIP state has."""
+        with torch.device("meta"):
+            return set(Clip(self.sizes, self.visual.image_size).state_dict())
 
     def _fit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         fitted = dict(state)

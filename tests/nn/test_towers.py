@@ -1,0 +1,146 @@
+"""Both towers against open_clip's, and what is ours alone: pictures of any shape, starting from CLIP."""
+
+import oracles
+import pytest
+import torch
+
+from tbps_cli.errors import WeightsError
+from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.precision import to_half
+from tbps_cli.nn.sizes import TOWERS, Tower, named, read_sizes, spelled
+from tbps_cli.nn.text_tower import end_of, used
+
+VIT = Tower(width=64, layers=2, patch=16, embed=32, text_width=64, text_layers=2, context=12, vocabulary=50)
+RESNET = Tower(width=32, layers=(1, 2, 1, 1), embed=32, text_width=64, text_layers=1, context=12, vocabulary=50)
+TOKENS = torch.tensor([[48, 5, 9, 49] + [0] * 8, [48, 7, 3, 11, 2, 6, 49] + [0] * 5])
+
+
+def pictures(height: int, width: int) -> torch.Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def drawn(sizes: Tower, image_size: tuple[int, int], **more: int) -> Clip:
+    """Towers with random weights, norms and statistics included, so that nothing is trivial."""
+    clip = Clip(sizes, image_size, **more).eval()
+    draws = torch.Generator().manual_seed(1)
+    clip.initialise(draws)
+    with torch.no_grad():
+        for value in clip.state_dict().values():
+            if value.ndim == 1 and value.is_floating_point():
+                value.add_(0.1 * torch.rand(value.shape, generator=draws))
+    return clip
+
+
+def open_clip_twin(sizes: Tower, side: int) -> torch.nn.Module:
+    model = oracles.open_clip_model()
+    layers = sizes.layers if isinstance(sizes.layers, int) else list(sizes.layers)
+    vision = {"layers": layers, "width": sizes.width, "patch_size": sizes.patch, "image_size": side}
+    text = {"context_length": 12, "vocab_size": 50, "width": 64, "heads": 1, "layers": sizes.text_layers}
+    return model.CLIP(sizes.embed, vision, text, quick_gelu=True).eval()
+
+
+@pytest.mark.parametrize(("sizes", "side"), [(VIT, 48), (RESNET, 64)], ids=["vit", "resnet"])
+def test_both_towers_equal_open_clips_under_the_same_names(sizes, side):
+    ours, theirs = drawn(sizes, (side, side)), open_clip_twin(sizes, side)
+    report = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not report.unexpected_keys
+    assert set(report.missing_keys) <= {"logit_scale"}
+    with torch.no_grad():
+        image, text = image_feature(ours, pictures(side, side)), text_feature(ours, TOKENS)
+        assert (image - theirs.encode_image(pictures(side, side))).abs().max() < 1e-5
+        assert (text - theirs.encode_text(TOKENS)).abs().max() < 1e-5
+
+
+def test_a_tall_picture_with_a_stride_of_its_own_gives_a_token_for_each_place():
+    clip = drawn(VIT, (64, 32), stride=8)
+    assert clip.image_tokens(pictures(64, 32)).shape == (2, 1 + 7 * 3, 32)
+
+
+def test_padding_and_later_words_do_not_change_a_caption():
+    clip = drawn(VIT, (32, 32))
+    longer = TOKENS.clone()
+    longer[0, 4:] = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8])
+    with torch.no_grad():
+        assert torch.allclose(text_feature(clip, TOKENS)[0], text_feature(clip, longer)[0], atol=1e-6)
+        assert torch.allclose(text_feature(clip, TOKENS)[:1], text_feature(clip, TOKENS[:1]), atol=1e-6)
+
+
+def test_the_end_is_the_first_of_the_highest_ids_and_columns_past_it_are_cut():
+    twice = torch.tensor([[48, 49, 3, 49, 0, 0]])
+    assert end_of(twice).tolist() == [1]
+    assert used(TOKENS).shape == (2, 7)
+
+
+def test_towers_start_from_a_clip_state_on_another_grid():
+    square, tall = drawn(VIT, (64, 64)), drawn(VIT, (96, 32))
+    names = tall.start_from(square.state_dict())
+    assert sorted(tall.state_dict()) == names
+    table, source = tall.visual.positional_embedding, square.visual.positional_embedding
+    assert table.shape == (1 + 6 * 2, 64)
+    assert torch.equal(table[0], source[0])
+    assert torch.equal(tall.token_embedding.weight, square.token_embedding.weight)
+
+
+def test_a_clip_state_that_lacks_a_tensor_is_refused_by_its_name():
+    state = drawn(VIT, (32, 32)).state_dict()
+    del state["visual.transformer.resblocks.1.attn.in_proj_weight"]
+    with pytest.raises(WeightsError, match=r"1 of .* missing \(first: visual.transformer.resblocks.1.attn.in_proj"):
+        drawn(VIT, (32, 32)).start_from(state)
+
+
+def test_a_clip_state_of_other_towers_is_refused_with_both_shapes():
+    state = drawn(VIT.model_copy(update={"embed": 64}), (32, 32)).state_dict()
+    with pytest.raises(WeightsError, match=r"text_projection is \(64, 64\) in the file, the tower needs \(64, 32\)"):
+        drawn(VIT, (32, 32)).start_from(state)
+
+
+@pytest.mark.parametrize("sizes", [VIT, RESNET], ids=["vit", "resnet"])
+def test_sizes_are_read_off_a_state(sizes):
+    assert read_sizes(drawn(sizes, (64, 64)).state_dict()) == sizes
+
+
+def test_what_is_no_clip_state_is_refused():
+    with pytest.raises(WeightsError, match="no tensor positional_embedding"):
+        read_sizes({"weight": torch.zeros(1)})
+
+
+def test_towers_of_the_catalogue_get_their_name_back_with_the_heads_that_no_state_tells():
+    assert named(TOWERS["ViT-H-14"].model_copy(update={"heads": None, "activation": "quickgelu"})) == "ViT-H-14"
+    assert named(VIT) == VIT
+    assert [spelled(name) for name in ("ViT-B/16", "vit_l_14@336px", "RN50x4")] == [
+        "ViT-B-16",
+        "ViT-L-14-336",
+        "RN50x4",
+    ]
+
+
+MILLIONS = {
+    ("ViT-B-32", 224): 151.28,
+    ("ViT-B-16", 224): 149.62,
+    ("ViT-L-14", 224): 427.62,
+    ("ViT-L-14-336", 336): 427.94,
+    ("ViT-H-14", 224): 986.11,
+    ("RN50", 224): 102.01,
+    ("RN101", 224): 119.69,
+    ("RN50x4", 288): 178.30,
+    ("RN50x16", 384): 290.98,
+    ("RN50x64", 448): 623.26,
+}
+"""Side in pixels and millions of parameters, as open_clip's list of models has them."""
+
+
+@pytest.mark.parametrize(("name", "side"), MILLIONS, ids=[name for name, _ in MILLIONS])
+def test_named_towers_have_the_published_numbers_of_parameters(name, side):
+    with torch.device("meta"):
+        clip = Clip(TOWERS[name], (side, side))
+    assert sum(value.numel() for value in clip.parameters()) / 1e6 == pytest.approx(MILLIONS[name, side], abs=0.006)
+
+
+def test_half_precision_spares_norms_embeddings_and_position_tables():
+    clip = to_half(drawn(VIT, (32, 32)))
+    kept = {name for name, value in clip.named_parameters() if value.dtype == torch.float32}
+    assert all("ln_" in name or "embedding" in name for name in kept)
+    assert {"visual.class_embedding", "positional_embedding", "token_embedding.weight"} <= kept
+    assert clip.visual.proj.dtype == clip.text_projection.dtype == torch.float16
+    assert text_feature(clip, TOKENS).dtype == torch.float32
