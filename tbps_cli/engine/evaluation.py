@@ -1,0 +1,25 @@
+"""Scores of the method under training, to choose its best epoch: text to image, nothing cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tbps_cli.engine.setup import Parts
+from tbps_cli.methods.base import Method
+from tbps_cli.models.model import Model
+from tbps_cli.retrieval import metrics
+from tbps_cli.types import Scores
+
+
+def select_scores(method: Method, parts: Parts, progress: Callable[[int, int], None]) -> Scores:
+    """The scores on `train.select_on`; leaves the method in evaluation mode.
+
+    progress: called with (done, total), captions and pictures counted together.
+    """
+    split = parts.dataset.split(parts.recipe.train.select_on)
+    model = Model(method, parts.recipe, Path(), device=parts.device)
+    texts, total = len(split.captions), len(split.captions) + len(split.paths)
+    text_QE = model.encode_texts(split.captions, progress=lambda done, _: progress(done, total))
+    image_GE = model.encode_images(split.paths, progress=lambda done, _: progress(texts + done, total))
+    return metrics.scores(text_QE, image_GE, split.caption_person, split.picture_person)

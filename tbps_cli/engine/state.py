@@ -1,0 +1,129 @@
+"""The checkpoint of `--resume`: all that a run needs to go on as if nothing had happened.
+
+Order, draws and rates follow from the place in the run alone, so what is kept is the place, the
+method with its buffers, the optimiser, the running means of the epoch and the best so far.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tbps_cli.errors import RecipeError, WeightsError
+from tbps_cli.recipe.schema import Recipe
+from tbps_cli.weights.files import read_state, write_state
+
+FILE = "state.pt"
+VERSION = 1
+
+# What may differ between the killed run and the resumed one without changing a result.
+_HARMLESS = {
+    "name",
+    "note",
+    "train.workers",
+    "train.log_every",
+    "train.save_every",
+    "train.loggers",
+    "train.eval_batch",
+    "data.store",
+}
+
+
+@dataclass
+class Place:
+    """How far a run has come. Epochs and iterations count from 0 and name the *next* step."""
+
+    epoch: int = 0
+    iteration: int = 0
+    steps: int = 0
+    """Optimiser steps taken."""
+    best: float | None = None
+    best_epoch: int | None = None
+    """Counted from 1."""
+    best_scores: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    """Evaluations since the best one."""
+    seconds: float = 0.0
+    finished: bool = False
+
+
+@dataclass
+class State:
+    """One checkpoint: the place, the recipe's settings, and the parts' own states."""
+
+    place: Place
+    recipe: dict[str, Any]
+    logs: dict[str, int]
+    parts: dict[str, Any]
+    """method, optimizer, scaler, meter; empty once the run is finished."""
+
+
+def save(folder: Path, state: State) -> None:
+    """Write the checkpoint in the place of the previous one, which survives any failure."""
+    write_state(folder / FILE, {"version": VERSION, **{key: _plain(value) for key, value in vars(state).items()}})
+
+
+def load(folder: Path) -> State | None:
+    """The checkpoint of a run folder; None when there is none.
+
+    Raises WeightsError when the file is damaged or of another version.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    content = read_state(path)
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise WeightsError(f"{path} is no checkpoint of this version.", "Start the run anew under another --out.")
+    return State(Place(**content["place"]), content["recipe"], content["logs"], content["parts"])
+
+
+def sweep(folder: Path) -> None:
+    """Remove half-written files that a killed process left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested plain values, for keeping and comparing."""
+    return recipe.model_dump(mode="json", exclude={"published"})
+
+
+def require_same(saved: Mapping[str, Any], recipe: Recipe, folder: Path) -> None:
+    """Raises RecipeError naming the keys when a run was made by other settings."""
+    before, now = _flat(saved), _flat(settings(recipe))
+    differing = [
+        f"{key} = {now.get(key)!r} (the run has {before.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in _HARMLESS
+    ]
+    if differing:
+        raise RecipeError(
+            f"{folder} was made by another recipe: " + "; ".join(differing) + ".",
+            f"Resume it with its own: tbps train {folder / 'recipe.toml'} --out {folder} --resume; "
+            "or start another run with --init and another --out.",
+        )
+
+
+def is_finite(method: torch.nn.Module) -> bool:
+    """Whether every parameter is a number; a checkpoint of anything else would be worthless."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in method.parameters())
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if isinstance(value, Place) else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables -> dotted keys; keys without a value are the same as missing ones."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat

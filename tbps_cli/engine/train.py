@@ -1,0 +1,254 @@
+"""Training from the first step to the last: one loop for every method, device count and precision.
+
+Everything random follows from (seed, epoch, place), so a checkpoint holds no generator and a resumed
+run repeats nothing and loses nothing. Only rank 0 evaluates, writes and talks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from tbps_cli import distributed
+from tbps_cli.engine import estimate, keep, optim, schedule, state
+from tbps_cli.engine.evaluation import select_scores
+from tbps_cli.engine.log import Meter
+from tbps_cli.engine.observe import Evaluated, Observer, Progress, Silent, Summary
+from tbps_cli.engine.plan import make_plan
+from tbps_cli.engine.setup import Parts, build_method, gather_parts
+from tbps_cli.engine.state import Place, State
+from tbps_cli.engine.step import Stepper
+from tbps_cli.engine.stops import Interrupted, Wish, listening, memory_advice
+from tbps_cli.engine.watch import NotFinite, Seen, Watch
+from tbps_cli.recipe.schema import Recipe
+from tbps_cli.types import Batch, Scores, Step
+
+
+def train(
+    recipe: Recipe,
+    *,
+    data_root: Path,
+    out: Path,
+    init: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    observer: Observer | None = None,
+) -> Path:
+    """Train a recipe into a run folder, and return the folder.
+
+    out: a new folder, or with `resume` that of a run to go on with (a finished one is left alone).
+    init: a run or official checkpoint whose fitting tensors are the start.
+    workers: instead of `train.workers`. Under torchrun every process calls this alike.
+    Raises TbpsError for whatever the user can mend; `stops.Interrupted` after Ctrl-C.
+    """
+    ranks = distributed.environment()
+    watcher: Observer = (observer or Silent()) if ranks.main else Silent()
+    saved = keep.standing(out, init, resume and (out.is_dir() or ranks.main))
+    if resume and saved is None:
+        watcher.note(f"{out} holds no checkpoint: training starts afresh.")
+    if saved is not None and saved.place.finished:
+        watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")
+        return out
+    settings = saved.recipe if saved else None
+    parts = gather_parts(recipe, data_root=data_root, device=device, workers=workers, saved=settings)
+    distributed.start(str(parts.device))
+    try:
+        with memory_advice(parts.recipe.train):
+            Training(parts, out, saved, init, watcher).run()
+    finally:
+        distributed.stop()
+    return out
+
+
+class Training:
+    """One run under way: its parts, its place, and the loop."""
+
+    def __init__(self, parts: Parts, out: Path, saved: State | None, init: Path | None, observer: Observer) -> None:
+        self.parts, self.out, self.observer = parts, out, observer
+        self.method, notes = build_method(parts, init, resumed=saved.recipe if saved else None)
+        self.recipe = recipe = parts.recipe
+        if saved is not None:
+            state.require_same(saved.recipe, recipe, out)
+        optimizer = optim.build(self.method, recipe.optim)
+        self.stepper = Stepper(self.method, optimizer, train=recipe.train, clip_norm=recipe.optim.clip_norm)
+        self.place, self.meter, self.watch, self.clock = Place(), Meter(), Watch(), estimate.Clock()
+        if saved is not None:
+            self.place = keep.restore(saved, self.stepper, self.meter)
+        distributed.barrier()  # every rank has looked at the folder before rank 0 writes into it
+        self.keeper = keep.Keeper(out, recipe, self.stepper, saved) if distributed.current().main else None
+        self.evaluation_seconds = 0.0
+        self.began = time.monotonic() - self.place.seconds
+        for note in notes:
+            observer.note(note)
+
+    def run(self) -> None:
+        """Train to the end, or until somebody or something stops it."""
+        try:
+            with listening() as wish:
+                self._announce()
+                if self.keeper and self.place.steps == 0:
+                    self._save()  # from here on, whoever kills this run can resume it
+                while self.place.epoch < self.recipe.train.epochs and not self._patience_ended():
+                    self._epoch(wish)
+            self._finish()
+        except NotFinite as error:
+            error.hint = self.keeper.last_good() if self.keeper else None
+            raise
+        finally:
+            if self.keeper:
+                self.keeper.close()
+
+    # An epoch -----------------------------------------------------------------------------
+
+    def _epoch(self, wish: Wish) -> None:
+        """Train one epoch, or what is left of it, and close it."""
+        place, each = self.place, self.recipe.train.accumulate
+        self.method.train()
+        if place.iteration == 0:
+            self.method.start_epoch(self._pass_over(place.epoch))
+        batches = self.parts.loader.epoch(place.epoch, start=place.iteration * each)
+        while micro := list(islice(batches, each)):
+            self._step(micro)
+            self._stop_or_save(wish)
+        self._settle()
+        self._close_epoch()
+
+    def _step(self, micro: list[Batch]) -> None:
+        """One optimiser step at the present place."""
+        at = self._at()
+        schedule.set_rates(self.stepper.optimizer, self.recipe.optim, at)
+        # accuracies are read at once, which on a GPU waits for the step: there only now and then
+        every = 1 if self.stepper.device.type == "cpu" else max(1, self.recipe.train.log_every // 10)
+        outcome = self.stepper(micro, at, measure=at.iteration % every == 0)
+        self.place.iteration += 1
+        self.place.steps += 1
+        self.watch.put(at, self.place.steps, outcome)
+        self._report(self.watch.take())
+
+    def _at(self) -> Step:
+        return Step(self.place.epoch, self.place.iteration, self._iterations(), self.recipe.train.epochs)
+
+    def _iterations(self) -> int:
+        """Optimiser steps of the present epoch: the loader's micro-batches in groups."""
+        return -(-self.parts.loader.iterations(self.place.epoch) // self.recipe.train.accumulate)
+
+    def _pass_over(self, epoch: int) -> Iterator[Batch]:
+        """All training pairs once, on the device, for methods that look at them before an epoch."""
+        for batch in self.parts.loader.epoch(epoch):
+            yield batch.to(self.stepper.device)
+
+    def _stop_or_save(self, wish: Wish) -> None:
+        """Between two steps: save when it is time, and stop when somebody asked for it."""
+        stop = distributed.any_rank(wish.stop)
+        if stop or (self.keeper and self.keeper.due):
+            self._save()
+        if stop:
+            raise Interrupted(
+                f"stopped at epoch {self.place.epoch + 1} after {self.place.iteration} of {self._iterations()} steps; "
+                "everything is saved.",
+                f"Go on with: tbps train {self.out / 'recipe.toml'} --out {self.out} --resume",
+            )
+
+    def _close_epoch(self) -> None:
+        """Evaluate when it is time, save the weights, and move on to the next epoch."""
+        place, number = self.place, self.place.epoch + 1
+        if self.keeper:
+            speed = f"Time per batch: {self.clock.step:.3f}[s] Speed: {self.clock.pairs:.1f}[samples/s]"
+            self.keeper.log.text(f"Epoch {number} done. {speed}")
+        if number % self.recipe.train.eval_every == 0 or number == self.recipe.train.epochs:
+            self._evaluate(number)
+        if self.keeper:
+            self.keeper.last(number)
+        place.epoch, place.iteration, self.meter = number, 0, Meter()
+        self._save()
+
+    def _evaluate(self, number: int) -> None:
+        """Score the `select_on` split on rank 0; keep the weights when they are the best so far."""
+        started, place = time.monotonic(), self.place
+        scores = select_scores(self.method, self.parts, self.observer.evaluating) if self.keeper else None
+        scores = Scores(*distributed.same(scores))
+        improved = place.best is None or place.best < scores.R1  # strictly: the earlier of equals stays
+        place.stale = 0 if improved else place.stale + 1
+        if improved:
+            place.best, place.best_epoch, place.best_scores = scores.R1, number, scores._asdict()
+        evaluated = Evaluated(number, self.recipe.train.select_on, scores, *self._best(), improved)
+        if self.keeper:
+            if improved:
+                self.keeper.best(evaluated)
+            self.keeper.log.evaluated(evaluated, place.steps)
+        self.observer.evaluated(evaluated)
+        self.evaluation_seconds = time.monotonic() - started
+        self.clock.pause()
+
+    def _best(self) -> tuple[float, int]:
+        """R@1 of the best epoch so far, and its number from 1."""
+        assert self.place.best is not None and self.place.best_epoch is not None
+        return self.place.best, self.place.best_epoch
+
+    def _patience_ended(self) -> bool:
+        patience = self.recipe.train.patience
+        return patience is not None and self.place.stale >= patience
+
+    def _save(self) -> None:
+        """Write the checkpoint, once every loss and weight in it is known to be a number."""
+        self._settle()
+        if not state.is_finite(self.method):
+            raise NotFinite(self._at(), "a weight", float("nan"), [])
+        self.place.seconds = time.monotonic() - self.began
+        if self.keeper:
+            self.keeper.checkpoint(self.place, self.meter)
+
+    def _finish(self) -> None:
+        """Mark the run as finished, and say how it went."""
+        place = self.place
+        place.finished, early = True, place.epoch < self.recipe.train.epochs
+        place.seconds = time.monotonic() - self.began
+        best, best_epoch = self._best()
+        if self.keeper:
+            self.keeper.log.text(f"finished: best R1: {best:.3f} at epoch {best_epoch}")
+            self.keeper.card(place)
+            self.keeper.checkpoint(place, self.meter)
+        scores = Scores(**place.best_scores)
+        self.observer.finished(Summary(self.out, best, best_epoch, place.epoch, place.seconds, early, scores))
+
+    # What is said ---------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Measure a few pairs, and tell the plan."""
+        place, each = self.place, self.recipe.train.accumulate
+        first = next(iter(self.parts.loader.epoch(place.epoch, start=place.iteration * each)))
+        self.method.train()
+        self.observer.started(make_plan(self.parts, self.stepper, first, self._at(), self.out))
+
+    def _report(self, seen: list[Seen]) -> None:
+        """Count arrived figures in, show them, and log every so many."""
+        for one in seen:
+            self.meter.add(one.figures, one.pairs)
+            self.clock.tick(one.pairs)
+            progress = self._progress(one)
+            self.observer.stepped(progress)
+            if self.keeper and (one.at.iteration + 1) % self.recipe.train.log_every == 0:
+                self.keeper.log.stepped(progress)
+
+    def _progress(self, one: Seen) -> Progress:
+        at, place = one.at, self.place
+        evaluations = -(-(at.epochs - at.epoch) // self.recipe.train.eval_every)
+        left = (at.epochs - at.epoch) * at.iterations - at.iteration - 1
+        return Progress(
+            at=at,
+            step=one.step,
+            losses=self.meter.means(),
+            rate=schedule.rate(self.recipe.optim, self.recipe.optim.lr, at),
+            pairs_per_second=self.clock.pairs,
+            seconds_left=self.clock.step * left + self.evaluation_seconds * evaluations,
+            best=place.best,
+            best_epoch=place.best_epoch,
+            memory=estimate.highest(self.stepper.device),
+        )
+
+    def _settle(self) -> None:
+        """Wait for every figure that is still on its way, so that nothing unchecked is saved."""
+        self._report(self.watch.take(all_of_them=True))
