@@ -27,7 +27,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from tbps_cli.errors import CacheError
 from tbps_cli.places import cache_dir
@@ -41,17 +41,32 @@ except ImportError:  # Windows: two processes merging one file at the same momen
 log = logging.getLogger("tbps")
 
 FORMAT = "tbps-features-1"
+_DELETE = "Delete it: it is made again when needed."
 
 
-def feature_path(kind: str, folder: Path, fingerprint: str, part: str = "") -> Path:
+def feature_path(kind: str, folder: Path, fingerprint: str, part: str = "", root: Path | None = None) -> Path:
     """Where the features of a folder lie in the cache: by its real path, then by what made them.
 
-    kind: "features" or "indexes" (`places.KINDS`); part: a further word, such as the split.
+    kind: "features" or "indexes" (`places.KINDS`); part: a further word, such as "texts";
+    root: another cache folder than the usual one.
     """
     real = folder.resolve()
     name = re.sub(r"[^\w.-]+", "_", real.name)[:40] or "root"
     place = hashlib.blake2b(encoded(str(real)), digest_size=6).hexdigest()
-    return cache_dir() / kind / "-".join(filter(None, (name, place, part, f"{fingerprint}.h5")))
+    return (root or cache_dir()) / kind / "-".join(filter(None, (name, place, part, f"{fingerprint}.h5")))
+
+
+def read_about(path: Path) -> dict[str, object]:
+    """What a feature file was told of itself (`about` of `FeatureFile.open`). Raises CacheError."""
+    parts = sorted(path.with_name(path.name + ".parts").glob("*.h5"))
+    there = path if path.exists() or not parts else parts[-1]
+    try:
+        with h5py.File(there, "r", locking=False) as file:
+            if file.attrs.get("format") == FORMAT:
+                return dict(json.loads(file.attrs["about"]))
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CacheError(f"cache: {path} cannot be read ({str(error).splitlines()[0]}).") from error
+    raise CacheError(f"cache: {path} is not a feature file of this version of tbps.")
 
 
 class FeatureFile:
@@ -59,6 +74,9 @@ class FeatureFile:
 
     def __init__(self, path: Path, fingerprint: str, dtype: DTypeLike, about: Mapping[str, object]) -> None:
         self.path, self.fingerprint, self.dtype, self.about = path, fingerprint, np.dtype(dtype), dict(about)
+        self.unwritten = False
+        """Whether rows stay in memory from now on, see `in_memory` and `lenient`."""
+        self._lenient = False
         self._parts: list[_Stored] = []
         self._rows = Rows.of([])
         self._place: Array = np.empty(0, np.int64)
@@ -71,6 +89,7 @@ class FeatureFile:
         *,
         dtype: DTypeLike = np.float32,
         rebuild: bool = False,
+        lenient: bool = False,
         about: Mapping[str, object] | None = None,
     ) -> FeatureFile:
         """The file at `path`, or an empty one: nothing is written before `append`.
@@ -78,8 +97,12 @@ class FeatureFile:
         dtype: of new files; an existing one keeps its own.
         rebuild: throw away, with a warning, what other weights or another transform made, and damaged
         files; otherwise they raise CacheError.
+        lenient: the file only saves time, so where it cannot be written, a warning says so once and rows
+        stay in memory.
+        about: facts for whoever finds the file; "run" names its maker in messages.
         """
         file = cls(path, fingerprint, dtype, about or {})
+        file._lenient = lenient
         try:
             file._load()
         except CacheError as error:
@@ -87,6 +110,13 @@ class FeatureFile:
                 raise
             log.warning("%s It is made anew.", error.message)
             file._discard()
+        return file
+
+    @classmethod
+    def in_memory(cls, dtype: DTypeLike = np.float32) -> FeatureFile:
+        """The same thing without a file."""
+        file = cls(Path(), "", dtype, {})
+        file.unwritten = True
         return file
 
     def known(self) -> Rows:
@@ -107,19 +137,36 @@ class FeatureFile:
             return
         if self._parts and vector_NE.shape[1] != self._parts[0].vectors.shape[1]:
             raise ValueError(f"{vector_NE.shape[1]} wide vectors for {self.path}, which differ in width")
-        path = self._folder / f"{len(self._parts):06d}-{uuid.uuid4().hex}.h5"
-        _write(path, Rows.of(rows), [vector_NE.astype(self.dtype)], vector_NE.shape, self._facts([]))
-        self._parts.append(_read(path, self.fingerprint))
+        new = _Stored(Path(), Rows.of(rows), vector_NE.astype(self.dtype), {}, [])
+        try:
+            self._parts.append(new if self.unwritten else self._written(new))
+        except CacheError as error:
+            if not self._lenient:
+                raise
+            log.warning("%s Going on without it.", error.message)
+            self.unwritten = True
+            self._parts.append(new)
         self._index()
+
+    def places(self, paths: Sequence[str]) -> NDArray[np.int64]:
+        """Where these paths stand in `known()`; -1 for those that are not there."""
+        place = {path: number for number, path in enumerate(self._rows.paths)}
+        return np.array([place.get(path, -1) for path in paths], np.int64)
 
     def keep(self, mask_N: Array) -> None:
         """Keep the rows of `known()` where the mask is true, drop the others."""
         gone = {path for path, kept in zip(self._rows.paths, mask_N, strict=True) if not kept}
-        if gone:
+        if gone and not self.unwritten:
             self._merge(gone)
+        elif gone:
+            kept = np.flatnonzero(mask_N)
+            self._parts = [_Stored(Path(), self._rows.take(kept), self._gathered(kept), {}, [])]
+            self._index()
 
     def matrix(self) -> Array:
         """The vectors of `known()`, [N, E], mapped from the file; in memory where it cannot be written."""
+        if self.unwritten:
+            return self._gathered(np.arange(len(self)))
         if any(part.path != self.path for part in self._parts):
             try:
                 self._merge(set())
@@ -145,6 +192,11 @@ class FeatureFile:
             "about": json.dumps(self.about),
             "merged": json.dumps(merged),
         }
+
+    def _written(self, part: _Stored) -> _Stored:
+        path = self._folder / f"{len(self._parts):06d}-{uuid.uuid4().hex}.h5"
+        _write(path, part.rows, [part.vectors], part.vectors.shape, self._facts([]))
+        return _read(path, self.fingerprint)
 
     def _load(self) -> None:
         """Read the file and its parts; a part that the file already holds (killed while merging) is skipped."""
@@ -212,7 +264,7 @@ class FeatureFile:
 
 @dataclass
 class _Stored:
-    """One HDF5 file: the main one or a part; the vectors are mapped, not read."""
+    """One HDF5 file, the main one or a part, its vectors mapped; or rows in memory, with an empty path."""
 
     path: Path
     rows: Rows
@@ -224,23 +276,22 @@ class _Stored:
 
 def _read(path: Path, fingerprint: str) -> _Stored:
     """One HDF5 file. Raises CacheError when it is damaged, or made by something else."""
-    hint = f"Delete it, it is made again when needed: {path}"
     try:
         with h5py.File(path, "r", locking=False) as file:
             if file.attrs.get("format") != FORMAT:
-                raise CacheError(f"cache: {path} is not a feature file of this version of tbps.", hint)
+                raise CacheError(f"cache: {path} is not a feature file of this version of tbps.", _DELETE)
             about, merged = json.loads(file.attrs["about"]), json.loads(file.attrs["merged"])
             if file.attrs["fingerprint"] != fingerprint:
                 made = about.get("run", "other weights, another transform or method settings")
-                raise CacheError(f"cache: {path} was made by {made}, so its vectors cannot be compared.", hint)
+                raise CacheError(f"cache: {path} was made by {made}, so its vectors cannot be compared.", _DELETE)
             rows = Rows({name: file[name][:] for name in COLUMNS})
             vectors = file["vectors"]
             place, shape, dtype = vectors.id.get_offset(), vectors.shape, vectors.dtype
         if len(rows) != shape[0]:
-            raise CacheError(f"cache: {path} is damaged ({len(rows)} rows, {shape[0]} vectors).", hint)
+            raise CacheError(f"cache: {path} is damaged ({len(rows)} rows, {shape[0]} vectors).", _DELETE)
         mapped = np.memmap(path, dtype, "r", place, shape) if 0 not in shape else np.empty(shape, dtype)
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise CacheError(f"cache: {path} cannot be read ({str(error).splitlines()[0]}).", hint) from error
+        raise _unreadable(path, error) from error
     return _Stored(path, rows, mapped, about, merged)
 
 
@@ -316,6 +367,10 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _unreadable(path: Path, error: BaseException) -> CacheError:
+    return CacheError(f"cache: {path} cannot be read as a feature file ({str(error).splitlines()[0]}).", _DELETE)
 
 
 def _unwritable(path: Path, error: BaseException) -> CacheError:
