@@ -86,7 +86,7 @@ def named_official(method: Method) -> dict[str, torch.nn.Parameter]:
 def gradients(figures: Figures, prefix: str, method: Method, loss: Tensor, tolerance: float = 2e-5) -> None:
     """Compare `prefix` + official parameter name with the gradient of a loss."""
     method.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     own = named_official(method)
     for name in figures.starting(prefix):
         if name in own:
@@ -106,7 +106,7 @@ def steps(
         rates.append(schedule.set_rates(optimizer, optim, at))
         loss = total(method(data, at))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         method.after_step()
         losses.append(loss.item())
