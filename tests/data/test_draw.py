@@ -209,7 +209,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_finished(
     monkeypatch.setattr(building, "_write_json", fail)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "synthetic", identities=4, seed=0, workers=1)
-    assert not (tmp_path / "synthetic").exists()
+    assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     done: list[tuple[int, int]] = []
     build(tmp_path / "synthetic", identities=4, seed=0, workers=1, progress=lambda a, b: done.append((a, b)))
@@ -217,6 +217,12 @@ def test_an_interrupted_build_leaves_nothing_that_looks_finished(
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
     assert is_built(tmp_path / "synthetic", identities=4, seed=0)
     assert not is_built(tmp_path / "synthetic", identities=4, seed=1)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", "utf-8")
+    with pytest.raises(DataError, match="file/synthetic cannot be written"):
+        build(tmp_path / "file" / "synthetic", identities=4, seed=0, workers=1)
 
 
 @pytest.mark.parametrize(("identities", "seed"), [(3, 0), (10, -1)])

@@ -13,8 +13,10 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +60,34 @@ def build(
     if seed < 0:
         raise UsageError(f"--seed {seed}: a seed is 0 or more.")
     _refuse_foreign(folder)
+    folder = folder.resolve()
     draft = folder.with_name(f".{folder.name}.drawing")
     shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _fill(draft, identities, seed, progress, _workers(workers, identities))
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    except OSError as error:
+        hint = "Free some space (about 6 KB a picture), or choose another --data-root."
+        raise DataError(f"{folder} cannot be written: {error.strerror or error}.", hint) from error
+    except BrokenProcessPool as error:
+        hint = "Free some memory; a script of your own must call this under `if __name__ == '__main__':`."
+        raise DataError(f"{folder}: a drawing process died.", hint) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fill(draft: Path, identities: int, seed: int, progress: Progress | None, workers: int) -> None:
+    """Draw everything, the record last."""
     for camera in CAMERAS:
         (draft / "imgs" / f"cam_{camera.name}").mkdir(parents=True)
     records: list[Record] = []
-    for count, chunk in enumerate(_draw(draft, identities, seed, _workers(workers, identities)), start=1):
+    for count, chunk in enumerate(_draw(draft, identities, seed, workers), start=1):
         records += chunk
         if progress:
             progress(min(count * _CHUNK, identities), identities)
     _write_json(draft / "reid_raw.json", records)
     _write_json(draft / "about.json", about(identities, seed))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.replace(folder)
 
 
 def about(identities: int, seed: int) -> Record:
@@ -121,7 +138,7 @@ def _draw(draft: Path, identities: int, seed: int, workers: int) -> Iterator[lis
         return
     # spawn: the caller may hold threads (torch, a progress bar), which forking would break
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(seed,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(seed,)) as pool:
         yield from pool.map(_draw_chunk, chunks)
 
 
@@ -131,6 +148,12 @@ _studio: list[Studio] = []
 def _start(seed: int) -> None:
     """Give this process its scenes."""
     _studio[:] = [Studio(seed)]
+
+
+def _start_worker(seed: int) -> None:
+    """A process of the pool: it leaves Ctrl-C to the one that the user started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _start(seed)
 
 
 def _draw_chunk(task: tuple[str, int, list[tuple[int, str, Person]]]) -> list[Record]:

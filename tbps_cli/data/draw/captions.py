@@ -239,7 +239,8 @@ def _sentence(subject: str, parts: dict[str, str], person: Person, verb: str, rn
     worn = _list([parts[slot] for slot in ("upper", "lower", "shoes", "hat", "glasses") if slot in parts])
     taken = _list([parts[slot] for slot in ("bag", "carried") if slot in parts])
     hair = f" with {parts['hair']}" if "hair" in parts else ""
-    wears, holds = _choose(rng, _WEARS), _choose(rng, _HOLDS)
+    wears = _choose(rng, _WEARS)
+    holds = "carrying" if "bag" in parts else _choose(rng, ("carrying", "holding"))
     acts = _choose(rng, ("", "", f" who is {verb}"))
     tail = f", {holds} {taken}" if taken else ""
     who = _article(f"{subject}{hair}").capitalize()
@@ -257,7 +258,6 @@ def _sentence(subject: str, parts: dict[str, str], person: Person, verb: str, rn
 
 
 _WEARS = ("is wearing", "wears", "is dressed in", "is in", "has on")
-_HOLDS = ("carrying", "carrying", "holding")
 
 
 def _choose(rng: np.random.Generator, options: Sequence[str]) -> str:
