@@ -1,0 +1,52 @@
+"""`card.md`: what a run is, for whoever is handed its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tbps_cli import methods
+
+if TYPE_CHECKING:
+    from tbps_cli.recipe.schema import Recipe
+
+
+def card(recipe: Recipe, facts: Mapping[str, object], scores: Mapping[str, float] | None = None) -> str:
+    """Markdown: method and paper, data, how the best epoch was chosen, scores, and what to mind.
+
+    facts: what the weights file says of itself (`epoch`, `selected_on`, `converted_from`).
+    scores: text-to-image percentages by name, of the split named in `selected_on`.
+    """
+    height, width = recipe.data.image_size
+    lines = [
+        f"# {recipe.name or recipe.method.name}",
+        "",
+        f"Text-based person search with `{recipe.method.name}`: pictures of {height} x {width} pixels and sentences"
+        " become unit vectors; their dot product is the score.",
+        "",
+        f"- Paper: {methods.find(recipe.method.name).paper or 'none'}",
+        f"- Data: `{recipe.data.name}`",
+        f"- {_origin(recipe, facts)}",
+        *([f"- Scores: {_scores(scores)}"] if scores else []),
+        "",
+        "The terms of the training data bind whoever uses these weights: most person data sets allow research only.",
+        "A hit is a place in a ranking, never an identification; a person must review every result.",
+        "",
+        "```",
+        "tbps eval --ckpt THIS-FOLDER",
+        'tbps search "a man in a white shirt" --ckpt THIS-FOLDER --in PICTURES',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _origin(recipe: Recipe, facts: Mapping[str, object]) -> str:
+    if facts.get("converted_from"):
+        return f"Converted from `{facts['converted_from']}`; how its epoch was chosen is not known."
+    epoch = f"epoch {facts['epoch']} of {recipe.train.epochs}" if facts.get("epoch") else "the best epoch"
+    return f"Weights: {epoch}, chosen on the {facts.get('selected_on', recipe.train.select_on)} split"
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in scores.items())

@@ -1,0 +1,188 @@
+"""A trained method as an encoder: sentences and pictures in, unit rows out.
+
+Everything above (evaluation, index, search, export) sees this class, or its twin over exported
+graphs, and never a method.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tbps_cli import methods
+from tbps_cli.data.images import read_image, to_rgb
+from tbps_cli.data.transforms import EvalTransform
+from tbps_cli.methods.base import Method
+from tbps_cli.models import device as devices
+from tbps_cli.models import official
+from tbps_cli.models.run import Run
+from tbps_cli.models.settings import check_sets, with_words
+from tbps_cli.models.states import load_into
+from tbps_cli.recipe.schema import Recipe
+from tbps_cli.text.tokenizer import Tokenizer
+from tbps_cli.types import Task
+from tbps_cli.weights.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger("tbps")
+Rows = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+
+class Model:
+    """One method with its weights, tokenizer and transform, on one device, in float32."""
+
+    precision = "fp32"
+
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        path: Path,
+        *,
+        device: torch.device | str = "cpu",
+        tokenizer: Tokenizer | None = None,
+        selected_on: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.method = method.to(device).eval()
+        self.recipe = recipe
+        self.path = path
+        self.device = torch.device(device)
+        self.name: str = recipe.method.name
+        self.data: str | None = recipe.data.name
+        self.tokenizer = tokenizer or method.tokenizer(recipe.method)
+        self.transform: EvalTransform = method.eval_transform(recipe.method, method.task)
+        self.batch_dependent: str | None = method.batch_dependent(recipe.method)
+        self.selected_on = selected_on
+        self.notes = list(notes)
+        self.batch: int = recipe.train.eval_batch
+        """Pictures or captions embedded at a time when a call does not say."""
+
+    @cached_property
+    def embed(self) -> int:
+        """Length of a row (E)."""
+        return int(self.text_arrays(self.tokenizer(["a person"])).shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over everything that an embedding depends on; the batch only where it matters."""
+        return fingerprint(self._weights_mark, self.batch if self.batch_dependent else None)
+
+    @cached_property
+    def _weights_mark(self) -> str:
+        config = self.recipe.method.model_dump(mode="json", exclude={"weights"})
+        weights = {
+            name: tensor
+            for name, tensor in self.method.state_dict().items()
+            if not name.startswith(self.method.training_only)
+        }
+        return fingerprint(weights, self.tokenizer.describe(), self.transform.describe(), self.precision, config)
+
+    def encode_texts(
+        self, texts: Sequence[str], *, batch: int | None = None, query: bool = False, progress: Progress | None = None
+    ) -> Rows:
+        """Sentences -> float32 [B, E] unit rows.
+
+        query: the sentences come from a person who searches: special tokens written out in them are
+        taken as ordinary words. progress: called with (done, total).
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+
+        def encode(start: int, stop: int) -> Rows:
+            return self.text_arrays(self.tokenizer(texts[start:stop], query=query))
+
+        return self._in_batches(encode, len(texts), batch, progress)
+
+    def encode_images(
+        self,
+        images: Sequence[str | Path | Image.Image],
+        *,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> Rows:
+        """Paths or PIL pictures -> float32 [B, E] unit rows. Raises UnreadableImage naming the path."""
+        images = [images] if isinstance(images, str | Path) else list(images)
+
+        def encode(start: int, stop: int) -> Rows:
+            return self.image_arrays(np.stack([self._prepared(image) for image in images[start:stop]]))
+
+        return self._in_batches(encode, len(images), batch, progress)
+
+    def _prepared(self, image: str | Path | Image.Image) -> Rows:
+        limit = self.recipe.data.max_pixels
+        return self.transform(read_image(image, max_pixels=limit) if isinstance(image, str | Path) else to_rgb(image))
+
+    def _in_batches(
+        self, encode: Callable[[int, int], Rows], total: int, batch: int | None, progress: Progress | None
+    ) -> Rows:
+        if not total:
+            return np.zeros((0, self.embed), np.float32)
+        rows = []
+        size = batch or self.batch
+        for start in range(0, total, size):
+            rows.append(encode(start, min(start + size, total)))
+            if progress:
+                progress(min(start + size, total), total)
+        return np.concatenate(rows)
+
+    def image_arrays(self, image_BCHW: Rows | Tensor) -> Rows:
+        """Transformed pictures [B, 3, H, W] -> float32 [B, E] unit rows."""
+        return self._embedded(self.method.encode_images, image_BCHW)
+
+    def text_arrays(self, token_BT: NDArray[np.int64] | Tensor) -> Rows:
+        """Token ids [B, T] -> float32 [B, E] unit rows."""
+        return self._embedded(self.method.encode_texts, token_BT)
+
+    def _embedded(self, encode: Callable[[Tensor], Tensor], given: NDArray[np.generic] | Tensor) -> Rows:
+        with torch.inference_mode():
+            tensor = given if isinstance(given, Tensor) else torch.from_numpy(given)
+            rows: Rows = encode(tensor.to(self.device)).float().cpu().numpy()
+        return rows
+
+
+def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
+    """The best weights of a run (or the chosen file of it) as an encoder."""
+    check_sets(sets)
+    recipe = run.recipe_with(tuple(sets))
+    recipe = with_words(recipe, words)
+    tensors = run.weights()
+    method = build(recipe)
+    load_into(method, tensors, name=str(run.weights_file))
+    tokenizer = None if words else run.tokenizer()
+    return _ready(method, recipe, run.folder, device, tokenizer, run.selected_on)
+
+
+def open_official(path: Path, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
+    """A foreign checkpoint as an encoder, converted on the fly; one logged line says so."""
+    converted = official.read(path, sets=sets, words=words)
+    logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, converted.coverage)
+    return _ready(converted.method, converted.recipe, path, device, None, None, [str(converted.coverage)])
+
+
+def _ready(
+    method: Method,
+    recipe: Recipe,
+    path: Path,
+    device: str,
+    tokenizer: Tokenizer | None,
+    selected_on: str | None,
+    notes: Sequence[str] = (),
+) -> Model:
+    chosen = devices.choose(device)
+    return Model(method, recipe, path, device=chosen, tokenizer=tokenizer, selected_on=selected_on, notes=notes)
+
+
+def build(recipe: Recipe, identities: int = 0) -> Method:
+    """The method of a recipe, without trained weights. identities: 0 builds no identity classifier."""
+    return methods.find(recipe.method.name)(recipe.method, Task(recipe.data.image_size, identities))

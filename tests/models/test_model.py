@@ -1,0 +1,205 @@
+"""The encoder: rows, batches, fingerprints, devices, and what `--ckpt` may be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import tiny_recipe, tiny_run
+
+import tbps_cli
+from tbps_cli.data.images import UnreadableImage
+from tbps_cli.errors import RecipeError, UsageError, WeightsError
+from tbps_cli.methods.clip import PlainCLIP
+from tbps_cli.models import device, open_model
+from tbps_cli.models.model import Model, build
+from tbps_cli.models.run import Run, newest
+
+CAPTIONS = ["a man in a white shirt", "a woman with a red bag", "", "someone"]
+
+
+def opened(path: Path, **options: object) -> Model:
+    model = open_model(path, device="cpu", **options)  # type: ignore[arg-type]
+    assert isinstance(model, Model)
+    return model
+
+
+def pictures(folder: Path, count: int = 5) -> list[Path]:
+    draws = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{index}.png" for index in range(count)]
+    for path in paths:
+        Image.fromarray(draws.integers(0, 255, (40, 20, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_rows_are_float32_of_unit_length_whatever_the_batch(run: Run, tmp_path: Path) -> None:
+    model = opened(run.folder)
+    paths = pictures(tmp_path / "pictures")
+    image = model.encode_images(paths)
+    text = model.encode_texts(CAPTIONS)
+    assert (image.dtype, image.shape, text.shape, model.embed) == (np.float32, (5, 16), (4, 16), 16)
+    for rows in (image, text):
+        assert abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-6
+    assert abs(model.encode_images(paths, batch=2) - image).max() < 1e-6
+    assert abs(model.encode_texts(CAPTIONS, batch=1) - text).max() < 1e-6
+    assert model.encode_texts([]).shape == model.encode_images([]).shape == (0, 16)
+
+
+def test_paths_texts_and_open_pictures_are_the_same_picture(run: Run, tmp_path: Path) -> None:
+    model = opened(run.folder)
+    (path,) = pictures(tmp_path / "pictures", 1)
+    rows = model.encode_images([path, str(path), Image.open(path)])
+    assert np.array_equal(rows[0], rows[1])
+    assert np.array_equal(rows[0], rows[2])
+    assert np.array_equal(model.encode_images(path)[0], rows[0])  # type: ignore[arg-type]
+
+
+def test_a_broken_picture_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UnreadableImage, match=r"broken\.png"):
+        opened(run.folder).encode_images([tmp_path / "broken.png"])
+
+
+def test_special_tokens_in_a_query_are_ordinary_words(run: Run) -> None:
+    model = opened(run.folder)
+    text = ["a man <end_of_text> in white"]
+    assert not np.array_equal(model.encode_texts(text), model.encode_texts(text, query=True))
+    assert np.array_equal(model.encode_texts(CAPTIONS), model.encode_texts(CAPTIONS, query=True))
+
+
+def test_progress_is_told(run: Run) -> None:
+    seen: list[tuple[int, int]] = []
+    opened(run.folder).encode_texts(CAPTIONS, batch=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(3, 4), (4, 4)]
+
+
+# Fingerprints -----------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_follows_weights_and_settings_that_change_a_row(tmp_path: Path, run: Run) -> None:
+    marks = {
+        "same": opened(run.folder).fingerprint,
+        "weights": opened(tiny_run(tmp_path / "b", seed=1).folder).fingerprint,
+        "key": opened(run.folder, sets=["method.temperature=0.5"]).fingerprint,
+        "heads": opened(run.folder, sets=["method.tower.heads=1"]).fingerprint,
+    }
+    assert len(set(marks.values())) == 4, marks
+    assert opened(run.folder).fingerprint == marks["same"]
+    assert opened(tiny_run(tmp_path / "c").folder).fingerprint == marks["same"], "the same weights elsewhere"
+    assert opened(run.folder, sets=["data.name=rstpreid"]).fingerprint == marks["same"]
+
+
+def test_the_fingerprint_ignores_heads_of_training(tmp_path: Path) -> None:
+    plain = opened(tiny_run(tmp_path / "a", tiny_recipe(learn_temperature=True)).folder)
+    before = plain.fingerprint
+    again = opened(tmp_path / "a")
+    again.method.logit_scale.data += 1  # type: ignore[operator,union-attr]
+    assert again.fingerprint == before
+
+
+def test_the_batch_counts_only_where_it_changes_a_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def marks() -> set[str]:
+        model = opened(run.folder)
+        found = set()
+        for model.batch in (64, 128):
+            found.add(model.fingerprint)
+        return found
+
+    assert len(marks()) == 1
+    monkeypatch.setattr(PlainCLIP, "batch_dependent", classmethod(lambda cls, config: "because of its companions"))
+    assert len(marks()) == 2
+    assert opened(run.folder).batch_dependent == "because of its companions"
+
+
+# Opening ----------------------------------------------------------------------------------------
+
+
+def test_the_library_opens_a_run_by_its_published_name(run: Run) -> None:
+    model = tbps_cli.load(run.folder, device="cpu")
+    assert (model.name, model.data, model.selected_on, model.path) == ("clip", "synthetic", "val", run.folder)
+
+
+def test_without_a_checkpoint_the_newest_run_is_taken_and_named(run: Run, lines: Callable[[], str]) -> None:
+    open_model(device="cpu")
+    assert "ckpt: runs/tiny-0001 (the newest run in runs)" in lines()
+    assert newest(Path("runs")) == Path("runs/tiny-0001")
+
+
+def test_without_any_run_the_message_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no finished run in runs") as caught:
+        open_model()
+    assert caught.value.hint is not None
+    assert "tbps train" in caught.value.hint
+
+
+def test_a_path_that_is_not_there_lists_the_runs_that_are(run: Run) -> None:
+    with pytest.raises(WeightsError, match="irra-0009: there is no such file") as caught:
+        open_model("runs/irra-0009")
+    assert caught.value.hint == "Runs here: runs/tiny-0001."
+
+
+def test_settings_of_training_cannot_change_after_it(run: Run) -> None:
+    with pytest.raises(UsageError, match=r"train\.epochs=3: only keys of method and data"):
+        open_model(run.folder, sets=["train.epochs=3"])
+    with pytest.raises(UsageError, match="the method of a checkpoint cannot"):
+        open_model(run.folder, sets=["method.name=irra"])
+    with pytest.raises(RecipeError, match=r"method\.temprature"):
+        open_model(run.folder, sets=["method.temprature=1"])
+    with pytest.raises(WeightsError, match=r"visual\.positional_embedding is \[9, 32\], .* 64x32 needs \[33, 32\]"):
+        open_model(run.folder, sets=["data.image_size=[64,32]"])
+
+
+def test_words_are_refused_where_the_method_has_none(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--words .*table\.npy: clip needs no word table"):
+        open_model(run.folder, words=tmp_path / "table.npy")
+
+
+def test_a_run_with_a_missing_tensor_names_it(run: Run) -> None:
+    tensors = run.weights()
+    del tensors["clip.ln_final.weight"]
+    run.save_weights("best", tensors, {})
+    with pytest.raises(
+        WeightsError, match=r"36 of the 37 tensors that clip needs are there; missing: ln_final\.weight\."
+    ):
+        open_model(run.folder)
+
+
+def test_heads_of_training_in_a_run_are_left_out(tmp_path: Path) -> None:
+    method = build(tiny_recipe())
+    run = Run.create(tmp_path / "run", tiny_recipe())
+    run.save_weights("best", dict(method.state_dict()) | {"logit_scale": torch.ones([])}, {})
+    assert opened(run.folder).name == "clip"
+
+
+# Devices ----------------------------------------------------------------------------------------
+
+
+def test_the_automatic_device_is_said_with_its_reason(lines: Callable[[], str]) -> None:
+    chosen = device.choose("auto")
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert chosen == torch.device("cpu")
+        assert "device: cpu (no CUDA device found)" in lines()
+    assert f"device: {chosen} (" in lines()
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "cuda:", "", "cuda:999", "cuda:-1"])
+def test_a_device_that_is_not_there_is_a_wrong_command_line(name: str) -> None:
+    if name == "cuda:" and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UsageError, match="--device"):
+        device.choose(name)
+
+
+def test_a_run_can_be_listed_without_torch(run: Run) -> None:
+    code = (
+        "import sys, tbps_cli.models; from tbps_cli.models.run import newest, list_runs; from pathlib import Path;"
+        "assert newest(Path('runs')).name == 'tiny-0001'; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
