@@ -35,14 +35,14 @@ def topk(query_QE: Any, gallery_GE: Any, k: int) -> tuple[Array, NDArray[np.int6
     if gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
         raise ValueError(f"query features are {query.shape}, gallery features {gallery.shape}")
     k = min(k, len(gallery))
-    found = [_of_block(query[start : start + QUERIES], gallery, k) for start in range(0, len(query), QUERIES)]
+    found = [_best_of(query[start : start + QUERIES], gallery, k) for start in range(0, len(query), QUERIES)]
     if not found:
         return np.empty((0, k), query.dtype), np.empty((0, k), np.int64)
     return np.concatenate([score for score, _ in found]), np.concatenate([index for _, index in found])
 
 
-def _of_block(query_BE: Array, gallery: Array, k: int) -> tuple[Array, NDArray[np.int64]]:
-    best = _Best(len(query_BE), k, query_BE.dtype)
+def _best_of(query_BE: Array, gallery: Array, k: int) -> tuple[Array, NDArray[np.int64]]:
+    best = Best(len(query_BE), k, query_BE.dtype)
     size = max(k, min(ROWS, BLOCK // len(query_BE)))
     for start in range(0, len(gallery), size):
         rows = gallery[start : start + size]
@@ -58,7 +58,7 @@ def _of_block(query_BE: Array, gallery: Array, k: int) -> tuple[Array, NDArray[n
     return best.sorted()
 
 
-class _Best:
+class Best:
     """The k best items of each query so far, as flat candidates (row, score, index)."""
 
     def __init__(self, queries: int, k: int, dtype: np.dtype[Any]) -> None:
@@ -90,4 +90,5 @@ class _Best:
         self.threshold_B1 = self.score.reshape(self.queries, self.k)[:, [-1]]
 
     def sorted(self) -> tuple[Array, NDArray[np.int64]]:
+        """(score_BK, index_BK), best first."""
         return self.score.reshape(self.queries, self.k), self.index.reshape(self.queries, self.k)

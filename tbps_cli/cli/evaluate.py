@@ -1,0 +1,166 @@
+"""`tbps eval`: the rank table of a run on one or several data sets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tbps_cli.cli.options import BatchSize, Ckpt, DataRoot, Device, Json, Plain, Sets, Words, Workers
+
+if TYPE_CHECKING:
+    from tbps_cli.data.types import Dataset
+    from tbps_cli.models.exported import ExportedModel
+    from tbps_cli.models.model import Model
+    from tbps_cli.models.run import Run
+    from tbps_cli.retrieval.evaluate import Evaluation
+
+
+class SplitName(StrEnum):
+    val = "val"
+    test = "test"
+
+
+class Format(StrEnum):
+    table = "table"
+    md = "md"
+    latex = "latex"
+    csv = "csv"
+
+
+def command(
+    ckpt: Ckpt = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="NAME[,NAME]", help="Data sets, by name or path. Default: the run's own."),
+    ] = None,
+    data_root: DataRoot = None,
+    split: Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")] = SplitName.test,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Add TextReID's bonus for shared neighbours to the similarities.")
+    ] = False,
+    batch: BatchSize = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write rank sheets: queries with their first ten pictures."),
+    ] = None,
+    save_features: Annotated[
+        Path | None, typer.Option("--save-features", metavar="FILE", help="Write all embeddings to an .npz file.")
+    ] = None,
+    save_ranks: Annotated[
+        Path | None,
+        typer.Option("--save-ranks", metavar="FILE", help="Write every query's ranks to a .csv or .json file."),
+    ] = None,
+    style: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
+    as_json: Json = False,
+    plain: Plain = False,
+    device: Device = "auto",
+    sets: Sets = None,
+    words: Words = None,
+    workers: Workers = None,
+) -> None:
+    """Rank table of a run on a split: R@1, R@5, R@10, mAP and mINP in both directions."""
+    from tbps_cli.cli import render
+    from tbps_cli.errors import UsageError
+    from tbps_cli.places import cache_dir
+    from tbps_cli.retrieval.evaluate import evaluate
+    from tbps_cli.retrieval.keep import check_output
+
+    if as_json and style is not Format.table:
+        raise UsageError(f"--json and --format {style} exclude each other.", "Leave one of them out.")
+    check_output(html, "--html", (".html", ".htm"))
+    check_output(save_features, "--save-features", (".npz",))
+    check_output(save_ranks, "--save-ranks", (".csv", ".json"))
+    model, datasets = _open(ckpt, data, data_root, split.value, device, sets or [], words)
+    evaluations = []
+    for dataset in datasets:
+        with render.progress(f"Embedding {dataset.name} {split}") as progress:
+            evaluations.append(
+                evaluate(
+                    model,
+                    dataset,
+                    split.value,
+                    batch=batch,
+                    rerank=rerank,
+                    cache_dir=cache_dir(),
+                    workers=workers,
+                    progress=progress,
+                )
+            )
+    documents = [evaluation.document() for evaluation in evaluations]
+    if as_json:
+        render.document(documents if len(documents) > 1 else documents[0])
+    else:
+        render.ranks(documents, "plain" if plain and style is Format.table else style)
+    if model.batch_dependent:
+        render.note(f"Warning: {model.batch_dependent}")
+    for evaluation in evaluations:
+        _keep(evaluation, len(evaluations) > 1, html, save_features, save_ranks)
+
+
+def _open(
+    ckpt: Path | None,
+    data: str | None,
+    data_root: Path | None,
+    split: str,
+    device: str,
+    sets: list[str],
+    words: Path | None,
+) -> tuple[Model | ExportedModel, list[Dataset]]:
+    """The model and the data sets; a data set that is not there is told before weights are read."""
+    from tbps_cli.data.layouts import open_dataset
+    from tbps_cli.errors import UsageError
+    from tbps_cli.models import open_model
+    from tbps_cli.places import data_root as place_of
+
+    root = place_of(data_root)
+    names = [name.strip() for name in (data or "").split(",") if name.strip()]
+    if data is not None and not names:
+        raise UsageError("--data: no data set is named.", "For example: --data cuhk-pedes,rstpreid")
+    run = _run(ckpt)
+    own = run.recipe.data if run else None
+    if ckpt and not ckpt.expanduser().exists():
+        names = []  # opening the model tells
+    datasets = [open_dataset(name, root) for name in names]
+    if own and not names:
+        datasets = [open_dataset(own.name, root, exclude=Path(own.exclude) if own.exclude else None)]
+    for dataset in datasets:
+        dataset.split(split)  # an empty split is told before weights are read
+    model = open_model(ckpt, device=device, sets=sets, words=words)
+    if not datasets:
+        if not model.data:
+            raise UsageError(f"{model.path} does not say which data set it belongs to.", "Name one: --data NAME")
+        datasets = [open_dataset(model.data, root)]
+    return model, datasets
+
+
+def _run(ckpt: Path | None) -> Run | None:
+    """The run that will be opened, to read its recipe before its weights; None for other checkpoints."""
+    from tbps_cli.models.exported import is_exported
+    from tbps_cli.models.run import newest, run_of
+
+    path = ckpt.expanduser() if ckpt else newest(Path("runs"))
+    return None if path is None or not path.exists() or is_exported(path) else run_of(path)
+
+
+def _keep(evaluation: Evaluation, several: bool, html: Path | None, features: Path | None, ranks: Path | None) -> None:
+    """Write the files that were asked for; with several data sets each gets the data set's name added."""
+    from tbps_cli.cli import render
+    from tbps_cli.retrieval import keep
+    from tbps_cli.search import sheet
+
+    def place(path: Path) -> Path:
+        made = path.with_name(f"{path.stem}-{evaluation.split.dataset}{path.suffix}") if several else path
+        render.note(f"Written: {made}")
+        return made
+
+    if features:
+        keep.save_features(evaluation, place(features))
+    if ranks:
+        keep.save_ranks(evaluation, place(ranks))
+    if html:
+        with render.progress("Thumbnails") as progress:
+            text = sheet.of_evaluation(evaluation, progress=progress)
+        keep.write_bytes(place(html), text.encode("utf-8", "replace"))

@@ -1,0 +1,144 @@
+"""A model on a split: both directions, the protocol they were measured under, and what is kept of it.
+
+Scores mean little without their protocol: on which split the weights were selected, whether
+re-ranking helped, whether embeddings depend on batch companions. It travels with every score.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.types import Dataset, Person, Split
+from tbps_cli.places import data_root as default_data_root
+from tbps_cli.retrieval import metrics, rank
+from tbps_cli.retrieval.encode import Embedded, Encoder, embed_split
+from tbps_cli.retrieval.rerank import NeighbourBonus
+from tbps_cli.retrieval.similarity import Array, product
+from tbps_cli.types import Scores
+
+Direction = Literal["text_to_image", "image_to_text"]
+TASKS: dict[Direction, str] = {"text_to_image": "t2i", "image_to_text": "i2t"}
+"""The field's short names."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One direction: what is asked, what is searched, and the identities of both."""
+
+    query_QE: NDArray[np.float32]
+    gallery_GE: NDArray[np.float32]
+    person_Q: list[Person]
+    person_G: list[Person]
+    bonus: NeighbourBonus | None
+    details: metrics.Details
+
+    def top(self, k: int = 10) -> tuple[Array, NDArray[np.int64]]:
+        """(score_QK, index_QK) as ranked, with the re-ranking bonus where there is one."""
+        if self.bonus is None:
+            return rank.topk(self.query_QE, self.gallery_GE, k)
+        found = []
+        for start in range(0, len(self.query_QE), 256):
+            index_B = np.arange(start, min(start + 256, len(self.query_QE)))
+            best = rank.Best(len(index_B), min(k, len(self.gallery_GE)), np.dtype(np.float32))
+            best.add(product(self.query_QE[index_B], self.gallery_GE) + self.bonus(index_B), 0)
+            found.append(best.sorted())
+        return np.concatenate([score for score, _ in found]), np.concatenate([index for _, index in found])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that evaluating one model on one split gave."""
+
+    run: str
+    method: str
+    data: str
+    split: Split
+    embedded: Embedded
+    sides: dict[Direction, Side]
+    protocol: dict[str, object]
+    seconds: float
+    warning: str | None
+    """Why scores of this form depend on the batch, or None."""
+
+    @property
+    def scores(self) -> Scores:
+        """Text to image, in percent."""
+        return self.sides["text_to_image"].details.scores()
+
+    def document(self) -> dict[str, object]:
+        """The evaluation as `tbps eval --json` prints it."""
+        return {
+            "run": self.run,
+            "method": self.method,
+            "data": self.data,
+            "split": self.split.name,
+            "queries": len(self.split.captions),
+            "gallery": len(self.split.paths),
+            **{name: side.details.scores()._asdict() for name, side in self.sides.items()},
+            "protocol": self.protocol,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def evaluate(
+    model: Encoder,
+    dataset: Dataset | str,
+    split: str = "test",
+    *,
+    data_root: Path | None = None,
+    batch: int | None = None,
+    rerank: bool = False,
+    cache_dir: Path | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Embed a split and rank it in both directions.
+
+    dataset: an open data set, or the name or path of one below `data_root`.
+    batch: captions or pictures embedded at a time; default what the model's recipe says.
+    rerank: add TextReID's neighbour bonus to the similarities (`retrieval.rerank`).
+    cache_dir: the folder of caches (`places.cache_dir()`); None embeds anew and keeps nothing.
+    progress: called with (done, total) over captions and pictures together.
+    Raises DataError for a split that is empty or whose pictures are missing or unreadable.
+    """
+    if isinstance(dataset, str):
+        dataset = open_dataset(dataset, default_data_root(data_root))
+    part = dataset.split(split)
+    started = time.perf_counter()
+    size = batch or (model.recipe.train.eval_batch if model.recipe else 64)
+    embedded = embed_split(model, part, cache_dir=cache_dir, batch=size, workers=workers, progress=progress)
+    text, image = (embedded.text_QE, part.caption_person), (embedded.image_GE, part.picture_person)
+    sides: dict[Direction, Side] = {
+        "text_to_image": _side(*text, *image, rerank=rerank),
+        "image_to_text": _side(*image, *text, rerank=rerank),
+    }
+    protocol: dict[str, object] = {
+        "selected_on": model.selected_on,
+        "reranked": rerank,
+        "batch_dependent": bool(model.batch_dependent),
+        "precision": model.precision,
+    }
+    seconds = time.perf_counter() - started
+    run = str(model.path)
+    return Evaluation(run, model.name, part.dataset, part, embedded, sides, protocol, seconds, model.batch_dependent)
+
+
+def _side(
+    query_QE: NDArray[np.float32],
+    person_Q: list[Person],
+    gallery_GE: NDArray[np.float32],
+    person_G: list[Person],
+    *,
+    rerank: bool,
+) -> Side:
+    bonus = NeighbourBonus(query_QE, gallery_GE) if rerank else None
+    details = metrics.details(query_QE, gallery_GE, person_Q, person_G, bonus)
+    return Side(query_QE, gallery_GE, person_Q, person_G, bonus, details)

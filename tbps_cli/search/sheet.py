@@ -1,0 +1,179 @@
+"""Answers as one HTML file that needs nothing else: thumbnails inside, right and wrong ones framed.
+
+Each thumbnail is stored once, as a style rule, however often it is shown. Everything that comes from
+data (sentences, paths, identities) is escaped; the file runs no script and loads nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tbps_cli.data.images import UnreadableImage, read_image
+from tbps_cli.data.types import Person
+from tbps_cli.retrieval.evaluate import Evaluation
+from tbps_cli.retrieval.metrics import Details
+
+Progress = Callable[[int, int], None]
+
+WIDTH, HEIGHT = 64, 160
+"""Of a thumbnail, in pixels."""
+GROUP = 50
+"""Queries in each of the groups best and worst."""
+MOST = 2000
+"""Queries on one sheet; beyond that no browser is pleased."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One picture of an answer; `right` is None where the truth is unknown."""
+
+    picture: Path
+    label: str
+    """Shown under the picture and when the mouse rests on it."""
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of a sheet: a query, a remark on how it went, and its places, best first."""
+
+    query: str
+    places: Sequence[Place]
+    note: str = ""
+    own: Place | None = None
+    """The picture that the sentence was written about."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Answers under one heading."""
+
+    heading: str
+    answers: Sequence[Answer]
+
+
+def sheet(title: str, subtitle: str, groups: Iterable[Group], *, progress: Progress | None = None) -> str:
+    """The whole HTML text. progress: called with (done, total) over the thumbnails."""
+    groups = [group for group in groups if group.answers]
+    shown = {place.picture: None for group in groups for answer in group.answers for place in _all(answer)}
+    number = {picture: index for index, picture in enumerate(shown)}
+    rules = "".join(_rules(list(shown), progress))
+    body = "".join(
+        f"<h2>{html.escape(group.heading)}</h2>{''.join(_answer(answer, number) for answer in group.answers)}"
+        for group in groups
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{rules}</style></head><body>'
+        f"<h1>{html.escape(title)}</h1><p class=sub>{html.escape(subtitle)}</p>{body}</body></html>\n"
+    )
+
+
+def of_evaluation(evaluation: Evaluation, *, top: int = 10, progress: Progress | None = None) -> str:
+    """The rank sheet of an evaluation, text to image: worst and best queries first, then the others."""
+    side, split = evaluation.sides["text_to_image"], evaluation.split
+    score_QK, index_QK = side.top(top)
+    details = side.details
+
+    def answer(query: int) -> Answer:
+        person = side.person_Q[query]
+        places = [
+            Place(split.paths[index], f"{score:.3f} · {side.person_G[index]}", side.person_G[index] == person)
+            for score, index in zip(score_QK[query], index_QK[query], strict=True)
+        ]
+        own = split.paths[int(split.caption_picture[query])]
+        return Answer(split.captions[query], places, _remark(details, query, person), Place(own, "described"))
+
+    order = np.argsort(np.nan_to_num(details.ap_Q, nan=-1.0), kind="stable")
+    worst, best, others = _parts(order.tolist())
+    hidden = len(order) - len(worst) - len(best) - len(others)
+    rest = "The others, in file order" + (f" ({hidden:,} more are not shown)" if hidden else "")
+    scores = details.scores()
+    subtitle = f"{evaluation.run} · {evaluation.data} {split.name} · {len(split.captions):,} captions, "
+    subtitle += f"{len(split.paths):,} pictures · " + " · ".join(f"{k} {v:.2f}" for k, v in scores._asdict().items())
+    groups = [
+        Group(heading, [answer(query) for query in queries])
+        for heading, queries in (("Worst", worst), ("Best", best), (rest, others))
+    ]
+    return sheet(f"Rank sheet: {evaluation.method}", subtitle, groups, progress=progress)
+
+
+def _parts(order: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """(worst, best, others) of queries ordered from worst to best; every query stands in one of them."""
+    size = min(GROUP, len(order) // 2)
+    middle = sorted(order[size : len(order) - size])
+    return order[:size], order[::-1][:size], middle[: MOST - 2 * size]
+
+
+def _remark(details: Details, query: int, person: Person) -> str:
+    if not details.relevant_Q[query]:
+        return f"person {person} · not in the gallery"
+    return f"person {person} · first right at {details.first_Q[query]} · AP {100 * details.ap_Q[query]:.1f}"
+
+
+def _all(answer: Answer) -> list[Place]:
+    return [*([answer.own] if answer.own else []), *answer.places]
+
+
+def _answer(answer: Answer, number: dict[Path, int]) -> str:
+    own = _figure(answer.own, number, "own") if answer.own else ""
+    places = "".join(
+        _figure(place, number, {True: "yes", False: "no", None: ""}[place.right]) for place in answer.places
+    )
+    note = f"<small>{html.escape(answer.note)}</small>" if answer.note else ""
+    return f"<section><p>{html.escape(answer.query)}{note}</p><div>{own}{places}</div></section>"
+
+
+def _figure(place: Place, number: dict[Path, int], kind: str) -> str:
+    name = html.escape(place.picture.name, quote=True)
+    return (
+        f'<figure class="{kind}"><i class=t{number[place.picture]} role=img aria-label="{name}" title="{name}"></i>'
+        f"<figcaption>{html.escape(place.label)}</figcaption></figure>"
+    )
+
+
+def _rules(pictures: list[Path], progress: Progress | None) -> Iterable[str]:
+    with ThreadPoolExecutor() as pool:
+        for index, content in enumerate(pool.map(_thumbnail, pictures)):
+            if progress:
+                progress(index + 1, len(pictures))
+            if content:
+                yield f".t{index}{{background-image:url(data:image/jpeg;base64,{base64.b64encode(content).decode()})}}"
+
+
+def _thumbnail(picture: Path) -> bytes:
+    """A small JPEG; empty for a picture that cannot be read, which then shows as a grey box."""
+    try:
+        image = read_image(picture, allow_truncated=True)
+    except UnreadableImage:
+        return b""
+    image.thumbnail((4 * WIDTH, HEIGHT))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=72)
+    return file.getvalue()
+
+
+STYLE = f"""
+:root{{color-scheme:light dark;--yes:#1a8f3c;--no:#c8372d}}
+body{{font:14px/1.4 system-ui,sans-serif;margin:24px auto;max-width:1000px;padding:0 16px}}
+h1{{font-size:20px;margin:0}}h2{{font-size:16px;margin:28px 0 4px;border-bottom:1px solid #8886;padding-bottom:4px}}
+.sub,small,figcaption{{color:GrayText}}
+section{{padding:10px 0;border-bottom:1px solid #8883;content-visibility:auto;contain-intrinsic-size:auto 250px}}
+section p{{margin:0 0 6px}}small{{margin-left:10px;white-space:nowrap}}
+section div{{display:flex;flex-wrap:wrap;gap:6px}}
+figure{{margin:0;width:{WIDTH + 8}px}}
+figure i{{display:block;width:{WIDTH}px;height:{HEIGHT}px;border:4px solid #8884;border-radius:5px;
+background:#8882 center/contain no-repeat}}
+figcaption{{font-size:11px;text-align:center;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
+.yes i{{border-color:var(--yes)}}.no i{{border-color:var(--no);border-style:dashed}}
+.yes figcaption::before{{content:"✓ ";color:var(--yes)}}.no figcaption::before{{content:"✗ ";color:var(--no)}}
+.own{{margin-right:12px}}.own i{{border-color:transparent}}
+""".replace("\n", "")
