@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from tbps_cli.data.prepare import Report
+
 WIDE = 200
 """Columns of a line when nobody looks at it: a pipe has no edge to wrap at."""
 
@@ -173,3 +175,153 @@ def bytes_text(size: float) -> str:
 def millions(count: int) -> str:
     """149617664 -> "149.6 M"."""
     return f"{count / 1e6:.1f} M"
+
+
+# Data sets ------------------------------------------------------------------------------------
+
+
+def data_report(report: Report) -> None:
+    """What `tbps prepare-data` found: counts, troubles, the audit, and where things were written."""
+    title = f"{report.name}  {report.root}"
+    headings = ["split", "identities", "pictures", "captions"] + ["official"] * bool(report.official)
+    rows = []
+    for name in dict.fromkeys([*report.splits, *report.official]):
+        found, wanted = report.splits.get(name, (0, 0, 0)), report.official.get(name)
+        row = [name, *(f"{count:,}" for count in found)]
+        rows.append(row + [_compared(found, wanted)] * bool(report.official))
+    table(headings, rows, right=headings[1:4], title=title)
+    line()
+    line(f"sizes: width {_range(report.width)}, height {_range(report.height)} pixels")
+    for kind in ("missing", "unreadable", "truncated", "duplicates", "empty_captions"):
+        trouble = getattr(report, kind)
+        first = f" (first: {', '.join(trouble.examples)})" if trouble.count else ""
+        style = None if not trouble.count else "red" if kind in ("missing", "unreadable") else "yellow"
+        line(f"{kind.replace('_', ' ')}: {trouble.count:,}{first}", style=style)
+    for text in report.notes:
+        line(f"note: {text}")
+    _audit_lines(report)
+    if report.store:
+        line(f"pre-decoded pictures: {report.store}")
+    if report.file:
+        line(f"report: {report.file}")
+    if report.counts_agree is False:
+        line("the counts are not the published ones: scores will not be comparable", style="yellow")
+    line("ready" if not report.broken else f"{report.broken:,} pictures cannot be used", style="bold")
+
+
+def _audit_lines(report: Report) -> None:
+    if report.findings is None:
+        return
+    line()
+    table(
+        ["audit", "count", "what it means"],
+        [[finding.kind, f"{finding.count:,}", finding.meaning] for finding in report.findings],
+        right=["count"],
+    )
+    for finding in report.findings:
+        for example in finding.examples:
+            line(f"  {finding.kind}: {example}")
+    line(f"{report.excluded:,} training entries listed in {report.exclude}")
+    line(f"leave them out with: --set data.exclude={report.exclude}")
+
+
+def _compared(found: tuple[int, int, int], wanted: tuple[int, int, int] | None) -> str:
+    if found == wanted:
+        return "as published"
+    return "not in the published set" if wanted is None else "published: " + " / ".join(f"{n:,}" for n in wanted)
+
+
+def _range(ends: tuple[int, int]) -> str:
+    return f"{ends[0]:,}-{ends[1]:,}"
+
+
+# Rank tables ----------------------------------------------------------------------------------
+
+_SCORES = "R1", "R5", "R10", "mAP", "mINP"
+_SIDES = {"t2i": "text_to_image", "i2t": "image_to_text"}
+
+
+def ranks(documents: Sequence[Mapping[str, Any]], style: str = "table") -> None:
+    """Evaluations (as `tbps eval --json` gives them) as one table: table, plain, md, latex or csv."""
+    if style == "csv":
+        sys.stdout.write(_ranks_csv(documents))
+        return
+    several = len(documents) > 1
+    headings = ["data"] * several + ["task", *_SCORES]
+    rows = [
+        [document["data"]] * several + [task] + [f"{document[side][name]:.{_digits(style)}f}" for name in _SCORES]
+        for document in documents
+        for task, side in _SIDES.items()
+    ]
+    if style == "table":
+        table(headings, rows, right=_SCORES, title=_ranks_title(documents))
+    elif style == "plain":
+        line(_ranks_title(documents))
+        line(_pretty(headings, rows))
+    else:
+        line((_markdown if style == "md" else _latex)(headings, rows))
+    for text in dict.fromkeys(protocol_line(document) for document in documents):
+        line(f"% {text}".replace("·", ";") if style == "latex" else f"\n{text}" if style == "md" else text)
+
+
+def protocol_line(document: Mapping[str, Any]) -> str:
+    """Under which conditions a score was measured, in one line."""
+    protocol = document["protocol"]
+    selected = {
+        None: "selection of the weights unknown",
+        "test": "weights selected on test, as the papers do (honest: --set train.select_on=val)",
+    }.get(protocol["selected_on"], f"weights selected on {protocol['selected_on']}")
+    reranked = "re-ranked" if protocol["reranked"] else "not re-ranked"
+    companions = "DEPENDS on batch companions" if protocol["batch_dependent"] else "independent of the batch"
+    return f"Protocol: {selected} · {reranked} · embeddings {companions} · {protocol['precision']}"
+
+
+def _ranks_title(documents: Sequence[Mapping[str, Any]]) -> str:
+    first = documents[0]
+    sets = ", ".join(
+        f"{document['data']} {document['split']} ({document['queries']:,} captions, {document['gallery']:,} pictures)"
+        for document in documents
+    )
+    return f"{first['method']} · {first['run']} · {sets}"
+
+
+def _digits(style: str) -> int:
+    return 3 if style == "plain" else 2
+
+
+def _pretty(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from prettytable import PrettyTable
+
+    made = PrettyTable(list(headings))
+    for name in _SCORES:
+        made.align[name] = "r"
+    made.add_rows([list(row) for row in rows])
+    return str(made.get_string())
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    marks = ["---:" if heading in _SCORES else "---" for heading in headings]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
+
+
+def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    columns = "".join("r" if heading in _SCORES else "l" for heading in headings)
+    body = [" & ".join(cell.replace("_", r"\_") for cell in cells) + r" \\" for cells in (headings, *rows)]
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", body[0], r"\hline", *body[1:], r"\hline"]
+    return "\n".join([*lines, r"\end{tabular}"])
+
+
+def _ranks_csv(documents: Sequence[Mapping[str, Any]]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    protocol = list(documents[0]["protocol"])
+    facts = ["run", "method", "data", "split", "queries", "gallery"]
+    writer.writerow([*facts, "task", *_SCORES, *protocol])
+    for document in documents:
+        for task, side in _SIDES.items():
+            scores = [document[side][name] for name in _SCORES]
+            writer.writerow([*(document[fact] for fact in facts), task, *scores, *document["protocol"].values()])
+    return text.getvalue()
