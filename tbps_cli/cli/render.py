@@ -254,7 +254,8 @@ def ranks(documents: Sequence[Mapping[str, Any]], style: str = "table") -> None:
         for task, side in _SIDES.items()
     ]
     if style == "table":
-        table(headings, rows, right=_SCORES, title=_ranks_title(documents))
+        line(_ranks_title(documents), style="bold")
+        table(headings, rows, right=_SCORES)
     elif style == "plain":
         line(_ranks_title(documents))
         line(_pretty(headings, rows))

@@ -29,7 +29,7 @@ from tbps_cli.data.store import Store
 from tbps_cli.data.transforms import Augment, Draws, Flip, augment
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError, TbpsError
-from tbps_cli.text.augment import clean_caption, rewrite_captions, vary_ids
+from tbps_cli.text.augment import augment_caption, augment_ids
 from tbps_cli.text.masking import mask_words
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch
@@ -120,34 +120,31 @@ class Maker(Dataset[Made]):
         return Draws.of(self.seed, work.epoch, work.captions[row], f"{view}#{again}" if again else view)
 
     def _tokens(self, work: Work) -> dict[str, Tensor]:
-        texts = [self._text(work, row) for row in range(len(work.captions))]
-        ids = self.tokenizer(texts)
-        tokens: dict[str, Tensor] = {}
-        if self.views.augment_text in ("vary", "vary_ids"):
-            mask = self._mask_id()
-            for row in range(len(ids)):
-                rng = self._draws(work, row, "text").python
-                ids[row] = vary_ids(ids[row].tolist(), rng, mask=mask, first_special=mask)
-        tokens["text"] = torch.from_numpy(ids)
+        ids = self.tokenizer([self._text(work, row) for row in range(len(work.captions))])
+        if self.views.augment_text == "vary":
+            ids = np.array([self._varied(work, row, ids[row].tolist()) for row in range(len(ids))], dtype=np.int64)
+        tokens = {"text": torch.from_numpy(ids)}
         if self.views.masked:
-            mask = self._mask_id()
-            pairs = [
-                mask_words(row.tolist(), self._draws(work, place, "mask").python, mask=mask, first_special=mask)
-                for place, row in enumerate(ids)
-            ]
+            pairs = [self._masked(work, row, ids[row].tolist()) for row in range(len(ids))]
             tokens["masked"] = torch.tensor([masked for masked, _ in pairs], dtype=torch.int64)
             tokens["label"] = torch.tensor([label for _, label in pairs], dtype=torch.int64)
         return tokens
 
     def _text(self, work: Work, row: int) -> str:
-        caption = work.captions[row]
+        caption, name = work.captions[row], self.views.augment_text
         text = self.split.captions[caption]
-        if self.views.augment_text not in ("rewrite", "rewrite_captions"):
+        if name is None:
             return text
-        back = self.split.back_translations[caption]
         rng = self._draws(work, row, "text").python
-        backs = [clean_caption(back) if back else None]
-        return rewrite_captions([clean_caption(text)], backs, rng, **self.views.text_options)[0]
+        return augment_caption(name, text, self.split.back_translations[caption], rng, self.views.text_options)
+
+    def _varied(self, work: Work, row: int, ids: list[int]) -> list[int]:
+        rng = self._draws(work, row, "ids").python
+        return augment_ids("vary", ids, rng, mask=self._mask_id(), first_special=self._mask_id())
+
+    def _masked(self, work: Work, row: int, ids: list[int]) -> tuple[list[int], list[int]]:
+        rng = self._draws(work, row, "mask").python
+        return mask_words(ids, rng, mask=self._mask_id(), first_special=self._mask_id())
 
     def _mask_id(self) -> int:
         return int(getattr(self.tokenizer, "mask_id"))  # noqa: B009 (only some tokenizers have one)

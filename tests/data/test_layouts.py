@@ -40,7 +40,7 @@ def test_records_keep_the_order_of_the_file_and_their_raw_ids(cuhk):
 def test_a_test_split_keeps_raw_ids_and_all_captions_as_queries(cuhk):
     split = open_dataset("cuhk-pedes", cuhk).split("test")
     assert split.caption_person == [6] * 4 + [7] * 4
-    assert split.captions[0] == "Person 6, picture 0."
+    assert split.captions[0] == "Person 6 as seen in picture 0."
     assert split.paths[0] == cuhk / "CUHK-PEDES/imgs/cam_a/006_0.png"
 
 

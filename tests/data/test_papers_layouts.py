@@ -76,7 +76,7 @@ def test_a_papers_annotation_is_read_under_the_data_sets_name(paper, tmp_path):
     assert dataset.name == "cuhk-pedes" and any(paper in note for note in dataset.notes)
     assert split.class_of.tolist() == [0, 0, 1, 1, 2, 2] and len(split) == 12
     assert all(path.is_file() for path in split.paths)
-    assert sorted(dataset.split("test").captions)[0] == "Person 6, picture 0."
+    assert sorted(dataset.split("test").captions)[0] == "Person 6 as seen in picture 0."
 
 
 @pytest.mark.parametrize("paper", LAYOUTS)

@@ -6,12 +6,12 @@ import re
 
 from tbps_cli.data.layouts.official import Layout
 
-_CAMERA = re.compile(r"(?:^|[/_])c(?:am)?_?(\w+?)[_/]")
+_CAMERA = re.compile(r"^cam_([^/]+)/")
 
 
 def about(path: str) -> tuple[str | None, str | None]:
-    """The camera, which is the folder that a picture lies in or a part of its name."""
-    match = _CAMERA.search(path)
+    """The camera, which is the folder that a picture lies in."""
+    match = _CAMERA.match(path)
     return (match[1] if match else None), None
 
 

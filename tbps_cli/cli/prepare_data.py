@@ -1,0 +1,86 @@
+"""`tbps prepare-data`: bring a data set into place, or draw one, and look at every file of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tbps_cli.cli.options import DataRoot, Json
+from tbps_cli.errors import UsageError
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="cuhk-pedes, icfg-pedes, rstpreid, synthetic, or a path to your own pairs or folder."
+    ),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--source", metavar="FILE-OR-DIR", help="What the authors sent: an archive, a folder or the annotation file."
+    ),
+]
+Audit = Annotated[
+    bool, typer.Option("--audit", help="Also look for shared, broken and cut captions and pictures in two splits.")
+]
+Decode = Annotated[
+    str | None,
+    typer.Option("--decode", metavar="HxW", help="Decode all pictures once to this size, e.g. 384x128, for training."),
+]
+Identities = Annotated[
+    int | None, typer.Option("--identities", metavar="N", help="Persons to draw (synthetic). Default: 1760.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the drawing (synthetic). Default: 0.")]
+
+
+def command(
+    name: Name,
+    source: Source = None,
+    data_root: DataRoot = None,
+    audit: Audit = False,
+    decode: Decode = None,
+    identities: Identities = None,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Check a data set (or unpack it, or draw one); an absent one is told whom to ask for it."""
+    from tbps_cli.cli import render
+    from tbps_cli.data.prepare import AbsentData, prepare
+    from tbps_cli.places import data_root as root_of
+
+    try:
+        report = prepare(
+            name,
+            root_of(data_root),
+            source=source,
+            audited=audit,
+            decode=_size(decode),
+            identities=identities,
+            seed=seed,
+            phase=render.progress,
+        )
+    except AbsentData as absent:
+        if as_json:
+            render.document({"data": absent.layout.name, "ok": False, "access": absent.access})
+        else:
+            render.line(absent.access)
+        raise
+    if as_json:
+        render.document(report.document())
+    else:
+        render.data_report(report)
+    if report.broken:
+        raise typer.Exit(1)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """`384x128` -> (384, 128): height, then width."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})[xX*](\d{1,5})", text.strip())
+    if not match or not int(match[1]) or not int(match[2]):
+        raise UsageError(f"--decode {text} is no size.", "Height x width in pixels, for example --decode 384x128.")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,166 @@
+"""What is wrong with a data set beyond broken files: captions and pictures that teach or test the wrong thing.
+
+Users of the benchmarks report captions shared by different persons, fragments of program code and other
+non-text, and pictures that stand in two splits; long captions are cut at the tokenizer's 77 places without
+a word. Each kind is counted with examples, and those of the training split go on a list that `data.exclude`
+reads. Nothing of val or test is put on that list, since that would change what a score means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tbps_cli.data.exclusions import Exclusion
+from tbps_cli.data.types import Dataset
+
+EXAMPLES = 5
+_CODE = re.compile(
+    r"</?[a-z]+[^<>]*>|https?://|\w+\.(?:jpe?g|png|bmp)\b|[{}\\]|\w+\(\)|==|!=|\bdef \w+\(|\b(?:NaN|null|undefined)\b"
+    r"|[=+*/^|]{3,}|\[\s*['\"]|&#?\w+;"
+)  # fmt: skip
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_LATIN = re.compile(r"[A-Za-z]")
+_BLANKS = re.compile(r"\W+")
+
+
+@dataclass
+class Finding:
+    """One kind of trouble: how often, and where first."""
+
+    kind: str
+    meaning: str
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    exclusions: list[Exclusion] = field(default_factory=list)
+
+    def add(self, example: str, exclusion: Exclusion | None = None) -> None:
+        """Count one case; only those of the training split can be left out."""
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+        if exclusion and exclusion.split == "train":
+            self.exclusions.append(exclusion)
+
+    def document(self) -> dict[str, object]:
+        return {"kind": self.kind, "meaning": self.meaning, "count": self.count, "examples": self.examples}
+
+
+def audit(dataset: Dataset, hash_of: Mapping[str, str]) -> list[Finding]:
+    """All findings of a data set.
+
+    hash_of: path of a picture below the root -> hash of its content (`prepare.check` makes it).
+    """
+    return [
+        _shared_captions(dataset),
+        _no_sentences(dataset),
+        _cut_captions(dataset),
+        _pictures_in_two_splits(dataset, hash_of),
+    ]
+
+
+def exclusion_list(findings: list[Finding]) -> list[Exclusion]:
+    """Everything worth leaving out of training, each place once, in the order of the findings."""
+    found: dict[tuple[str, int | None], Exclusion] = {}
+    for finding in findings:
+        for exclusion in finding.exclusions:
+            found.setdefault((exclusion.path, exclusion.caption), exclusion)
+    return list(found.values())
+
+
+def _places(dataset: Dataset) -> list[int]:
+    """For each caption its position among those of its picture, from 0."""
+    seen: defaultdict[int, int] = defaultdict(int)
+    places = []
+    for caption in dataset.captions:
+        places.append(seen[caption.picture])
+        seen[caption.picture] += 1
+    return places
+
+
+def _exclusion(dataset: Dataset, number: int, place: int, reason: str) -> Exclusion:
+    picture = dataset.pictures[dataset.captions[number].picture]
+    return Exclusion(picture.path, place, picture.split, reason)
+
+
+def _shared_captions(dataset: Dataset) -> Finding:
+    finding = Finding("shared-caption", "the same caption for different persons of one split")
+    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, caption in enumerate(dataset.captions):
+        plain = _BLANKS.sub(" ", caption.text.lower()).strip()
+        if plain:
+            groups[dataset.pictures[caption.picture].split, plain].append(number)
+    places = _places(dataset)
+    for numbers in groups.values():
+        persons = {dataset.pictures[dataset.captions[number].picture].person for number in numbers}
+        if len(persons) < 2:
+            continue
+        for number in numbers:
+            exclusion = _exclusion(dataset, number, places[number], finding.meaning)
+            finding.add(f"{exclusion.path}: {_shown(dataset.captions[number].text)}", exclusion)
+    return finding
+
+
+def _no_sentences(dataset: Dataset) -> Finding:
+    finding = Finding("non-text", "captions that hold code, markup or hardly any words")
+    for number, (caption, place) in enumerate(zip(dataset.captions, _places(dataset), strict=True)):
+        reason = oddity(caption.text)
+        if reason:
+            exclusion = _exclusion(dataset, number, place, reason)
+            finding.add(f"{exclusion.path}: {_shown(caption.text)} ({reason})", exclusion)
+    return finding
+
+
+def oddity(text: str) -> str | None:
+    """Why a caption is hardly a sentence, or None."""
+    if not text.strip():
+        return "empty"
+    if "\ufffd" in text or any(ord(letter) < 32 and letter not in "\t\n\r" for letter in text):
+        return "broken characters"
+    code = _CODE.search(text)
+    if code:
+        return f"code or markup: {code[0][:20]}"
+    letters = sum(letter.isalpha() for letter in text)
+    if letters < 0.5 * len(text.replace(" ", "")):
+        return "mostly no letters"
+    if letters and len(_LATIN.findall(text)) < 0.5 * letters:
+        return "not in Latin letters"
+    return "fewer than three words" if len(_WORD.findall(text)) < 3 else None
+
+
+def _cut_captions(dataset: Dataset) -> Finding:
+    from tbps_cli.text.bpe import Bpe
+
+    finding = Finding("cut-caption", "captions longer than CLIP's 77 tokens: their end is never seen")
+    tokenizer = Bpe()
+    for caption in dataset.captions:
+        # no token is shorter than a byte, so short ones need not be tokenised
+        if len(caption.text.encode()) > tokenizer.context - 2 and tokenizer.cut_count([caption.text]):
+            finding.add(f"{dataset.pictures[caption.picture].path}: {_shown(caption.text)}")
+    return finding
+
+
+def _pictures_in_two_splits(dataset: Dataset, hash_of: Mapping[str, str]) -> Finding:
+    finding = Finding("two-splits", "the same picture in two splits")
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for number, picture in enumerate(dataset.pictures):
+        if picture.path in hash_of:
+            groups[hash_of[picture.path]].append(number)
+    for numbers in groups.values():
+        pictures = [dataset.pictures[number] for number in numbers]
+        if len({picture.split for picture in pictures}) < 2:
+            continue
+        for picture in pictures:
+            others = sorted({other.split for other in pictures} - {picture.split})
+            reason = f"also in {' and '.join(others)}"
+            finding.add(
+                f"{picture.split}: {picture.path} ({reason})", Exclusion(picture.path, None, picture.split, reason)
+            )
+    return finding
+
+
+def _shown(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,212 @@
+"""Archives and folders from strangers into a folder of ours: nothing leaves it, nothing stays half done.
+
+Everything is written into a hidden temporary folder beside the target, and only a whole, checked tree is
+renamed into place. Refused by name: paths that lead out, links, devices, encrypted members, and archives
+that unpack to far more than they weigh.
+"""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tbps_cli.errors import DataError
+
+Progress = Callable[[int, int], None]
+MOST_ENTRIES = 5_000_000
+MOST_RATIO = 50
+FREE_RIDE = 200_000_000
+"""Bytes that may be unpacked whatever the ratio: annotations compress well."""
+_PIECE = 1 << 20
+_IGNORED = re.compile(r"(^|/)(__MACOSX(/|$)|\.DS_Store$|Thumbs\.db$|\._[^/]*$)")
+_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
+
+
+@dataclass
+class Member:
+    """One file of a source: where it goes, how many bytes it says it has, and how to read them."""
+
+    path: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`, removed at the end whatever happens; leftovers of killed runs too."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}.unpacking-"
+    for entry in target.parent.glob(f"{prefix}*"):
+        if not _is_alive(entry.name.removeprefix(prefix)):
+            shutil.rmtree(entry, ignore_errors=True)
+    folder = target.with_name(f"{prefix}{os.getpid()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: str) -> bool:
+    if not process.isdigit() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def unpack(source: Path, folder: Path, progress: Progress | None = None) -> None:
+    """Write the files of an archive or folder below `folder`. Raises DataError; nothing is followed or run.
+
+    progress: called with (bytes done, bytes in all).
+    """
+    if source.is_dir():
+        return _write(_folder_members(source), folder, source, None, progress)
+    name = source.name.lower()
+    try:
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                return _write(_zip_members(archive, source), folder, source, source.stat().st_size, progress)
+        if name.endswith(_TAR) or tarfile.is_tarfile(source):
+            with tarfile.open(source) as archive:
+                _write(_tar_members(archive, source), folder, source, source.stat().st_size, progress)
+                return _read_to_the_end(archive)
+    except _BROKEN as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"the disk is full: {folder} cannot take {source}.", "Free some space.") from None
+        raise DataError(
+            f"{source} is broken or cut short: {str(error) or type(error).__name__}.", "Fetch the archive again."
+        ) from None
+    kind = " (RAR and 7z need their own programs)" if name.endswith((".rar", ".7z")) else ""
+    raise DataError(
+        f"{source} is neither a folder nor a zip or tar archive{kind}.", "Unpack it yourself, then: --source FOLDER"
+    )
+
+
+def safe_target(name: str, source: Path) -> str | None:
+    """Where a member goes, relative to the target; None for a computer's own litter. Raises DataError."""
+    text = name.replace("\\", "/")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if text.startswith("/") or ".." in parts or "\0" in text or re.match(r"^[A-Za-z]:", text):
+        raise DataError(f"{source}: {name!r} leads out of the folder.", "This archive is not to be trusted.")
+    path = "/".join(parts)
+    return None if not path or _IGNORED.search(path) else str(PurePosixPath(path))
+
+
+def _zip_members(archive: zipfile.ZipFile, source: Path) -> Iterator[Member]:
+    for info in archive.infolist():
+        path = safe_target(info.filename, source)
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refused(source, info.filename)
+        if path is None or info.is_dir():
+            continue
+        if info.flag_bits & 1:
+            raise DataError(f"{source} is encrypted ({info.filename}).", "Unpack it yourself, then: --source FOLDER")
+        yield Member(path, info.file_size, lambda info=info: archive.open(info))  # type: ignore[misc]
+
+
+def _tar_members(archive: tarfile.TarFile, source: Path) -> Iterator[Member]:
+    for info in archive:
+        path = safe_target(info.name, source)
+        if not (info.isfile() or info.isdir()):
+            raise _refused(source, info.name)
+        if path is not None and info.isfile():
+            yield Member(path, info.size, lambda info=info: _tar_file(archive, info))  # type: ignore[misc]
+
+
+def _read_to_the_end(archive: tarfile.TarFile) -> None:
+    """A compressed stream proves its checksum at its end, which lies behind the last member."""
+    left = FREE_RIDE
+    while archive.fileobj and left > 0 and (piece := archive.fileobj.read(_PIECE)):
+        left -= len(piece)
+
+
+def _tar_file(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(info)
+    assert file is not None  # only regular files come here
+    return file
+
+
+def _folder_members(source: Path) -> Iterator[Member]:
+    for where, folders, files in os.walk(source):
+        folders.sort()
+        for name in sorted([*folders, *files]):
+            path = Path(where) / name
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise _refused(source, path.relative_to(source).as_posix())
+            target = safe_target(path.relative_to(source).as_posix(), source)
+            if target is not None and stat.S_ISREG(mode):
+                yield Member(target, path.stat().st_size, lambda path=path: path.open("rb"))  # type: ignore[misc]
+
+
+def _refused(source: Path, name: str) -> DataError:
+    return DataError(
+        f"{source}: {name!r} is a link or a device, not a file.", "Replace links by the files that they mean."
+    )
+
+
+def _write(
+    members: Iterator[Member], folder: Path, source: Path, packed: int | None, progress: Progress | None
+) -> None:
+    """Write all members; `packed` is the archive's own size, against which bombs are measured."""
+    free = shutil.disk_usage(folder).free
+    allowed = free - free // 50 if packed is None else min(free - free // 50, max(packed * MOST_RATIO, FREE_RIDE))
+    done = 0
+    for count, member in enumerate(members, start=1):
+        if count > MOST_ENTRIES:
+            raise DataError(f"{source} has more than {MOST_ENTRIES:,} files.", "No data set does.")
+        if done + member.size > allowed:
+            raise _too_big(source, done + member.size, free, packed)
+        target = folder / member.path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as read, target.open("xb") as write:
+                done += _copy(read, write, allowed - done, lambda more: _too_big(source, more, free, packed))
+        except (FileExistsError, NotADirectoryError):
+            raise DataError(
+                f"{source} has {member.path!r} twice.", "Unpack it yourself, then: --source FOLDER"
+            ) from None
+        if progress:
+            progress(done, max(done, packed or 0))
+
+
+def _copy(read: IO[bytes], write: IO[bytes], allowed: int, too_big: Callable[[int], DataError]) -> int:
+    """Copy bytes up to a limit: what a member says of its size is not trusted."""
+    done = 0
+    while piece := read.read(_PIECE):
+        done += len(piece)
+        if done > allowed:
+            raise too_big(done)
+        write.write(piece)
+    return done
+
+
+def _too_big(source: Path, needed: int, free: int, packed: int | None) -> DataError:
+    if needed > free * 0.98:
+        return DataError(
+            f"{source} needs more than the {free / 1e9:.1f} GB that are free.", "Free some space or use --data-root."
+        )
+    return DataError(
+        f"{source} unpacks to more than {MOST_RATIO} times its size ({(packed or 0) / 1e6:.1f} MB): refused as a bomb.",
+        "If you trust it, unpack it yourself, then: --source FOLDER",
+    )
