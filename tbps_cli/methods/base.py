@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import field_validator
@@ -67,6 +67,8 @@ class Views:
     masked: bool = False
     augment_text: str | None = None
     text_options: Mapping[str, float] = field(default_factory=dict)
+    sampler: Literal["random", "identity"] = "random"
+    drop_last: bool = False
 
 
 @dataclass(frozen=True)
