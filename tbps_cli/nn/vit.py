@@ -54,7 +54,7 @@ class VisionTransformer(nn.Module):
     def embedded(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Patches with class token and positions, after `ln_pre`."""
         patch_BPD = self.conv1(image_BCHW.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-        first_B1D = self.class_embedding.to(patch_BPD.dtype).expand(len(patch_BPD), 1, -1)
+        first_B1D = self.class_embedding.to(patch_BPD.dtype).expand(patch_BPD.shape[0], 1, -1)
         x_BPD = torch.cat([first_B1D, patch_BPD], dim=1) + self.positional_embedding.to(patch_BPD.dtype)
         if hooks and hooks.embedded:
             x_BPD = hooks.embedded(x_BPD)
