@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tbps_cli.data.prepare import Report
+    from tbps_cli.export.agree import Agreement
+    from tbps_cli.search.gallery import Gallery
+    from tbps_cli.search.query import Answer
 
 WIDE = 200
 """Columns of a line when nobody looks at it: a pipe has no edge to wrap at."""
@@ -326,3 +329,63 @@ def _ranks_csv(documents: Sequence[Mapping[str, Any]]) -> str:
             scores = [document[side][name] for name in _SCORES]
             writer.writerow([*(document[fact] for fact in facts), task, *scores, *document["protocol"].values()])
     return text.getvalue()
+
+
+# Searches and exports -------------------------------------------------------------------------
+
+
+def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
+    """The hits of each query as a table; right and wrong ones are marked where the truth is known."""
+    for answer in answers:
+        from tbps_cli.search.document import printable
+
+        known = answer.persons is not None
+        some_person = any(hit.person is not None for hit in answer.hits)
+        headings = ["", "score", "picture"] + ["person"] * some_person + [""] * known
+        rows = [
+            [hit.rank, f"{hit.score:.4f}", printable(hit.path)]
+            + [hit.person] * some_person
+            + ["✓" if answer.is_right(hit) else "✗"] * known
+            for hit in answer.hits
+        ]
+        line(printable(str(answer.query)), style="bold")
+        if rows:
+            table(headings, rows, right=["", "score"])
+        else:
+            line("  no picture fits")
+    shown = f"{answers[0].candidates:,} of {len(gallery):,}" if answers[0].candidates != len(gallery) else len(gallery)
+    note(f"{printable(gallery.name)}: {shown if isinstance(shown, str) else f'{shown:,}'} pictures ranked")
+
+
+def index_line(gallery: Gallery) -> None:
+    """One line on what an index did to catch up with its folder; none when there was nothing to do."""
+    done = gallery.update
+    changes = [f"{done.added:,} added"] * bool(done.added) + [f"{done.removed:,} removed"] * bool(done.removed)
+    if changes:
+        note(f"{gallery.name}: {len(gallery):,} pictures ({', '.join(changes)})")
+
+
+def index_report(gallery: Gallery, path: object) -> None:
+    """What `tbps index` did."""
+    done = gallery.update
+    line(
+        f"{gallery.name}: {len(gallery):,} pictures, {done.added:,} added ({done.embedded:,} embedded), "
+        f"{done.removed:,} removed, {done.left_out_in_all:,} left out"
+    )
+    line(f'Search it: tbps search "a man in a white shirt" --in {path or gallery.name}')
+
+
+def exported(out: object, agreement: Agreement | None, *, as_json: bool = False) -> None:
+    """Where an export went, and how well it agrees with the model."""
+    if as_json:
+        document({"out": str(out), "agreement": agreement.document() if agreement else None})
+        return
+    line(f"Exported to {out}", style="bold")
+    if agreement:
+        rows = [
+            ["pictures", agreement.images, f"{agreement.image_difference:.1e}", f"{agreement.image_angle:.1e}"],
+            ["captions", agreement.captions, f"{agreement.text_difference:.1e}", f"{agreement.text_angle:.1e}"],
+        ]
+        headings = ["compared on", "count", "max |difference|", "max 1 - cosine"]
+        table(headings, rows, right=headings[1:])
+        line(f"({agreement.source}; at most {agreement.tolerance:.0e} is allowed)")

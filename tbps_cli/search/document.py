@@ -1,0 +1,79 @@
+"""Answers as other programs read them: JSON documents, CSV, bare paths."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tbps_cli.search.gallery import Gallery
+from tbps_cli.search.query import Answer
+from tbps_cli.types import Hit
+
+COLUMNS = ("query", "rank", "path", "score", "person", "file")
+DIGITS = 6
+
+
+def file_of(hit: Hit) -> Path:
+    """Where the picture of a hit lies on this machine."""
+    return Path(str(hit.extra["file"]))
+
+
+def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
+    """One answer as JSON-able values; `score` is the cosine, `path` is relative to the gallery."""
+    query = answer.query
+    made: dict[str, Any] = {
+        "query": query.text,
+        "gallery": printable(gallery.name),
+        "size": len(gallery),
+        "run": printable(run),
+    }
+    if query.image is not None:
+        made["image"] = printable(str(query.image))
+    if query.minus is not None:
+        made["minus"] = query.minus
+    if answer.candidates != len(gallery):
+        made["candidates"] = answer.candidates
+    if answer.persons is not None:
+        made["persons"] = sorted(answer.persons, key=str)
+    return {**made, "hits": [_hit(answer, hit) for hit in answer.hits]}
+
+
+def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "rank": hit.rank,
+        "path": printable(hit.path),
+        "score": round(hit.score, DIGITS),
+        "person": hit.person,
+        "file": printable(str(file_of(hit))),
+    }
+    made |= {key: hit.extra[key] for key in ("camera", "time") if hit.extra.get(key) is not None}
+    right = answer.is_right(hit)
+    return made if right is None else {**made, "right": right}
+
+
+def table(answers: Sequence[Answer]) -> str:
+    """All hits as CSV, one a line, with a heading."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for answer in answers:
+        for hit in answer.hits:
+            place = printable(hit.path), round(hit.score, DIGITS), hit.person, printable(str(file_of(hit)))
+            writer.writerow((str(answer.query), hit.rank, *place))
+    return text.getvalue()
+
+
+def paths(answers: Sequence[Answer], end: bytes = b"\n") -> bytes:
+    """The files of all hits as the system names them, each followed by `end`; each file once."""
+    files = dict.fromkeys(file_of(hit) for answer in answers for hit in answer.hits)
+    return b"".join(os.fsencode(file) + end for file in files)
+
+
+def printable(text: str) -> str:
+    """File names need not be valid text, nor free of control characters; what is printed is."""
+    valid = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "\ufffd" for char in valid)

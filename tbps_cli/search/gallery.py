@@ -1,0 +1,84 @@
+"""What a search ranks: vectors, the pictures they belong to, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tbps_cli.retrieval.rows import Person, Row
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is no usable picture, as it was when it was tried; size in bytes, mtime in nanoseconds."""
+
+    path: str
+    size: int
+    mtime: int
+    reason: str
+
+
+@dataclass
+class Update:
+    """What an index did to catch up with its folder."""
+
+    added: int = 0
+    """Pictures that are new or have changed."""
+    embedded: int = 0
+    """Of these: pictures that the model has seen now; the content of the others was known."""
+    removed: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Tried in vain this time; what was tried before and has not changed is not tried again."""
+    left_out_in_all: int = 0
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures with their vectors, whether of a folder, an index or a data set."""
+
+    name: str
+    """As shown: the folder, the index file, or the data set and its split."""
+    root: Path
+    """The folder that the paths of the rows are relative to."""
+    rows: Sequence[Row]
+    vector_GE: NDArray[Any]
+    """Unit rows, often mapped from a file."""
+    split: str | None = None
+    truth: Mapping[str, frozenset[Person]] = field(default_factory=dict)
+    """Caption -> the persons that it describes, where the data set says so."""
+    update: Update = field(default_factory=Update)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def file_of(self, row: Row) -> Path:
+        """Where a picture lies on this machine."""
+        return self.root / row.path
+
+    def values(self, row: Row) -> dict[str, Any]:
+        """What a filter may ask of a picture, but for its score."""
+        return {
+            "path": row.path,
+            "person": row.person,
+            "camera": row.camera,
+            "time": row.time,
+            "split": self.split,
+        }
+
+    def document(self, run: str) -> dict[str, Any]:
+        """What `tbps index --json` prints."""
+        done = self.update
+        return {
+            "folder": self.name,
+            "run": run,
+            "size": len(self),
+            "added": done.added,
+            "embedded": done.embedded,
+            "removed": done.removed,
+            "left_out": [{"path": entry.path, "reason": entry.reason} for entry in done.left_out],
+            "left_out_in_all": done.left_out_in_all,
+        }

@@ -1,0 +1,132 @@
+"""A folder of pictures as a gallery: each picture is embedded once, and again only when it changes.
+
+The vectors lie in a feature file in the cache (never in the folder itself), keyed by the folder's
+real path and the model's fingerprint. Every use lists the folder and compares sizes and times: new
+and changed pictures are embedded, vanished ones dropped, equal contents share one embedding. New
+vectors reach the disk every few seconds, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
+from tbps_cli.retrieval.cache import FeatureFile, feature_path, read_about
+from tbps_cli.search.embed import Outcome, Progress, embed
+from tbps_cli.search.gallery import Gallery, LeftOut, Update
+from tbps_cli.search.left_out import Ledger, name_once
+from tbps_cli.search.scan import Scan, scan
+
+if TYPE_CHECKING:
+    from tbps_cli.models.exported import ExportedModel
+    from tbps_cli.models.model import Model
+
+logger = logging.getLogger("tbps")
+BATCH = 64
+
+
+def index(
+    model: Model | ExportedModel,
+    folder: str | Path,
+    path: str | Path | None = None,
+    *,
+    workers: int | None = None,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> Gallery:
+    """Embed the pictures of a folder, as far as that has not been done, and open them as a gallery.
+
+    path: the index file; default one in the cache that belongs to this folder and this model.
+    workers: threads that decode pictures; default one a core, at most eight.
+    progress: called with (pictures done, pictures to do), when there are any.
+    Raises DataError without a usable picture, CacheError when `path` was made by another model,
+    TbpsError for a model whose embeddings depend on batch companions.
+    """
+    refuse_batch_dependent(model)
+    folder = Path(folder).expanduser()
+    seen = scan(folder)
+    file = _open(model, folder, path)
+    ledger = Ledger(file.path)
+    before = _states(file)
+    fresh = [found for found in seen.pictures if before.get(found.path) != found.state and not ledger.knows(found)]
+    outcome = embed(model, folder, file, fresh, batch=batch, workers=workers, progress=progress)
+    update = _settle(file, seen, ledger, outcome)
+    for inside, reason in seen.unreadable.items():
+        logger.warning("%s: the folder %s cannot be read (%s).", folder, inside, reason)
+    name_once(folder, update.left_out)
+    if not len(file):
+        raise DataError(f"{folder} holds no usable pictures.", _no_pictures_hint(ledger))
+    return Gallery(str(folder), folder, file.known(), file.matrix(), update=update)
+
+
+def open_index(model: Model | ExportedModel, path: Path) -> Gallery:
+    """An index file made by `index`, as it is: its folder is not looked at. Raises CacheError."""
+    refuse_batch_dependent(model)
+    about = read_about(path)
+    folder = about.get("folder")
+    if folder is None:
+        raise CacheError(
+            f"--in {path} holds features, but is not an index.", "Make one: tbps index FOLDER --index FILE"
+        )
+    try:
+        file = FeatureFile.open(path, model.fingerprint)
+    except CacheError as error:
+        raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
+    return Gallery(str(path), Path(str(folder)), file.known(), file.matrix())
+
+
+def refuse_batch_dependent(model: Model | ExportedModel) -> None:
+    """Raises TbpsError when a picture's vector would depend on its neighbours in a batch."""
+    if model.batch_dependent:
+        raise TbpsError(f"search: {model.batch_dependent}")
+
+
+def _open(model: Model | ExportedModel, folder: Path, path: str | Path | None) -> FeatureFile:
+    real = str(folder.resolve())
+    about = {"run": str(model.path), "folder": real}
+    if path is None:
+        place = feature_path("indexes", folder, model.fingerprint)
+        return FeatureFile.open(place, model.fingerprint, about=about, rebuild=True, lenient=True)
+    place = Path(path).expanduser()
+    if place.is_dir():
+        raise UsageError(f"--index {place} is a folder.", "Give the file to write, for example people.h5")
+    if place.exists() and read_about(place).get("folder") != real:
+        made_of = read_about(place).get("folder", "something else")
+        raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
+    try:
+        return FeatureFile.open(place, model.fingerprint, about=about)
+    except CacheError as error:
+        raise CacheError(error.message, f"Delete {place} to make it anew, or choose another --index file.") from None
+
+
+def _no_pictures_hint(ledger: Ledger) -> str:
+    if ledger.entries:
+        entry = next(iter(ledger.entries.values()))
+        return f"{len(ledger.entries):,} were left out, the first: {entry.path} ({entry.reason})."
+    return "Pictures end in .jpg, .png, .bmp, .webp and the like; hidden folders are passed over."
+
+
+# Catching up with the folder ------------------------------------------------------------------
+
+
+def _states(file: FeatureFile) -> dict[str, tuple[int, int]]:
+    """Path -> size and time of change, as the index knows its pictures."""
+    known = file.known()
+    sizes, times = known.columns["size"].tolist(), known.columns["mtime"].tolist()
+    return dict(zip(known.paths, zip(sizes, times, strict=True), strict=True))
+
+
+def _settle(file: FeatureFile, seen: Scan, ledger: Ledger, outcome: Outcome) -> Update:
+    """Drop the rows of what is gone or unusable now, and note what was left out."""
+    new = {one.found.path: LeftOut(one.found.path, *one.found.state, one.reason) for one in outcome.failures}
+    ledger.keep(seen.pictures, [new[one.found.path] for one in outcome.failures if one.lasting])
+    usable = {found.path for found in seen.pictures} - ledger.entries.keys() - new.keys()
+    kept = np.array([path in usable or seen.hides(path) for path in file.known().paths], bool)
+    if not kept.all():
+        file.keep(kept)
+    in_all = len(ledger.entries.keys() | new.keys())
+    return Update(outcome.added, outcome.embedded, int((~kept).sum()), list(new.values()), in_all)

@@ -1,0 +1,71 @@
+"""Pictures that an index leaves out, and why: kept beside it, so that each is tried and named once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from tbps_cli.search.gallery import LeftOut
+from tbps_cli.search.scan import Found
+
+logger = logging.getLogger("tbps")
+SHOWN = 5
+
+
+class Ledger:
+    """The list in the file `INDEX.left-out.json`; a missing or damaged one is an empty one."""
+
+    def __init__(self, index: Path) -> None:
+        self.path = index.with_name(index.name + ".left-out.json")
+        self.entries = {entry.path: entry for entry in _read(self.path)}
+
+    def knows(self, found: Found) -> bool:
+        """Whether this file was tried before and has not changed since."""
+        entry = self.entries.get(found.path)
+        return entry is not None and (entry.size, entry.mtime) == (found.size, found.mtime)
+
+    def keep(self, there: Iterable[Found], new: Iterable[LeftOut]) -> None:
+        """Forget what is gone or changed, add what is new, and write the list when it differs."""
+        still = {found.path: self.entries[found.path] for found in there if self.knows(found)}
+        still |= {entry.path: entry for entry in new}
+        if still != self.entries:
+            self.entries = still
+            self._write()
+
+    def _write(self) -> None:
+        """Best effort: without the list a broken file is only tried again."""
+        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            if not self.entries:
+                self.path.unlink(missing_ok=True)
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps([vars(entry) for entry in self.entries.values()], indent=0)
+            temporary.write_text(text + "\n", "utf-8")
+            temporary.replace(self.path)
+        except OSError as error:
+            logger.debug("%s cannot be written: %s", self.path, error)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> list[LeftOut]:
+    try:
+        return [LeftOut(**entry) for entry in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def name_once(folder: Path, entries: list[LeftOut]) -> None:
+    """One warning for all of them: how many, and the first few with their reasons."""
+    if not entries:
+        return
+    few = "; ".join(f"{entry.path} ({entry.reason})" for entry in entries[:SHOWN])
+    more = f"; and {len(entries) - SHOWN:,} more" if len(entries) > SHOWN else ""
+    plural = "picture is" if len(entries) == 1 else "pictures are"
+    logger.warning("%s: %s %s left out: %s%s.", folder, f"{len(entries):,}", plural, few, more)

@@ -1,0 +1,110 @@
+"""What lies in a folder: its pictures with size and time of change, found by listing alone.
+
+Hidden files and folders, the system's own folders and files that are no pictures by their name are
+passed over; links are followed, but no folder is entered twice; a folder that may not be read is
+named and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tbps_cli.data.layouts.folder import SUFFIXES as COMMON
+from tbps_cli.errors import DataError
+
+SUFFIXES = frozenset((*COMMON, ".jfif", ".pgm", ".jp2", ".avif"))
+SYSTEM = frozenset(
+    ("$recycle.bin", "system volume information", "lost+found", "__macosx", "@eadir", "thumbs.db", "node_modules")
+)
+"""Folders that systems and programs leave behind, in lower case."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture by its name; `path` is relative to the folder, with forward slashes."""
+
+    path: str
+    size: int
+    mtime: int
+    """Time of its last change in nanoseconds."""
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """What changes when the file does."""
+        return self.size, self.mtime
+
+
+@dataclass
+class Scan:
+    """All pictures below a folder, in sorted order, and what could not be looked at."""
+
+    folder: Path
+    pictures: list[Found] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Folder, relative -> reason."""
+
+    def hides(self, path: str) -> bool:
+        """Whether a picture may be there unseen: a folder above it could not be read."""
+        return any(path.startswith(folder + "/") for folder in self.unreadable)
+
+
+def scan(folder: Path) -> Scan:
+    """List a folder and all below it. Raises DataError when the folder itself cannot be read."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"--in {folder} {what}.", "Give a folder of pictures, or an index made by tbps index.")
+    found = Scan(folder)
+    entered: set[tuple[int, int]] = set()
+    found.pictures.extend(_below(found, "", entered))
+    if "" in found.unreadable:
+        raise DataError(f"--in {folder} cannot be read ({found.unreadable['']}).")
+    return found
+
+
+def _below(scan: Scan, inside: str, entered: set[tuple[int, int]]) -> Iterator[Found]:
+    """Pictures of one folder and then of those in it; a stack of its own, so depth has no limit."""
+    waiting = [inside]
+    while waiting:
+        inside = waiting.pop()
+        where = scan.folder / inside
+        try:
+            own = where.stat()
+            if (own.st_dev, own.st_ino) in entered:
+                continue
+            entered.add((own.st_dev, own.st_ino))
+            with os.scandir(where) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            scan.unreadable[inside] = error.strerror or str(error)
+            continue
+        folders = [_join(inside, entry.name) for entry in entries if _is_folder(entry)]
+        waiting.extend(reversed(folders))
+        yield from filter(None, (_picture(entry, inside) for entry in entries))
+
+
+def _join(inside: str, name: str) -> str:
+    return f"{inside}/{name}" if inside else name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
+        return False
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _picture(entry: os.DirEntry[str], inside: str) -> Found | None:
+    if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - hot
+        return None
+    try:
+        if not entry.is_file():
+            return None
+        state = entry.stat()
+    except OSError:  # a link to nothing, or a file that vanished meanwhile
+        return None
+    return Found(_join(inside, entry.name), state.st_size, state.st_mtime_ns)

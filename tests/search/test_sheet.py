@@ -1,0 +1,79 @@
+"""Rank sheets: self-contained, escaped, and in the right order."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+from PIL import Image
+from tiny_sets import save_picture
+
+from tbps_cli.search.sheet import MOST, Answer, Group, Place, _parts, sheet
+
+
+class Reader(HTMLParser):
+    """Collects tags with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data) -> None:
+        self.words.append(data)
+
+
+def test_each_thumbnail_is_stored_once_and_is_a_small_jpeg(tmp_path) -> None:
+    one = save_picture(tmp_path / "one.png", 1, (300, 800))
+    two = save_picture(tmp_path / "two.png", 2)
+    answers = [Answer("a", [Place(one, "0.9"), Place(two, "0.8")]), Answer("b", [Place(one, "0.7")])]
+    told: list[tuple[int, int]] = []
+    text = sheet("t", "s", [Group("all", answers)], progress=lambda done, total: told.append((done, total)))
+    stored = re.findall(r"base64,([A-Za-z0-9+/=]+)\)", text)
+    assert len(stored) == 2
+    assert Image.open(io.BytesIO(base64.b64decode(stored[0]))).size == (60, 160)
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_right_wrong_and_unknown_places_are_marked(tmp_path) -> None:
+    picture = save_picture(tmp_path / "p.png")
+    places = [Place(picture, "x", right) for right in (True, False, None)]
+    tags = Reader(sheet("t", "s", [Group("all", [Answer("q", places, own=Place(picture, "described"))])])).tags
+    assert [attrs["class"] for tag, attrs in tags if tag == "figure"] == ["own", "yes", "no", ""]
+
+
+def test_everything_from_data_is_escaped(tmp_path) -> None:
+    evil = "<script>alert('&\"')</script>"
+    picture = save_picture(tmp_path / '"><b>.png')
+    text = sheet(evil, evil, [Group(evil, [Answer(evil, [Place(picture, evil)], note=evil)])])
+    read = Reader(text)
+    assert not {"script", "b", "link", "img"} & {tag for tag, _ in read.tags}
+    assert "".join(read.words).count(evil) == 7
+    assert not re.search(r"https?://|src=|@import", text)
+
+
+def test_a_picture_that_cannot_be_read_stays_a_grey_box(tmp_path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    text = sheet("t", "s", [Group("all", [Answer("q", [Place(tmp_path / "broken.png", "0.1")])])])
+    assert "base64" not in text
+    assert "broken.png" in text
+
+
+def test_groups_without_answers_have_no_heading() -> None:
+    assert "<h2>" not in sheet("t", "s", [Group("Worst", [])])
+
+
+def test_worst_and_best_come_first_and_every_query_stands_once() -> None:
+    worst, best, others = _parts([*range(100, 300), *range(100)])
+    assert worst == list(range(100, 150))
+    assert best == list(range(99, 49, -1))
+    assert others == [*range(50), *range(150, 300)]
+    assert _parts([2, 0, 1]) == ([2], [1], [0])
+    assert _parts([0]) == ([], [], [0])
+    assert sum(map(len, _parts(list(range(5000))))) == MOST

@@ -1,0 +1,127 @@
+"""The filter language of a search."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tbps_cli.errors import UsageError
+from tbps_cli.search.where import parse
+
+ROW: dict[str, Any] = {
+    "path": "night/gate/03.jpg",
+    "person": 12,
+    "camera": "c1",
+    "time": "2026-03-04T05:06:07",
+    "split": "test",
+    "score": 0.31,
+}
+NOTHING: dict[str, Any] = dict.fromkeys(ROW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'camera == "c1"',
+        "camera = 'c1'",
+        'camera == "c1" and time >= "2026-01-01"',
+        'path like "night/*"',
+        'path like "*.jp?"',
+        "person == 12",
+        'person == "12"',
+        "person in (3, 12)",
+        'camera not in ("c2", "c3")',
+        "score > 0.3 and score <= 3.1e-1",
+        'not camera == "c2"',
+        'camera == "c2" or camera == "c3" or split == "test"',
+        'camera == "c1" or camera == "c2" and split == "train"',
+        '(camera == "c1" or camera == "c2") and person != none',
+        'NOT (camera == "c9" AND person == 12)',
+        r'camera != "a\"b"',
+        "  person==12  ",
+    ],
+)
+def test_a_picture_that_fits_is_kept(text: str) -> None:
+    assert parse(text)(ROW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'camera == "C1"',
+        'path like "day/*"',
+        "person == 13",
+        "score > 0.31",
+        'time < "2026"',
+        "person in (1, 2)",
+        "person not in (12)",
+        '(camera == "c1" or camera == "c2") and split == "train"',
+    ],
+)
+def test_a_picture_that_does_not_fit_is_left_out(text: str) -> None:
+    assert not parse(text)(ROW)
+
+
+@pytest.mark.parametrize("text", ['camera >= "a"', 'path like "*"', "person == 12", "score < 1", "person in (12)"])
+def test_what_is_unknown_fits_no_comparison(text: str) -> None:
+    assert not parse(text)(NOTHING)
+
+
+def test_what_is_unknown_can_be_asked_for() -> None:
+    assert parse("person == none")(NOTHING)
+    assert not parse("person == null")(ROW)
+    assert parse("camera != 'c1'")(NOTHING)
+
+
+def test_a_person_named_like_no_number_is_compared_as_a_text() -> None:
+    assert parse('person == "nan"')({"person": "nan"})
+    assert not parse('person == "1_2"')({"person": 12})
+
+
+def test_the_fields_of_a_filter_are_known() -> None:
+    assert parse('camera == "c1" and not (score < 1)').fields == {"camera", "score"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a field"),
+        ("camera", "expected a comparison"),
+        ("camera ==", "expected a value"),
+        ("camera == c1", "expected a value"),
+        ('camra == "c1"', "no field 'camra'"),
+        ('camera == "c1" camera', "expected and, or, or the end"),
+        ('(camera == "c1"', "expected )"),
+        ("person in ()", "expected a value"),
+        ("person in 3", "expected ("),
+        ("score < none", "makes no sense"),
+        ('camera == "c1', "not understood (character 11)"),
+        ("__import__('os')", "no field"),
+        ("camera == 'a'; 1", "not understood"),
+        ("score > 1x", "not understood"),
+        ("camera not like 'a'", "expected in"),
+        ("(" * 500, "inside each other"),
+        ("not " * 400 + "person == 1", "inside each other"),
+        ("x" * 3000, "longer than"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_a_usage_error(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert message in caught.value.message
+
+
+def test_a_misspelt_field_gets_the_nearest_name() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse("scores > 1")
+    assert caught.value.hint == "Did you mean score?"
+
+
+@given(st.text(max_size=60) | st.from_regex(r"(camera|person|score|and|or|not|in|like|[()=<>,'\"0-9 ])*"))
+def test_any_text_is_a_filter_or_a_usage_error(text: str) -> None:
+    with contextlib.suppress(UsageError):
+        assert parse(text)(ROW) in (True, False)
