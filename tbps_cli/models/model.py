@@ -72,7 +72,7 @@ class Model:
     @cached_property
     def embed(self) -> int:
         """Length of a row (E)."""
-        return int(self.text_arrays(self.tokenizer(["a person"])).shape[1])
+        return self.image_arrays(np.zeros((1, 3, *self.transform.size), np.float32)).shape[1]
 
     @property
     def fingerprint(self) -> str:

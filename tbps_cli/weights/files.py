@@ -2,21 +2,15 @@
 
 Read: safetensors, what `torch.save` writes (the zip archive since 2020 and the older stream), and
 TorchScript archives as OpenAI publishes them. All pickles go through `weights.pickles`, which can
-only make data; `torch.load` and `torch.jit.load` are not used at all. Sizes are checked against the
-file before anything is allocated, storages shared by several tensors stay shared, and everything
-arrives on the CPU whatever device the file names.
+only make data; `torch.load` and `torch.jit.load` are not used at all.
 Written: safetensors, and `state.pt` for resuming, each under a temporary name that replaces the old
 file only when it is complete on disk.
 """
 
 from __future__ import annotations
 
-import io
-import mmap
 import os
-import struct
 import uuid
-import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +21,10 @@ import yaml
 from torch import Tensor
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights.pickles import ITEM_BYTES, Array, Damaged, Name, Readable, Storage, Stored, storage_type, unpickle
+from tbps_cli.weights.archives import FETCH, read_stream, read_zip
 
 Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_FETCH = "Fetch or copy it again."
 _YAML_LIMIT = 4 << 20
 _DISK_WORDS = "os error", "inline_container", "iostream"
 """How the writers of safetensors and torch speak of a file that cannot be written."""
@@ -55,9 +47,10 @@ def read_tensors(path: Path, *, skip: Collection[str] = ()) -> Foreign:
     path = Path(path)
     head = _head(path)
     if head.startswith(b"PK\x03\x04"):
-        return _read_zip(path, skip)
+        content, script = read_zip(path, skip)
+        return Foreign(content, "torchscript" if script else "torch")
     if head.startswith(b"\x80"):
-        return Foreign(_plain(_read_stream(path), skip), "legacy")
+        return Foreign(read_stream(path, skip), "legacy")
     if len(head) > 8 and head[8:9] == b"{":
         return Foreign(dict(read_safetensors(path)), "safetensors")
     raise _no_weights(path, head)
@@ -78,7 +71,7 @@ def _head(path: Path) -> bytes:
 def _no_weights(path: Path, head: bytes) -> WeightsError:
     start = head.lstrip().lower()
     if not head:
-        return WeightsError(f"{path} is empty (0 bytes).", _FETCH)
+        return WeightsError(f"{path} is empty (0 bytes).", FETCH)
     if start.startswith(b"version https://git-lfs"):
         return WeightsError(f"{path} is a Git LFS pointer, not the file itself.", "Run: git lfs pull")
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -86,196 +79,6 @@ def _no_weights(path: Path, head: bytes) -> WeightsError:
     return WeightsError(
         f"{path} is no weights file.", "Known are safetensors, files of torch.save (.pth, .pt, .bin) and TorchScript."
     )
-
-
-# torch archives ---------------------------------------------------------------------------------
-
-
-def _read_zip(path: Path, skip: Collection[str]) -> Foreign:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _Archive(archive, path).read(skip)
-    except (zipfile.BadZipFile, EOFError, struct.error, RuntimeError, ValueError, OSError, OverflowError) as error:
-        raise WeightsError(f"{path} is cut short or damaged ({error}).", _FETCH) from None
-
-
-class _Archive:
-    """A torch or TorchScript archive: `ROOT/data.pkl` and one record a storage under `ROOT/data/`."""
-
-    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        self.zip, self.path = archive, path
-        self.entries = {entry.filename: entry for entry in archive.infolist()}
-        pickles = [name for name in self.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise WeightsError(f"{path} is a zip file but no checkpoint: it has no data.pkl.", "Unpack it first.")
-        self.root = pickles[0].removesuffix("data.pkl")
-        self.loaded: dict[str, torch.UntypedStorage] = {}
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
-        """Torch compresses only code, so the records together cannot be larger than the file."""
-        size = self.path.stat().st_size
-        read = [entry for name, entry in self.entries.items() if not name.startswith(self.root + "code/")]
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
-            raise WeightsError(f"{self.path} is a compressed zip file, no checkpoint.", "Unpack it first.")
-        declared = sum(entry.file_size for entry in read)
-        if declared > size:
-            raise WeightsError(f"{self.path} declares {declared:,} bytes but has {size:,}.", _FETCH)
-
-    def read(self, skip: Collection[str]) -> Foreign:
-        order = self.entries.get(self.root + "byteorder")
-        if order is not None and self.zip.read(order).strip() == b"big":
-            raise WeightsError(f"{self.path} was written on a big-endian machine.", "Save it as safetensors there.")
-        with self.zip.open(self.root + "data.pkl") as file:
-            value = unpickle(io.BytesIO(file.read()), self._storage, str(self.path))
-        script = self.root + "constants.pkl" in self.entries
-        return Foreign(_plain((value, self._bytes), skip), "torchscript" if script else "torch")
-
-    def _storage(self, identity: tuple[Any, ...]) -> Storage:
-        word, kind, key, _, count = identity
-        if word != "storage" or not isinstance(key, str) or type(count) is not int:
-            raise Damaged("an unknown persistent id")
-        storage = Storage(key, storage_type(kind), count)
-        entry = self.entries.get(f"{self.root}data/{key}")
-        if entry is None:
-            raise WeightsError(f"{self.path}: the storage {key!r} is missing.", _FETCH)
-        if count < 0 or count * ITEM_BYTES[storage.dtype] > entry.file_size:
-            raise WeightsError(
-                f"{self.path}: the storage {key!r} declares {count:,} values of {storage.dtype} "
-                f"but holds {entry.file_size:,} bytes.",
-                _FETCH,
-            )
-        return storage
-
-    def _bytes(self, storage: Storage) -> torch.UntypedStorage:
-        """The storage's own bytes, read once (and checked by the zip's sums)."""
-        if storage.key not in self.loaded:
-            entry = self.entries[f"{self.root}data/{storage.key}"]
-            buffer = bytearray(entry.file_size)
-            with self.zip.open(entry) as file:
-                _fill(file, memoryview(buffer))
-            self.loaded[storage.key] = _as_storage(buffer)
-        return self.loaded[storage.key]
-
-
-def _fill(file: Readable, view: memoryview) -> None:
-    while view:
-        piece = file.read(min(len(view), 1 << 24))
-        if not piece:
-            raise EOFError("fewer bytes than declared")
-        view[: len(piece)] = piece
-        view = view[len(piece) :]
-
-
-def _as_storage(buffer: bytearray) -> torch.UntypedStorage:
-    if not buffer:
-        return torch.UntypedStorage(0)
-    return torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage()
-
-
-# The stream that torch wrote before 1.6 ---------------------------------------------------------
-
-
-def _read_stream(path: Path) -> tuple[Any, Callable[[Storage], torch.UntypedStorage]]:
-    """Magic number, protocol, facts about the machine, the object, the storages' keys, their bytes."""
-    declared: dict[str, tuple[str, int]] = {}
-
-    def storage_of(identity: tuple[Any, ...]) -> Storage:
-        if identity[0] != "storage":
-            raise WeightsError(
-                f"{path} holds a whole pickled model, code included.", "Save its state_dict() instead."
-            ) from None
-        _, kind, key, _, count, view = identity
-        if type(count) is not int or not 0 <= count <= size:
-            raise Damaged("a storage larger than the file")
-        declared[str(key)] = (storage_type(kind), count)
-        _, first, length = view if view is not None else (None, 0, count)
-        if type(first) is not int or type(length) is not int or not 0 <= first <= first + length <= count:
-            raise Damaged("a view outside its storage")
-        return Storage(str(key), storage_type(kind), length, first)
-
-    size = path.stat().st_size
-    # Mapped, because a plain file allocates whatever number of bytes it is asked to read.
-    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
-        if unpickle(file, storage_of, str(path)) != _LEGACY_MAGIC:
-            raise WeightsError(f"{path} is a pickle, but not one of torch.save.", "Save it with torch.save.")
-        _, machine = (unpickle(file, storage_of, str(path)) for _ in range(2))
-        if isinstance(machine, dict) and not machine.get("little_endian", True):
-            raise WeightsError(f"{path} was written on a big-endian machine.", "Save it as safetensors there.")
-        value = unpickle(file, storage_of, str(path))
-        keys = unpickle(file, storage_of, str(path))
-        loaded = {str(key): _stream_storage(file, path, declared.get(str(key))) for key in keys}
-    missing = declared.keys() - loaded.keys()
-    if missing:
-        raise WeightsError(f"{path}: the storage {min(missing)!r} is missing.", _FETCH)
-    return value, lambda storage: loaded[storage.key]
-
-
-def _stream_storage(file: Readable, path: Path, declared: tuple[str, int] | None) -> torch.UntypedStorage:
-    if declared is None:
-        raise WeightsError(f"{path} is damaged: it lists a storage that nothing uses.", _FETCH)
-    dtype, count = declared
-    head = file.read(8)
-    if len(head) < 8 or struct.unpack("<q", head)[0] != count:
-        raise WeightsError(f"{path} is cut short or damaged.", _FETCH)
-    left = path.stat().st_size - file.tell()
-    if count * ITEM_BYTES[dtype] > left:
-        raise WeightsError(f"{path} is cut short: {count * ITEM_BYTES[dtype] - left:,} bytes are missing.", _FETCH)
-    buffer = bytearray(count * ITEM_BYTES[dtype])
-    _fill(file, memoryview(buffer))
-    return _as_storage(buffer)
-
-
-# From notes to tensors --------------------------------------------------------------------------
-
-
-def _plain(read: tuple[Any, Callable[[Storage], torch.UntypedStorage]], skip: Collection[str]) -> Any:
-    """The value with tensors in place of notes, without the outermost keys in `skip`."""
-    value, bytes_of = read
-    if isinstance(value, dict):
-        value = {key: item for key, item in value.items() if key not in skip}
-    try:
-        return _Filler(bytes_of).fill(value)
-    except RecursionError:
-        raise WeightsError("the checkpoint is nested too deeply.", "Only plain containers are read.") from None
-
-
-class _Filler:
-    """Copies nested containers; what was shared stays shared."""
-
-    def __init__(self, bytes_of: Callable[[Storage], torch.UntypedStorage]) -> None:
-        self.bytes_of = bytes_of
-        self.done: dict[int, tuple[Any, Any]] = {}
-
-    def fill(self, value: Any) -> Any:
-        if id(value) in self.done:
-            return self.done[id(value)][1]
-        if isinstance(value, dict | list):
-            made: Any = type(value)()
-            self.done[id(value)] = value, made  # before its items: a container may hold itself
-            if isinstance(value, dict):
-                made.update((key, self.fill(item)) for key, item in value.items())
-            else:
-                made.extend(self.fill(item) for item in value)
-            return made
-        made = self._leaf(value)
-        self.done[id(value)] = value, made
-        return made
-
-    def _leaf(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(self.fill(item) for item in value)
-        if isinstance(value, Stored):
-            dtype = getattr(torch, value.dtype)
-            first = value.storage.first * ITEM_BYTES[value.storage.dtype] // ITEM_BYTES[value.dtype]
-            return torch.empty(0, dtype=dtype).set_(
-                self.bytes_of(value.storage), first + value.offset, value.size, value.stride
-            )
-        if isinstance(value, Array):
-            return value.value
-        if isinstance(value, Name):
-            return getattr(torch, value.text.removeprefix("torch.")) if value.text[6:] in ITEM_BYTES else value.text
-        return value
 
 
 # Our own files ----------------------------------------------------------------------------------
@@ -290,7 +93,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is cut short or damaged ({error}).", _FETCH) from None
+        raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -302,7 +105,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is cut short or damaged ({error}).", _FETCH) from None
+        raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

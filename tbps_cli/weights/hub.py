@@ -188,6 +188,7 @@ def _receive(url: str, part: Path, progress: Progress | None) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != 416:  # the part is whole already, or longer than the file: the hash decides
             raise
         return

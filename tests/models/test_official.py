@@ -41,7 +41,7 @@ def test_an_irra_folder_gives_the_published_embeddings(tmp_path: Path, prefix: s
     model = opened(irra_folder(tmp_path / "irra", golden_state(), half=False, prefix=prefix))
     assert distance(model) <= 2e-5
     assert (model.name, model.data, model.selected_on) == ("irra", "icfg-pedes", None)
-    assert model.transform.size == (96, 32)
+    assert (model.transform.size, model.embed) == ((96, 32), 64)
 
 
 def test_half_weights_are_read_as_float32(tmp_path: Path, lines: Callable[[], str]) -> None:

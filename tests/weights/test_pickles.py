@@ -109,6 +109,13 @@ def g(module: str, name: str) -> bytes:
         (g("_codecs", "encode") + b"(S'x'\nS'rot13'\ntR.", "the codec 'rot13'"),
         (g("_codecs", "encode") + b"(S'x'\nS'zip'\ntR.", "the codec 'zip'"),
         (g("numpy", "dtype") + b"(S'O8'\nI00\nI01\ntR(dbcnumpy.core.multiarray\nscalar\n.", "damaged"),
+        # numbers and boxes where bytes and texts belong
+        (
+            g("numpy.core.multiarray", "scalar") + b"(" + g("numpy", "dtype") + b"(S'f8'\ntRI999999999999\ntR.",
+            "damaged",
+        ),
+        (g("torch", "device") + b"((lp0\ntR.", "a list in the place of str"),
+        (g("_codecs", "encode") + b"((ltR.", "a list in the place of str"),
         # calling what is no name, setting the state of what has none
         (b"S'system'\n(S'x'\ntR.", "no name"),
         (g("collections", "OrderedDict") + b"(dS'__class__'\nS'x'\nsb.", "a state for something"),

@@ -1,0 +1,228 @@
+"""The two containers of `torch.save`, and TorchScript's: found, bounded, and their tensors filled.
+
+Sizes are checked against the file before anything is allocated, storages shared by several tensors
+stay shared, and everything arrives on the CPU whatever device the file names.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import struct
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from tbps_cli.errors import WeightsError
+from tbps_cli.weights.names import storage_type
+from tbps_cli.weights.notes import ITEM_BYTES, Array, Damaged, Name, Storage, Stored
+from tbps_cli.weights.pickles import unpickle
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+FETCH = "Fetch or copy it again."
+
+
+def read_zip(path: Path, skip: Collection[str]) -> tuple[Any, bool]:
+    """(content, whether TorchScript wrote it) of a zip archive, without the outermost keys in `skip`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _Archive(archive, path).read(skip)
+    except (zipfile.BadZipFile, EOFError, struct.error, RuntimeError, ValueError, OSError, OverflowError) as error:
+        raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
+
+
+class _Archive:
+    """A torch or TorchScript archive: `ROOT/data.pkl` and one record a storage under `ROOT/data/`."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+        self.zip, self.path = archive, path
+        self.entries = {entry.filename: entry for entry in archive.infolist()}
+        pickles = [name for name in self.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise WeightsError(f"{path} is a zip file but no checkpoint: it has no data.pkl.", "Unpack it first.")
+        self.root = pickles[0].removesuffix("data.pkl")
+        self.loaded: dict[str, torch.UntypedStorage] = {}
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Torch compresses only code, so the records together cannot be larger than the file."""
+        size = self.path.stat().st_size
+        read = [entry for name, entry in self.entries.items() if not name.startswith(self.root + "code/")]
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
+            raise WeightsError(f"{self.path} is a compressed zip file, no checkpoint.", "Unpack it first.")
+        declared = sum(entry.file_size for entry in read)
+        if declared > size:
+            raise WeightsError(f"{self.path} declares {declared:,} bytes but has {size:,}.", FETCH)
+
+    def read(self, skip: Collection[str]) -> tuple[Any, bool]:
+        order = self.entries.get(self.root + "byteorder")
+        if order is not None and self.zip.read(order).strip() == b"big":
+            raise WeightsError(f"{self.path} was written on a big-endian machine.", "Save it as safetensors there.")
+        with self.zip.open(self.root + "data.pkl") as file:
+            value = unpickle(io.BytesIO(file.read()), self._storage, str(self.path))
+        script = self.root + "constants.pkl" in self.entries
+        return _plain(value, self._bytes, skip), script
+
+    def _storage(self, identity: tuple[Any, ...]) -> Storage:
+        word, kind, key, _, count = identity
+        if word != "storage" or not isinstance(key, str) or type(count) is not int:
+            raise Damaged("an unknown persistent id")
+        storage = Storage(key, storage_type(kind), count)
+        entry = self.entries.get(f"{self.root}data/{key}")
+        if entry is None:
+            raise WeightsError(f"{self.path}: the storage {key!r} is missing.", FETCH)
+        if count < 0 or count * ITEM_BYTES[storage.dtype] > entry.file_size:
+            raise WeightsError(
+                f"{self.path}: the storage {key!r} declares {count:,} values of {storage.dtype} "
+                f"but holds {entry.file_size:,} bytes.",
+                FETCH,
+            )
+        return storage
+
+    def _bytes(self, storage: Storage) -> torch.UntypedStorage:
+        """The storage's own bytes, read once (and checked by the zip's sums)."""
+        if storage.key not in self.loaded:
+            entry = self.entries[f"{self.root}data/{storage.key}"]
+            buffer = bytearray(entry.file_size)
+            with self.zip.open(entry) as file:
+                _fill(file, memoryview(buffer))
+            self.loaded[storage.key] = _as_storage(buffer)
+        return self.loaded[storage.key]
+
+
+def _fill(file: IO[bytes], view: memoryview) -> None:
+    while view:
+        piece = file.read(min(len(view), 1 << 24))
+        if not piece:
+            raise EOFError("fewer bytes than declared")
+        view[: len(piece)] = piece
+        view = view[len(piece) :]
+
+
+def _as_storage(buffer: bytearray) -> torch.UntypedStorage:
+    if not buffer:
+        return torch.UntypedStorage(0)
+    return torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage()
+
+
+# The stream that torch wrote before 1.6 ---------------------------------------------------------
+
+
+def read_stream(path: Path, skip: Collection[str]) -> Any:
+    """The content of the older stream, without the outermost keys in `skip`.
+
+    Magic number, protocol, facts about the machine, the object, the storages' keys, their bytes.
+    """
+    # Mapped, because a plain file allocates whatever number of bytes it is asked to read.
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
+        stream = _Stream(file, path)
+        if stream.next() != _LEGACY_MAGIC:
+            raise WeightsError(f"{path} is a pickle, but not one of torch.save.", "Save it with torch.save.")
+        stream.next()
+        machine = stream.next()
+        if isinstance(machine, dict) and not machine.get("little_endian", True):
+            raise WeightsError(f"{path} was written on a big-endian machine.", "Save it as safetensors there.")
+        value = stream.next()
+        loaded = stream.storages(stream.next())
+    return _plain(value, lambda storage: loaded[storage.key], skip)
+
+
+class _Stream:
+    """Pickles one after the other, then the storages' bytes in the order of their list."""
+
+    def __init__(self, file: mmap.mmap, path: Path) -> None:
+        self.file, self.path = file, path
+        self.declared: dict[str, tuple[str, int]] = {}
+
+    def next(self) -> Any:
+        return unpickle(self.file, self._storage, str(self.path))
+
+    def _storage(self, identity: tuple[Any, ...]) -> Storage:
+        if identity[0] == "module":
+            raise WeightsError(f"{self.path} holds a pickled model, code included.", "Save its state_dict() instead.")
+        word, kind, key, _, count, view = identity
+        if word != "storage" or not isinstance(key, str):
+            raise Damaged("an unknown persistent id")
+        if type(count) is not int or not 0 <= count <= len(self.file):
+            raise Damaged("a storage larger than the file")
+        self.declared[key] = storage_type(kind), count
+        _, first, length = view if view is not None else (None, 0, count)
+        if type(first) is not int or type(length) is not int or not 0 <= first <= first + length <= count:
+            raise Damaged("a view outside its storage")
+        return Storage(key, storage_type(kind), length, first)
+
+    def storages(self, keys: Any) -> dict[str, torch.UntypedStorage]:
+        """Key -> bytes, for every key that was declared. Raises WeightsError when they are not all here."""
+        loaded = {}
+        for key in keys if isinstance(keys, list) else ():
+            if not isinstance(key, str) or key not in self.declared or key in loaded:
+                raise WeightsError(f"{self.path} is damaged: its list of storages does not fit.", FETCH)
+            loaded[key] = self._bytes(*self.declared[key])
+        missing = self.declared.keys() - loaded.keys()
+        if missing:
+            raise WeightsError(f"{self.path}: the storage {min(missing)!r} is missing.", FETCH)
+        return loaded
+
+    def _bytes(self, dtype: str, count: int) -> torch.UntypedStorage:
+        head = self.file.read(8)
+        if len(head) < 8 or struct.unpack("<q", head)[0] != count:
+            raise WeightsError(f"{self.path} is cut short or damaged.", FETCH)
+        size = count * ITEM_BYTES[dtype]
+        left = len(self.file) - self.file.tell()
+        if size > left:
+            raise WeightsError(f"{self.path} is cut short: {size - left:,} bytes are missing.", FETCH)
+        return _as_storage(bytearray(self.file.read(size)))
+
+
+# From notes to tensors --------------------------------------------------------------------------
+
+
+def _plain(value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip: Collection[str]) -> Any:
+    """The value with tensors in place of notes, without the outermost keys in `skip`."""
+    if isinstance(value, dict):
+        value = {key: item for key, item in value.items() if key not in skip}
+    try:
+        return _Filler(bytes_of).fill(value)
+    except RecursionError:
+        raise WeightsError("the checkpoint is nested too deeply.", "Only plain containers are read.") from None
+
+
+class _Filler:
+    """Copies nested containers; what was shared stays shared."""
+
+    def __init__(self, bytes_of: Callable[[Storage], torch.UntypedStorage]) -> None:
+        self.bytes_of = bytes_of
+        self.done: dict[int, tuple[Any, Any]] = {}
+
+    def fill(self, value: Any) -> Any:
+        if id(value) in self.done:
+            return self.done[id(value)][1]
+        if isinstance(value, dict | list):
+            made: Any = type(value)()
+            self.done[id(value)] = value, made  # before its items: a container may hold itself
+            if isinstance(value, dict):
+                made.update((key, self.fill(item)) for key, item in value.items())
+            else:
+                made.extend(self.fill(item) for item in value)
+            return made
+        made = self._leaf(value)
+        self.done[id(value)] = value, made
+        return made
+
+    def _leaf(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self.fill(item) for item in value)
+        if isinstance(value, Stored):
+            dtype = getattr(torch, value.dtype)
+            first = value.storage.first * ITEM_BYTES[value.storage.dtype] // ITEM_BYTES[value.dtype]
+            return torch.empty(0, dtype=dtype).set_(
+                self.bytes_of(value.storage), first + value.offset, value.size, value.stride
+            )
+        if isinstance(value, Array):
+            return value.value
+        if isinstance(value, Name):
+            return getattr(torch, value.text.removeprefix("torch.")) if value.text[6:] in ITEM_BYTES else value.text
+        return value
