@@ -39,9 +39,14 @@ class Draft:
         return self.label
 
     def over(self, base: Draft) -> Draft:
-        """This draft on top of the one that it extends."""
-        kept = {key: value for key, value in base.values.items() if key not in OWN}
-        origins = {path: place for path, place in base.origins.items() if path[0] not in OWN}
+        """This draft on top of the one that it extends.
+
+        A draft that names another method starts `[method]` afresh: keys of one method mean nothing
+        to another, while data, optimiser and training are what relatives share.
+        """
+        dropped = {*OWN, "method"} if _other_method(self.values, base.values) else set(OWN)
+        kept = {key: value for key, value in base.values.items() if key not in dropped}
+        origins = {path: place for path, place in base.origins.items() if path[0] not in dropped}
         return Draft(_merged(kept, self.values), origins | self.origins, self.label, self.stem)
 
     def set(self, assignment: str) -> None:
@@ -138,6 +143,12 @@ def _broken(label: str, reason: str) -> RecipeError:
         f"{place}: this is not TOML: {match[1] if match else reason}.",
         "Strings stand in quotes, sections in [brackets], one key = value a line.",
     )
+
+
+def _other_method(values: Mapping[str, object], base: Mapping[str, object]) -> bool:
+    """Whether a recipe names a method, and not the one of the recipe that it extends."""
+    own, below = values.get("method"), base.get("method")
+    return isinstance(own, dict) and isinstance(below, dict) and own.get("name", below.get("name")) != below.get("name")
 
 
 def _merged(base: Mapping[str, object], top: Mapping[str, object]) -> dict[str, object]:

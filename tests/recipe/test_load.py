@@ -152,7 +152,7 @@ def test_a_single_mistake_is_one_line_with_its_hint() -> None:
 
 
 def test_a_key_of_another_method_names_that_method() -> None:
-    assert mistake("clip", "method.cross_layers=4").hint == "cross_layers is a key of method irra."
+    assert mistake("clip", "method.n_ctx=4").hint == "n_ctx is a key of method cskt."
 
 
 def test_an_unknown_method_names_the_nearest_and_all(tmp_path: Path) -> None:
@@ -277,3 +277,10 @@ def test_no_content_of_a_recipe_escapes_as_anything_but_a_recipe_error(
 def test_a_table_given_by_set_replaces_the_whole_table() -> None:
     assert load("irra", ["optim.scale={bias = 3.0}"]).optim.scale == {"bias": 3.0}
     assert load("irra", ["optim.scale.bias=3.0"]).optim.scale == {"new": 5.0, "bias": 3.0}
+
+
+def test_a_recipe_of_another_method_keeps_data_and_training_but_not_the_method(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "irra"\n[method]\nname = "clip"\n[train]\nbatch = 32\n')
+    recipe = load(path)
+    assert (recipe.method.name, recipe.train.batch, recipe.optim.eps) == ("clip", 32, 1e-3)

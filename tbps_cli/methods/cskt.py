@@ -1,0 +1,228 @@
+"""CSKT: a frozen CLIP with prompts that cross between the towers, and adapters beside every MLP.
+
+Yating Liu, Yaowei Li, Zimo Liu, Wenming Yang, Yaowei Wang, Qingmin Liao, "CLIP-based Synergistic
+Knowledge Transfer for Text-based Person Retrieval", ICASSP 2024, arXiv 2309.09496. Differences from
+the released code: room for the prompts is made by a pure function (theirs shifts a batch twice when
+it is used twice); the stride reaches the convolution; widths come from the towers, not from ViT-B;
+checkpoints are written; `ctx_init = "clip"` offers the start that was meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from tbps_cli.fields import Count, Positive, Weight
+from tbps_cli.keys import KeyTable
+from tbps_cli.losses.contrastive import itc, sdm, unit
+from tbps_cli.losses.identity import accuracy, identity
+from tbps_cli.losses.matching import cmpm
+from tbps_cli.losses.triplet import hardest_triplet
+from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
+from tbps_cli.nn.adapters import AdapterBlock
+from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.features import caption_end
+from tbps_cli.nn.heads import Classifier
+from tbps_cli.nn.prompts import PromptBank, make_room
+from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.types import Batch, Features, Group, Step, Task
+
+PHRASE = (320, 1125, 539, 320, 2533, 541, 320, 18256)
+"""Ids of "a photo of a person or a pedestrian", in CLIP's vocabulary."""
+X = 343
+"""Id of the letter x, of which the released code makes its placeholders."""
+VOCABULARY = 49408
+"""Rows of CLIP's word table: `ctx_init = "clip"` means these words."""
+
+
+class CSKT(Method):
+    """Two frozen towers; prompts, adapters and their norms are trained."""
+
+    class Config(MethodConfig):
+        """`[method]`; a loss of weight 0 is not computed."""
+
+        stride: Count | None = None
+        """Pixels between patches; the patch size when left out."""
+        temperature: Positive = 0.02
+        n_ctx: Annotated[int, Field(ge=1, le=8)] = 4
+        """Tokens learned on each side; a layer gets twice as many. More than 8 break the released code."""
+        depth: Count = 12
+        """Layers that get prompts of their own, from the first."""
+        ctx_init: Literal["random", "clip"] = "random"
+        """How the first text prompts start: as released, or from the phrase that was meant."""
+        reduction: Count = 8
+        """Width of a tower over the width inside its adapters."""
+        image_scale: Positive = 0.1
+        text_scale: Positive = 4.0
+        """What adapters are multiplied by; not stored in a checkpoint."""
+        sdm: Weight = 1.0
+        itc: Weight = 0.0
+        cmpm: Weight = 0.0
+        triplet: Weight = 0.0
+        identity: Weight = 0.0
+
+        @model_validator(mode="after")
+        def _possible(self) -> CSKT.Config:
+            sizes = self.sizes
+            if sizes.is_resnet:
+                raise ValueError("tower: cskt needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
+            if sizes.width % self.reduction or sizes.text_width % self.reduction:
+                raise ValueError(f"reduction: must divide both widths, {sizes.width} and {sizes.text_width}")
+            return self
+
+    paper = "Liu et al.: CLIP-based Synergistic Knowledge Transfer for Text-based Person Retrieval (ICASSP 2024)"
+    official = KeyTable(
+        {
+            r"base_model\.(.*)": r"clip.\1",
+            r"prompt_learner\.(.*)": r"prompts.\1",
+            r"classifier\.(.*)": r"classifier.\1",
+        }
+    )
+    training_only = ("classifier.",)
+    config: Config
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        sizes, reduction, act = config.sizes, config.reduction, config.sizes.activation
+        image = (sizes.width, sizes.image_heads, act)
+        text = (sizes.text_width, sizes.words_heads, act)
+        self.clip = Clip(
+            sizes,
+            task.image_size,
+            stride=config.stride,
+            image_block=lambda _: AdapterBlock(*image, reduction=reduction, scale=config.image_scale),
+            text_block=lambda _: AdapterBlock(*text, reduction=reduction, scale=config.text_scale),
+        )
+        self.prompts = PromptBank(config.n_ctx, config.depth, sizes.width, sizes.text_width)
+        self.classifier = Classifier(sizes.embed, task.identities) if config.identity and task.identities else None
+
+    @classmethod
+    def tokenizer(cls, config: Config) -> Bpe:
+        return Bpe(config.sizes.context, mask=True)
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        return unit(self.image_feature(image_BCHW))
+
+    def encode_texts(self, token_BT: Tensor) -> Tensor:
+        return unit(self.text_feature(token_BT))
+
+    def image_feature(self, image_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, E] float32, not normalised."""
+        return self.clip.image_tokens(image_BCHW, self.prompts.image_hooks())[:, 0].float()
+
+    def text_feature(self, token_BT: Tensor) -> Tensor:
+        """[B, T] ids as the tokenizer gives them -> [B, E] float32, not normalised."""
+        return caption_end(self.clip, make_room(token_BT, self.prompts.tokens), self.prompts.text_hooks())
+
+    # Training -----------------------------------------------------------------------------
+
+    def features(self, batch: Batch) -> Features:
+        """Embeddings before normalisation."""
+        return {
+            "image": self.image_feature(batch.images["image"]),
+            "text": self.text_feature(batch.tokens["text"]),
+        }
+
+    def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """The weighted losses of the recipe; published: sdm alone."""
+        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
+        losses = {}
+        if c.sdm:
+            losses["sdm"] = c.sdm * sdm(image_BE, text_BE, person_B, temperature=c.temperature)
+        if c.itc:
+            losses["itc"] = c.itc * itc(image_BE, text_BE, temperature=c.temperature)
+        if c.cmpm:
+            losses["cmpm"] = c.cmpm * cmpm(image_BE, text_BE, person_B)
+        if c.triplet:
+            losses["triplet"] = c.triplet * hardest_triplet(image_BE, text_BE)
+        if c.identity:
+            losses["identity"] = c.identity * identity(*self._persons(features), person_B)
+        return losses
+
+    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
+        if self.classifier is None:
+            raise ValueError("the identity loss needs a task that says how many identities there are")
+        return self.classifier(features["image"]), self.classifier(features["text"])
+
+    @torch.no_grad()
+    def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
+        if self.classifier is None:
+            return {}
+        image_BN, text_BN = self._persons(features)
+        return {
+            "img_acc": accuracy(image_BN, batch.person_B).item(),
+            "txt_acc": accuracy(text_BN, batch.person_B).item(),
+        }
+
+    def group_of(self, name: str) -> Group:
+        """CLIP is frozen but for adapters and ln_3; biases at their own rate without decay."""
+        if name.startswith("clip.") and "adapter_mlp" not in name and "ln_3" not in name:
+            return Group("frozen")
+        bias = "bias" in name
+        if name.startswith("classifier."):
+            return Group("new", decay=not bias)
+        return Group("bias", decay=False) if bias else Group()
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
+        names = [f"clip.{name}" for name in self.clip.start_from(state)]
+        if self.config.ctx_init == "clip":
+            self._start_from_phrase()
+        return names
+
+    @torch.no_grad()
+    def _start_from_phrase(self) -> None:
+        table = self.clip.token_embedding.weight
+        if len(table) != VOCABULARY:
+            raise ValueError('ctx_init = "clip" needs CLIP\'s vocabulary of 49,408 words')
+        self.prompts.ctx.copy_(table[list(PHRASE[: self.config.n_ctx])])
+
+    def initialise(self, generator: torch.Generator) -> None:
+        self.clip.initialise(generator)
+        for module in self.clip.modules():
+            if isinstance(module, AdapterBlock):
+                module.adapter_mlp.initialise(generator)
+        self.prompts.initialise(generator)
+        if self.classifier is not None:
+            self.classifier.initialise(generator)
+
+    # Foreign checkpoints --------------------------------------------------------------------
+
+    @classmethod
+    def recognise(cls, files: OfficialFiles) -> Config | None:
+        """CSKT's when the file has its prompt bank; sizes from shapes, constants as published."""
+        if "prompt_learner.tmap.weight" not in files.tensors:
+            return None
+        ours, unknown = cls.official.to_ours(files.tensors)
+        if unknown or "clip.visual.conv1.weight" not in ours or "prompts.ctx" not in ours:
+            return None
+        config = _config(ours, files.options)
+        return config if cls.fits(files, config) else None
+
+
+def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> CSKT.Config:
+    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
+    down = ours.get("clip.visual.transformer.resblocks.0.adapter_mlp.down.weight")
+    names = str(options.get("loss_names", "sdm")).split("+")
+    numbers: dict[str, Any] = {}
+    for key, option, kind in (("stride", "stride_size", int), ("temperature", "temperature", float)):
+        value = options.get(option)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            numbers[key] = kind(value)
+    return CSKT.Config(
+        name="cskt",
+        tower=named(sizes),
+        n_ctx=len(ours["prompts.ctx"]),
+        depth=1 + sum(name.startswith("prompts.compound_prompts_text.") for name in ours),
+        reduction=8 if down is None else sizes.width // len(down),
+        sdm=float("sdm" in names),
+        itc=float("itc" in names),
+        cmpm=float("cmpm" in names),
+        triplet=float("triplet" in names),
+        identity=float("id" in names and "classifier.weight" in ours),
+        **numbers,
+    )

@@ -1,0 +1,49 @@
+"""Bottleneck adapters beside the MLP of a frozen block.
+
+CSKT's dual adapters: a norm of their own, down, ReLU, up, times a constant. Both branches read the
+same tokens, after attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tbps_cli.nn.block import Activation, Block, LayerNorm
+
+STD = 0.02
+"""Standard deviation of every new linear layer, `up` included: an adapter does not start as zero."""
+
+
+class Adapter(nn.Module):
+    """D -> D / reduction -> D with a ReLU between; `reduction` must divide the width."""
+
+    def __init__(self, width: int, reduction: int) -> None:
+        super().__init__()
+        if width % reduction:
+            raise ValueError(f"width {width} does not divide by the adapter's reduction {reduction}")
+        self.down = nn.Linear(width, width // reduction)
+        self.up = nn.Linear(width // reduction, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(F.relu(self.down(x)))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Normal weights, zero biases."""
+        for layer in (self.down, self.up):
+            nn.init.normal_(layer.weight, std=STD, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+
+class AdapterBlock(Block):
+    """x + attn(ln_1(x)) = h, then h + mlp(ln_2(h)) + scale * adapter(ln_3(h))."""
+
+    def __init__(self, width: int, heads: int, act: Activation, *, reduction: int, scale: float) -> None:
+        super().__init__(width, heads, act)
+        self.ln_3 = LayerNorm(width)
+        self.adapter_mlp = Adapter(width, reduction)
+        self.scale = scale
+
+    def feed(self, x_BLD: Tensor) -> Tensor:
+        return x_BLD + self.mlp(self.ln_2(x_BLD)) + self.scale * self.adapter_mlp(self.ln_3(x_BLD))
