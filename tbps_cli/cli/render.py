@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from tbps_cli.data.prepare import Report
+    from tbps_cli.data.check import Report
     from tbps_cli.export.agree import Agreement
     from tbps_cli.search.gallery import Gallery
     from tbps_cli.search.query import Answer
@@ -341,7 +341,7 @@ def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
 
         known = answer.persons is not None
         some_person = any(hit.person is not None for hit in answer.hits)
-        headings = ["", "score", "picture"] + ["person"] * some_person + [""] * known
+        headings = ["rank", "score", "file"] + ["person"] * some_person + [""] * known
         rows = [
             [hit.rank, f"{hit.score:.4f}", printable(hit.path)]
             + [hit.person] * some_person
@@ -350,7 +350,7 @@ def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
         ]
         line(printable(str(answer.query)), style="bold")
         if rows:
-            table(headings, rows, right=["", "score"])
+            table(headings, rows, right=["rank", "score"])
         else:
             line("  no picture fits")
     shown = f"{answers[0].candidates:,} of {len(gallery):,}" if answers[0].candidates != len(gallery) else len(gallery)

@@ -35,7 +35,7 @@ def install(layout: Layout, source: Path, data_root: Path, progress: Progress | 
             raise DataError(
                 f"{source} does not hold {layout.title}: neither {layout.annotations[0]} nor imgs/ (it has "
                 f"{_listing(folder)}).",
-                f"Expected:\n{layout.tree}",
+                f"To see what it should hold: tbps prepare-data {layout.name}",
             )
         _check_annotation(layout, home, source)
         if target.is_dir():

@@ -11,143 +11,26 @@ import logging
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from tbps_cli.data import samplers
-from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image, require_pictures
+from tbps_cli.data.batches import Made, Maker, PlainViews, Views, Work
+from tbps_cli.data.images import MAX_PIXELS, require_pictures
 from tbps_cli.data.samplers import Order
 from tbps_cli.data.store import Store
-from tbps_cli.data.transforms import Augment, Draws, Flip, augment
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError, TbpsError
-from tbps_cli.text.augment import augment_caption, augment_ids
-from tbps_cli.text.masking import mask_words
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch
 
 log = logging.getLogger("tbps")
 SamplerName = Literal["random", "identity", "identity-chunks"]
-Made = dict[str, Any]
-"""A batch on its way from a worker: plain dictionaries, which PyTorch knows how to pin."""
-
-
-class Views(Protocol):
-    """What a method asks of a batch; `methods.base.Views` is one."""
-
-    @property
-    def images(self) -> Mapping[str, Augment]: ...
-    @property
-    def masked(self) -> bool: ...
-    @property
-    def augment_text(self) -> str | None: ...
-    @property
-    def text_options(self) -> Mapping[str, float]: ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """One batch to be made: the captions, and how often each has come before in this epoch."""
-
-    epoch: int
-    captions: list[int]
-    repeats: list[int]
-
-
-@dataclass
-class Maker(Dataset[Made]):
-    """Makes batches from `Work`; it is what travels to worker processes."""
-
-    split: Split
-    views: Views
-    tokenizer: Tokenizer
-    size: tuple[int, int]
-    seed: int
-    store: Store | None = None
-    max_pixels: int = MAX_PIXELS
-
-    def __getitem__(self, work: Work) -> Made:
-        try:
-            return self.make(work)
-        except TbpsError as error:
-            return {"error": error}
-
-    def make(self, work: Work) -> Made:
-        """Pictures in every view, tokens, and the numbers that say what they are."""
-        captions = np.array(work.captions, dtype=np.int64)
-        picture_B = self.split.caption_picture[captions]
-        images, truncated = self._images(work, picture_B)
-        return {
-            "images": images,
-            "tokens": self._tokens(work),
-            "person_B": torch.from_numpy(self.split.class_of[picture_B]),
-            "picture_B": torch.from_numpy(picture_B),
-            "sample_B": torch.from_numpy(captions),
-            "truncated": truncated,
-        }
-
-    def _images(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
-        images = {name: torch.empty(len(picture_B), 3, *self.size) for name in self.views.images}
-        truncated: list[int] = []
-        for row, picture in enumerate(picture_B):
-            loaded: dict[bool, Image.Image] = {}
-            for name, how in self.views.images.items():
-                whole = how.whole is not None
-                if whole not in loaded:
-                    loaded[whole] = self._picture(int(picture), how)
-                images[name][row] = augment(loaded[whole], self.size, how, self._draws(work, row, name))
-            if any(image.info.get(TRUNCATED) for image in loaded.values()):
-                truncated.append(int(picture))
-        return images, truncated
-
-    def _picture(self, picture: int, how: Augment) -> Image.Image:
-        path = self.split.paths[picture]
-        fits = self.store and how.whole is None and how.resample == self.store.resample
-        if self.store and fits:
-            return self.store.picture(path)
-        return read_image(path, allow_truncated=True, max_pixels=self.max_pixels)
-
-    def _draws(self, work: Work, row: int, view: str) -> Draws:
-        again = work.repeats[row]
-        return Draws.of(self.seed, work.epoch, work.captions[row], f"{view}#{again}" if again else view)
-
-    def _tokens(self, work: Work) -> dict[str, Tensor]:
-        ids = self.tokenizer([self._text(work, row) for row in range(len(work.captions))])
-        if self.views.augment_text == "vary":
-            ids = np.array([self._varied(work, row, ids[row].tolist()) for row in range(len(ids))], dtype=np.int64)
-        tokens = {"text": torch.from_numpy(ids)}
-        if self.views.masked:
-            pairs = [self._masked(work, row, ids[row].tolist()) for row in range(len(ids))]
-            tokens["masked"] = torch.tensor([masked for masked, _ in pairs], dtype=torch.int64)
-            tokens["label"] = torch.tensor([label for _, label in pairs], dtype=torch.int64)
-        return tokens
-
-    def _text(self, work: Work, row: int) -> str:
-        caption, name = work.captions[row], self.views.augment_text
-        text = self.split.captions[caption]
-        if name is None:
-            return text
-        rng = self._draws(work, row, "text").python
-        return augment_caption(name, text, self.split.back_translations[caption], rng, self.views.text_options)
-
-    def _varied(self, work: Work, row: int, ids: list[int]) -> list[int]:
-        rng = self._draws(work, row, "ids").python
-        return augment_ids("vary", ids, rng, mask=self._mask_id(), first_special=self._mask_id())
-
-    def _masked(self, work: Work, row: int, ids: list[int]) -> tuple[list[int], list[int]]:
-        rng = self._draws(work, row, "mask").python
-        return mask_words(ids, rng, mask=self._mask_id(), first_special=self._mask_id())
-
-    def _mask_id(self) -> int:
-        return int(getattr(self.tokenizer, "mask_id"))  # noqa: B009 (only some tokenizers have one)
 
 
 class _Plan(Sampler[Work]):
@@ -198,7 +81,7 @@ class Loader:
         require_pictures(self.split.paths, self.split.root, self.split.dataset)
         if self.batch < self.world:
             raise DataError(f"train.batch = {self.batch} is less than one pair for each of {self.world} devices.")
-        views = self.views if self.augmented else _PlainViews.of(self.views)
+        views = self.views if self.augmented else PlainViews.of(self.views)
         self.truncated: set[int] = set()
         self._plan = _Plan()
         maker = Maker(self.split, views, self.tokenizer, self.size, self.seed, self.store, self.max_pixels)
@@ -254,7 +137,22 @@ class Loader:
             for made in self._torch_loader:
                 yield self._received(made)
         except RuntimeError as error:
+            self.close()
             raise _worker_error(error, self.workers) from None
+        except TbpsError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the worker processes now; the next epoch starts new ones.
+
+        Left to the garbage collector after an error, their queues may go first, and the main process then
+        waits seconds for each of them.
+        """
+        iterator = getattr(self._torch_loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+            self._torch_loader._iterator = None
 
     def _works(self, epoch: int) -> Iterator[Work]:
         seen: Counter[int] = Counter()
@@ -283,21 +181,6 @@ class Loader:
 
     def _count(self) -> int:
         return len(self.split) if self.limit is None else min(self.limit, len(self.split))
-
-
-@dataclass(frozen=True)
-class _PlainViews:
-    """A method's views with nothing drawn but the flip."""
-
-    images: Mapping[str, Augment]
-    masked: bool
-    augment_text: str | None
-    text_options: Mapping[str, float]
-
-    @classmethod
-    def of(cls, views: Views) -> _PlainViews:
-        plain = {name: replace(how, steps=(Flip(0.5),)) for name, how in views.images.items()}
-        return cls(plain, views.masked, views.augment_text, views.text_options)
 
 
 def _as_it_is(made: Any) -> Any:

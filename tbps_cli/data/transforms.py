@@ -9,20 +9,18 @@ fill is a value of normalised space and not the mean colour.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tbps_cli.data.draws import Draws as Draws  # part of this module's interface
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Resample = Literal["bilinear", "bicubic"]
@@ -101,70 +99,16 @@ def resized(image: Image.Image, size: tuple[int, int], resample: Resample) -> Im
     return image if image.size == (width, height) else image.resize((width, height), FILTERS[resample])
 
 
-class Draws:
-    """Every random number that one view of one sample uses.
-
-    `Draws.of` derives both generators from where training stands, so there is no state to save:
-    resuming, another number of workers or of ranks changes nothing.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    @classmethod
-    def of(cls, seed: int, epoch: int, sample: int, view: str = "image") -> Draws:
-        """The draws of one view (a picture's or a text's name) of one sample in one epoch."""
-        key = f"{seed}/{epoch}/{sample}/{view}".encode()
-        return cls(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
-
-    @cached_property
-    def torch(self) -> torch.Generator:
-        """Seeded as `torch.manual_seed(seed)` would seed the global one."""
-        import torch
-
-        return torch.Generator().manual_seed(self.seed)
-
-    @cached_property
-    def python(self) -> random.Random:
-        return random.Random(self.seed)
-
-    def share(self) -> float:
-        """One draw from [0, 1)."""
-        import torch
-
-        return float(torch.rand(1, generator=self.torch))
-
-    def uniform(self, low: float, high: float) -> float:
-        """One draw from [low, high)."""
-        import torch
-
-        return float(torch.empty(1).uniform_(low, high, generator=self.torch))
-
-    def ratio(self, low: float, high: float) -> float:
-        """One draw whose logarithm is uniform between those of low and high."""
-        import torch
-
-        ends = torch.log(torch.tensor((low, high)))
-        return float(torch.exp(torch.empty(1).uniform_(float(ends[0]), float(ends[1]), generator=self.torch)))
-
-    def whole(self, count: int) -> int:
-        """One draw from 0..count-1."""
-        import torch
-
-        return int(torch.randint(0, count, (1,), generator=self.torch))
-
-    def order(self, count: int) -> list[int]:
-        """A permutation of 0..count-1."""
-        import torch
-
-        return [int(index) for index in torch.randperm(count, generator=self.torch)]
-
-
 class Step(Protocol):
     """One step of an augmentation, on float32 [3, H, W] values."""
 
     @property
     def after_normalise(self) -> bool: ...
+
+    @property
+    def moves_only(self) -> bool:
+        """Whether it only moves values about, so that it may work on bytes (a quarter of the memory)."""
+        ...
 
     def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor: ...
 
@@ -175,6 +119,7 @@ class Flip:
 
     p: float = 0.5
     after_normalise: ClassVar[bool] = False
+    moves_only: ClassVar[bool] = True
 
     def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
         return pixel_CHW.flip(-1) if draws.share() < self.p else pixel_CHW
@@ -186,6 +131,7 @@ class PadCrop:
 
     padding: int = 10
     after_normalise: ClassVar[bool] = False
+    moves_only: ClassVar[bool] = True
 
     def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
         if not self.padding:
@@ -211,6 +157,7 @@ class Erase:
     ratio: tuple[float, float] = (0.3, 3.3)
     value: Triple = CLIP_MEAN
     after_normalise: bool = True
+    moves_only: ClassVar[bool] = False
 
     def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
         if draws.share() >= self.p:
@@ -243,6 +190,7 @@ class PoolOfTwo:
 
     count: int = 2
     after_normalise: ClassVar[bool] = False
+    moves_only: ClassVar[bool] = False
 
     def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
         from tbps_cli.data import operations
@@ -292,13 +240,20 @@ def augment(image: Image.Image, size: tuple[int, int], how: Augment, draws: Draw
     import torch
 
     picture = how.whole(image, size, draws) if how.whole else resized(image, size, how.resample)
-    pixel_CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(torch.float32).div_(255)
+    pixel_CHW = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
     for step in how.steps:
         if not step.after_normalise:
-            pixel_CHW = step(pixel_CHW, draws)
+            pixel_CHW = step(pixel_CHW if step.moves_only else _unit(pixel_CHW), draws)
     mean, std = (torch.tensor(values)[:, None, None] for values in (how.mean, how.std))
-    pixel_CHW = ((pixel_CHW - mean) / std).contiguous()
+    pixel_CHW = _unit(pixel_CHW).sub_(mean).div_(std)
     for step in how.steps:
         if step.after_normalise:
             pixel_CHW = step(pixel_CHW, draws)
     return pixel_CHW
+
+
+def _unit(pixel_CHW: Tensor) -> Tensor:
+    """Bytes -> float32 in [0, 1], a new tensor; float values as they are."""
+    import torch
+
+    return pixel_CHW.to(torch.float32).div_(255) if pixel_CHW.dtype == torch.uint8 else pixel_CHW

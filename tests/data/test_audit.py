@@ -4,8 +4,8 @@ import pytest
 from tiny_sets import cuhk_records, save_picture, write_set
 
 from tbps_cli.data.audit import audit, exclusion_list, oddity
+from tbps_cli.data.check import check
 from tbps_cli.data.layouts import open_dataset
-from tbps_cli.data.prepare import check
 
 
 def found(tmp_path, rows, seeds=None):

@@ -125,6 +125,14 @@ def test_an_epoch_that_was_left_does_not_leak_into_the_next(split):
     assert same(loader(split).epoch(1), there.epoch(1))
 
 
+def test_a_closed_loader_can_be_used_again(split):
+    there = loader(split, workers=1)
+    next(there.epoch(0))
+    there.close()
+    there.close()
+    assert same(loader(split).epoch(1), there.epoch(1))
+
+
 @pytest.mark.slow
 def test_workers_that_are_spawned_change_nothing(split):
     assert same(loader(split).epoch(0), loader(split, workers=1, start_method="spawn").epoch(0))

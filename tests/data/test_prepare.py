@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny_sets import cuhk_records, save_picture, write_set
 
-from tbps_cli.data import prepare as module
+from tbps_cli.data.check import check
 from tbps_cli.data.exclusions import read
 from tbps_cli.data.layouts import LAYOUTS, open_dataset
 from tbps_cli.data.prepare import AbsentData, prepare
@@ -197,4 +197,4 @@ def test_progress_is_reported_by_phase(cuhk):
 
 def test_a_picture_of_another_mode_counts_as_readable(cuhk):
     Image.new("CMYK", (9, 9)).save(cuhk / "CUHK-PEDES/imgs/cam_a/001_0.png".replace("png", "jpg"))
-    assert module.check(open_dataset("cuhk-pedes", cuhk), {})[0].broken == 0
+    assert check(open_dataset("cuhk-pedes", cuhk), {})[0].broken == 0

@@ -118,7 +118,7 @@ def attach_back_translations(dataset: Dataset, folder: Path) -> None:
 
 def missing_annotation(layout: Layout, folder: Path) -> DataError:
     """Say which annotation is missing from a folder that exists, and what lies there instead."""
-    hint = f"Expected:\n{layout.tree}\nType: tbps prepare-data {layout.name} (it says whom to ask)."
+    hint = f"It belongs beside imgs/. Type: tbps prepare-data {layout.name} (it says whom to ask and what to expect)."
     if (folder / "caption_all.json").is_file():
         hint = (
             "The archive of pictures holds only caption_all.json, which has no splits: reid_raw.json is a "
