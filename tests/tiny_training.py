@@ -1,7 +1,9 @@
 """A data set and a recipe so small that a whole training takes a second."""
 
+import torch
 from tiny_sets import cuhk_records, write_set
 
+from tbps_cli.engine.train import train
 from tbps_cli.recipe.load import load
 
 TOWER = """
@@ -74,3 +76,22 @@ class Spy:
 
     def finished(self, summary):
         self.summaries.append(summary)
+
+
+class Reporter(Spy):
+    """Sends the number of every step through a pipe."""
+
+    def __init__(self, pipe):
+        super().__init__()
+        self.pipe = pipe
+
+    def stepped(self, progress):
+        self.pipe.send(progress.step)
+
+
+def train_child(pipe, root, out, method, sets):
+    """What a child process of the tests does: train, and say so; it may be killed at any moment."""
+    torch.set_num_threads(1)
+    recipe = tiny_recipe(out.parent, method, sets=sets)
+    train(recipe, data_root=root, out=out, resume=True, device="cpu", observer=Reporter(pipe))
+    pipe.send("done")

@@ -68,13 +68,14 @@ def gather_parts(
 
     saved: the settings of a run that is resumed; what was "auto" stays what it was there.
     """
+    ranks = distributed.environment()
+    _require_shares(recipe, ranks.world)
     place = choose_device(device)
     recipe = _as_before(_with_workers(recipe, workers), saved)
     exclude = Path(recipe.data.exclude) if recipe.data.exclude else None
     dataset = open_dataset(recipe.data.name, data_root, exclude=exclude)
     split = _noisy(dataset.split("train"), recipe)
     dataset.split(recipe.train.select_on)  # not there: said now, not after the first epoch
-    ranks = distributed.environment()
     views = methods.find(recipe.method.name).views(recipe.method)
     store = None
     if recipe.data.store != "off" and recipe.data.augment:
@@ -88,6 +89,19 @@ def gather_parts(
     recipe, chosen = resolve(recipe, Facts.here(str(place), ranks.world, store is not None))
     loader = _loader(recipe, split, views, store, ranks, pin=place.type == "cuda")
     return Parts(recipe, dataset, split, place, loader, [str(choice) for choice in chosen])
+
+
+def _require_shares(recipe: Recipe, world: int) -> None:
+    micro = recipe.train.batch // recipe.train.accumulate
+    if micro % world:
+        parts = f"train.batch = {recipe.train.batch}" + (
+            f" (in {recipe.train.accumulate} parts)" if recipe.train.accumulate > 1 else ""
+        )
+        raise RecipeError(
+            f"{parts} cannot be shared evenly by {world} processes.",
+            f"`batch` counts the pairs of all devices together: set it to a multiple of "
+            f"{world * recipe.train.accumulate}.",
+        )
 
 
 def _with_workers(recipe: Recipe, workers: int | None) -> Recipe:

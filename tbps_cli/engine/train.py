@@ -56,7 +56,7 @@ def train(
     parts = gather_parts(recipe, data_root=data_root, device=device, workers=workers, saved=settings)
     distributed.start(str(parts.device))
     try:
-        with memory_advice(parts.recipe.train):
+        with distributed.company(), memory_advice(parts.recipe.train):
             Training(parts, out, saved, init, watcher).run()
     finally:
         distributed.stop()
@@ -218,8 +218,7 @@ class Training:
 
     def _announce(self) -> None:
         """Measure a few pairs, and tell the plan."""
-        place, each = self.place, self.recipe.train.accumulate
-        first = next(iter(self.parts.loader.epoch(place.epoch, start=place.iteration * each)))
+        first = next(self.parts.loader.epoch(self.place.epoch))  # any batch will do, and the first is always there
         self.method.train()
         self.observer.started(make_plan(self.parts, self.stepper, first, self._at(), self.out))
 

@@ -1,0 +1,189 @@
+"""What a person sees of a training: a live display on a terminal, plain lines anywhere else.
+
+Everything goes to stderr except the results at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tbps_cli import distributed
+from tbps_cli.cli import render
+from tbps_cli.engine.log import step_line
+from tbps_cli.engine.observe import Evaluated, Observer, Plan, Progress, Silent, Summary
+from tbps_cli.models.run import Run
+from tbps_cli.recipe.schema import Recipe
+from tbps_cli.types import Scores
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@contextmanager
+def watching(recipe: Recipe) -> Iterator[Observer]:
+    """The observer for this process and this terminal; processes other than the first stay silent."""
+    if not distributed.environment().main:
+        logging.getLogger("tbps").setLevel(logging.ERROR)
+        yield Silent()
+    elif render.console(stderr=True).is_terminal:
+        with Live() as view:
+            yield view
+    else:
+        yield Lines(recipe.train.log_every)
+
+
+class Lines:
+    """One line for each thing that happens; steps as often as the log has them."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def started(self, plan: Plan) -> None:
+        for text in plan_lines(plan):
+            render.note(text)
+
+    def stepped(self, progress: Progress) -> None:
+        if (progress.at.iteration + 1) % self.every == 0:
+            render.note(f"{step_line(progress)}, {speed(progress)}")
+
+    def evaluating(self, done: int, total: int) -> None: ...
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        render.note(evaluated_line(evaluated))
+
+    def note(self, text: str) -> None:
+        render.note(text)
+
+    def finished(self, summary: Summary) -> None:
+        render.note(finished_line(summary))
+
+
+class Live(Lines):
+    """The same with a display below the lines: losses, rate, speed, time left, best so far."""
+
+    def __init__(self) -> None:
+        super().__init__(every=1)
+        from rich.live import Live as Screen
+
+        self.screen = Screen(console=render.console(stderr=True), refresh_per_second=4, transient=True)
+        self.progress: Progress | None = None
+        self.activity = ""
+
+    def __enter__(self) -> Live:
+        self.screen.__enter__()
+        return self
+
+    def __exit__(self, *what: Any) -> None:
+        self.screen.__exit__(*what)
+
+    def stepped(self, progress: Progress) -> None:
+        self.progress, self.activity = progress, "training"
+        self._draw()
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.activity = f"evaluating {done:,} of {total:,}"
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.progress is not None:
+            self.screen.update(panel(self.progress, self.activity))
+
+
+def panel(progress: Progress, activity: str) -> RenderableType:
+    """The live display."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    at = progress.at
+    head = Text.assemble((f"epoch {at.epoch + 1}/{at.epochs}", "bold"), f"  {activity}  {speed(progress)}")
+    bar = ProgressBar(total=at.epochs * at.iterations, completed=at.epoch * at.iterations + at.iteration + 1, width=60)
+    grid = Table.grid(padding=(0, 2))
+    names = list(progress.losses)
+    grid.add_row(*(Text(name, style="dim") for name in names), Text("rate", style="dim"), Text("best R1", style="dim"))
+    best = "-" if progress.best is None else f"{progress.best:.2f} (epoch {progress.best_epoch})"
+    grid.add_row(*(f"{progress.losses[name]:.4f}" for name in names), f"{progress.rate:.2e}", best)
+    return Group(head, bar, grid)
+
+
+# Sentences ------------------------------------------------------------------------------------
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What will happen, and why it was chosen so."""
+    each = f" on {plan.processes} processes" if plan.processes > 1 else ""
+    lines = [
+        f"run: {plan.run}",
+        *plan.choices,
+        f"data: {plan.data}, {plan.pairs:,} training pairs of {plan.identities:,} persons; "
+        f"the best epoch is chosen on {plan.select_on}",
+        f"method: {plan.method}, {render.millions(plan.parameters)} parameters, "
+        f"{render.millions(plan.trained)} of them trained",
+        f"steps: {plan.epochs} epochs of {plan.iterations:,}, {plan.batch} pairs each{each}",
+    ]
+    if plan.start.overall:
+        lines.append(f"resumed: epoch {plan.start.epoch + 1}, after {plan.start.iteration} of its steps")
+    if plan.memory is not None:
+        free = f" of {render.bytes_text(plan.available)} free" if plan.available else ""
+        lines.append(
+            f"memory: about {render.bytes_text(plan.memory.total)}{free} on {plan.device} "
+            f"(activations {render.bytes_text(plan.memory.activations)}, "
+            f"optimiser {render.bytes_text(plan.memory.optimizer)})"
+        )
+    if plan.seconds is not None:
+        lines.append(f"time: about {duration(plan.seconds)}, without evaluation (a first guess from a few pairs)")
+    return lines
+
+
+def speed(progress: Progress) -> str:
+    """`128.4 pairs/s, 12 min left`, as far as it is known yet."""
+    if not progress.pairs_per_second:
+        return "measuring the speed"
+    text = f"{progress.pairs_per_second:.1f} pairs/s, {duration(progress.seconds_left)} left"
+    return text + (f", {render.bytes_text(progress.memory)} at most" if progress.memory else "")
+
+
+def evaluated_line(evaluated: Evaluated) -> str:
+    """One evaluation in one line."""
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in evaluated.scores._asdict().items())
+    best = "the best so far" if evaluated.improved else f"best R1: {evaluated.best:.2f} at epoch {evaluated.best_epoch}"
+    return f"epoch {evaluated.epoch} on {evaluated.split}: {scores} ({best})"
+
+
+def finished_line(summary: Summary) -> str:
+    """How it ended."""
+    early = ", stopped early" if summary.stopped_early else ""
+    return f"finished after {summary.epochs} epochs{early}, {duration(summary.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """8000 -> "2 h 13 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def results(runs: Sequence[Path]) -> None:
+    """The scores of the best epoch of each run on stdout; with several also their mean and deviation."""
+    if not distributed.environment().main:
+        return
+    rows, found = [], []
+    for folder in runs:
+        facts = Run(folder).facts()
+        scores = Scores(*(float(facts[name]) for name in Scores._fields))
+        found.append(scores)
+        rows.append([str(folder), facts["epoch"], facts["selected_on"], *(f"{value:.2f}" for value in scores)])
+    if len(found) > 1:
+        columns = list(zip(*found, strict=True))
+        spread = [f"{statistics.mean(column):.2f} ± {statistics.stdev(column):.2f}" for column in columns]
+        rows.append([f"mean ± sd of {len(found)} seeds", "", "", *spread])
+    render.table(["run", "epoch", "chosen on", *Scores._fields], rows, right=Scores._fields)

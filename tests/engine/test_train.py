@@ -1,0 +1,255 @@
+"""A whole training on a tiny set: what is written, what is refused, and what is said."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+import torch
+from tiny_training import Spy, tiny_recipe, write_data
+
+from tbps_cli.engine import estimate, state
+from tbps_cli.engine import train as engine
+from tbps_cli.engine.stops import Interrupted, OutOfMemory, memory_advice
+from tbps_cli.engine.train import train
+from tbps_cli.engine.watch import NotFinite
+from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
+from tbps_cli.models.run import Run
+from tbps_cli.types import Scores
+from tbps_cli.weights.files import read_metadata, read_safetensors
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_data(root)
+    return root
+
+
+def run(folder, data, method="clip", sets=(), *, name="run", **options):
+    spy = Spy()
+    recipe = tiny_recipe(folder, method, sets=sets)
+    return train(recipe, data_root=data, out=folder / name, device="cpu", observer=spy, **options), spy
+
+
+def same_tensors(first, second) -> bool:
+    one, two = read_safetensors(first), read_safetensors(second)
+    return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+# What a run leaves behind -----------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_everything_and_opens_again(tmp_path, data) -> None:
+    folder, spy = run(tmp_path, data, "irra")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "recipe.toml",
+        "weights.safetensors",
+        "last.safetensors",
+        "metrics.jsonl",
+        "log.txt",
+        "state.pt",
+        "card.md",
+    }
+    best = spy.summaries[0]
+    facts = read_metadata(folder / "weights.safetensors")
+    assert facts["selected_on"] == "val" and facts["epoch"] == str(best.best_epoch)
+    assert Run(folder).recipe.train.precision == "fp32" and Run(folder).recipe.data.sampler == "random"
+
+
+def test_the_log_is_in_the_fields_wording(tmp_path, data) -> None:
+    folder, _ = run(tmp_path, data, "irra")
+    log = (folder / "log.txt").read_text()
+    line = r"Epoch\[1\] Iteration\[2/4\], loss: \d+\.\d{4}, sdm_loss: .*img_acc: .*, Base Lr: 1\.00e-04"
+    assert re.search(line, log)
+    assert "| task |" in log and re.search(r"best R1: \d+\.\d{3} at epoch \d", log)
+    records = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "step"] == [2, 4, 6, 8, 10, 12]
+    assert [record["split"] for record in records if record["kind"] == "eval"] == ["val"] * 3
+
+
+def test_the_plan_says_what_will_happen(tmp_path, data) -> None:
+    _, spy = run(tmp_path, data, sets=["train.batch=10"])
+    plan = spy.plans[0]
+    assert (plan.pairs, plan.identities, plan.iterations, plan.epochs) == (48, 12, 5, 3)
+    assert plan.trained == plan.parameters > 0 and plan.select_on == "val"
+    assert any(choice.startswith("train.precision: fp32 (") for choice in plan.choices)
+    assert plan.memory.total > 16 * plan.parameters and plan.seconds > 0
+    assert [progress.step for progress in spy.steps] == list(range(1, 16))
+
+
+def test_the_probe_before_training_changes_nothing(tmp_path, data, monkeypatch) -> None:
+    first, _ = run(tmp_path, data, name="with")
+    monkeypatch.setattr(estimate, "probe", lambda stepper, batch: estimate.Probe(1.0, 1.0))
+    second, _ = run(tmp_path, data, name="without")
+    assert same_tensors(first / "last.safetensors", second / "last.safetensors")
+
+
+def test_training_teaches_the_method_its_training_pairs(tmp_path, data) -> None:
+    _, spy = run(tmp_path, data, sets=["train.epochs=12", "train.eval_every=6"])
+    losses = [progress.losses["loss"] for progress in spy.steps]
+    assert losses[-1] < 0.6 * losses[0]
+    assert [evaluated.epoch for evaluated in spy.evaluations] == [6, 12]
+
+
+def test_a_micro_batch_is_an_even_part_of_the_batch(tmp_path, data) -> None:
+    _, spy = run(tmp_path, data, sets=["train.batch=20", "train.accumulate=2"])
+    assert spy.plans[0].iterations == 3  # 48 pairs are 5 micro-batches of 10, two to a step
+
+
+# The best epoch ---------------------------------------------------------------------------------
+
+
+def scripted(monkeypatch, values) -> None:
+    """Let the evaluations give these R@1 in turn."""
+    left = iter(values)
+    monkeypatch.setattr(engine, "select_scores", lambda *_: Scores(next(left), 0.0, 0.0, 0.0, 0.0))
+
+
+def test_the_earlier_of_equal_epochs_stays_the_best(tmp_path, data, monkeypatch) -> None:
+    scripted(monkeypatch, [0.0, 5.0, 5.0])
+    folder, spy = run(tmp_path, data)
+    assert [evaluated.improved for evaluated in spy.evaluations] == [True, True, False]
+    assert spy.summaries[0].best_epoch == 2 and read_metadata(folder / "weights.safetensors")["epoch"] == "2"
+
+
+def test_patience_ends_a_run_that_no_longer_improves(tmp_path, data, monkeypatch) -> None:
+    scripted(monkeypatch, [9.0, 1.0, 2.0, 3.0])
+    _, spy = run(tmp_path, data, sets=["train.epochs=9", "train.patience=2"])
+    assert spy.summaries[0].epochs == 3 and spy.summaries[0].stopped_early and spy.summaries[0].best == 9.0
+
+
+def test_the_scores_are_those_of_the_chosen_split(tmp_path, data) -> None:
+    folder, spy = run(tmp_path, data, sets=["train.select_on=test", "train.epochs=1"])
+    assert spy.evaluations[0].split == "test" and Run(folder).selected_on == "test"
+
+
+# Going on ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_left_alone(tmp_path, data) -> None:
+    folder, _ = run(tmp_path, data, sets=["train.epochs=1"])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    _, spy = run(tmp_path, data, sets=["train.epochs=1"], resume=True)
+    assert "finished" in spy.notes[0] and not spy.steps
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_resuming_where_nothing_is_starts_afresh_and_says_so(tmp_path, data) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.md").write_text("mine")
+    folder, spy = run(tmp_path, data, sets=["train.epochs=1"], resume=True)
+    assert "starts afresh" in spy.notes[0] and len(spy.steps) == 4
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def stop_after(step):
+    """An observer that asks for a stop, as Ctrl-C does, once a step is taken."""
+
+    class Stopper(Spy):
+        def stepped(self, progress):
+            super().stepped(progress)
+            if progress.step == step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return Stopper()
+
+
+@pytest.mark.parametrize("sets", [(), ("train.accumulate=2",)])
+def test_ctrl_c_saves_and_the_resumed_run_equals_one_in_one_go(tmp_path, data, sets) -> None:
+    whole, _ = run(tmp_path, data, "irra", sets, name="whole")
+    recipe = tiny_recipe(tmp_path, "irra", sets=sets)
+    options = {"data_root": data, "out": tmp_path / "cut", "device": "cpu"}
+    with pytest.raises(Interrupted) as stopped:
+        train(recipe, **options, observer=stop_after(3))
+    assert stopped.value.status == 130 and "--resume" in stopped.value.hint
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(Interrupted):
+        train(recipe, **options, resume=True, observer=stop_after(7))
+    cut = train(recipe, **options, resume=True)
+    for name in ("weights.safetensors", "last.safetensors"):
+        assert same_tensors(whole / name, cut / name)
+    assert plain_log(whole) == plain_log(cut)
+
+
+def plain_log(folder):
+    """Both logs without what measures time."""
+    text = re.sub(r"Time per batch.*", "", (folder / "log.txt").read_text())
+    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    return text, [{key: value for key, value in row.items() if key != "pairs_per_second"} for row in rows]
+
+
+def test_another_recipe_is_refused_naming_the_keys_that_differ(tmp_path, data) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny_recipe(tmp_path), data_root=data, out=tmp_path / "run", device="cpu", observer=stop_after(2))
+    with pytest.raises(RecipeError, match=r"optim\.lr = 0\.5 \(the run has 0\.001\)") as refused:
+        run(tmp_path, data, sets=["optim.lr=0.5", "train.log_every=1"], resume=True)
+    assert "log_every" not in refused.value.message
+
+
+def test_a_run_is_never_overwritten(tmp_path, data) -> None:
+    run(tmp_path, data, sets=["train.epochs=1"])
+    with pytest.raises(UsageError, match="holds a run already"):
+        run(tmp_path, data)
+
+
+def test_init_takes_what_fits_and_says_what_is_new(tmp_path, data) -> None:
+    first, _ = run(tmp_path, data, sets=["train.epochs=1"], name="first")
+    sets = ["train.epochs=1", "optim.lr=1e-30"]
+    second, spy = run(tmp_path, data, "irra", sets, name="second", init=first)
+    note = next(note for note in spy.notes if note.startswith("init:"))
+    shared = len(read_safetensors(first / "weights.safetensors"))
+    assert note.startswith(f"init: {shared} of ") and "; new: " in note
+    start, end = read_safetensors(first / "weights.safetensors"), read_safetensors(second / "last.safetensors")
+    torch.testing.assert_close(start["clip.visual.proj"], end["clip.visual.proj"])
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+
+def test_a_data_set_without_the_chosen_split_is_refused_before_training(tmp_path) -> None:
+    from tiny_sets import cuhk_records, write_set
+
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(4, 0, 2)))
+    with pytest.raises(DataError, match="no val split"):
+        run(tmp_path, tmp_path)
+
+
+def test_a_missing_start_is_said_before_anything_else(tmp_path) -> None:
+    with pytest.raises(WeightsError, match="--init"):
+        run(tmp_path, tmp_path / "nowhere", init=tmp_path / "none.pth")
+
+
+def test_an_infinite_loss_stops_with_the_step_and_its_captions(tmp_path, data) -> None:
+    sets = ["optim.lr=1e30", "optim.kind=sgd", "optim.warmup_epochs=0"]
+    with pytest.raises(NotFinite, match=r"epoch 1, iteration \d of 4 \(training captions \d+") as stopped:
+        run(tmp_path, data, sets=sets)
+    assert "state.pt" in stopped.value.hint
+    assert state.load(tmp_path / "run").place.steps == 0
+
+
+def test_running_out_of_memory_names_the_keys_to_lower(tmp_path) -> None:
+    section = tiny_recipe(tmp_path).train
+    cpu = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+    for failure in (MemoryError(), torch.OutOfMemoryError("CUDA"), cpu):
+        with pytest.raises(OutOfMemory, match=r"train\.batch = 12") as told, memory_advice(section):
+            raise failure
+        assert "train.chunk=6" in told.value.hint
+    with pytest.raises(RuntimeError, match="a defect"), memory_advice(section):
+        raise RuntimeError("a defect")
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, data, monkeypatch) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny_recipe(tmp_path), data_root=data, out=tmp_path / "run", device="cpu", observer=stop_after(2))
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WeightsError, match="No space left"):
+        run(tmp_path, data, resume=True)
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
