@@ -36,9 +36,9 @@ class AbsentData(DataError):
     """A data set that is not here; `access` says whom to ask, what to sign and what to expect."""
 
     def __init__(self, layout: Layout, data_root: Path, found: DataError) -> None:
-        hint = f"When you have it: tbps prepare-data {layout.name} --source ARCHIVE-OR-FOLDER"
-        incomplete = (data_root / layout.folder).is_dir()
-        super().__init__(found.message, found.hint if incomplete else hint)
+        hint = f"When you have it: tbps prepare-data {layout.name} --source ARCHIVE-FOLDER-OR-ANNOTATION"
+        explained = (data_root / layout.folder / "caption_all.json").is_file()
+        super().__init__(found.message, found.hint if explained else hint)
         self.layout = layout
         self.access = f"{layout.access}\n\nExpected below {data_root}:\n{layout.tree}\n\n{ALTERNATIVES}"
 
