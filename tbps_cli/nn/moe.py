@@ -1,0 +1,116 @@
+"""Mixtures of small experts over tokens: a gate chooses a few experts for each token.
+
+The gate of DM-Adapter, PHP and CoMoE: logits of the token, mixed with the logits of a learned context
+vector that is the same for all tokens. The chosen experts' outputs are summed, weighted by a softmax
+over the chosen logits alone; nothing is dropped, no noise is added. Every expert sees every token and
+the others weigh 0: experts are small, and neither the result nor the graph of an export then depends
+on who shares the batch. Equal logits choose the lower number, which the released codes leave open.
+Parameter names are those of the released codes (`feed_forward.*` in a block).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+INPUT_GATE = "input_gate"
+"""The token gate's name where a mixture has one for all tokens."""
+
+
+class Choice(NamedTuple):
+    """Where the tokens of [B, L] go among X experts; all [B, L, X] float32."""
+
+    weight: Tensor
+    """Softmax over the chosen logits, 0 for the others."""
+    chance: Tensor
+    """Softmax over all logits."""
+    chosen: Tensor
+    """1 for the chosen experts, else 0; no gradient."""
+
+    def shares(self) -> Tensor:
+        """Per item, the means over its tokens of chance and chosen: [B, 2, X].
+
+        Means over a batch are means of these rows (all items have L tokens), so chunks and ranks can
+        be joined before `losses.balance` looks at them.
+        """
+        return torch.stack([self.chance.mean(1), self.chosen.mean(1)], 1)
+
+
+def choose(logit_BLX: Tensor, top_k: int) -> Choice:
+    """Route every token to the experts of its `top_k` largest logits; ties go to the lower number."""
+    logit_BLX = logit_BLX.float()
+    chosen_BLX = before(logit_BLX.detach()) < top_k
+    weight_BLX = logit_BLX.masked_fill(~chosen_BLX, float("-inf")).softmax(-1)
+    return Choice(weight_BLX, logit_BLX.softmax(-1), chosen_BLX.float())
+
+
+def before(logit_X: Tensor) -> Tensor:
+    """How many experts each one stands behind, [..., X]: 0 for the largest logit.
+
+    By comparing all pairs: X is small, and unlike a sort the order of equal logits is certain.
+    """
+    own, other = logit_X[..., :, None], logit_X[..., None, :]
+    number = torch.arange(logit_X.shape[-1], device=logit_X.device)
+    return ((other > own) | ((other == own) & (number < number[:, None]))).sum(-1)
+
+
+class Mixture(nn.Module):
+    """[B, L, D] tokens -> the weighted sum of `top_k` of `experts` modules made by `expert()`.
+
+    gates: names of the token gates; a caller with several says at each call which one. alpha, learned
+    and not clamped, mixes the token's logits with the context's.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        experts: int,
+        top_k: int,
+        expert: Callable[[], nn.Module],
+        gates: Sequence[str] = (INPUT_GATE,),
+    ) -> None:
+        super().__init__()
+        if not 1 <= top_k <= experts:
+            raise ValueError(f"top_k is {top_k}, it must be 1 to {experts}, the number of experts")
+        self.top_k = top_k
+        self.alpha = nn.Parameter(torch.tensor(0.5))
+        for gate in gates:
+            self.add_module(gate, nn.Linear(width, experts, bias=False))
+        self.task_gate = nn.Linear(width, experts, bias=False)
+        self.experts = nn.ModuleList(expert() for _ in range(experts))
+        self.kept: list[Tensor] | None = None
+
+    def forward(self, x_BLD: Tensor, context_D: Tensor, gate: str = INPUT_GATE) -> Tensor:
+        """context_D: the block's context vector, seen by the common gate. Returns [B, L, D]."""
+        choice = choose(self.logits(x_BLD, context_D, gate), self.top_k)
+        if self.kept is not None:
+            self.kept.append(choice.shares())
+        weight_XBL1 = choice.weight.to(x_BLD.dtype).movedim(-1, 0).unsqueeze(-1)
+        mixed_BLD = weight_XBL1[0] * self.experts[0](x_BLD)
+        for weight_BL1, expert in zip(weight_XBL1[1:], self.experts[1:], strict=True):
+            mixed_BLD = mixed_BLD + weight_BL1 * expert(x_BLD)
+        return mixed_BLD
+
+    def logits(self, x_BLD: Tensor, context_D: Tensor, gate: str = INPUT_GATE) -> Tensor:
+        """What the choice is made by: (1 - alpha) * token gate + alpha * context gate, [B, L, X]."""
+        token_BLX = self.get_submodule(gate)(x_BLD)
+        return (1 - self.alpha) * token_BLX + self.alpha * self.task_gate(context_D.to(x_BLD.dtype))
+
+
+@contextmanager
+def collecting(root: nn.Module) -> Iterator[list[Tensor]]:
+    """While open, the list gets `Choice.shares()` [B, 2, X] of every mixture below `root`, in calling order."""
+    kept: list[Tensor] = []
+    mixtures = [module for module in root.modules() if isinstance(module, Mixture)]
+    for mixture in mixtures:
+        mixture.kept = kept
+    try:
+        yield kept
+    finally:
+        # a checkpointed block runs again in the backward pass: nothing may be collected twice
+        for mixture in mixtures:
+            mixture.kept = None
