@@ -96,8 +96,9 @@ def command(
         render.ranks(documents, "plain" if plain and style is Format.table else style)
     if model.batch_dependent:
         render.note(f"Warning: {model.batch_dependent}")
-    for evaluation in evaluations:
-        _keep(evaluation, len(evaluations) > 1, html, save_features, save_ranks)
+    for number, evaluation in enumerate(evaluations, 1):
+        mark = f"-{evaluation.data}-{number}" if len(evaluations) > 1 else ""
+        _keep(evaluation, mark, html, save_features, save_ranks)
 
 
 def _open(
@@ -116,7 +117,7 @@ def _open(
     from tbps_cli.places import data_root as place_of
 
     root = place_of(data_root)
-    names = [name.strip() for name in (data or "").split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in (data or "").split(",") if name.strip()))
     if data is not None and not names:
         raise UsageError("--data: no data set is named.", "For example: --data cuhk-pedes,rstpreid")
     run = _run(ckpt)
@@ -145,16 +146,14 @@ def _run(ckpt: Path | None) -> Run | None:
     return None if path is None or not path.exists() or is_exported(path) else run_of(path)
 
 
-def _keep(evaluation: Evaluation, several: bool, html: Path | None, features: Path | None, ranks: Path | None) -> None:
-    """Write the files that were asked for; with several data sets each gets the data set's name added."""
+def _keep(evaluation: Evaluation, mark: str, html: Path | None, features: Path | None, ranks: Path | None) -> None:
+    """Write the files that were asked for; `mark` keeps those of several data sets apart."""
     from tbps_cli.cli import render
     from tbps_cli.retrieval import keep
     from tbps_cli.search import sheet
 
     def place(path: Path) -> Path:
-        made = path.with_name(f"{path.stem}-{evaluation.split.dataset}{path.suffix}") if several else path
-        render.note(f"Written: {made}")
-        return made
+        return path.with_name(f"{path.stem}{mark}{path.suffix}")
 
     if features:
         keep.save_features(evaluation, place(features))
@@ -164,3 +163,6 @@ def _keep(evaluation: Evaluation, several: bool, html: Path | None, features: Pa
         with render.progress("Thumbnails") as progress:
             text = sheet.of_evaluation(evaluation, progress=progress)
         keep.write_bytes(place(html), text.encode("utf-8", "replace"))
+    for path in (features, ranks, html):
+        if path:
+            render.note(f"Written: {place(path)}")

@@ -172,7 +172,7 @@ def embed_texts(
         pending.add([Row(name, content=name) for name in chunk], np.asarray(vectors, np.float32))
         before += len(chunk)
         told(before, len(texts))
-    pending.flush()
+    pending.end()
     return file.vectors(file.places(names))
 
 
@@ -209,7 +209,7 @@ def embed_pictures(
                 rows = [row for group, _ in chunk for _, row in group]
                 pending.add(rows, np.repeat(vectors, [len(group) for group, _ in chunk], axis=0))
             told(done, len(sources))
-    pending.flush()
+    pending.end()
     report.new = len(unique)
     if report.unreadable:
         first, count = report.unreadable[0], len(report.unreadable)
@@ -275,6 +275,11 @@ class _Pending:
         if len(self.rows) >= FLUSH_ROWS or time.monotonic() - self.since > FLUSH_SECONDS:
             self.flush()
 
+    def end(self) -> None:
+        """Write what is left and leave one whole file behind."""
+        self.flush()
+        self.file.matrix()
+
     def flush(self) -> None:
         if self.rows:
             self.file.append(self.rows, np.concatenate(self.vectors))
@@ -300,7 +305,7 @@ def _readable(loaded: Iterable[tuple[Group, Loaded]], report: Report) -> Iterato
         if isinstance(result, UnreadableImage):
             report.unreadable.append(result)
         else:
-            report.truncated += result[1]
+            report.truncated += len(group) * result[1]
             yield group, result[0]
 
 

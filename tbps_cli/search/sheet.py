@@ -37,7 +37,7 @@ class Place:
 
     picture: Path
     label: str
-    """Shown under the picture and when the mouse rests on it."""
+    """Shown under the picture; a line break is kept."""
     right: bool | None = None
 
 
@@ -86,7 +86,7 @@ def of_evaluation(evaluation: Evaluation, *, top: int = 10, progress: Progress |
     def answer(query: int) -> Answer:
         person = side.person_Q[query]
         places = [
-            Place(split.paths[index], f"{score:.3f} · {side.person_G[index]}", side.person_G[index] == person)
+            Place(split.paths[index], f"{score:.3f}\nperson {side.person_G[index]}", side.person_G[index] == person)
             for score, index in zip(score_QK[query], index_QK[query], strict=True)
         ]
         own = split.paths[int(split.caption_picture[query])]
@@ -169,11 +169,11 @@ h1{{font-size:20px;margin:0}}h2{{font-size:16px;margin:28px 0 4px;border-bottom:
 section{{padding:10px 0;border-bottom:1px solid #8883;content-visibility:auto;contain-intrinsic-size:auto 250px}}
 section p{{margin:0 0 6px}}small{{margin-left:10px;white-space:nowrap}}
 section div{{display:flex;flex-wrap:wrap;gap:6px}}
-figure{{margin:0;width:{WIDTH + 8}px}}
-figure i{{display:block;width:{WIDTH}px;height:{HEIGHT}px;border:4px solid #8884;border-radius:5px;
+figure{{margin:0;width:{WIDTH + 6}px}}
+figure i{{display:block;width:{WIDTH}px;height:{HEIGHT}px;border:3px solid #8884;border-radius:5px;
 background:#8882 center/contain no-repeat}}
-figcaption{{font-size:11px;text-align:center;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
-.yes i{{border-color:var(--yes)}}.no i{{border-color:var(--no);border-style:dashed}}
+figcaption{{font-size:11px;text-align:center;overflow:hidden;text-overflow:ellipsis;white-space:pre}}
+.yes i{{border-color:var(--yes)}}.no i{{border-color:var(--no)}}
 .yes figcaption::before{{content:"✓ ";color:var(--yes)}}.no figcaption::before{{content:"✗ ";color:var(--no)}}
 .own{{margin-right:12px}}.own i{{border-color:transparent}}
 """.replace("\n", "")

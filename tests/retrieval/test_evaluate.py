@@ -1,0 +1,182 @@
+"""`tbps eval` from a run folder to its documents, tables and files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import oracles_retrieval as oracle
+import pytest
+from tiny_runs import tiny_recipe, tiny_run
+from tiny_sets import cuhk_records, write_set
+
+from tbps_cli.cli.app import app
+from tbps_cli.models import open_model
+from tbps_cli.retrieval.evaluate import evaluate
+from tbps_cli.retrieval.keep import save_features, save_ranks
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with a run and a data set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("TBPS_DATA_ROOT", raising=False)
+    write_set(tmp_path / "data" / "CUHK-PEDES", cuhk_records(persons=(1, 2, 6)))
+    tiny_run(tmp_path / "runs" / "tiny-0001")
+    return tmp_path
+
+
+@pytest.fixture
+def tbps(capsys):
+    """Runs the command line in this process: (status, stdout, stderr)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            app(list(words))
+        out = capsys.readouterr()
+        return int(ended.value.code or 0), out.out, out.err
+
+    return run
+
+
+def test_document_holds_what_plain_loops_give(place) -> None:
+    model = open_model(place / "runs" / "tiny-0001", device="cpu")
+    evaluation = evaluate(model, "cuhk-pedes", data_root=place / "data")
+    split = evaluation.split
+    text, image = evaluation.embedded.text_QE, evaluation.embedded.image_GE
+    document = evaluation.document()
+    for name, query, gallery, persons in (
+        ("text_to_image", text, image, (split.caption_person, split.picture_person)),
+        ("image_to_text", image, text, (split.picture_person, split.caption_person)),
+    ):
+        expected = oracle.scores(oracle.similarity(query, gallery), *persons)
+        assert document[name] == pytest.approx(expected, abs=1e-6)
+    assert {key: document[key] for key in ("method", "data", "split", "queries", "gallery")} == {
+        "method": "clip",
+        "data": "cuhk-pedes",
+        "split": "test",
+        "queries": 24,
+        "gallery": 12,
+    }
+    assert document["protocol"] == {
+        "selected_on": "val",
+        "reranked": False,
+        "batch_dependent": False,
+        "precision": "fp32",
+    }
+
+
+def test_reranked_places_are_those_that_were_scored(place) -> None:
+    model = open_model(place / "runs" / "tiny-0001", device="cpu")
+    evaluation = evaluate(model, "cuhk-pedes", data_root=place / "data", rerank=True)
+    side = evaluation.sides["text_to_image"]
+    index_QK = side.top(12)[1]
+    right = np.array(side.person_G)[index_QK] == np.array(side.person_Q)[:, None]
+    assert (right.argmax(axis=1) + 1).tolist() == side.details.first_Q.tolist()
+    assert evaluation.document()["protocol"]["reranked"] is True
+
+
+def test_saved_features_and_ranks_come_back(place) -> None:
+    model = open_model(place / "runs" / "tiny-0001", device="cpu")
+    evaluation = evaluate(model, "cuhk-pedes", data_root=place / "data")
+    save_features(evaluation, place / "f.npz")
+    with np.load(place / "f.npz") as saved:
+        assert saved["text_QE"].tolist() == evaluation.embedded.text_QE.tolist()
+        assert saved["caption"].tolist() == evaluation.split.captions
+        assert json.loads(saved["picture_person"][0]) == evaluation.split.picture_person[0]
+    save_ranks(evaluation, place / "r.csv")
+    save_ranks(evaluation, place / "r.json")
+    rows = json.loads((place / "r.json").read_text(encoding="utf-8"))
+    table = list(csv.DictReader((place / "r.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == len(table) == 24 + 12
+    assert rows[0]["query"] == table[0]["query"] == evaluation.split.captions[0]
+    first = evaluation.sides["text_to_image"].details.first_Q
+    assert [row["first_rank"] for row in rows if row["task"] == "t2i"] == first.tolist()
+    assert rows[0]["right"].index(True) + 1 == first[0] or not any(rows[0]["right"])
+
+
+def test_eval_prints_one_json_document_and_embeds_once(place, tbps) -> None:
+    status, out, _ = tbps("eval", "--data", "cuhk-pedes", "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert list(document) == [
+        *("run", "method", "data", "split", "queries", "gallery"),
+        *("text_to_image", "image_to_text", "protocol", "seconds"),
+    ]
+    assert list(document["text_to_image"]) == ["R1", "R5", "R10", "mAP", "mINP"]
+    again = json.loads(tbps("eval", "--data", "cuhk-pedes", "--json")[1])
+    assert again | {"seconds": 0} == document | {"seconds": 0}
+
+
+def test_the_runs_own_data_set_is_the_default_and_is_missed_before_weights_are_read(place, tbps) -> None:
+    (place / "runs" / "tiny-0001" / "weights.safetensors").write_bytes(b"broken")
+    status, out, err = tbps("eval")
+    assert (status, out) == (1, "")
+    assert "ynthetic" in err and "prepare-data" in err
+
+
+@pytest.mark.parametrize(
+    ("style", "shown"),
+    [
+        (["--plain"], "| task |"),
+        ([], "task "),
+        (["--format", "md"], "| task | R1 | R5 | R10 | mAP | mINP |\n| --- | ---: |"),
+        (["--format", "latex"], "\\begin{tabular}{lrrrrr}"),
+        (["--format", "csv"], "run,method,data,split,queries,gallery,task,R1,R5,R10,mAP,mINP,selected_on"),
+    ],
+)
+def test_each_format_carries_scores_and_protocol(place, tbps, style, shown) -> None:
+    status, out, _ = tbps("eval", "--data", "cuhk-pedes", *style)
+    assert status == 0
+    assert shown in out
+    assert "val" in out and "i2t" in out
+
+
+def test_several_data_sets_share_one_table_and_give_a_list(place, tbps) -> None:
+    write_set(place / "own" / "CUHK-PEDES", cuhk_records(persons=(1, 1, 3)))
+    other = str(place / "own" / "CUHK-PEDES" / "reid_raw.json")
+    status, out, _ = tbps("eval", "--data", f"cuhk-pedes,{other}", "--json")
+    assert status == 0
+    assert [document["gallery"] for document in json.loads(out)] == [12, 6]
+    _, out, err = tbps("eval", "--data", f"cuhk-pedes,{other}", "--plain", "--html", str(place / "s.html"))
+    assert out.count("t2i") == 2
+    assert out.split("|")[1].strip() == "data"
+    assert err.count("Written:") == 2
+    assert len(list(place.glob("s-cuhk-pedes*.html"))) == 2
+
+
+def test_html_sheet_is_written(place, tbps) -> None:
+    status, _, err = tbps("eval", "--data", "cuhk-pedes", "--html", str(place / "sheet.html"))
+    assert status == 0 and "sheet.html" in err
+    assert (place / "sheet.html").read_text(encoding="utf-8").count("<section>") == 24
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--json", "--format", "md"], 2, "--json and --format md"),
+        (["--html", "sheet.pdf"], 2, "--html sheet.pdf: the name must end in .html or .htm"),
+        (["--save-ranks", "nowhere/r.csv"], 2, "there is no folder nowhere"),
+        (["--save-features", "f.pt"], 2, ".npz"),
+        (["--data", ","], 2, "no data set is named"),
+        (["--data", "cuhk-pedez"], 1, "cuhk-pedez"),
+        (["--split", "train"], 2, "train"),
+        (["--batch", "0"], 2, "--batch"),
+        (["--ckpt", "runs/none"], 1, "runs/none: there is no such file or folder"),
+    ],
+)
+def test_mistakes_are_one_error_line(place, tbps, words, status, said) -> None:
+    got, out, err = tbps("eval", *words)
+    assert got == status
+    assert out == ""
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_selection_on_test_is_said_with_the_honest_setting(place, tbps) -> None:
+    tiny_run(place / "runs" / "tiny-0002", tiny_recipe(), selected_on="test")
+    _, out, _ = tbps("eval", "--ckpt", "runs/tiny-0002", "--data", "cuhk-pedes", "--plain")
+    assert "selected on test" in out and "train.select_on=val" in out
