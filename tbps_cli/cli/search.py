@@ -69,7 +69,6 @@ def command(
     """Rank pictures for a sentence, a picture, or both."""
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
-    from tbps_cli.search.hits import check_copies
     from tbps_cli.search.where import parse
 
     if as_json + as_csv + (as_paths or null) > 1:
@@ -78,6 +77,8 @@ def command(
     keep = parse(where) if where is not None else None
     _check_files(place, html)
     if copy_to:
+        from tbps_cli.search.hits import check_copies
+
         check_copies(copy_to)
     from tbps_cli.models import open_model
     from tbps_cli.search.query import answers
@@ -107,9 +108,11 @@ def _queries(query: str | None, image: Path | None, minus: str | None, file: Pat
 
 def _check_files(place: Path | None, html: Path | None) -> None:
     from tbps_cli.errors import DataError
-    from tbps_cli.retrieval.keep import check_output
 
-    check_output(html, "--html", (".html", ".htm"))
+    if html:
+        from tbps_cli.retrieval.keep import check_output
+
+        check_output(html, "--html", (".html", ".htm"))
     if place is not None and not place.expanduser().exists():
         raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of pictures.")
 
@@ -169,13 +172,16 @@ def _print(
 
 def _keep(found: list[Answer], gallery: Gallery, run: str, html: Path | None, copy_to: Path | None) -> None:
     from tbps_cli.cli import render
-    from tbps_cli.retrieval.keep import write_bytes
-    from tbps_cli.search import hits
 
     if html:
+        from tbps_cli.retrieval.keep import write_bytes
+        from tbps_cli.search.hits import page
+
         with render.progress("Thumbnails") as progress:
-            text = hits.page(found, gallery, run, progress=progress)
+            text = page(found, gallery, run, progress=progress)
         write_bytes(html, text.encode("utf-8", "replace"))
         render.note(f"Written: {html}")
     if copy_to:
-        render.note(f"Copied: {hits.copy_hits(found, copy_to)} pictures to {copy_to}")
+        from tbps_cli.search.hits import copy_hits
+
+        render.note(f"Copied: {copy_hits(found, copy_to)} pictures to {copy_to}")

@@ -5,19 +5,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tbps_cli.errors import TbpsError, UsageError
-from tbps_cli.search import sheet
 from tbps_cli.search.document import file_of, printable
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.query import Answer
 from tbps_cli.types import Hit
+
+if TYPE_CHECKING:
+    from tbps_cli.search import sheet
 
 
 def page(
     answers: Sequence[Answer], gallery: Gallery, run: str, *, progress: Callable[[int, int], None] | None = None
 ) -> str:
     """All answers as one self-contained HTML text; right and wrong hits are framed where the truth is known."""
+    from tbps_cli.search import sheet
+
     known = any(answer.persons is not None for answer in answers)
     title = f"Search: {answers[0].query}" if len(answers) == 1 else f"{len(answers):,} searches"
     subtitle = f"{gallery.name} · {len(gallery):,} pictures · {run}"
@@ -26,6 +31,8 @@ def page(
 
 
 def _answer(answer: Answer) -> sheet.Answer:
+    from tbps_cli.search import sheet
+
     places = [sheet.Place(file_of(hit), _label(hit), answer.is_right(hit)) for hit in answer.hits]
     note = "" if answer.hits else "no picture fits"
     if answer.persons is not None:

@@ -58,13 +58,13 @@ def _json(path: Path, text: str, number: int) -> Any:
 
 
 def _query(path: Path, number: int, entry: Any) -> Query | None:
-    """One entry; None for an empty line of a table."""
+    """One entry; None for a line of a table without any value."""
     if isinstance(entry, str):
         entry = {"query": entry}
     if not isinstance(entry, Mapping):
         raise DataError(f"--queries {path}: entry {number} is neither a sentence nor a record.", HINT)
     text = next((entry[key] for key in TEXT_KEYS if key in entry), None)
-    if text is None and not any(entry.values()):
+    if not any(entry.values()):
         return None
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"--queries {path}: entry {number} has no {TEXT_KEYS[0]}.", HINT)

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.errors import UsageError
@@ -121,6 +121,7 @@ def test_a_misspelt_field_gets_the_nearest_name() -> None:
     assert caught.value.hint == "Did you mean score?"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60) | st.from_regex(r"(camera|person|score|and|or|not|in|like|[()=<>,'\"0-9 ])*"))
 def test_any_text_is_a_filter_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(UsageError):

@@ -1,0 +1,303 @@
+"""A folder's index follows its pictures, and nothing is embedded twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
+from tbps_cli.retrieval.cache import FeatureFile
+from tbps_cli.search import embed
+from tbps_cli.search import scan as scanning
+from tbps_cli.search.gallery import Gallery
+from tbps_cli.search.index import index, open_index
+
+
+def paths(gallery: Gallery) -> set[str]:
+    return {row.path for row in gallery.rows}
+
+
+def test_a_folder_is_embedded_once_and_then_known(model, photos: Path) -> None:
+    first = index(model, photos)
+    assert paths(first) == {"red.png", "green.png", "below/blue.jpg"}
+    assert (first.update.added, first.update.embedded, model.seen) == (3, 3, 3)
+    again = index(model, photos)
+    assert (again.update.added, model.seen) == (0, 3)
+    assert np.array_equal(again.vector_GE, first.vector_GE)
+
+
+def test_vectors_belong_to_their_pictures(model, photos: Path, painted) -> None:
+    painted(photos / "yellow.bmp", "yellow")
+    gallery = index(model, photos, batch=2, workers=1)
+    for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
+        assert np.abs(vector_E - model.encode_images([photos / row.path])[0]).max() < 1e-6
+
+
+def test_nothing_is_written_into_the_users_folder(model, photos: Path) -> None:
+    before = sorted(photos.rglob("*"))
+    index(model, photos)
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_new_changed_and_removed_pictures_are_followed(model, photos: Path, painted) -> None:
+    index(model, photos)
+    painted(photos / "new.png", "yellow")
+    painted(photos / "red.png", "blue")
+    (photos / "green.png").unlink()
+    gallery = index(model, photos)
+    assert paths(gallery) == {"red.png", "new.png", "below/blue.jpg"}
+    # The new red.png is a blue PNG: other bytes than blue.jpg, so it is embedded.
+    assert (gallery.update.added, gallery.update.embedded, gallery.update.removed) == (2, 2, 1)
+    place = [row.path for row in gallery.rows].index("red.png")
+    assert gallery.vector_GE[place].argmax() == 2
+
+
+def test_equal_pictures_are_embedded_once_and_are_hits_of_their_own(model, photos: Path) -> None:
+    shutil.copy(photos / "red.png", photos / "below" / "copy.png")
+    gallery = index(model, photos, batch=1)
+    assert (len(gallery), gallery.update.added, model.seen) == (4, 4, 3)
+
+
+def test_a_moved_picture_is_not_embedded_again(model, photos: Path) -> None:
+    index(model, photos)
+    (photos / "red.png").rename(photos / "below" / "moved.png")
+    gallery = index(model, photos)
+    assert paths(gallery) == {"green.png", "below/moved.png", "below/blue.jpg"}
+    assert model.seen == 3
+
+
+def test_contents_that_change_places_keep_their_vectors(model, photos: Path, painted) -> None:
+    """Both old rows are replaced while their vectors are still wanted under the other name."""
+    index(model, photos)
+    red, green = (photos / "red.png").read_bytes(), (photos / "green.png").read_bytes()
+    (photos / "red.png").write_bytes(green)
+    (photos / "green.png").write_bytes(red)
+    for name in ("red.png", "green.png"):
+        os.utime(photos / name, ns=(1, 1))
+    gallery = index(model, photos, batch=1)
+    vector = {row.path: vector_E.argmax() for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True)}
+    assert (vector["red.png"], vector["green.png"]) == (1, 0)
+
+
+def test_unusable_pictures_are_left_out_and_named_once(model, photos: Path, painted, lines) -> None:
+    whole = painted(photos / "cut.jpg", "red", (300, 300)).read_bytes()
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "text.jpg").write_text("not a picture")
+    (photos / "empty.png").write_bytes(b"")
+    painted(photos / "thin.png", "red", (7, 40))
+    gallery = index(model, photos)
+    said = lines()
+    assert paths(gallery) == {"red.png", "green.png", "below/blue.jpg"}
+    assert "4 pictures are left out" in said
+    for words in ("cut.jpg (", "text.jpg (no known picture format)", "empty.png (the file is empty)", "7 x 40"):
+        assert words in said
+    assert index(model, photos).update.left_out == []
+    assert lines() == ""
+
+
+def test_a_left_out_picture_is_tried_again_when_it_changes(model, photos: Path, painted, lines) -> None:
+    (photos / "later.png").write_text("nothing yet")
+    assert "later.png" in str(index(model, photos).update.left_out)
+    painted(photos / "later.png", "yellow")
+    assert "later.png" in paths(index(model, photos))
+
+
+def test_a_picture_that_breaks_loses_its_row(model, photos: Path, lines) -> None:
+    index(model, photos)
+    (photos / "red.png").write_text("broken")
+    gallery = index(model, photos)
+    assert paths(gallery) == {"green.png", "below/blue.jpg"}
+    assert "red.png (no known picture format)" in lines()
+
+
+def test_a_picture_of_20_megapixels_is_embedded(model, photos: Path, painted) -> None:
+    painted(photos / "big.jpg", "yellow", (4000, 5000))
+    gallery = index(model, photos)
+    assert "big.jpg" in paths(gallery) and gallery.update.left_out == []
+
+
+def test_a_file_that_may_not_be_read_is_tried_again_next_time(
+    model, photos: Path, monkeypatch: pytest.MonkeyPatch, lines
+) -> None:
+    real = embed.content_hash
+
+    def guarded(path: Path) -> str:
+        if path.name == "red.png":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "content_hash", guarded)
+        assert "red.png" not in paths(index(model, photos))
+        assert "red.png (Permission denied)" in lines()
+    assert "red.png" in paths(index(model, photos))
+
+
+def test_rows_below_an_unreadable_folder_are_kept(model, photos: Path, monkeypatch: pytest.MonkeyPatch, lines) -> None:
+    index(model, photos)
+    listing = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("below"):
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr(scanning.os, "scandir", guarded)
+    gallery = index(model, photos)
+    assert "below/blue.jpg" in paths(gallery)
+    assert "the folder below cannot be read (Permission denied)" in lines()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(model, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    real = model.image_arrays
+
+    def failing(image_BCHW):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(image_BCHW)
+
+    monkeypatch.setattr(model, "image_arrays", failing)
+    with pytest.raises(KeyboardInterrupt):
+        index(model, photos, batch=1, workers=1)
+    monkeypatch.setattr(model, "image_arrays", real)
+    gallery = index(model, photos)
+    assert (len(gallery), model.seen, gallery.update.embedded) == (3, 3, 1)
+
+
+def test_written_rows_survive_a_process_that_just_ends(model, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "FLUSH_ROWS", 1)
+    real = FeatureFile.append
+    left = 2
+
+    def dying(self: FeatureFile, rows, vector_NE):
+        nonlocal left
+        if not left:
+            raise SystemExit(9)
+        left -= 1
+        return real(self, rows, vector_NE)
+
+    monkeypatch.setattr(FeatureFile, "append", dying)
+    with pytest.raises(SystemExit):
+        index(model, photos, batch=1, workers=1)
+    monkeypatch.setattr(FeatureFile, "append", real)
+    assert index(model, photos).update.embedded == 1
+
+
+def test_memory_is_that_of_a_few_batches(model, tmp_path: Path, painted, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        painted(tmp_path / "many" / f"{number}.png", "red", (16 + number, 32))
+    waiting, most = 0, 0
+    load = embed._Preparer.load
+
+    def counted(self, found, row):
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        return load(self, found, row)
+
+    real = model.image_arrays
+
+    def embedded(image_BCHW):
+        nonlocal waiting
+        waiting -= len(image_BCHW)
+        return real(image_BCHW)
+
+    monkeypatch.setattr(embed._Preparer, "load", counted)
+    monkeypatch.setattr(model, "image_arrays", embedded)
+    assert len(index(model, tmp_path / "many", batch=4)) == 40
+    assert most <= 3 * 4
+
+
+def test_progress_counts_up_to_all(model, photos: Path) -> None:
+    told: list[tuple[int, int]] = []
+    index(model, photos, batch=2, progress=lambda done, total: told.append((done, total)))
+    assert told == [(2, 3), (3, 3)]
+
+
+def test_a_folder_without_pictures_says_why(model, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no usable pictures"):
+        index(model, tmp_path / "empty")
+    (tmp_path / "empty" / "a.jpg").write_text("no")
+    with pytest.raises(DataError) as caught:
+        index(model, tmp_path / "empty")
+    assert caught.value.hint is not None and "a.jpg (no known picture format)" in caught.value.hint
+
+
+def test_other_weights_get_an_index_of_their_own(model, photos: Path) -> None:
+    index(model, photos)
+    other = type(model)("fedcba9876543210")
+    assert index(other, photos).update.embedded == 3
+    assert index(model, photos).update.embedded == 0
+
+
+def test_an_index_elsewhere_can_be_searched_without_its_pictures(model, photos: Path, tmp_path: Path) -> None:
+    made = index(model, photos, tmp_path / "people.h5")
+    shutil.rmtree(photos)
+    opened = open_index(model, tmp_path / "people.h5")
+    assert paths(opened) == paths(made) and opened.root == photos
+    assert np.array_equal(opened.vector_GE, made.vector_GE)
+
+
+def test_an_index_of_other_weights_is_refused_with_what_to_do(model, photos: Path, tmp_path: Path) -> None:
+    index(model, photos, tmp_path / "people.h5")
+    with pytest.raises(CacheError, match="was made by") as caught:
+        open_index(type(model)("fedcba9876543210"), tmp_path / "people.h5")
+    assert caught.value.hint is not None and "--ckpt runs/colours-0001" in caught.value.hint
+    with pytest.raises(CacheError):
+        index(type(model)("fedcba9876543210"), photos, tmp_path / "people.h5")
+
+
+def test_an_index_of_one_folder_is_not_overwritten_by_another(model, photos: Path, tmp_path: Path, painted) -> None:
+    index(model, photos, tmp_path / "people.h5")
+    painted(tmp_path / "other" / "a.png", "red")
+    with pytest.raises(UsageError, match="is an index of"):
+        index(model, tmp_path / "other", tmp_path / "people.h5")
+
+
+def test_a_file_that_is_no_index_is_refused(model, photos: Path) -> None:
+    with pytest.raises(CacheError, match=r"cannot be read|not a feature file"):
+        open_index(model, photos / "red.png")
+
+
+def test_a_batch_dependent_model_is_refused_with_its_reason(model, photos: Path) -> None:
+    model.batch_dependent = "attention runs across the batch; --set method.attention_axis=token"
+    with pytest.raises(TbpsError, match=r"method\.attention_axis=token"):
+        index(model, photos)
+
+
+def test_the_time_is_when_the_photograph_was_taken(model, photos: Path, painted) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[36867] = "2019:05:06 07:08:09"
+    painted(photos / "dated.jpg", "yellow", exif=exif)
+    os.utime(photos / "red.png", (1_700_000_000, 1_700_000_000))
+    times = {row.path: row.time for row in index(model, photos).rows}
+    assert times["dated.jpg"] == "2019-05-06T07:08:09"
+    assert times["red.png"].startswith("2023-11-1")
+
+
+def test_a_cache_that_cannot_be_written_still_lets_one_search(model, photos: Path, tmp_path: Path, lines) -> None:
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    assert len(index(model, photos)) == 3
+    assert "cannot be written" in lines()
+
+
+def test_file_names_need_not_be_text(model, photos: Path) -> None:
+    (photos / "red.png").rename(os.fsdecode(os.fsencode(photos) + b"/\xff\xfe.png"))
+    gallery = index(model, photos)
+    assert sorted(os.fsencode(row.path) for row in gallery.rows)[-1] == b"\xff\xfe.png"
+    assert index(model, photos).update.added == 0
+
+
+@pytest.fixture(autouse=True)
+def no_library_noise(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="tbps")

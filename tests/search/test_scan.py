@@ -1,0 +1,90 @@
+"""Which files of a folder are pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tbps_cli.errors import DataError
+from tbps_cli.search import scan as module
+from tbps_cli.search.scan import scan
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"12345")
+    return folder
+
+
+def found(folder: Path) -> list[str]:
+    return [picture.path for picture in scan(folder).pictures]
+
+
+def test_pictures_are_found_in_all_folders_in_sorted_order(tmp_path: Path) -> None:
+    make(tmp_path, "b.JPG", "a.png", "z/2.webp", "c/1.jpeg", "c/d/0.bmp")
+    assert found(tmp_path) == ["a.png", "b.JPG", "c/1.jpeg", "c/d/0.bmp", "z/2.webp"]
+
+
+def test_hidden_and_system_folders_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", ".git/b.png", "c/.d.png", "$RECYCLE.BIN/e.png", "@eaDir/f.jpg", "notes.txt", "png", "g.pdf")
+    assert found(tmp_path) == ["a.png"]
+
+
+def test_a_folder_that_is_hidden_itself_may_be_searched(tmp_path: Path) -> None:
+    assert found(make(tmp_path / ".photos", "a.png")) == ["a.png"]
+
+
+def test_sizes_and_times_come_along(tmp_path: Path) -> None:
+    make(tmp_path, "a.png")
+    os.utime(tmp_path / "a.png", ns=(5, 1_700_000_000_123_456_789))
+    assert scan(tmp_path).pictures[0].state == (5, 1_700_000_000_123_456_789)
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    make(tmp_path / "in", "a/1.png")
+    make(tmp_path / "out", "2.png")
+    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "outside").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "nothing.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "in" / "self.png").symlink_to(tmp_path / "in" / "self.png")
+    assert found(tmp_path / "in") == ["a/1.png", "outside/2.png"]
+
+
+def test_a_named_pipe_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert found(tmp_path) == []
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a/1.png", "secret/2.png", "z/3.png")
+    listing = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr(module.os, "scandir", guarded)
+    seen = scan(tmp_path)
+    assert [picture.path for picture in seen.pictures] == ["a/1.png", "z/3.png"]
+    assert seen.unreadable == {"secret": "Permission denied"}
+    assert seen.hides("secret/2.png") and not seen.hides("secretly.png")
+
+
+@pytest.mark.parametrize("name", ["gone", "file.txt"])
+def test_what_is_no_folder_is_a_data_error(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "file.txt")
+    with pytest.raises(DataError, match=r"does not exist|is not a folder"):
+        scan(tmp_path / name)
+
+
+def test_very_deep_folders_are_no_trouble(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d"] * 400)
+    make(deep, "a.png")
+    assert found(tmp_path) == ["d/" * 400 + "a.png"]
