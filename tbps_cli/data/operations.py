@@ -25,9 +25,9 @@ Box = tuple[int, int, int, int]
 
 
 def grey(pixel_CHW: Tensor) -> Tensor:
-    """Luminance in all three channels."""
+    """Luminance in all three channels, which share no memory: later steps write in place."""
     red, green, blue = pixel_CHW.unbind(0)
-    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue).expand(3, -1, -1)
+    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue).repeat(3, 1, 1)
 
 
 def _blend(pixel_CHW: Tensor, other: Tensor, factor: float) -> Tensor:
@@ -74,6 +74,16 @@ def resized_crop(pixel_CHW: Tensor, box: Box) -> Tensor:
 # Drawing the numbers ------------------------------------------------------------------------
 
 
+def crop_ratio(size: tuple[int, int]) -> tuple[float, float]:
+    """Width over height of a resized crop, from..to, for pictures of `size` (height, width).
+
+    3/4..4/3 for a square, as published. Tall pictures keep their shape: with the published numbers no
+    crop of theirs fits, and the fallback would always cut the same square and stretch it.
+    """
+    shape = size[1] / size[0]
+    return 3 / 4 * shape, 4 / 3 * shape
+
+
 def crop_box(height: int, width: int, draws: Draws, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
     """A rectangle of a drawn area and width-to-height ratio; the largest central one after ten failures."""
     for _ in range(10):
@@ -102,7 +112,7 @@ def _rotate(pixel_CHW: Tensor, draws: Draws) -> Tensor:
 
 def _crop(pixel_CHW: Tensor, draws: Draws) -> Tensor:
     height, width = pixel_CHW.shape[-2:]
-    return resized_crop(pixel_CHW, crop_box(height, width, draws, (0.9, 1.0), (3 / 4, 4 / 3)))
+    return resized_crop(pixel_CHW, crop_box(height, width, draws, (0.9, 1.0), crop_ratio((height, width))))
 
 
 def _grey(pixel_CHW: Tensor, draws: Draws) -> Tensor:
@@ -131,7 +141,7 @@ def simclr_view(
     jitter: tuple[float, float, float, float],
 ) -> Image.Image:
     """A strongly changed piece of the picture at `size` (height, width); see `transforms.SimClr`."""
-    top, left, rows, columns = crop_box(image.height, image.width, draws, scale, (3 / 4, 4 / 3))
+    top, left, rows, columns = crop_box(image.height, image.width, draws, scale, crop_ratio(size))
     view = image.crop((left, top, left + columns, top + rows))
     view = view.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     if draws.share() <= 0.8:

@@ -1,6 +1,8 @@
 """The pool of TBPS-CLIP with its numbers stated, against figures made by the published code."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,17 @@ from tbps_cli.data.transforms import (
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "tbps_clip" / "preprocess.safetensors")
 SIZE = (64, 48)
 PICTURE = Image.fromarray(GOLDEN["source_uint8"].numpy())
+
+
+@dataclass(frozen=True)
+class Always:
+    """A step without draws."""
+
+    change: Any
+    after_normalise = moves_only = False
+
+    def __call__(self, pixel_CHW, draws):
+        return self.change(pixel_CHW)
 
 
 def pixels():
@@ -97,3 +110,17 @@ def test_hue_turned_by_a_third_makes_red_green():
     assert operations.shift_hue(red, 0.0).getpixel((0, 0)) == (200, 31, 31)  # PIL's own rounding
     turned = operations.shift_hue(red, 1 / 3).getpixel((0, 0))
     assert turned[1] > 190 and turned[0] < 40
+
+
+def test_a_picture_made_grey_by_the_pool_can_still_be_normalised():
+    grey = replace(POOL_TRAIN, steps=(Always(operations.grey),))
+    assert torch.equal(augment(PICTURE, SIZE, grey, Draws(0)), normalised(operations.grey(pixels())))
+
+
+def test_crops_of_tall_pictures_are_tall_and_those_of_squares_as_published():
+    assert operations.crop_ratio((224, 224)) == (3 / 4, 4 / 3)
+    ratio = operations.crop_ratio((384, 128))
+    assert ratio == pytest.approx((1 / 4, 4 / 9))
+    boxes = [operations.crop_box(384, 128, Draws(seed), (0.9, 1.0), ratio) for seed in range(50)]
+    assert len(set(boxes)) > 25
+    assert all(rows * columns >= 0.89 * 384 * 128 for _, _, rows, columns in boxes)
