@@ -39,6 +39,8 @@ BUCKET = 1 << 24
 _TRANSPORT = "connection closed", "connection reset", "connection refused", "broken pipe", "nccl", "gloo"
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _LAUNCHED = "TBPS_LAUNCHED"
+_LATE = 2**32
+"""A time that no other failure has, in seconds."""
 
 # Rank 0 alone evaluates and saves while the others wait; a dead rank is noticed by the launcher.
 _PATIENCE = timedelta(hours=12)
@@ -258,7 +260,8 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would repeat what we say
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they would repeat what we say
     os.environ[_LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
@@ -295,7 +298,7 @@ def confessing() -> Iterator[None]:
         if not launched() or not path:
             raise
         # a process that lost its company is a consequence: dated last, so that the cause is what is told
-        when = 2**40 if isinstance(error, LostCompany) else int(time.time())
+        when = _LATE if isinstance(error, LostCompany) else int(time.time())
         note = json.dumps({"text": error.message, "hint": error.hint, "status": error.status})
         with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 (a path of torch's)
             json.dump({"message": note, "timestamp": when}, file)

@@ -2,13 +2,18 @@
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import tiny_recipe, write_data
 from torch import multiprocessing
 
-from tbps_cli import distributed
-from tbps_cli.errors import TbpsError
+from tbps_cli import distributed, methods
+from tbps_cli.engine.train import train
+from tbps_cli.errors import RecipeError, TbpsError
+from tbps_cli.types import Task
+from tbps_cli.weights.files import read_safetensors
 
 
 def free_port() -> int:
@@ -21,16 +26,18 @@ def enter(rank: int, world: int, port: int, work, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    distributed.start()
-    try:
-        torch.save(work(rank), f"{folder}/{rank}.pt")
-    finally:
-        distributed.stop()
+    os.chdir(folder)
+    if work is not trained:  # training starts and stops its own group
+        distributed.start()
+    torch.save(work(rank), f"{folder}/{rank}.pt")
+    distributed.stop()
 
 
 def in_processes(work, folder, world: int = 2) -> list:
     """What `work(rank)` returned in each of `world` processes."""
-    multiprocessing.spawn(enter, (world, free_port(), work, str(folder)), nprocs=world)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["tbps_cli.engine.train"])
+    arguments = (world, free_port(), work, str(folder))
+    multiprocessing.start_processes(enter, arguments, nprocs=world, start_method="forkserver")
     return [torch.load(f"{folder}/{rank}.pt") for rank in range(world)]
 
 
@@ -105,3 +112,54 @@ def test_a_broken_environment_is_a_user_error(monkeypatch) -> None:
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(TbpsError, match="RANK"):
         distributed.environment()
+
+
+def trained(rank: int):
+    """A whole tiny training in this rank, in the working folder."""
+    folder = Path.cwd()
+    sets = ["train.epochs=2", "optim.kind=sgd", "optim.lr=1e-3", "train.batch=10", "method.temperature=0.5"]
+    train(
+        tiny_recipe(folder, "irra", sets=sets), data_root=folder, out=folder / f"run{distributed.environment().world}"
+    )
+    return True
+
+
+def test_two_processes_train_to_the_weights_of_one(tmp_path, monkeypatch) -> None:
+    """Batches of 10 and a last one of 8, stochastic gradient descent: Adam with a small eps amplifies rounding."""
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    trained(0)
+    in_processes(trained, tmp_path)
+    one, two = (read_safetensors(tmp_path / f"run{world}" / "last.safetensors") for world in (1, 2))
+    start = build_start(tmp_path)
+    for name, value in one.items():
+        moved = (value - start[name]).abs().max().item()
+        assert (value - two[name]).abs().max().item() <= 1e-5 * max(moved, value.abs().max().item()), name
+    assert any(not torch.equal(value, start[name]) for name, value in one.items())
+
+
+def build_start(folder):
+    """The weights before the first step."""
+    recipe = tiny_recipe(folder, "irra")
+    method = methods.find("irra")(recipe.method, Task(recipe.data.image_size, 12))
+    method.initialise(torch.Generator().manual_seed(recipe.train.seed))
+    return method.state_dict()
+
+
+def test_a_rank_that_fails_ends_the_others_and_is_told_once(tmp_path, monkeypatch, capfd) -> None:
+    write_data(tmp_path)
+    recipe = tmp_path / "tiny-clip.toml"
+    tiny_recipe(tmp_path)
+    arguments = ["train", str(recipe), "--out", str(tmp_path / "run"), "--data-root", str(tmp_path / "nothing")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("TBPS_LAUNCHED", raising=False)
+    with pytest.raises(TbpsError, match="CUHK-PEDES is not in") as told:
+        distributed.launch(2, arguments)
+    assert told.value.status == 1 and "prepare-data" in told.value.hint
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    with pytest.raises(RecipeError, match=r"train\.batch = 12 cannot be shared evenly by 5 processes"):
+        train(tiny_recipe(tmp_path), data_root=tmp_path, out=tmp_path / "run")

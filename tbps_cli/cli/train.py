@@ -122,10 +122,15 @@ def _in_processes(
 ) -> None:
     """Start this command again in several processes; only the first of them talks."""
     from tbps_cli.distributed import launch
+    from tbps_cli.engine.stops import Interrupted
 
     options: list[tuple[str, object]] = [("--set", setting) for setting in sets or ()]
     options += [("--set", f"train.seed={recipe.train.seed}"), ("--out", out), ("--device", device)]
     options += [("--data-root", data_root), ("--init", init), ("--workers", workers)]
     words = [word for flag, value in options if value is not None for word in (flag, str(value))]
     sys.stdout.flush()
-    launch(nproc, ["train", name, *words, *["--resume"] * resume])
+    try:
+        launch(nproc, ["train", name, *words, *["--resume"] * resume])
+    except KeyboardInterrupt:
+        hint = f"Go on with: tbps train {name} --out {out} --nproc {nproc} --resume (and the same settings)."
+        raise Interrupted(f"{nproc} processes were stopped.", hint) from None

@@ -9,6 +9,7 @@ from tbps_cli.engine.setup import Parts
 from tbps_cli.methods.base import Method
 from tbps_cli.models.model import Model
 from tbps_cli.retrieval import metrics
+from tbps_cli.retrieval.encode import embed_split
 from tbps_cli.types import Scores
 
 
@@ -19,7 +20,5 @@ def select_scores(method: Method, parts: Parts, progress: Callable[[int, int], N
     """
     split = parts.dataset.split(parts.recipe.train.select_on)
     model = Model(method, parts.recipe, Path(), device=parts.device)
-    texts, total = len(split.captions), len(split.captions) + len(split.paths)
-    text_QE = model.encode_texts(split.captions, progress=lambda done, _: progress(done, total))
-    image_GE = model.encode_images(split.paths, progress=lambda done, _: progress(texts + done, total))
-    return metrics.scores(text_QE, image_GE, split.caption_person, split.picture_person)
+    embedded = embed_split(model, split, batch=parts.recipe.train.eval_batch, progress=progress)
+    return metrics.scores(embedded.text_QE, embedded.image_GE, split.caption_person, split.picture_person)

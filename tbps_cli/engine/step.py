@@ -70,6 +70,7 @@ class Stepper:
 
         measure: also ask the method for its further figures.
         """
+        self.method.before_step()
         outcomes = [self.backward(batch, at, number, len(micro), measure) for number, batch in enumerate(micro)]
         self._update()
         self.method.after_step()

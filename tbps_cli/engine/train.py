@@ -98,6 +98,7 @@ class Training:
             error.hint = self.keeper.last_good() if self.keeper else None
             raise
         finally:
+            self.parts.loader.close()
             if self.keeper:
                 self.keeper.close()
 
