@@ -16,6 +16,19 @@ def identity(image_logit_BN: Tensor, text_logit_BN: Tensor, person_B: Tensor) ->
     return (image + F.cross_entropy(text_logit_BN.float(), person_B)) / 2
 
 
+def smoothed_identity(
+    image_logit_BN: Tensor, text_logit_BN: Tensor, person_B: Tensor, *, smoothing: float = 0.1
+) -> Tensor:
+    """Cross-entropy with the person's share spread a little over all, pictures and captions added up.
+
+    image_logit_BN, text_logit_BN: scores of the N training identities. person_B: int64, 0..N-1.
+    smoothing: the share that all N identities divide evenly; 0 gives plain cross-entropy.
+    Returns nats, a scalar. Source: TextReID (BMVC 2021), its released code; 0.1 wherever it smooths at all.
+    """
+    image = F.cross_entropy(image_logit_BN.float(), person_B, label_smoothing=smoothing)
+    return image + F.cross_entropy(text_logit_BN.float(), person_B, label_smoothing=smoothing)
+
+
 def accuracy(logit_BN: Tensor, person_B: Tensor) -> Tensor:
     """Share of the batch whose best-scored identity is the right one, 0..1; a scalar."""
     return (logit_BN.argmax(1) == person_B).float().mean()

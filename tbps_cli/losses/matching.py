@@ -1,8 +1,13 @@
-"""Cross-modal projection matching (Zhang and Lu, ECCV 2018), as IRRA and its descendants release it."""
+"""Losses that set every pair of a batch right: projection matching, and a threshold for each pair.
+
+CMPM (Zhang and Lu, ECCV 2018) as IRRA and its descendants release it; the alignment loss of TextReID
+(Han et al., BMVC 2021).
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from tbps_cli.losses.contrastive import check_sizes, divergence, same, unit
 
@@ -21,3 +26,29 @@ def cmpm(image_BE: Tensor, text_BE: Tensor, person_B: Tensor, *, epsilon: float 
     target_BB = match_BB / match_BB.norm(dim=1)
     image_to_text = divergence(image_BE.float() @ unit(text_BE).T, target_BB, epsilon)
     return image_to_text + divergence(text_BE.float() @ unit(image_BE).T, target_BB, epsilon)
+
+
+def alignment(
+    image_BE: Tensor,
+    text_BE: Tensor,
+    person_B: Tensor,
+    *,
+    alpha: float = 0.6,
+    beta: float = 0.4,
+    scale_pos: float = 10.0,
+    scale_neg: float = 40.0,
+) -> Tensor:
+    """Push cosines of one person's pairs above alpha, those of two persons below beta.
+
+    image_BE, text_BE: embeddings of any length; made unit length here, in float32.
+    person_B: identities, int64; every picture and caption of one identity is a positive pair.
+    scale_pos, scale_neg: steepness of the two logistic curves.
+    Returns twice the sum over all pairs divided by the batch size, a scalar: it grows with the batch.
+    Raises ValueError when batch sizes differ. Source: TextReID, arXiv 2110.10807, and its released code.
+    """
+    check_sizes(image_BE, text_BE, person_B)
+    score_BB = unit(image_BE) @ unit(text_BE).T
+    match_BB = person_B[:, None] == person_B[None, :]
+    near_BB = F.softplus(-scale_pos * (score_BB - alpha))
+    far_BB = F.softplus(scale_neg * (score_BB - beta))
+    return 2 * near_BB.where(match_BB, far_BB).sum() / len(score_BB)

@@ -50,6 +50,9 @@ class MethodConfig(Section):
         """The towers' sizes, whether named or stated."""
         return self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
 
+    def check_batch(self, pairs: int) -> None:
+        """Raises RecipeError when training cannot take batches of so many pairs (queues)."""
+
 
 @dataclass(frozen=True)
 class Views:
@@ -57,7 +60,8 @@ class Views:
 
     images: view name -> augmentation; each view is an independent draw from the same picture.
     masked: whether the masked words and their labels are drawn too (tokens "masked", "label").
-    sampler: "random" (every caption once an epoch) or "identity" (groups of one person).
+    sampler: "random" (every caption once an epoch), "identity" (groups of one person) or
+    "identity-chunks" (groups along one shuffle of all captions).
     drop_last: whether an incomplete last batch is left out.
     augment_text: name of a word-level augmentation of `text.augment`, applied before tokenising;
     text_options: its numbers.
@@ -67,7 +71,7 @@ class Views:
     masked: bool = False
     augment_text: str | None = None
     text_options: Mapping[str, float] = field(default_factory=dict)
-    sampler: Literal["random", "identity"] = "random"
+    sampler: Literal["random", "identity", "identity-chunks"] = "random"
     drop_last: bool = False
 
 
@@ -81,6 +85,12 @@ class OfficialFiles:
     """The flat options of configs.yaml, or the pickled configuration; empty when there is none."""
     name: str
     """The path, for messages."""
+
+    def number(self, option: str) -> float | int | None:
+        """A number above 0 of the options, or None when it is missing or something else."""
+        value = self.options.get(option)
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        return value if usable else None
 
 
 class Method(nn.Module):
@@ -157,8 +167,11 @@ class Method(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every parameter anew from the generator, as the paper's code does."""
 
+    def before_step(self) -> None:
+        """Called before the pictures of each optimiser step are embedded (momentum encoders)."""
+
     def after_step(self) -> None:
-        """Called after each optimiser step (momentum encoders)."""
+        """Called after each optimiser step."""
 
     def start_epoch(self, pass_over: Iterator[Batch] | None) -> None:
         """Called before each epoch; `pass_over` walks the training pairs without gradient."""

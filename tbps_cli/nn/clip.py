@@ -6,7 +6,7 @@ papers' weights load unchanged. Sizes come from `nn.sizes.Tower`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Clip(TextTower):
             block=text_block or plain,
         )
         self.sizes = sizes
-        self.visual = _image_tower(sizes, image_size, stride, image_block)
+        self.visual = image_tower(sizes, image_size, stride=stride, block=image_block)
 
     def image_tokens(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
         """[B, C, H, W] -> [B, 1 + P, E] projected tokens; row 0 is the picture's feature."""
@@ -66,14 +66,7 @@ class Clip(TextTower):
         normal(self.positional_embedding, std=0.01, generator=generator)
         normal(self.text_projection, std=self.sizes.text_width**-0.5, generator=generator)
         init_blocks(self.transformer, self.sizes.text_width, generator)
-        if isinstance(self.visual, ResNet):
-            self.visual.initialise(generator)
-            return
-        width = self.sizes.width
-        for table in (self.visual.class_embedding, self.visual.positional_embedding, self.visual.proj):
-            normal(table, std=width**-0.5, generator=generator)
-        nn.init.kaiming_uniform_(self.visual.conv1.weight, a=5**0.5, generator=generator)
-        init_blocks(self.visual.transformer, width, generator)
+        draw_image_tower(self.visual, generator)
 
     def start_from(self, state: Mapping[str, Tensor]) -> list[str]:
         """Copy a CLIP state dict (OpenAI's names) into the towers; returns the names that were set.
@@ -81,27 +74,7 @@ class Clip(TextTower):
         Position tables are resized to this model's grid and context. A tensor of another shape, or
         one that is missing, is a WeightsError: nothing is left random behind a message.
         """
-        fitted = self._fit(state)
-        own = dict(self.named_parameters()) | dict(self.named_buffers())
-        needed = own.keys() & self._plain_names()
-        missing = sorted(name for name in needed if name not in fitted and not name.endswith("num_batches_tracked"))
-        if missing:
-            raise WeightsError(
-                f"weights: {len(missing)} of the towers' {len(needed)} tensors are missing (first: {missing[0]}).",
-                "Choose the tower that the weights belong to: --set method.tower=NAME",
-            )
-        plain = {name for name in own if name in fitted}
-        wrong = [name for name in sorted(plain) if own[name].shape != fitted[name].shape]
-        if wrong:
-            found, shape = tuple(fitted[wrong[0]].shape), tuple(own[wrong[0]].shape)
-            raise WeightsError(
-                f"weights: {wrong[0]} is {found} in the file, the tower needs {shape} ({len(wrong)} such tensors).",
-                "Choose the tower that the weights belong to: --set method.tower=NAME",
-            )
-        with torch.no_grad():
-            for name in plain:
-                own[name].copy_(fitted[name])
-        return sorted(plain)
+        return copy_in(self, self._fit(state), self._plain_names())
 
     def _plain_names(self) -> set[str]:
         """The tensors of CLIP itself: a method's blocks may hold more, which no CLIP state has."""
@@ -112,17 +85,20 @@ class Clip(TextTower):
         fitted = dict(state)
         if "positional_embedding" in fitted:
             fitted["positional_embedding"] = resize_context(fitted["positional_embedding"], self.sizes.context)
-        for name in ("visual.positional_embedding", "visual.attnpool.positional_embedding"):
-            if name in fitted:
-                fitted[name] = resize_grid(fitted[name], self.visual.grid)
-        return fitted
+        return resized_tables(fitted, self.visual.grid)
 
 
-def _image_tower(
-    sizes: Tower, image_size: tuple[int, int], stride: int | None, block: MakeBlock | None
+def image_tower(
+    sizes: Tower,
+    image_size: tuple[int, int],
+    *,
+    stride: int | None = None,
+    last_stride: int = 2,
+    block: MakeBlock | None = None,
 ) -> VisionTransformer | ResNet:
+    """The image tower alone. stride: of a ViT's patches; last_stride: of a ResNet's last stage."""
     if not isinstance(sizes.layers, int):
-        return ResNet(sizes.layers, sizes.width, sizes.embed, sizes.image_heads, image_size)
+        return ResNet(sizes.layers, sizes.width, sizes.embed, sizes.image_heads, image_size, last_stride)
     assert sizes.patch is not None
     return VisionTransformer(
         image_size=image_size,
@@ -133,3 +109,51 @@ def _image_tower(
         embed=sizes.embed,
         block=block or (lambda _: Block(sizes.width, sizes.image_heads, sizes.activation)),
     )
+
+
+def draw_image_tower(tower: VisionTransformer | ResNet, generator: torch.Generator) -> None:
+    """Draw an image tower as CLIP does before training."""
+    if isinstance(tower, ResNet):
+        tower.initialise(generator)
+        return
+    width = len(tower.class_embedding)
+    for table in (tower.class_embedding, tower.positional_embedding, tower.proj):
+        nn.init.normal_(table, std=width**-0.5, generator=generator)
+    nn.init.kaiming_uniform_(tower.conv1.weight, a=5**0.5, generator=generator)
+    init_blocks(tower.transformer, width, generator)
+
+
+def resized_tables(state: Mapping[str, Tensor], grid: tuple[int, int], prefix: str = "visual.") -> dict[str, Tensor]:
+    """A state whose image position table fits a grid of (rows, columns)."""
+    fitted = dict(state)
+    for name in (f"{prefix}positional_embedding", f"{prefix}attnpool.positional_embedding"):
+        if name in fitted:
+            fitted[name] = resize_grid(fitted[name], grid)
+    return fitted
+
+
+def copy_in(module: nn.Module, state: Mapping[str, Tensor], wanted: Collection[str]) -> list[str]:
+    """Copy the tensors of a CLIP state into a module; returns the names that were set.
+
+    wanted: names that must be there. Raises WeightsError when one is missing, or has another shape.
+    """
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    needed = own.keys() & set(wanted)
+    missing = sorted(name for name in needed if name not in state and not name.endswith("num_batches_tracked"))
+    if missing:
+        raise WeightsError(
+            f"weights: {len(missing)} of the towers' {len(needed)} tensors are missing (first: {missing[0]}).",
+            "Choose the tower that the weights belong to: --set method.tower=NAME",
+        )
+    plain = sorted(name for name in own if name in state)
+    wrong = [name for name in plain if own[name].shape != state[name].shape]
+    if wrong:
+        found, shape = tuple(state[wrong[0]].shape), tuple(own[wrong[0]].shape)
+        raise WeightsError(
+            f"weights: {wrong[0]} is {found} in the file, the tower needs {shape} ({len(wrong)} such tensors).",
+            "Choose the tower that the weights belong to: --set method.tower=NAME",
+        )
+    with torch.no_grad():
+        for name in plain:
+            own[name].copy_(state[name])
+    return plain

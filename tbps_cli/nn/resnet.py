@@ -59,7 +59,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         x_BPC = map_BCHW.flatten(2).transpose(1, 2)
-        x_BPC = torch.cat([x_BPC.mean(1, keepdim=True), x_BPC], dim=1) + self.positional_embedding
+        x_BPC = torch.cat([x_BPC.mean(1, keepdim=True), x_BPC], dim=1) + self.positional_embedding.to(x_BPC.dtype)
         query, key, value = self.q_proj(x_BPC[:, :1]), self.k_proj(x_BPC), self.v_proj(x_BPC)
         mixed = F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
         return self.c_proj(mixed.transpose(1, 2).flatten(2))[:, 0]

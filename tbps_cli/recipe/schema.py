@@ -29,10 +29,11 @@ class DataSection(Section):
     """A list of pictures and captions to leave out, as `tbps prepare-data --audit` writes it."""
     augment: bool = True
     """The training augmentation of the method's paper; false leaves the horizontal flip alone."""
-    sampler: Literal["auto", "random", "identity"] = "auto"
-    """random: every caption once an epoch; identity: groups of captions of one person."""
+    sampler: Literal["auto", "random", "identity", "identity-chunks"] = "auto"
+    """random: every caption once an epoch; identity: groups of captions of one person (identity-chunks:
+    TextReID's way); auto: what the method is published with."""
     per_identity: Count = 4
-    """Captions of one person in a batch, for the identity sampler."""
+    """Captions of one person in a batch, for the identity samplers."""
     store: Literal["auto", "on", "off"] = "auto"
     """Whether training reads the pre-decoded pictures that `tbps prepare-data --decode` made."""
     noise_rate: Share = 0.0
@@ -190,7 +191,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
-        if self.data.sampler == "identity" and self.train.batch % self.data.per_identity:
+        grouped = self.data.sampler.startswith("identity")
+        if grouped and self.train.batch % self.data.per_identity:
             raise ValueError(
                 f"train.batch = {self.train.batch} must be a multiple of data.per_identity = "
                 f"{self.data.per_identity} for the identity sampler"

@@ -1,0 +1,407 @@
+"""TextReID: CLIP's image tower, a GRU over frozen word vectors, and momentum contrast between the two.
+
+Xiao Han, Sen He, Li Zhang, Tao Xiang, "Text-Based Person Search with Limited Data", BMVC 2021, arXiv
+2110.10807. The word vectors are CLIP's text tower applied to single words; they are a constant, so they
+live in a buffer and travel with the weights, the words themselves with the tokenizer. Differences from the
+released code: a caption is floored at zero whatever stands beside it (`zero_floor`), the value of
+`label_smoothing` counts, and any CLIP image tower may stand under the heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from tbps_cli.errors import RecipeError, WeightsError
+from tbps_cli.fields import Count, Positive, Share, Weight
+from tbps_cli.keys import KeyTable
+from tbps_cli.losses.contrastive import unit
+from tbps_cli.losses.identity import accuracy, smoothed_identity
+from tbps_cli.losses.matching import alignment
+from tbps_cli.losses.queue import queue_contrast, strangers
+from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
+from tbps_cli.nn.momentum import MomentumHead, PlainHead, draw_linear
+from tbps_cli.nn.position import PEDESTRIAN, grid_of, image_size_of
+from tbps_cli.nn.resnet import EXPANSION, ResNet
+from tbps_cli.nn.sizes import TOWERS, Tower
+from tbps_cli.nn.word_gru import Floor, WordGRU
+from tbps_cli.text.words import Words
+from tbps_cli.types import Batch, Features, Group, Step, Task
+
+POOL = "attnpool."
+
+
+class TextReID(Method):
+    """An image tower and a GRU with one linear layer each; a classifier, key towers and queues while training."""
+
+    class Config(MethodConfig):
+        """`[method]`; a loss of weight 0 is not computed."""
+
+        tower: str | Tower = "RN50"
+        """The image tower; CLIP's text tower is not used."""
+        last_stride: Literal[1, 2] = 1
+        """Of a ResNet's last stage; 1 keeps its map at 1/16 of the picture."""
+        pool_heads: Count | None = None
+        """Heads of a ResNet's attention pool, which no checkpoint tells; its channels // 64 when left out."""
+        words: str | None = None
+        """The word table, a .npy file; left out, that of the run or of the data set's folder, else one is made."""
+        word_weights: str = "openai"
+        """What a word table is made with: ViT-B-32 weights of open_clip's catalogue, a path, or "random"."""
+        vocabulary: Count = 9408
+        """Words of the table; follows from the table."""
+        word_width: Count = 512
+        """Numbers in a word vector; follows from the table."""
+        gru_input: Count = 512
+        """Numbers that the GRU takes; a trained linear layer stands between when the vectors have others."""
+        hidden: Count = 512
+        """Units of the GRU, in each direction."""
+        zero_floor: Floor = "always"
+        """always: every caption's maxima are at least 0; batch: all but the batch's longest, as released."""
+        embed: Count = 256
+        """Length of the common embedding."""
+        head: Literal["moco", "simple"] = "moco"
+        """moco: momentum contrast; simple: the two other losses alone."""
+        queue: Count = 2048
+        """Keys of each modality that are kept; a multiple of the batch."""
+        momentum: Share = 0.999
+        """Share of itself that a key tower keeps in each step."""
+        temperature: Positive = 0.07
+        """Divides the cosines of the contrast; a constant."""
+        contrast_mlp: bool = False
+        """Two more layers before the contrast (the code's default, no published run)."""
+        reinit_attention_pool: bool = True
+        """The released head draws the attention pool anew, losing CLIP's; false keeps it. Only with moco."""
+        identity: Weight = 1.0
+        align: Weight = 1.0
+        contrast: Weight = 1.0
+        label_smoothing: Share = 0.1
+        """Share of the identity loss's target that all persons divide."""
+        alpha: float = 0.6
+        """Cosine that pairs of one person should exceed."""
+        beta: float = 0.4
+        """Cosine that pairs of two persons should stay below."""
+        scale_pos: Positive = 10.0
+        scale_neg: Positive = 40.0
+
+        @model_validator(mode="after")
+        def _heads_fit(self) -> TextReID.Config:
+            sizes = self.sizes
+            if self.pool_heads and not sizes.is_resnet:
+                towers = ", ".join(name for name, tower in TOWERS.items() if tower.is_resnet)
+                raise ValueError(f"pool_heads is for ResNets ({towers}); this tower has no attention pool")
+            channels = 8 * EXPANSION * sizes.width
+            if self.pool_heads and channels % self.pool_heads:
+                raise ValueError(f"pool_heads = {self.pool_heads} does not divide the pool's {channels} channels")
+            return self
+
+        @property
+        def image_sizes(self) -> Tower:
+            """The image tower's sizes, its heads included."""
+            return self.sizes.model_copy(update={"heads": self.pool_heads}) if self.pool_heads else self.sizes
+
+        def check_batch(self, pairs: int) -> None:
+            if self.head == "moco" and self.queue % pairs:
+                fitting = max(pairs, round(self.queue / pairs) * pairs)
+                raise RecipeError(
+                    f"method.queue = {self.queue} is no multiple of the batch of {pairs} pairs that fills it.",
+                    f"Set method.queue={fitting}, or train.batch to a divisor of {self.queue}.",
+                )
+
+    paper = "Han, He, Zhang and Xiang: Text-Based Person Search with Limited Data (BMVC 2021)"
+    official = KeyTable(
+        {
+            r"visual_model\.(.*)": r"visual.\1",
+            r"textual_model\.(.*)": r"textual.\1",
+            # the query towers are saved twice
+            r"embed_model\.v_encoder_q\.(.*)": r"visual.\1",
+            r"embed_model\.t_encoder_q\.(.*)": r"textual.\1",
+            r"embed_model\.(.*)": r"head.\1",
+            # in no published file: it comes from the table's own
+            r"(word_table)": r"\1",
+        }
+    )
+    training_only = (
+        "head.loss_evaluator.",
+        "head.v_encoder_k.",
+        "head.t_encoder_k.",
+        "head.v_fc_",
+        "head.t_fc_",
+        "head.v_queue",
+        "head.t_queue",
+        "head.id_queue",
+        "head.queue_ptr",
+    )
+    config: Config
+    word_table: Tensor
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.visual = image_tower(config.image_sizes, task.image_size, last_stride=config.last_stride)
+        self.textual = WordGRU(
+            width=config.word_width, inside=config.gru_input, hidden=config.hidden, floor=config.zero_floor
+        )
+        self.register_buffer("word_table", torch.zeros(config.vocabulary + 1, config.word_width))
+        widths = {"image_width": config.sizes.embed, "text_width": self.textual.out}
+        self.head: PlainHead | MomentumHead
+        if config.head == "simple":
+            self.head = PlainHead(**widths, embed=config.embed, identities=task.identities)
+        else:
+            self.head = MomentumHead(
+                self.visual,
+                self.textual,
+                **widths,
+                embed=config.embed,
+                identities=task.identities,
+                queue=config.queue,
+                mlp=config.contrast_mlp,
+            )
+
+    @classmethod
+    def views(cls, config: Config) -> Views:
+        return Views(sampler="identity-chunks", drop_last=config.head == "moco")
+
+    @classmethod
+    def tokenizer(cls, config: Config) -> Words:
+        """Its words are no setting: they stand in the run folder, or come with the word table."""
+        raise WeightsError(
+            "method.words: the word table of textreid is missing.",
+            "Give it: --words clip_vocab_vit.npy (it comes with the authors' annotation files).",
+        )
+
+    @classmethod
+    def batch_dependent(cls, config: Config) -> str | None:
+        if config.zero_floor == "always":
+            return None
+        return (
+            'zero_floor = "batch" floors every caption at zero but the longest of its batch, so that an embedding '
+            "depends on its companions. Independent of them: --set method.zero_floor=always"
+        )
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        return unit(self.head.image(_pooled(self.visual, image_BCHW)))
+
+    def encode_texts(self, token_BT: Tensor) -> Tensor:
+        return unit(self.head.text(self._read(self.textual, token_BT)))
+
+    def _read(self, textual: nn.Module, token_BT: Tensor) -> Tensor:
+        """Captions through a text tower, [B, 2 * hidden]; ids from 1 stand at the front of each row."""
+        out: Tensor = textual(self.word_table[token_BT], (token_BT > 0).sum(1))
+        return out
+
+    # Training -----------------------------------------------------------------------------
+
+    def before_step(self) -> None:
+        """The key towers move towards the queries before they embed the batch, as released."""
+        if self._contrasts:
+            assert isinstance(self.head, MomentumHead)
+            self.head.follow(self.visual, self.textual, self.config.momentum)
+
+    @property
+    def _contrasts(self) -> bool:
+        """Whether there are keys and queues, and a loss that looks at them."""
+        config = self.config
+        return config.head == "moco" and config.contrast > 0 and isinstance(self.head.loss_evaluator, nn.Module)
+
+    def features(self, batch: Batch) -> Features:
+        """Embeddings before normalisation; under momentum contrast also queries and keys."""
+        image, token_BT = batch.images["image"], batch.tokens["text"]
+        image_BD, text_BD = _pooled(self.visual, image), self._read(self.textual, token_BT)
+        features = {"image": self.head.image(image_BD).float(), "text": self.head.text(text_BD).float()}
+        if not self._contrasts:
+            return features
+        assert isinstance(self.head, MomentumHead)
+        if self.config.contrast_mlp:
+            features["image_query"], features["text_query"] = self.head.queries(image_BD, text_BD)
+        with torch.no_grad():
+            key_BD, word_BD = _pooled(self.head.v_encoder_k, image), self._read(self.head.t_encoder_k, token_BT)
+        features["image_key"], features["text_key"] = self.head.keys(key_BD, word_BD)
+        return features
+
+    def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """The weighted losses of the recipe; the contrast also puts its keys into the queues."""
+        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
+        losses = {}
+        if c.identity:
+            smoothed = smoothed_identity(*self._persons(features), person_B, smoothing=c.label_smoothing)
+            losses["identity"] = c.identity * smoothed
+        if c.align:
+            constants = {"alpha": c.alpha, "beta": c.beta, "scale_pos": c.scale_pos, "scale_neg": c.scale_neg}
+            losses["align"] = c.align * alignment(image_BE, text_BE, person_B, **constants)
+        if self._contrasts:
+            losses["contrast"] = c.contrast * self._contrast(features, person_B)
+        return losses
+
+    def _contrast(self, features: Features, person_B: Tensor) -> Tensor:
+        """Both directions, over one set of negatives; afterwards the queues hold this batch's keys."""
+        head = self.head
+        assert isinstance(head, MomentumHead)
+        image_BE, text_BE = (features.get(f"{name}_query", features[name]) for name in ("image", "text"))
+        stranger_K, temperature = strangers(head.id_queue[0], person_B), self.config.temperature
+        image = queue_contrast(image_BE, features["text_key"], head.t_queue, stranger_K, temperature=temperature)
+        text = queue_contrast(text_BE, features["image_key"], head.v_queue, stranger_K, temperature=temperature)
+        head.enqueue(features["image_key"], features["text_key"], person_B)
+        return image + text
+
+    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
+        if self.head.loss_evaluator is None:
+            raise ValueError("the identity loss needs a task that says how many identities there are")
+        return self.head.loss_evaluator(features["image"]), self.head.loss_evaluator(features["text"])
+
+    @torch.no_grad()
+    def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
+        """Batch shares named right: img_acc, txt_acc (persons)."""
+        if self.head.loss_evaluator is None:
+            return {}
+        image_BN, text_BN = self._persons(features)
+        return {
+            "img_acc": accuracy(image_BN, batch.person_B).item(),
+            "txt_acc": accuracy(text_BN, batch.person_B).item(),
+        }
+
+    def group_of(self, name: str) -> Group:
+        """Biases at their own rate without decay; copies move by momentum alone."""
+        if name.startswith(("head.v_encoder_k.", "head.t_encoder_k.", "head.v_fc_k.", "head.t_fc_k.")):
+            return Group("frozen")
+        return Group("bias", decay=False) if "bias" in name else Group()
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Both image towers start from CLIP's; the attention pool stays as drawn where the recipe says so."""
+        visual = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
+        given = {name: value for name, value in visual.items() if not (self._draws_pool and _is_pool_layer(name))}
+        given = resized_tables(given, self.visual.grid, prefix="")
+        wanted = [name for name in self.visual.state_dict() if not (self._draws_pool and _is_pool_layer(name))]
+        copied = copy_in(self.visual, given, wanted)
+        if isinstance(self.head, MomentumHead) and self.head.loss_evaluator is not None:
+            copy_in(self.head.v_encoder_k, given, wanted)
+        return [f"visual.{name}" for name in copied]
+
+    @property
+    def _draws_pool(self) -> bool:
+        return self.config.head == "moco" and self.config.reinit_attention_pool and isinstance(self.visual, ResNet)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        draw_image_tower(self.visual, generator)
+        self.textual.initialise(generator)
+        if isinstance(self.head, PlainHead):
+            self.head.initialise(generator)
+            return
+        self.head.initialise(self.visual, self.textual, generator)
+        if self._draws_pool:
+            # each on its own: the released code's queries and keys start apart
+            draw_linear([self.visual.get_submodule("attnpool"), self.textual], generator)
+            if self.head.loss_evaluator is not None:
+                draw_linear([self.head.v_encoder_k.get_submodule("attnpool"), self.head.t_encoder_k], generator)
+
+    # Foreign checkpoints --------------------------------------------------------------------
+
+    @classmethod
+    def recognise(cls, files: OfficialFiles) -> Config | None:
+        """TextReID's when every name is one of its model's. The word table is not in its files."""
+        ours, unknown = cls.official.to_ours(files.tensors)
+        if unknown or "textual.gru.weight_ih_l0" not in ours or "visual.conv1.weight" not in ours:
+            return None
+        if "visual.attnpool.positional_embedding" not in ours:
+            raise WeightsError(
+                f"{files.name}: this is TextReID's baseline on an ImageNet ResNet, which is not offered.",
+                "Its models on CLIP's RN50 and RN101 are.",
+            )
+        config = _config(ours, files.options)
+        return config if cls.fits(files, config) else None
+
+    @classmethod
+    def fits(cls, files: OfficialFiles, config: Any) -> bool:
+        table = torch.empty(config.vocabulary + 1, config.word_width, device="meta")
+        return super().fits(replace(files, tensors={**files.tensors, "word_table": table}), config)
+
+    @classmethod
+    def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
+        ours, _ = cls.official.to_ours(files.tensors)
+        projection = ours.get("head.loss_evaluator.projection")
+        return Task(_picture(ours, files.options)[0], 0 if projection is None else projection.shape[1])
+
+
+def _pooled(visual: nn.Module, image_BCHW: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, D]: a ResNet's pooled feature, a ViT's class token."""
+    out: Tensor = visual(image_BCHW)
+    return out if out.ndim == 2 else out[:, 0]
+
+
+def _is_pool_layer(name: str) -> bool:
+    """Whether a tensor belongs to a linear layer of the attention pool (its position table does not)."""
+    return name.startswith(POOL) and not name.endswith("positional_embedding")
+
+
+def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> TextReID.Config:
+    """What shapes and the YAML's options say."""
+    moco = "head.v_embed_layer.weight" in ours
+    embed = ours["head.v_embed_layer.weight" if moco else "head.visual_embed_layer.weight"]
+    inside, linear = ours["textual.gru.weight_ih_l0"].shape[1], ours.get("textual.embed.weight")
+    values: dict[str, Any] = {}
+    if "head.v_queue" in ours:
+        values["queue"] = ours["head.v_queue"].shape[1]
+    epsilon, momentum = _option(options, "MODEL", "EMBEDDING", "EPSILON"), _option(options, "MODEL", "MOCO", "M")
+    if isinstance(epsilon, int | float):
+        values["label_smoothing"] = 0.1 if epsilon > 0 else 0.0  # the released code knows no other value
+    if isinstance(momentum, int | float) and 0 <= momentum <= 1:
+        values["momentum"] = float(momentum)
+    return TextReID.Config(
+        name="textreid",
+        tower=_tower(ours),
+        last_stride=_picture(ours, options)[1],
+        word_width=inside if linear is None else linear.shape[1],
+        gru_input=inside,
+        hidden=ours["textual.gru.weight_hh_l0"].shape[1],
+        embed=len(embed),
+        head="moco" if moco else "simple",
+        contrast_mlp="head.v_fc_q.0.weight" in ours,
+        **values,
+    )
+
+
+def _tower(ours: Mapping[str, Tensor]) -> str | Tower:
+    """The catalogue's name of an image tower, or its sizes; its text tower is never built."""
+    stages = [
+        {name.split(".")[2] for name in ours if name.startswith(f"visual.layer{stage}.")} for stage in range(1, 5)
+    ]
+    layers = (len(stages[0]), len(stages[1]), len(stages[2]), len(stages[3]))
+    width = len(ours["visual.layer1.0.conv1.weight"])
+    embed = len(ours["visual.attnpool.c_proj.weight"])
+    for name, known in TOWERS.items():
+        if (known.width, known.layers, known.embed) == (width, layers, embed):
+            return name
+    return Tower(width=width, layers=layers, embed=embed, text_width=embed, text_layers=1)
+
+
+def _picture(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[tuple[int, int], Literal[1, 2]]:
+    """Picture size and stride of the last stage that the position table was made for.
+
+    The options know the size best; else the usual shapes are tried, 384x128 at stride 1 before others.
+    """
+    rows = len(ours["visual.attnpool.positional_embedding"])
+    stated = options.get("img_size") or (_option(options, "INPUT", "HEIGHT"), _option(options, "INPUT", "WIDTH"))
+    if isinstance(stated, list | tuple) and len(stated) == 2 and all(isinstance(side, int) for side in stated):
+        size = int(stated[0]), int(stated[1])
+        return size, 2 if _rows(size, 32) == rows else 1
+    if _rows(PEDESTRIAN, 32) == rows:
+        return PEDESTRIAN, 2
+    return image_size_of(rows, 16, 16), 1
+
+
+def _rows(size: tuple[int, int], scale: int) -> int:
+    """Rows of the position table for a picture of this size, whose map is 1/scale of it."""
+    height, width = grid_of(size, scale, scale)
+    return 1 + height * width
+
+
+def _option(options: Mapping[str, Any], *path: str) -> Any:
+    """A value of a nested YAML; None where it is not."""
+    value: Any = options
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,86 @@
+"""TextReID's text tower: a bidirectional GRU over constant word vectors, the largest value over the words.
+
+Han et al., BMVC 2021. Parameter names are those of the released code. Its maximum runs over a batch
+padded with zeros, so every caption but the batch's longest is floored at zero and a feature depends on
+its companions. `floor = "always"` floors them all, which is what a trained model has met for nearly every
+caption; `"batch"` does as released.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+Floor = Literal["always", "batch"]
+
+
+class WordGRU(nn.Module):
+    """[B, T, W] word vectors of [B] captions' lengths -> [B, 2 * hidden], float32.
+
+    width: of the vectors (W). inside: what the GRU takes; a trained linear layer stands between when
+    the two differ. hidden: units of each direction.
+    """
+
+    def __init__(self, *, width: int, inside: int, hidden: int, floor: Floor = "always") -> None:
+        super().__init__()
+        self.floor = floor
+        self.embed = nn.Linear(width, inside) if width != inside else None
+        self.gru = nn.GRU(inside, hidden, bias=False, bidirectional=True, batch_first=True)
+
+    @property
+    def out(self) -> int:
+        """Length of a caption's vector."""
+        return 2 * self.gru.hidden_size
+
+    def forward(self, word_BTW: Tensor, length_B: Tensor) -> Tensor:
+        largest_BD = self.sequence(word_BTW, length_B).amax(1)
+        return largest_BD.clamp(min=0) if self.floor == "always" else largest_BD
+
+    def sequence(self, word_BTW: Tensor, length_B: Tensor) -> Tensor:
+        """Outputs at each word, forward units first, zeros after a caption's end; T is the longest caption.
+
+        The backward direction begins at each caption's own last word. A caption without words reads one
+        place of padding.
+        """
+        with torch.autocast(word_BTW.device.type, enabled=False):
+            x_BTW = word_BTW.float() if self.embed is None else self.embed(word_BTW.float())
+            if torch.compiler.is_exporting():
+                return self._as_operation(x_BTW, length_B)
+            packed = pack_padded_sequence(x_BTW, length_B.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+            return pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0]
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Uniform, as PyTorch draws a GRU and a linear layer."""
+        for weight in self.gru.parameters():
+            bound = self.gru.hidden_size**-0.5
+            nn.init.uniform_(weight, -bound, bound, generator=generator)
+        if self.embed is not None:
+            bound = self.embed.in_features**-0.5
+            nn.init.uniform_(self.embed.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(self.embed.bias, -bound, bound, generator=generator)
+
+    def _as_operation(self, x_BTW: Tensor, length_B: Tensor) -> Tensor:
+        """The same as ONNX's own GRU, which knows lengths: packing has no counterpart in a graph."""
+        input_2GW, hidden_2GH = (
+            torch.stack([_onnx_order(getattr(self.gru, f"weight_{kind}_l0{way}")) for way in ("", "_reverse")])
+            for kind in ("ih", "hh")
+        )
+        batch, words, _ = x_BTW.shape
+        state_T2BH = torch.onnx.ops.symbolic(
+            "GRU",
+            (x_BTW.transpose(0, 1), input_2GW, hidden_2GH, None, length_B.clamp(min=1).to(torch.int32)),
+            attrs={"direction": "bidirectional", "hidden_size": self.gru.hidden_size, "linear_before_reset": 1},
+            dtype=torch.float32,
+            shape=(words, 2, batch, self.gru.hidden_size),
+            version=20,
+        )
+        return state_T2BH.permute(2, 0, 1, 3).flatten(2)
+
+
+def _onnx_order(weight_GW: Tensor) -> Tensor:
+    """PyTorch's gates stand as reset, update, new; ONNX wants update, reset, new."""
+    reset, update, new = weight_GW.chunk(3)
+    return torch.cat([update, reset, new])
