@@ -2,6 +2,7 @@
 
 IRRA's SDM (Jiang and Ye, CVPR 2023, arXiv 2303.12501) draws the softmax over the batch towards the
 distribution of equal identities; ITC is CLIP's loss, where row i belongs to row i and nothing else.
+TBPS-CLIP (Cao et al., AAAI 2024, arXiv 2308.10045) has three: N-ITC, R-ITC and C-ITC.
 Everything is computed in float32: the softmax at 1/0.02 saturates in half precision.
 """
 
@@ -83,3 +84,68 @@ def itc(image_BE: Tensor, text_BE: Tensor, *, temperature: float | Tensor) -> Te
     score_BB = unit(image_BE) @ unit(text_BE).T / temperature
     own_B = torch.arange(len(score_BB), device=score_BB.device)
     return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
+
+
+def hard_targets(person_B: Tensor) -> Tensor:
+    """[B] identities -> float32 [B, B], each row spread evenly over the rows of the same person."""
+    match_BB = same(person_B)
+    return match_BB / match_BB.sum(1, keepdim=True)
+
+
+def nitc(
+    image_BE: Tensor,
+    text_BE: Tensor,
+    person_B: Tensor,
+    *,
+    scale: float | Tensor,
+    softness: float = 0.0,
+    soft_text_BE: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy towards all partners of the same person, the mean of both directions.
+
+    image_BE, text_BE: embeddings of any length; made unit length here, in float32.
+    person_B: identities, int64; rows with equal numbers match.
+    scale: multiplies the cosine; no unit, above 0; may be a parameter.
+    softness: share of the targets that the model's own softmax (no gradient) has, 0..1.
+    soft_text_BE: the captions once more, for that softmax alone, where dropout makes the two differ.
+    Returns nats, a scalar. Raises ValueError when batch sizes differ.
+    Source: TBPS-CLIP, "normalized image-text contrastive loss" with soft labels, and its released code.
+    """
+    check_sizes(image_BE, text_BE, person_B)
+    score_BB = unit(image_BE) @ unit(text_BE).T * scale
+    with torch.no_grad():
+        hard_BB = hard_targets(person_B)
+        soft_BB = score_BB if soft_text_BE is None else unit(image_BE) @ unit(soft_text_BE).T * scale
+        image_BB, text_BB = (torch.lerp(hard_BB, soft.softmax(1), softness) for soft in (soft_BB, soft_BB.T))
+    return (F.cross_entropy(score_BB, image_BB) + F.cross_entropy(score_BB.T, text_BB)) / 2
+
+
+def ritc(
+    image_BE: Tensor, text_BE: Tensor, person_B: Tensor, *, scale: float | Tensor, epsilon: float = 1e-2
+) -> Tensor:
+    """The reverse of N-ITC: prediction given to wrong partners costs, the mean of both directions.
+
+    image_BE, text_BE: embeddings of any length; made unit length here, in float32.
+    person_B: identities, int64. scale: multiplies the cosine; may be a parameter.
+    epsilon: added inside the log of the target, which is not made to sum to 1 again.
+    Returns nats, a scalar. Raises ValueError when batch sizes differ.
+    Source: TBPS-CLIP, "reversed image-text contrastive loss"; half of SDM with another epsilon.
+    """
+    return sdm(image_BE, text_BE, person_B, temperature=1 / scale, epsilon=epsilon) / 2
+
+
+def citc(image_BE: Tensor, text_BE: Tensor, *, within: float = 0.25, across: float = 0.25) -> Tensor:
+    """Squared differences of cosines that should agree, over all pairs of the batch, its diagonal too.
+
+    image_BE, text_BE: embeddings of any length, row i belonging to row i; made unit length here.
+    within: weight of (picture i, picture j) against (caption i, caption j).
+    across: weight of (picture i, caption j) against (caption i, picture j).
+    Identities play no part. Returns a scalar without unit. Raises ValueError when batch sizes differ.
+    Source: TBPS-CLIP, "cyclic image-text contrastive loss" (after CyCLIP); its released code scales
+    the cosines and divides by the scale again, which cancels.
+    """
+    check_sizes(image_BE, text_BE)
+    image_BE, text_BE = unit(image_BE), unit(text_BE)
+    score_BB = image_BE @ text_BE.T
+    inside = (image_BE @ image_BE.T - text_BE @ text_BE.T).square().mean()
+    return within * inside + across * (score_BB - score_BB.T).square().mean()

@@ -1,4 +1,4 @@
-"""Heads that only training uses: which person, which masked word. Names are IRRA's."""
+"""Heads that only training uses: which person, which masked word, which view. Names are IRRA's and TBPS-CLIP's."""
 
 from __future__ import annotations
 
@@ -40,3 +40,18 @@ class WordHead(nn.Module):
         nn.init.normal_(self.fc.weight, std=width**-0.5 * (2 * layers) ** -0.5, generator=generator)
         for layer in (self.dense, self.fc):
             nn.init.uniform_(layer.bias, -(width**-0.5), width**-0.5, generator=generator)
+
+
+class ContrastHead(nn.Sequential):
+    """[B, E] -> [B, out]: linear, ReLU, linear; what a self-supervised loss compares views by."""
+
+    def __init__(self, width: int, hidden: int, out: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Weights and biases uniform within 1 / sqrt(inputs), as PyTorch draws a linear layer."""
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
