@@ -27,6 +27,15 @@ def caption_hits(score_NV: Tensor, word_N: Tensor, row_N: Tensor, captions: int)
     return hit_N.new_zeros(captions).index_add(0, row_N, hit_N)
 
 
+def caption_figures(score_NV: Tensor, label_BT: Tensor) -> dict[str, Tensor]:
+    """Cost and hits of each caption under the names that features use, from the scores at its labels, row by row."""
+    row_N, word_N = label_BT.nonzero()[:, 0], label_BT[label_BT != 0]
+    return {
+        "masked_cost": caption_cost(score_NV, word_N, row_N, len(label_BT)),
+        "masked_hits": caption_hits(score_NV, word_N, row_N, len(label_BT)),
+    }
+
+
 def per_word(value_B: Tensor, label_BT: Tensor) -> Tensor:
     """Per-caption sums -> the mean over all labelled words of the batch, a scalar.
 
