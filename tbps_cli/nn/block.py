@@ -2,8 +2,8 @@
 
 Pre-norm residual blocks: `x + attn(ln_1(x))`, then `x + mlp(ln_2(x))`. A method that changes CLIP
 replaces the block (`Transformer(block=...)`) or edits tokens between blocks (`Hooks`); there is no
-second copy of the towers. Attention runs through PyTorch's fused kernel; its map is computed in
-plain steps only for the block that is asked for it.
+second copy of the towers. Attention runs through PyTorch's fused kernel; where one token of a row looks
+is computed in plain steps, and only for the block that is asked for it.
 """
 
 from __future__ import annotations
@@ -61,17 +61,23 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, query_BLD: Tensor, other_BSD: Tensor | None = None, *, causal: bool = False, want_map: bool = False
+        self,
+        query_BLD: Tensor,
+        other_BSD: Tensor | None = None,
+        *,
+        causal: bool = False,
+        place_B: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend from `query` to itself, or to `other` (keys and values); [B, L, D] in and out.
 
-        With `want_map` also the probabilities averaged over the heads, [B, L, S] float32.
+        With `place_B`, one position a row, also the probabilities with which that token looks at
+        the others, averaged over the heads: [B, S] float32, without gradient.
         """
         query, key, value = self._project(query_BLD, other_BSD)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return (out, _probabilities(query, key, causal).mean(1)) if want_map else out
+        return out if place_B is None else (out, _looks(query, key, place_B, causal))
 
     def _project(self, query: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if other is None:
@@ -86,12 +92,15 @@ class Attention(nn.Module):
         return x_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def _probabilities(query_BHLK: Tensor, key_BHSK: Tensor, causal: bool) -> Tensor:
-    scores = (query_BHLK @ key_BHSK.transpose(-1, -2)).float() * query_BHLK.shape[-1] ** -0.5
+@torch.no_grad()
+def _looks(query_BHLK: Tensor, key_BHSK: Tensor, place_B: Tensor, causal: bool) -> Tensor:
+    place_B1 = place_B[:, None]
+    query_BH1K = query_BHLK.take_along_dim(place_B1[:, None, :, None], dim=2)
+    scores_BHS = (query_BH1K @ key_BHSK.transpose(-1, -2)).float().squeeze(2) * query_BHLK.shape[-1] ** -0.5
     if causal:
-        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(ahead, float("-inf"))
-    return scores.softmax(-1)
+        ahead_BS = torch.arange(key_BHSK.shape[2], device=place_B.device) > place_B1
+        scores_BHS = scores_BHS.masked_fill(ahead_BS[:, None], float("-inf"))
+    return scores_BHS.softmax(-1).mean(1)
 
 
 class Mlp(nn.Module):
@@ -129,10 +138,10 @@ class Block(nn.Module):
         """The second half: the MLP with its residual (what adapters stand beside)."""
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
-    def forward_with_map(self, x_BLD: Tensor, *, causal: bool = False) -> tuple[Tensor, Tensor]:
-        """`forward`, and the attention probabilities averaged over the heads, [B, L, L]."""
-        attended, map_BLL = self.attn(self.ln_1(x_BLD), causal=causal, want_map=True)
-        return self.feed(x_BLD + attended), map_BLL
+    def forward_with_looks(self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False) -> tuple[Tensor, Tensor]:
+        """`forward`, and where the token at `place_B` looks: probabilities over the row, [B, L]."""
+        attended, look_BL = self.attn(self.ln_1(x_BLD), causal=causal, place_B=place_B)
+        return self.feed(x_BLD + attended), look_BL
 
 
 @dataclass(frozen=True)
@@ -158,21 +167,25 @@ class Transformer(nn.Module):
         self.checkpointing = False
 
     def forward(self, x_BLD: Tensor, *, causal: bool = False, hooks: Hooks | None = None) -> Tensor:
-        for index, block in enumerate(self.resblocks):
-            x_BLD = self._edit(index, x_BLD, hooks)
+        return self._through(len(self.resblocks), x_BLD, causal, hooks)
+
+    def _through(self, count: int, x_BLD: Tensor, causal: bool, hooks: Hooks | None) -> Tensor:
+        for index in range(count):
+            block, x_BLD = self.resblocks[index], self._edit(index, x_BLD, hooks)
             if self.checkpointing and torch.is_grad_enabled():
                 x_BLD = checkpoint(block, x_BLD, causal=causal, use_reentrant=False)
             else:
                 x_BLD = block(x_BLD, causal=causal)
         return x_BLD
 
-    def forward_with_map(self, x_BLD: Tensor, *, causal: bool = False) -> tuple[Tensor, Tensor]:
-        """`forward`, and the last block's attention averaged over the heads, [B, L, L]."""
-        for block in self.resblocks[:-1]:
-            x_BLD = block(x_BLD, causal=causal)
-        last = self.resblocks[-1]
+    def forward_with_looks(
+        self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False, hooks: Hooks | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, and where the token at `place_B` looks in the last block, averaged over the heads, [B, L]."""
+        before, last = len(self.resblocks) - 1, self.resblocks[-1]
         assert isinstance(last, Block)
-        return last.forward_with_map(x_BLD, causal=causal)
+        x_BLD = self._edit(before, self._through(before, x_BLD, causal, hooks), hooks)
+        return last.forward_with_looks(x_BLD, place_B, causal=causal)
 
     def _edit(self, index: int, x_BLD: Tensor, hooks: Hooks | None) -> Tensor:
         return hooks.before_block(index, x_BLD) if hooks and hooks.before_block else x_BLD

@@ -39,10 +39,11 @@ class TextTower(nn.Module):
         """Projected tokens at every position, [B, T, E]."""
         return self._projected(self.transformer(self._embedded(token_BT, hooks), causal=True, hooks=hooks))
 
-    def text_tokens_with_map(self, token_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """`text_tokens`, and the last block's attention averaged over the heads, [B, T, T]."""
-        x_BTD, map_BTT = self.transformer.forward_with_map(self._embedded(token_BT), causal=True)
-        return self._projected(x_BTD), map_BTT
+    def text_tokens_with_looks(self, token_BT: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
+        """`text_tokens`, and where each end token looks in the last block, averaged over the heads, [B, T]."""
+        x_BTD = self._embedded(token_BT, hooks)
+        x_BTD, look_BT = self.transformer.forward_with_looks(x_BTD, end_of(token_BT), causal=True, hooks=hooks)
+        return self._projected(x_BTD), look_BT
 
     def _embedded(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
         dtype = self.text_projection.dtype

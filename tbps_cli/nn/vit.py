@@ -46,10 +46,12 @@ class VisionTransformer(nn.Module):
         x_BPD = self.transformer(self.embedded(image_BCHW, hooks), hooks=hooks)
         return self.projected(x_BPD)
 
-    def forward_with_map(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward`, and the last block's attention averaged over the heads, [B, 1+P, 1+P]."""
-        x_BPD, map_BPP = self.transformer.forward_with_map(self.embedded(image_BCHW))
-        return self.projected(x_BPD), map_BPP
+    def forward_with_looks(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
+        """`forward`, and where the class token looks in the last block, averaged over the heads, [B, 1 + P]."""
+        x_BPD = self.embedded(image_BCHW, hooks)
+        first_B = torch.zeros(len(x_BPD), dtype=torch.int64, device=x_BPD.device)
+        x_BPD, look_BP = self.transformer.forward_with_looks(x_BPD, first_B, hooks=hooks)
+        return self.projected(x_BPD), look_BP
 
     def embedded(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Patches with class token and positions, after `ln_pre`."""

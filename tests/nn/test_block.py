@@ -31,14 +31,16 @@ def test_attention_to_another_sequence_equals_pytorchs():
     assert torch.allclose(ours(x, other), theirs(x, other, other, need_weights=False)[0], atol=1e-5)
 
 
-def test_the_causal_map_equals_pytorchs_average_over_heads_and_changes_no_output():
+def test_where_a_token_looks_equals_pytorchs_average_over_heads_and_changes_no_output():
     ours, theirs = twins()
     x = draws(2, 5, 32)
     ahead = torch.ones(5, 5, dtype=torch.bool).triu(1)
     expected, expected_map = theirs(x, x, x, attn_mask=ahead, average_attn_weights=True)
-    out, map_BLL = ours(x, causal=True, want_map=True)
+    place = torch.tensor([3, 1])
+    out, look_BL = ours(x, causal=True, place_B=place)
     assert torch.allclose(out, expected, atol=1e-5)
-    assert torch.allclose(map_BLL, expected_map, atol=1e-6)
+    assert torch.allclose(look_BL, expected_map[[0, 1], place], atol=1e-6)
+    assert look_BL[1, 2:].abs().max() == 0 and not look_BL.requires_grad
     assert torch.allclose(ours(x, causal=True), out, atol=1e-6)
 
 
@@ -87,11 +89,12 @@ def test_hooks_see_every_block_in_order_and_what_they_return_goes_on():
     assert torch.equal(out, made.resblocks[2](torch.zeros_like(x)))
 
 
-def test_the_last_map_comes_with_the_ordinary_output():
+def test_where_a_token_looks_at_last_comes_with_the_ordinary_output():
     made, x = tower(), draws(2, 5, 32)
-    out, map_BLL = made.forward_with_map(x, causal=True)
-    assert torch.allclose(out, made(x, causal=True), atol=1e-6)
-    assert torch.allclose(map_BLL.sum(-1), torch.ones(2, 5))
+    hooks = Hooks(before_block=lambda index, tokens: tokens + index)
+    out, look_BL = made.forward_with_looks(x, torch.tensor([4, 2]), causal=True, hooks=hooks)
+    assert torch.allclose(out, made(x, causal=True, hooks=hooks), atol=1e-6)
+    assert torch.allclose(look_BL.sum(-1), torch.ones(2))
 
 
 def test_blocks_are_drawn_with_the_published_spreads():
