@@ -78,3 +78,48 @@ def masked(score: Sequence[Matrix], label: Sequence[Sequence[int]]) -> float:
         if word
     ]
     return sum(costs) / len(costs)
+
+
+def softmax(row: Sequence[float]) -> list[float]:
+    return [math.exp(value) for value in log_softmax(row)]
+
+
+def even(person: Sequence[int]) -> Matrix:
+    return [[(one == other) / person.count(one) for other in person] for one in person]
+
+
+def nitc(image: Matrix, text: Matrix, person: list[int], scale: float, softness: float, again: Matrix) -> float:
+    """`again`: the captions that the soft targets see."""
+    whole = 0.0
+    for first, second, soft in ((image, text, again), (text, image, image)):
+        score = products(unit(first), unit(second), scale)
+        taught = products(unit(first if first is image else again), unit(soft), scale)
+        for row, hard, soft_row in zip(score, even(person), taught, strict=True):
+            target = [softness * s + (1 - softness) * h for s, h in zip(softmax(soft_row), hard, strict=True)]
+            whole -= sum(t * log for t, log in zip(target, log_softmax(row), strict=True))
+    return whole / len(person) / 2
+
+
+def ritc(image: Matrix, text: Matrix, person: list[int], scale: float, epsilon: float) -> float:
+    score, target = products(unit(image), unit(text), scale), even(person)
+    return (divergence(score, target, epsilon) + divergence(transposed(score), target, epsilon)) / 2
+
+
+def citc(image: Matrix, text: Matrix, within: float, across: float) -> float:
+    image, text = unit(image), unit(text)
+    inner, other, score = products(image, image), products(text, text), products(image, text)
+    whole, size = 0.0, range(len(image))
+    for i in size:
+        for j in size:
+            whole += within * (inner[i][j] - other[i][j]) ** 2 + across * (score[i][j] - score[j][i]) ** 2
+    return whole / len(image) ** 2
+
+
+def simclr(first: Matrix, second: Matrix, temperature: float) -> float:
+    first, second, whole = unit(first), unit(second), 0.0
+    for own, other in ((first, second), (second, first)):
+        for i, row in enumerate(own):
+            rest = [value for j, value in enumerate(own) if j != i]
+            scores = [score / temperature for score in products([row], other + rest)[0]]
+            whole -= log_softmax(scores)[i]
+    return whole / len(first) / 2
