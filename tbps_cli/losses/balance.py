@@ -1,4 +1,4 @@
-"""Load balance of mixtures: keep every expert of a gate in use."""
+"""Load balance of mixtures: keep every expert of a gate in use, and see whether it is."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ def balance(share_BM2X: Tensor) -> Tensor:
     """
     chance_MX, chosen_MX = share_BM2X.float().mean(0).unbind(1)
     return (chance_MX * chosen_MX.detach()).sum()
+
+
+def use_of_experts(share_BM2X: Tensor) -> dict[str, float]:
+    """Shares of all tokens that the busiest and the idlest expert of any mixture get, for the log.
+
+    A collapsed mixture shows nowhere else: its loss is bounded and the others hide it.
+    """
+    chosen_MX = share_BM2X[:, :, 1].float().mean(0)
+    return {"busiest_expert": chosen_MX.max().item(), "idlest_expert": chosen_MX.min().item()}

@@ -31,13 +31,18 @@ class Choice(NamedTuple):
     chosen: Tensor
     """1 for the chosen experts, else 0; no gradient."""
 
-    def shares(self) -> Tensor:
+    def shares(self, counted_BL: Tensor | None = None) -> Tensor:
         """Per item, the means over its tokens of chance and chosen: [B, 2, X].
 
         Means over a batch are means of these rows (all items have L tokens), so chunks and ranks can
-        be joined before `losses.balance` looks at them.
+        be joined before `losses.balance` looks at them. counted: true where a token counts; without
+        it all do. Items with fewer tokens than others then weigh as much.
         """
-        return torch.stack([self.chance.mean(1), self.chosen.mean(1)], 1)
+        both_B2LX = torch.stack([self.chance, self.chosen], 1)
+        if counted_BL is None:
+            return both_B2LX.mean(2)
+        part_BL = counted_BL / counted_BL.sum(1, keepdim=True)
+        return torch.einsum("bl,bklx->bkx", part_BL, both_B2LX)
 
 
 def choose(logit_BLX: Tensor, top_k: int) -> Choice:
@@ -82,13 +87,13 @@ class Mixture(nn.Module):
             self.add_module(gate, nn.Linear(width, experts, bias=False))
         self.task_gate = nn.Linear(width, experts, bias=False)
         self.experts = nn.ModuleList(expert() for _ in range(experts))
-        self.kept: list[Tensor] | None = None
+        self.keep: Callable[[Choice], None] | None = None
 
     def forward(self, x_BLD: Tensor, context_D: Tensor, gate: str = INPUT_GATE) -> Tensor:
         """context_D: the block's context vector, seen by the common gate. Returns [B, L, D]."""
         choice = choose(self.logits(x_BLD, context_D, gate), self.top_k)
-        if self.kept is not None:
-            self.kept.append(choice.shares())
+        if self.keep is not None:
+            self.keep(choice)
         weight_XBL1 = choice.weight.to(x_BLD.dtype).movedim(-1, 0).unsqueeze(-1)
         mixed_BLD = weight_XBL1[0] * self.experts[0](x_BLD)
         for weight_BL1, expert in zip(weight_XBL1[1:], self.experts[1:], strict=True):
@@ -102,15 +107,18 @@ class Mixture(nn.Module):
 
 
 @contextmanager
-def collecting(root: nn.Module) -> Iterator[list[Tensor]]:
-    """While open, the list gets `Choice.shares()` [B, 2, X] of every mixture below `root`, in calling order."""
+def collecting(root: nn.Module, counted_BL: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """While open, the list gets the shares [B, 2, X] of every mixture below `root`, in calling order.
+
+    counted: the tokens that count, as `Choice.shares` takes them.
+    """
     kept: list[Tensor] = []
     mixtures = [module for module in root.modules() if isinstance(module, Mixture)]
     for mixture in mixtures:
-        mixture.kept = kept
+        mixture.keep = lambda choice: kept.append(choice.shares(counted_BL))
     try:
         yield kept
     finally:
         # a checkpointed block runs again in the backward pass: nothing may be collected twice
         for mixture in mixtures:
-            mixture.kept = None
+            mixture.keep = None
