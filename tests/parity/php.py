@@ -18,18 +18,17 @@ FOREIGN = {"crfm": "safl", "efp": "shared_transformer"}
 
 
 def check(golden: Golden) -> None:
-    data, axes = parsing.batch(golden.inputs), {}
-    for axis in ("batch", "token"):
+    data, whole = parsing.batch(golden.inputs), {}
+    for axis, prefix in (("batch", ""), ("token", "token_axis.")):
         models = {name: _variant(golden, parts, axis) for name, parts in VARIANTS.items()}
-        axes[axis] = models["whole"]
-        prefix = "" if axis == "batch" else "token_axis."
+        whole[axis] = models["whole"]
         parsing.features(golden.outputs, prefix, models, data)
         parsing.losses(golden.outputs, prefix, models["whole"], data)
-    parsing.chunks(golden.outputs, axes["batch"], data)
-    parsing.similarity(golden.outputs, axes["batch"], data)
-    _pooled(golden, axes["batch"], data)
-    parsing.activations(golden.outputs, axes["batch"], "efp.both", data)
-    parsing.position_table(golden, axes["batch"])
+    parsing.chunks(golden.outputs, whole["batch"], data)
+    parsing.similarity(golden.outputs, whole["batch"], data)
+    _pooled(golden, whole["batch"], data)
+    parsing.activations(golden.outputs, whole["batch"], "efp.both", data)
+    parsing.position_table(golden, whole["batch"])
     parsing.files(golden, lambda: _variant(golden, VARIANTS["whole"], "batch"), data)
 
 

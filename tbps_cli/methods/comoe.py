@@ -1,0 +1,293 @@
+"""CoMoE: every token of both modalities parsed by one set of blocks with experts, each modality by a gate of its own.
+
+"CoMoE: Collaboration Mixture-of-Experts for Text-based Person Retrieval", code released in 2026 (venue
+unknown), by the authors of PHP. As there, the released blocks attend over the items of the *batch*, at
+evaluation too, so an embedding knows its companions; `attention_axis = "token"` attends over the tokens of
+one item. All 77 positions of a caption are parsed, padding included, as released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from tbps_cli.fields import Count, Positive, Weight
+from tbps_cli.keys import KeyTable
+from tbps_cli.losses.balance import balance
+from tbps_cli.losses.contrastive import itc, sdm, unit
+from tbps_cli.losses.identity import accuracy, identity
+from tbps_cli.losses.masked import caption_figures, per_word
+from tbps_cli.losses.matching import cmpm
+from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.heads import Classifier
+from tbps_cli.nn.masked_words import MaskedWords, read_layers
+from tbps_cli.nn.moe import collecting
+from tbps_cli.nn.parsing import Axis, Parser, check_parser, read_parser
+from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.nn.text_tower import at_end
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.types import Batch, Features, Group, Step, Task
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+GATES = {"image": "gate_img", "text": "gate_txt"}
+"""Side -> the token gate that routes it; a third gate, on the context vector, is common."""
+OPTIONS: dict[str, tuple[str, type]] = {
+    "stride": ("stride_size", int),
+    "temperature": ("temperature", float),
+    "moe_heads": ("moe_heads", int),
+    "top_k": ("topk", int),
+    "balance": ("aux_factor", float),
+}
+"""Our keys -> options of the released code."""
+
+
+class CoMoE(Method):
+    """Two towers; above their tokens a parser whose experts both modalities share."""
+
+    class Config(MethodConfig):
+        """`[method]`; a loss of weight 0 is not computed and its head not built."""
+
+        stride: Count | None = None
+        """Pixels between patches; the patch size when left out."""
+        temperature: Positive = 0.02
+        """Divides every cosine of sdm and itc; a constant."""
+        parts: tuple[Literal["coa"], ...] = ("coa",)
+        """What stands above the towers: the parser, or with [] nothing (the baseline)."""
+        share_modalities: bool = True
+        """One parser for pictures and captions; false: one each, of whose gates each uses its own."""
+        attention_axis: Axis = "token"
+        """What the experts' blocks attend over: tokens of one item, or as released the items of the batch."""
+        moe_layers: Count = 4
+        moe_heads: Count = 8
+        experts: Count = 4
+        top_k: Count = 2
+        """Experts that a token goes to."""
+        reduction: Count = 8
+        """Length of the embedding over the width inside an expert."""
+        expert_dropout: Dropout = 0.1
+        cross_layers: Count = 4
+        """Blocks above the cross-attention of the masked words."""
+        sdm: Weight = 1.0
+        itc: Weight = 5.0
+        balance: Weight = 1.0
+        """Of the experts' load; its least value is blocks * 2 * top_k / experts times this."""
+        cmpm: Weight = 0.0
+        identity: Weight = 0.0
+        masked: Weight = 0.0
+        mask_global_text: bool = True
+        """With masked words, the released code's masking reaches every loss; false: the masked words alone."""
+
+        @model_validator(mode="after")
+        def _possible(self) -> CoMoE.Config:
+            if len(self.parts) > 1:
+                raise ValueError('parts: names a part twice; allowed are [] and ["coa"]')
+            if self.sizes.is_resnet:
+                raise ValueError("tower: comoe needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
+            check_parser(
+                self.sizes.embed,
+                heads=self.moe_heads,
+                experts=self.experts,
+                top_k=self.top_k,
+                reduction=self.reduction,
+            )
+            return self
+
+    paper = "CoMoE: Collaboration Mixture-of-Experts for Text-based Person Retrieval, code of 2026"
+    official = KeyTable(
+        {
+            r"base_model\.(.*)": r"clip.\1",
+            r"STransformer\.(.*)": r"parser.both.\1",
+            r"STransformerv\.(.*)": r"parser.image.\1",
+            r"STransformert\.(.*)": r"parser.text.\1",
+            r"(cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post)\.(.*)": r"words.cross.\1.\2",
+            r"mlm_head\.(.*)": r"words.head.\1",
+            r"classifier\.(.*)": r"classifier.\1",
+        },
+        drop=(r".*\.feed_forward\.(expert|token)_count_accum",),
+    )
+    training_only = ("words.", "classifier.")
+    config: Config
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        sizes = config.sizes
+        self.clip = Clip(sizes, task.image_size, stride=config.stride)
+        self.parser = self.words = self.classifier = None
+        if config.parts:
+            sides = ("both",) if config.share_modalities else ("image", "text")
+            self.parser = nn.ModuleDict({side: _parser(config) for side in sides})
+        if config.masked:
+            self.words = MaskedWords(sizes.embed, sizes.vocabulary, config.cross_layers, sizes.cross_heads)
+        if config.identity and task.identities:
+            self.classifier = Classifier(sizes.embed, task.identities)
+
+    @classmethod
+    def views(cls, config: Config) -> Views:
+        return Views(masked=config.masked > 0)
+
+    @classmethod
+    def tokenizer(cls, config: Config) -> Bpe:
+        return Bpe(config.sizes.context, mask=True)
+
+    @classmethod
+    def batch_dependent(cls, config: Config) -> str | None:
+        if config.attention_axis == "token" or not config.parts:
+            return None
+        return (
+            "comoe's experts attend over the items of a batch here, as in the released code, so embeddings depend on "
+            "batch companions and scores compare with nothing. Set it right with --set method.attention_axis=token"
+        )
+
+    def encode_images(self, image_BCHW: Tensor) -> Tensor:
+        return unit(self.image_feature(self.clip.image_tokens(image_BCHW)))
+
+    def encode_texts(self, token_BT: Tensor) -> Tensor:
+        return unit(self.text_feature(self.clip.text_tokens(token_BT), token_BT))
+
+    def image_feature(self, image_BPE: Tensor) -> Tensor:
+        """[B, 1 + P, E] projected tokens -> [B, E] float32, not normalised."""
+        return image_BPE[:, 0].float() + self._parsed(image_BPE[:, 1:], "image")
+
+    def text_feature(self, text_BTE: Tensor, token_BT: Tensor) -> Tensor:
+        """[B, T, E] projected tokens, padding included as released -> [B, E] float32, not normalised."""
+        return at_end(text_BTE, token_BT).float() + self._parsed(text_BTE, "text")
+
+    def _parsed(self, x_BLE: Tensor, side: str) -> Tensor:
+        """The mean over the parsed tokens, [B, E] float32; 0 without a parser."""
+        if self.parser is None:
+            return x_BLE.new_zeros((), dtype=torch.float32)
+        parser = self.parser["both" if self.config.share_modalities else side]
+        return parser(x_BLE, GATES[side]).mean(1).float()
+
+    # Training -----------------------------------------------------------------------------
+
+    def features(self, batch: Batch) -> Features:
+        """Embeddings before normalisation; the experts' shares; with masked words their cost and hits."""
+        image_BPE = self.clip.image_tokens(batch.images["image"])
+        view = "masked" if self.words is not None and self.config.mask_global_text else "text"
+        text_BTE = self.clip.text_tokens(batch.tokens[view])
+        with collecting(self) as shares:
+            features = {
+                "image": self.image_feature(image_BPE),
+                "text": self.text_feature(text_BTE, batch.tokens[view]),
+            }
+        if shares:
+            features["balance"] = torch.stack(shares, 1)
+        if self.words is not None:
+            masked_BTE = text_BTE if view == "masked" else self.clip.text_tokens(batch.tokens["masked"])
+            label_BT = batch.tokens["label"]
+            features |= caption_figures(self.words(masked_BTE, image_BPE, label_BT), label_BT)
+        return features
+
+    def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """The weighted losses of the recipe. Source: the released code; published: sdm, itc and balance."""
+        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
+        losses = {}
+        if c.sdm:
+            losses["sdm"] = c.sdm * sdm(image_BE, text_BE, person_B, temperature=c.temperature)
+        if c.itc:
+            losses["itc"] = c.itc * itc(image_BE, text_BE, temperature=c.temperature)
+        if c.balance and "balance" in features:
+            losses["balance"] = c.balance * balance(features["balance"])
+        if c.cmpm:
+            losses["cmpm"] = c.cmpm * cmpm(image_BE, text_BE, person_B)
+        if c.identity:
+            losses["identity"] = c.identity * identity(*self._persons(features), person_B)
+        if c.masked:
+            losses["masked"] = c.masked * per_word(features["masked_cost"], batch.tokens["label"])
+        return losses
+
+    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
+        if self.classifier is None:
+            raise ValueError("the identity loss needs a task that says how many identities there are")
+        return self.classifier(features["image"]), self.classifier(features["text"])
+
+    @torch.no_grad()
+    def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
+        """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words)."""
+        figures: dict[str, float] = {}
+        if self.classifier is not None:
+            image_BN, text_BN = self._persons(features)
+            figures["img_acc"] = accuracy(image_BN, batch.person_B).item()
+            figures["txt_acc"] = accuracy(text_BN, batch.person_B).item()
+        if "masked_hits" in features:
+            figures["mlm_acc"] = per_word(features["masked_hits"], batch.tokens["label"]).item()
+        return figures
+
+    def group_of(self, name: str) -> Group:
+        """IRRA's rules on the released names; "transformer" and "experts" are groups of their own, without a factor."""
+        official = self.official.foreign(name) or name
+        bias = "bias" in official
+        if "classifier" in official or "mlm_head" in official:
+            return Group("new", decay=not bias)
+        if bias:
+            return Group("bias", decay=False)
+        if name.startswith("parser."):
+            return Group("experts" if ".experts." in name or "gate" in name else "transformer")
+        return Group("new" if "cross" in official else "tower")
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
+        return [f"clip.{name}" for name in self.clip.start_from(state)]
+
+    def initialise(self, generator: torch.Generator) -> None:
+        self.clip.initialise(generator)
+        for module in self.modules():
+            if isinstance(module, Parser | MaskedWords | Classifier):
+                module.initialise(generator)
+
+    # Foreign checkpoints --------------------------------------------------------------------
+
+    @classmethod
+    def recognise(cls, files: OfficialFiles) -> Config | None:
+        """CoMoE's when the file has its parser."""
+        ours, unknown = cls.official.to_ours(files.tensors)
+        found = any(name.startswith("parser.") for name in ours)
+        if unknown or not found or "clip.visual.conv1.weight" not in ours:
+            return None
+        config = _config(ours, files)
+        return config if cls.fits(files, config) else None
+
+
+def _parser(config: CoMoE.Config) -> Parser:
+    return Parser(
+        config.sizes.embed,
+        layers=config.moe_layers,
+        heads=config.moe_heads,
+        axis=config.attention_axis,
+        experts=config.experts,
+        top_k=config.top_k,
+        reduction=config.reduction,
+        dropout=config.expert_dropout,
+        gates=tuple(GATES.values()),
+    )
+
+
+def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> CoMoE.Config:
+    """Sizes from shapes, the rest from the options; the attention axis is the released one."""
+    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
+    names = str(files.options.get("loss_names", "sdm+itc+aux")).split("+")
+    share = not any(name.startswith("parser.image.") for name in ours)
+    prefix = f"parser.{'both' if share else 'image'}."
+    numbers: dict[str, Any] = read_parser(ours, prefix) | read_layers(ours, "words.cross.")
+    for key, (option, kind) in OPTIONS.items():
+        if value := files.number(option):
+            numbers[key] = kind(value)
+    if "aux" not in names or files.options.get("aux_factor") == 0:
+        numbers["balance"] = 0.0
+    return CoMoE.Config(
+        name="comoe",
+        tower=named(sizes),
+        share_modalities=share,
+        attention_axis="batch",
+        sdm=float("sdm" in names),
+        itc=5.0 * ("itc" in names),
+        cmpm=float("cmpm" in names),
+        identity=float("classifier.weight" in ours),
+        masked=0.5 * ("words.head.fc.weight" in ours),
+        **numbers,
+    )
