@@ -11,15 +11,20 @@ from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="New folder to write.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder to write.")],
     ckpt: Ckpt = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="onnx, safetensors or hub; repeatable. Default: onnx and safetensors."),
+        typer.Option(
+            "--format", metavar="NAME", help="onnx, safetensors or hub; repeatable. Default: onnx and safetensors."
+        ),
     ] = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", help="int8: smaller, faster graphs.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="int8", help="int8: smaller, faster graphs.")
+    ] = None,
     tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Largest difference of an entry of a unit row.", min=0)
+        float | None,
+        typer.Option("--tolerance", metavar="X", help="Largest allowed difference of an entry of a unit row.", min=0),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "cpu",
@@ -30,27 +35,30 @@ def command(
     """Write a model as files for other programs, after checking that they give the same answers."""
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
-    from tbps_cli.export.folder import FORMATS, export
+    from tbps_cli.export.folder import FORMATS, Format, check, check_out, export
     from tbps_cli.export.samples import samples
     from tbps_cli.models import open_model
+    from tbps_cli.models.model import Model
 
-    wanted = formats or ["onnx", "safetensors"]
-    for name in wanted:
-        if name not in FORMATS:
-            raise UsageError(f"--format {name}: must be one of {', '.join(FORMATS)}.")
+    wanted: list[Format] = [name for name in FORMATS if name in (formats or ("onnx", "safetensors"))]
+    unknown = [name for name in formats or () if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"--format {unknown[0]}: must be one of {', '.join(FORMATS)}.")
     if quantize not in (None, "int8"):
         raise UsageError(f"--quantize {quantize}: must be int8.")
+    check_out(out)
     model = open_model(ckpt, device=device, sets=sets or (), words=words)
-    pictures, captions, source = samples(model, data_root)
+    if not isinstance(model, Model):
+        raise UsageError(f"--ckpt {model.path} is an export already.", "Give the run that it was made from.")
+    check(model, wanted, quantize)
+    examples = samples(model, data_root) if "onnx" in wanted else None
     with render.status(f"Exporting {model.path}") as step:
         agreement = export(
             model,
             out,
-            formats=wanted,  # type: ignore[arg-type]  # checked above
-            quantize=quantize,  # type: ignore[arg-type]
-            images=pictures,
-            captions=captions,
-            source=source,
+            formats=wanted,
+            quantize="int8" if quantize else None,
+            examples=examples,
             tolerance=tolerance,
             progress=step,
         )

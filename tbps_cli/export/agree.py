@@ -25,6 +25,16 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
+class Examples:
+    """What an export is compared on."""
+
+    images: Sequence[str | Path | Image.Image]
+    captions: Sequence[str]
+    source: str = "given pictures"
+    """Where they come from, for the report."""
+
+
+@dataclass(frozen=True)
 class Agreement:
     """Differences over the tried pictures and captions, and whether they are small enough."""
 
@@ -49,20 +59,20 @@ class Agreement:
         return {**vars(self), "holds": self.holds}
 
 
-def compare(
-    original: Encoder,
-    export: Encoder,
-    images: Sequence[str | Path | Image.Image],
-    captions: Sequence[str],
-    *,
-    tolerance: float,
-    source: str,
-) -> Agreement:
+def compare(original: Encoder, export: Encoder, examples: Examples, *, tolerance: float) -> Agreement:
     """Run both on the same pictures and captions. A NaN counts as an infinite difference."""
+    images, captions = examples.images, examples.captions
     image_difference, image_angle = _difference(original.encode_images(images), export.encode_images(images))
     text_difference, text_angle = _difference(original.encode_texts(captions), export.encode_texts(captions))
     return Agreement(
-        len(images), len(captions), image_difference, text_difference, image_angle, text_angle, tolerance, source
+        images=len(images),
+        captions=len(captions),
+        image_difference=image_difference,
+        text_difference=text_difference,
+        image_angle=image_angle,
+        text_angle=text_angle,
+        tolerance=tolerance,
+        source=examples.source,
     )
 
 

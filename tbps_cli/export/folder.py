@@ -8,29 +8,28 @@ CLIP). Everything is written beside the target first and renamed into place when
 from __future__ import annotations
 
 import json
-import logging
-import math
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from tbps_cli.errors import TbpsError, UsageError
-from tbps_cli.export.agree import TOLERANCE, Agreement, compare
+from tbps_cli.export import hub
+from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare
+from tbps_cli.export.hub import inference_state
+from tbps_cli.export.samples import samples
 from tbps_cli.models.exported import MANIFEST, ExportedModel
+from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
 from tbps_cli.weights.files import write_safetensors
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tbps_cli.models.model import Model
 
 Format = Literal["onnx", "safetensors", "hub"]
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "hub")
-logger = logging.getLogger("tbps")
 
 
 def export(
@@ -39,101 +38,130 @@ def export(
     *,
     formats: Iterable[Format] = ("onnx", "safetensors"),
     quantize: Literal["int8"] | None = None,
-    images: Sequence[str | Path | Image.Image],
-    captions: Sequence[str],
-    source: str = "given pictures",
+    examples: Examples | None = None,
     tolerance: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Agreement | None:
     """Write `model` into the new folder `out`; returns how well the graphs agree (None without onnx).
 
-    images, captions: what both forms are run on; source says where they came from.
+    examples: what both forms are run on; left out, `samples.samples` finds some.
     tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
     Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
     embeddings depend on batch companions, or the difference is above the tolerance.
     """
     wanted = tuple(dict.fromkeys(formats))
-    _refuse(model, out, wanted, quantize)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_out(out)
+    check(model, wanted, quantize)
+    allowed = TOLERANCE[quantize or "fp32"] if tolerance is None else tolerance
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+        folder.mkdir()
     except OSError as error:
-        raise TbpsError(f"{out}: cannot be written ({error.strerror}).", "Choose another --out.") from error
+        raise TbpsError(f"--out {out}: cannot be written ({error.strerror}).", "Choose another --out.") from error
     try:
-        agreement = _write(model, folder, wanted, quantize, images, captions, source, tolerance, progress)
-        if agreement is not None and not agreement.holds:
-            raise TbpsError(
-                f"export: the graphs differ from the model by {agreement.image_difference:.2e} (pictures) and "
-                f"{agreement.text_difference:.2e} (captions); {agreement.tolerance:.0e} is allowed. Nothing was kept.",
-                "Please report this with the output of `tbps doctor`.",
-            )
-        folder.chmod(0o755)
+        facts = _facts(model, wanted, quantize)
+        _write_plain(model, folder, facts, progress)
+        agreement = None
+        if "onnx" in wanted:
+            agreement = _write_graphs(model, folder, facts, examples or samples(model), allowed, progress)
+            if not agreement.holds:
+                raise _disagree(agreement, quantize)
+        _write_manifest(folder, facts)
+        (folder / "README.md").write_text(_card(facts, agreement), "utf-8")
+        _share(folder)
+        if out.exists():
+            out.rmdir()  # an empty folder, as checked above
         folder.rename(out)
     except OSError as error:
-        raise TbpsError(f"{out}: cannot be written ({error.strerror}).", "Is the disk full?") from error
+        raise TbpsError(f"--out {out}: cannot be written ({error.strerror}).", "Is the disk full?") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return agreement
 
 
-def _refuse(model: Model, out: Path, formats: tuple[Format, ...], quantize: str | None) -> None:
-    if model.method is None:
-        raise UsageError(f"--ckpt {model.path}: this is an export already.", "Give the run it was made from.")
+def _share(folder: Path) -> None:
+    """Weights are written for their owner alone; an export is for whoever may read its recipe."""
+    mode = (folder / RECIPE).stat().st_mode
+    for path in folder.iterdir():
+        path.chmod(mode)
+
+
+def _disagree(agreement: Agreement, quantize: str | None) -> TbpsError:
+    hint = "Without --quantize the graphs are exact." if quantize else "Please report it with what tbps doctor prints."
+    return TbpsError(
+        f"export: the graphs differ from the model by up to {agreement.image_difference:.1e} (pictures) and "
+        f"{agreement.text_difference:.1e} (captions), but {agreement.tolerance:.1e} is allowed. Nothing was kept.",
+        hint,
+    )
+
+
+def check(model: Model, formats: Iterable[Format], quantize: str | None = None) -> None:
+    """Raises TbpsError for a model or a combination of formats that cannot be exported."""
     if model.batch_dependent:
         raise TbpsError(f"export: {model.batch_dependent}")
     if quantize and "onnx" not in formats:
         raise UsageError("--quantize int8 needs --format onnx.", "Quantisation changes the graphs only.")
+    if "hub" in formats:
+        hub.check(model)
+
+
+def check_out(out: Path) -> None:
+    """Raises UsageError unless `out` is new or an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists already.", "Choose a new folder.")
-    if out.exists():
-        out.rmdir()
 
 
-def _write(
-    model: Model,
-    folder: Path,
-    formats: tuple[Format, ...],
-    quantize: str | None,
-    images: Sequence[str | Path | Image.Image],
-    captions: Sequence[str],
-    source: str,
-    tolerance: float | None,
-    progress: Callable[[str], None],
-) -> Agreement | None:
-    from tbps_cli.export import graphs
+def _write_plain(model: Model, folder: Path, facts: dict[str, Any], progress: Callable[[str], None]) -> None:
+    """The recipe, the tokenizer's own words, and the formats that are weights alone."""
     from tbps_cli.recipe.save import dump
 
-    assert model.method is not None and model.recipe is not None
-    facts = _facts(model, formats, quantize)
-    (folder / "recipe.toml").write_text(dump(model.recipe), "utf-8")
-    if "safetensors" in formats:
+    (folder / RECIPE).write_text(dump(model.recipe), "utf-8")
+    if facts["tokenizer"]["kind"] != "bpe":
+        (folder / TOKENIZER).write_text(json.dumps(facts["tokenizer"]) + "\n", "utf-8")
+    if "safetensors" in facts["formats"]:
         progress("weights")
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.method.state_dict().items()}
-        write_safetensors(folder / "model.safetensors", state, {"tbps": json.dumps(facts, sort_keys=True)})
-    if "hub" in formats:
+        write_safetensors(folder / EXPORTED_WEIGHTS, inference_state(model), _metadata(facts))
+    if "hub" in facts["formats"]:
         progress("hub folder")
-        _write_hub(model, folder)
-    agreement = None
-    if "onnx" in formats:
-        progress("graphs")
-        example = torch.zeros(2, 3, *model.transform.size)
-        tokens = torch.from_numpy(model.tokenizer(["a man in a white shirt", "a woman with a red bag"]))
-        graphs.write_graphs(model.method, folder, example, tokens, facts)
-        if quantize:
-            progress("int8")
-            graphs.quantise(folder)
-        (folder / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
-        progress("comparison")
-        allowed = TOLERANCE[quantize or "fp32"] if tolerance is None else tolerance
-        agreement = compare(model, ExportedModel(folder), images, captions, tolerance=allowed, source=source)
-        facts["agreement"] = agreement.document()
-    (folder / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
-    (folder / "README.md").write_text(_card(facts, agreement), "utf-8")
+        hub.write(model, folder)
+
+
+def _write_graphs(
+    model: Model,
+    folder: Path,
+    facts: dict[str, Any],
+    examples: Examples,
+    tolerance: float,
+    progress: Callable[[str], None],
+) -> Agreement:
+    """Both graphs, and how well they agree with the model; that goes into `facts` too."""
+    from tbps_cli.export import graphs
+
+    progress("graphs")
+    tokens = torch.from_numpy(model.tokenizer(["a man in a white shirt", "a woman"]))
+    graphs.write_graphs(model.method, folder, torch.zeros(2, 3, *model.transform.size), tokens, facts)
+    if facts["precision"] == "int8":
+        progress("int8")
+        graphs.quantise(folder)
+    _write_manifest(folder, facts)
+    progress("comparison")
+    agreement = compare(model, ExportedModel(folder), examples, tolerance=tolerance)
+    facts["agreement"] = agreement.document()
     return agreement
 
 
+def _write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    (folder / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _metadata(facts: dict[str, Any]) -> dict[str, str]:
+    """The head of the weights file: everything as JSON, and what a run's weights say under its own key."""
+    plain = {key: str(facts[key]) for key in ("method", "selected_on") if facts[key] is not None}
+    return {"tbps": json.dumps(facts, sort_keys=True), "format": "pt", **plain}
+
+
 def _facts(model: Model, formats: tuple[Format, ...], quantize: str | None) -> dict[str, Any]:
-    assert model.recipe is not None
     fingerprint = model.fingerprint if not quantize else f"{model.fingerprint}-{quantize}"
     return {
         "method": model.name,
@@ -146,60 +174,6 @@ def _facts(model: Model, formats: tuple[Format, ...], quantize: str | None) -> d
         "selected_on": model.selected_on,
         "tokenizer": model.tokenizer.describe(),
         "transform": model.transform.describe(),
-    }
-
-
-def _write_hub(model: Model, folder: Path) -> None:
-    """open_clip's two files. Raises UsageError for a method whose inference is more than CLIP."""
-    from tbps_cli.nn.clip import Clip
-
-    method = model.method
-    assert method is not None
-    clip = getattr(method, "clip", None)
-    beyond = [
-        name
-        for name, _ in method.named_parameters()
-        if not name.startswith("clip.") and not name.startswith(method.training_only)
-    ]
-    if not isinstance(clip, Clip) or beyond:
-        raise UsageError(
-            f"--format hub: {model.name} is more than a CLIP model, open_clip could not run it.",
-            "Use --format onnx or safetensors.",
-        )
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.state_dict().items()}
-    temperature = float(getattr(model.recipe.method, "temperature", 0.01)) if model.recipe else 0.01
-    state["logit_scale"] = torch.tensor(math.log(1 / temperature))
-    write_safetensors(folder / "open_clip_model.safetensors", state, {"format": "pt"})
-    (folder / "open_clip_config.json").write_text(json.dumps(_hub_config(model, clip.sizes), indent=2) + "\n", "utf-8")
-
-
-def _hub_config(model: Model, sizes: Any) -> dict[str, Any]:
-    transform = model.transform
-    vision = {"image_size": list(transform.size), "layers": sizes.layers, "width": sizes.width}
-    if sizes.is_resnet:
-        vision["heads"] = sizes.image_heads
-    else:
-        vision |= {"patch_size": sizes.patch, "head_width": sizes.width // sizes.image_heads}
-    text = {
-        "context_length": sizes.context,
-        "vocab_size": sizes.vocabulary,
-        "width": sizes.text_width,
-        "heads": sizes.words_heads,
-        "layers": sizes.text_layers,
-    }
-    return {
-        "model_cfg": {
-            "embed_dim": sizes.embed,
-            "quick_gelu": sizes.activation == "quickgelu",
-            "vision_cfg": vision,
-            "text_cfg": text,
-        },
-        "preprocess_cfg": {
-            "mean": list(transform.mean),
-            "std": list(transform.std),
-            "interpolation": transform.resample,
-            "resize_mode": "squash",
-        },
     }
 
 

@@ -7,10 +7,12 @@ weights it holds (fingerprint), so that a program with onnxruntime and no torch 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from tbps_cli.errors import MissingExtra, TbpsError
 from tbps_cli.methods.base import Method
 
 OPSET = 20
+MAX_BATCH = 4096
+"""Rows that a graph takes at a time, at most."""
 IMAGE, TEXT = "image.onnx", "text.onnx"
 """File names of the two graphs; their weights lie beside them in `.onnx.data`."""
 
@@ -51,9 +55,16 @@ def write_graphs(
     metadata: JSON-able values, kept in each graph under the key `tbps`.
     Raises MissingExtra without onnx or onnxscript, TbpsError when PyTorch cannot trace a tower.
     """
-    method = method.eval().float().cpu()
+    method = _plain(method)
     _write(_Images(method), image_BCHW.cpu(), "image", folder / IMAGE, metadata)
     _write(_Texts(method), token_BT.cpu(), "tokens", folder / TEXT, metadata)
+
+
+def _plain(method: Method) -> Method:
+    """The method in float32 on the CPU; a copy when it is not so already, since it may be in use."""
+    state = method.state_dict().values()
+    plain = all(tensor.device.type == "cpu" and tensor.dtype != torch.float16 for tensor in state)
+    return method.eval() if plain else copy.deepcopy(method).eval().float().cpu()
 
 
 def _write(tower: nn.Module, example: Tensor, name: str, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -62,28 +73,35 @@ def _write(tower: nn.Module, example: Tensor, name: str, path: Path, metadata: M
         import onnxscript  # noqa: F401  (torch.onnx needs it and says so less clearly)
     except ImportError:
         raise MissingExtra("onnx and onnxscript", "export", "tbps export --format onnx") from None
-    batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(
-                tower,
-                (example,),
-                str(path),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[name],
-                output_names=["embedding"],
-                dynamic_shapes=({0: batch},),
-                external_data=True,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise TbpsError(f"export: PyTorch could not turn the {name} tower into a graph: {reason}") from error
+        torch.onnx.export(
+            _traced(tower, example, name),
+            (),
+            str(path),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[name],
+            output_names=[f"{path.stem}_embedding"],
+            external_data=True,
+            verbose=False,
+        )
     graph = onnx.load(str(path), load_external_data=False)
     onnx.helper.set_model_props(graph, {"tbps": json.dumps(metadata, sort_keys=True)})
     onnx.save(graph, str(path))
+
+
+def _traced(tower: nn.Module, example: Tensor, name: str) -> torch.export.ExportedProgram:
+    """The tower as operations. Left to itself, torch.onnx would fall back to a fixed batch without a word."""
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    try:
+        return torch.export.export(tower, (example,), dynamic_shapes=({0: batch},), strict=False)
+    except Exception as error:  # the tracer raises whatever the traced code ran into
+        reason = str(error).strip().splitlines()[0]
+        raise TbpsError(
+            f"export: PyTorch could not turn the {name} tower into a graph: {reason}",
+            "Use --format safetensors, and please report this with the output of `tbps doctor`.",
+        ) from error
 
 
 def quantise(folder: Path) -> None:
@@ -94,14 +112,26 @@ def quantise(folder: Path) -> None:
     except ImportError:
         raise MissingExtra("onnxruntime", "export", "tbps export --quantize int8") from None
     for name in (IMAGE, TEXT):
-        path = folder / name
-        small = folder / f"int8-{name}"
+        path, small = folder / name, folder / f"int8-{name}"
         properties = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _silent():
             quantize_dynamic(str(path), str(small), weight_type=QuantType.QInt8, per_channel=True)
         graph = onnx.load(str(small))
         onnx.helper.set_model_props(graph, properties)
         onnx.save(graph, str(small))
         path.with_name(name + ".data").unlink(missing_ok=True)
         small.replace(path)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the advice that onnxruntime gives to the root logger, which no user can follow."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(before)

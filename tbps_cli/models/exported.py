@@ -7,6 +7,7 @@ graphs end in unit rows.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MANIFEST = "tbps.json"
+NEEDED: dict[str, type] = {"method": str, "fingerprint": str, "tokenizer": dict, "transform": dict, "embed": int}
+FINGERPRINT = re.compile(r"[0-9a-f]{16}(-[a-z0-9]+)?")
 
 
 def is_exported(folder: Path) -> bool:
@@ -35,11 +38,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        for key in ("method", "fingerprint", "tokenizer", "transform", "embed"):
-            manifest[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not a description written by tbps export ({error}).", "Export again.") from error
-    return manifest  # type: ignore[no-any-return]
+        for key, kind in NEEDED.items():
+            if not isinstance(manifest[key], kind):
+                raise ValueError(f"{key} is {manifest[key]!r}")
+        if not FINGERPRINT.fullmatch(manifest["fingerprint"]):  # it becomes part of a file name
+            raise ValueError(f"fingerprint is {manifest['fingerprint']!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise WeightsError(f"{path}: not a description written by tbps export ({reason}).", "Export again.") from error
+    return dict(manifest)
 
 
 class ExportedModel:
@@ -59,7 +66,10 @@ class ExportedModel:
         self.recipe = None
         self.notes: list[str] = []
         self.tokenizer: Tokenizer = from_description(self.manifest["tokenizer"])
-        self.transform = EvalTransform.from_description(self.manifest["transform"])
+        try:
+            self.transform = EvalTransform.from_description(self.manifest["transform"])
+        except (ValueError, TypeError) as error:
+            raise WeightsError(f"{folder / MANIFEST}: {error}.", "Export again.") from None
         self._image = _session(folder / "image.onnx", threads)
         self._text = _session(folder / "text.onnx", threads)
 
