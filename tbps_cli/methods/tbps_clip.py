@@ -23,13 +23,13 @@ from tbps_cli.fields import Count, Positive, Share, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import citc, nitc, ritc, unit
 from tbps_cli.losses.identity import identity
-from tbps_cli.losses.masked import caption_cost, per_word
+from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.losses.views import simclr
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.cross_modal import CrossModal
 from tbps_cli.nn.features import image_feature, text_feature
-from tbps_cli.nn.heads import Classifier, ContrastHead, WordHead
+from tbps_cli.nn.heads import Classifier, ContrastHead
+from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end
 from tbps_cli.nn.vit import VisionTransformer
@@ -127,12 +127,13 @@ class TbpsClip(Method):
             r"visual\.(.*)": r"clip.visual.\1",
             r"encode_text\.(transformer|token_embedding|ln_final)\.(.*)": r"clip.\1.\2",
             r"encode_text\.(positional_embedding|text_projection)": r"clip.\1",
-            r"(cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post)\.(.*)": r"cross.\1.\2",
-            r"(simclr_mlp|classifier|mlm_head)\.(.*)": r"\1.\2",
+            r"(cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post)\.(.*)": r"words.cross.\1.\2",
+            r"mlm_head\.(.*)": r"words.head.\1",
+            r"(simclr_mlp|classifier)\.(.*)": r"\1.\2",
             r"(logit_scale)": r"\1",
         }
     )
-    training_only = ("logit_scale", "simclr_mlp.", "classifier.", "cross.", "mlm_head.")
+    training_only = ("logit_scale", "simclr_mlp.", "classifier.", "words.")
     config: Config
 
     def __init__(self, config: Config, task: Task) -> None:
@@ -140,14 +141,13 @@ class TbpsClip(Method):
         sizes = config.sizes
         self.clip = Clip(sizes, task.image_size, text_dropout=config.text_dropout)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
-        self.simclr_mlp = self.classifier = self.cross = self.mlm_head = None
+        self.simclr_mlp = self.classifier = self.words = None
         if config.simclr:
             self.simclr_mlp = ContrastHead(sizes.embed, config.simclr_hidden, config.simclr_embed)
         if config.identity and task.identities:
             self.classifier = Classifier(sizes.embed, task.identities)
         if config.masked:
-            self.cross = CrossModal(sizes.embed, config.cross_layers, sizes.cross_heads)
-            self.mlm_head = WordHead(sizes.embed, sizes.vocabulary)
+            self.words = MaskedWords(sizes.embed, sizes.vocabulary, config.cross_layers, sizes.cross_heads)
 
     # What goes in and out -------------------------------------------------------------------
 
@@ -181,15 +181,16 @@ class TbpsClip(Method):
 
     def features(self, batch: Batch) -> Features:
         """Embeddings of every view before normalisation; the soft targets' captions where dropout redraws them."""
-        pictures, caption_BT = batch.images, batch.tokens["text" if self.cross is None else "masked"]
+        pictures, caption_BT = batch.images, batch.tokens["text" if self.words is None else "masked"]
         image_BPE = self.clip.image_tokens(pictures["image"])
         features = {"image": image_BPE[:, 0].float()}
-        if self.cross is None:
+        if self.words is None:
             features["text"] = text_feature(self.clip, caption_BT)
         else:
             text_BTE = self.clip.text_tokens(caption_BT)
             features["text"] = at_end(text_BTE, caption_BT).float()
-            features["masked_cost"] = self._word_cost(text_BTE, image_BPE, batch.tokens["label"])
+            label_BT = batch.tokens["label"]
+            features |= caption_figures(self.words(text_BTE, image_BPE, label_BT), label_BT)
         if self.config.second_view:
             features["second"] = image_feature(self.clip, pictures["second"])
         if self.simclr_mlp is not None:
@@ -199,13 +200,6 @@ class TbpsClip(Method):
             with torch.no_grad():
                 features["soft_text"] = text_feature(self.clip, caption_BT)
         return features
-
-    def _word_cost(self, text_BTE: Tensor, image_BPE: Tensor, label_BT: Tensor) -> Tensor:
-        """Each caption's summed cost of guessing its masked words, [B]."""
-        assert self.cross is not None and self.mlm_head is not None
-        asked_BT = label_BT != 0
-        score_NV = self.mlm_head(self.cross(text_BTE, image_BPE)[asked_BT])
-        return caption_cost(score_NV, label_BT[asked_BT], asked_BT.nonzero()[:, 0], len(label_BT))
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe. Source: TBPS-CLIP, sections 3.3 and 3.4, and its released code."""
@@ -278,11 +272,9 @@ class TbpsClip(Method):
         if isinstance(self.clip.visual, VisionTransformer):
             nn.init.normal_(self.clip.visual.positional_embedding, std=0.01, generator=generator)
         nn.init.constant_(self.logit_scale, math.log(FIRST_SCALE))
-        for head in (self.simclr_mlp, self.classifier, self.cross):
+        for head in (self.simclr_mlp, self.classifier, self.words):
             if head is not None:
                 head.initialise(generator)
-        if self.mlm_head is not None:
-            self.mlm_head.initialise(generator, self.config.cross_layers)
 
     # Foreign checkpoints --------------------------------------------------------------------
 
@@ -306,16 +298,14 @@ class TbpsClip(Method):
 def _config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> TbpsClip.Config:
     """What shapes and options say; without options a file with the head of simclr is the full version's."""
     full = "simclr_mlp.0.weight" in state
-    layers = {name.split(".")[3] for name in state if name.startswith("cross.cross_modal_transformer.resblocks.")}
     seen: dict[str, Any] = {
         "name": "tbps_clip",
         "tower": named(read_sizes({name.removeprefix("clip."): tensor for name, tensor in state.items()})),
     }
-    if layers:
-        seen["cross_layers"] = len(layers)
+    seen |= read_layers(state, "words.cross.")
     if full:
         seen |= {"simclr_hidden": len(state["simclr_mlp.0.weight"]), "simclr_embed": len(state["simclr_mlp.2.weight"])}
-    heads = {"citc": full, "ss": full, "id": "classifier.weight" in state, "mlm": "mlm_head.fc.weight" in state}
+    heads = {"citc": full, "ss": full, "id": "classifier.weight" in state, "mlm": "words.head.fc.weight" in state}
     try:
         return TbpsClip.Config(**seen, **_told({**heads, "mvs_image": full, **_experiment(options)}))
     except ValidationError:  # numbers that no run can have had; searching needs none of them
