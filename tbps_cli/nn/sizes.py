@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
+from pydantic import ValidationError, model_validator
+
 from tbps_cli.errors import WeightsError
 from tbps_cli.fields import Count, Section
 
@@ -43,6 +45,17 @@ class Tower(Section):
     context: Count = 77
     vocabulary: Count = 49408
     activation: Literal["quickgelu", "gelu"] = "quickgelu"
+
+    @model_validator(mode="after")
+    def _widths_divide_into_heads(self) -> Tower:
+        pooled = 32 * self.width if self.is_resnet else self.width
+        for key, width, heads in (
+            ("heads", pooled, self.image_heads),
+            ("text_heads", self.text_width, self.words_heads),
+        ):
+            if width % heads:
+                raise ValueError(f"width {width} does not divide into {heads} heads: set tower.{key}")
+        return self
 
     @property
     def is_resnet(self) -> bool:
@@ -126,7 +139,7 @@ def read_sizes(state: Mapping[str, _Shaped], activation: Literal["quickgelu", "g
         "text_layers": _count(state, r"transformer\.resblocks\.(\d+)\..*"),
     }
     if "visual.proj" in state:
-        return Tower(
+        return _tower(
             width=int(state["visual.conv1.weight"].shape[0]),
             patch=int(state["visual.conv1.weight"].shape[-1]),
             layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\..*"),
@@ -135,7 +148,15 @@ def read_sizes(state: Mapping[str, _Shaped], activation: Literal["quickgelu", "g
         )
     stages = tuple(_count(state, rf"visual\.layer{stage}\.(\d+)\..*") for stage in range(1, 5))
     width = int(state["visual.layer1.0.conv1.weight"].shape[0])
-    return Tower(width=width, layers=(stages[0], stages[1], stages[2], stages[3]), activation=activation, **text)
+    return _tower(width=width, layers=(stages[0], stages[1], stages[2], stages[3]), activation=activation, **text)
+
+
+def _tower(**sizes: Any) -> Tower:
+    try:
+        return Tower(**sizes)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise WeightsError(f"the sizes of this state are not those of a CLIP model: {reason}.") from None
 
 
 def _count(state: Mapping[str, _Shaped], pattern: str) -> int:

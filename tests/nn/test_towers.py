@@ -144,3 +144,19 @@ def test_half_precision_spares_norms_embeddings_and_position_tables():
     assert {"visual.class_embedding", "positional_embedding", "token_embedding.weight"} <= kept
     assert clip.visual.proj.dtype == clip.text_projection.dtype == torch.float16
     assert text_feature(clip, TOKENS).dtype == torch.float32
+
+
+def test_a_width_that_does_not_divide_into_heads_is_refused_unless_the_heads_are_said():
+    sizes = {"layers": 1, "patch": 16, "embed": 16, "text_width": 64, "text_layers": 1}
+    with pytest.raises(ValueError, match=r"width 200 does not divide into 3 heads: set tower\.heads"):
+        Tower(width=200, **sizes)
+    with pytest.raises(ValueError, match=r"width 200 does not divide into 3 heads: set tower\.text_heads"):
+        Tower(width=64, **sizes | {"text_width": 200})
+    assert Tower(width=200, heads=4, **sizes).image_heads == 4
+
+
+def test_a_state_of_such_a_width_is_no_clip_model():
+    state = drawn(VIT, (64, 64)).state_dict()
+    state["visual.conv1.weight"] = torch.zeros(200, 3, 16, 16)
+    with pytest.raises(WeightsError, match=r"not those of a CLIP model: width 200 does not divide into 3 heads"):
+        read_sizes(state)
