@@ -129,7 +129,7 @@ def _open(
         datasets = [open_dataset(own.name, root, exclude=Path(own.exclude) if own.exclude else None)]
     for dataset in datasets:
         dataset.split(split)  # an empty split is told before weights are read
-    model = open_model(ckpt, device=device, sets=sets, words=words)
+    model = open_model(ckpt, device=device, sets=sets, words=words, data_root=root)
     if not datasets:
         if not model.data:
             raise UsageError(f"{model.path} does not say which data set it belongs to.", "Name one: --data NAME")

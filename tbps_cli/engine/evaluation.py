@@ -19,6 +19,6 @@ def select_scores(method: Method, parts: Parts, progress: Callable[[int, int], N
     progress: called with (done, total), captions and pictures counted together.
     """
     split = parts.dataset.split(parts.recipe.train.select_on)
-    model = Model(method, parts.recipe, Path(), device=parts.device)
+    model = Model(method, parts.recipe, Path(), device=parts.device, tokenizer=parts.tokenizer)
     embedded = embed_split(model, split, batch=parts.recipe.train.eval_batch, progress=progress)
     return metrics.scores(embedded.text_QE, embedded.image_GE, split.caption_person, split.picture_person)

@@ -15,6 +15,7 @@ from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
+from tbps_cli.text.tokenizer import Tokenizer
 
 
 def standing(out: Path, init: Path | None, resume: bool) -> State | None:
@@ -31,11 +32,10 @@ def standing(out: Path, init: Path | None, resume: bool) -> State | None:
 class Keeper:
     """Writes what a run leaves behind, each file whole or not at all."""
 
-    def __init__(self, out: Path, recipe: Recipe, stepper: Stepper, saved: State | None) -> None:
+    def __init__(self, out: Path, recipe: Recipe, stepper: Stepper, tokenizer: Tokenizer, saved: State | None) -> None:
         self.out, self.recipe, self.stepper = out, recipe, stepper
         state.sweep(out)
         if saved is None:
-            tokenizer = stepper.method.tokenizer(stepper.method.config)
             self.run = Run.create(out, recipe, tokenizer, anew=True)
         else:
             self.run = Run(out)

@@ -25,9 +25,12 @@ from tbps_cli.methods.base import Method
 from tbps_cli.models import device as devices
 from tbps_cli.models import open_model
 from tbps_cli.models.run import run_of
+from tbps_cli.models.words import TENSOR, for_training
 from tbps_cli.nn.precision import to_half
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.recipe.schema import Recipe
+from tbps_cli.text.tokenizer import Tokenizer
+from tbps_cli.text.words import WordTable
 from tbps_cli.types import Task
 
 
@@ -41,6 +44,9 @@ class Parts:
     train: Split
     device: torch.device
     loader: Loader
+    tokenizer: Tokenizer
+    table: WordTable | None = None
+    """The word vectors that training starts with, for a method that reads words."""
     choices: list[str] = field(default_factory=list)
 
 
@@ -62,14 +68,22 @@ def choose_device(wish: str) -> torch.device:
 
 
 def gather_parts(
-    recipe: Recipe, *, data_root: Path, device: str, workers: int | None, saved: Mapping[str, Any] | None
+    recipe: Recipe,
+    *,
+    data_root: Path,
+    device: str,
+    workers: int | None,
+    saved: Mapping[str, Any] | None,
+    kept: Tokenizer | None = None,
 ) -> Parts:
     """Open the data, resolve the recipe and make the loader.
 
-    saved: the settings of a run that is resumed; what was "auto" stays what it was there.
+    saved, kept: settings of a run that is resumed, and the words it has of its own; what was "auto" stays
+    what it was there.
     """
     ranks = distributed.environment()
     _require_shares(recipe, ranks.world)
+    recipe.method.check_batch(recipe.train.batch // recipe.train.accumulate)
     place = choose_device(device)
     recipe = _as_before(_with_workers(recipe, workers), saved)
     exclude = Path(recipe.data.exclude) if recipe.data.exclude else None
@@ -86,9 +100,13 @@ def gather_parts(
             "data.store = on, but there are no pre-decoded pictures of this size.",
             f"Make them: tbps prepare-data {recipe.data.name} --decode {'x'.join(map(str, recipe.data.image_size))}",
         )
-    recipe, chosen = resolve(recipe, Facts.here(str(place), ranks.world, store is not None))
-    loader = _loader(recipe, split, views, store, ranks, pin=place.type == "cuda")
-    return Parts(recipe, dataset, split, place, loader, [str(choice) for choice in chosen])
+    reading = for_training(recipe, dataset, data_root, kept=kept, saved=saved)
+    recipe, chosen = resolve(reading.recipe, Facts.here(str(place), ranks.world, store is not None))
+    loader = _loader(recipe, split, views, reading.tokenizer, store, ranks, pin=place.type == "cuda")
+    choices = [str(choice) for choice in chosen]
+    if reading.table is not None:
+        choices.append(f"method.words: {len(reading.table.vocabulary):,} ({reading.reason})")
+    return Parts(recipe, dataset, split, place, loader, reading.tokenizer, reading.table, choices)
 
 
 def _require_shares(recipe: Recipe, world: int) -> None:
@@ -128,14 +146,16 @@ def _noisy(split: Split, recipe: Recipe) -> Split:
     return add_noise(split, recipe.data.noise_rate, file)[0]
 
 
-def _loader(recipe: Recipe, split: Split, views: Any, store: Any, ranks: distributed.Ranks, *, pin: bool) -> Loader:
+def _loader(
+    recipe: Recipe, split: Split, views: Any, tokenizer: Tokenizer, store: Any, ranks: distributed.Ranks, *, pin: bool
+) -> Loader:
     """The loader of micro-batches: with accumulation, the losses see `batch / accumulate` pairs at a time."""
     data, train = recipe.data, recipe.train
     assert isinstance(train.workers, int) and data.sampler != "auto"
     return Loader(
         split,
         views,
-        methods.find(recipe.method.name).tokenizer(recipe.method),
+        tokenizer,
         data.image_size,
         batch=train.batch // train.accumulate,
         seed=train.seed,
@@ -174,6 +194,8 @@ def build_method(parts: Parts, init: Path | None, resumed: Mapping[str, Any] | N
         notes.append(f"weights: {len(method.load_weights(clip))} tensors from {recipe.method.weights}")
     elif init is not None and resumed is None:
         notes.append(start_from(method, init))
+    if parts.table is not None:
+        method.get_buffer(TENSOR).copy_(torch.from_numpy(parts.table.vectors))
     if recipe.train.precision == "fp16-pure":
         to_half(method)
     method.to(parts.device)

@@ -22,6 +22,7 @@ from tbps_cli.engine.state import Place, State
 from tbps_cli.engine.step import Stepper
 from tbps_cli.engine.stops import Interrupted, Wish, listening, memory_advice
 from tbps_cli.engine.watch import NotFinite, Seen, Watch
+from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Batch, Scores, Step
 
@@ -53,7 +54,8 @@ def train(
         watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")
         return out
     settings = saved.recipe if saved else None
-    parts = gather_parts(recipe, data_root=data_root, device=device, workers=workers, saved=settings)
+    kept = Run(out).tokenizer() if saved else None
+    parts = gather_parts(recipe, data_root=data_root, device=device, workers=workers, saved=settings, kept=kept)
     distributed.start(str(parts.device))
     try:
         with distributed.company(), memory_advice(parts.recipe.train):
@@ -78,7 +80,9 @@ class Training:
         if saved is not None:
             self.place = keep.restore(saved, self.stepper, self.meter)
         distributed.barrier()  # every rank has looked at the folder before rank 0 writes into it
-        self.keeper = keep.Keeper(out, recipe, self.stepper, saved) if distributed.current().main else None
+        self.keeper = None
+        if distributed.current().main:
+            self.keeper = keep.Keeper(out, recipe, self.stepper, parts.tokenizer, saved)
         self.evaluation_seconds = 0.0
         self.began = time.monotonic() - self.place.seconds
         for note in notes:

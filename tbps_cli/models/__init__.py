@@ -23,12 +23,13 @@ def open_model(
     sets: Sequence[str] = (),
     words: Path | None = None,
     runs: Path = Path("runs"),
+    data_root: Path | None = None,
 ) -> Model | ExportedModel:
     """Open a run folder, an exported folder or an official checkpoint (file or folder).
 
     ckpt: None takes the newest run below `runs` and says which.
     device: auto, cpu, cuda, cuda:N or mps. sets: `KEY=VALUE` of `[method]` or `[data]` that may change
-    after training. words: the word table of a method that needs one.
+    after training. words: the word table of a method that needs one; data_root: where else it may lie.
     An exported folder is opened without torch. Raises WeightsError, RecipeError or UsageError.
     """
     from tbps_cli.models.exported import is_exported
@@ -44,7 +45,7 @@ def open_model(
     run = run_of(path)
     if run is not None:
         return open_run(run, device=device, sets=sets, words=words)
-    return open_official(path, device=device, sets=sets, words=words)
+    return open_official(path, device=device, sets=sets, words=words, data_root=data_root)
 
 
 def _newest(runs: Path) -> Path:

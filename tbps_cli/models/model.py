@@ -26,6 +26,7 @@ from tbps_cli.models import official
 from tbps_cli.models.run import Run
 from tbps_cli.models.settings import check_sets, with_words
 from tbps_cli.models.states import load_into
+from tbps_cli.models.words import for_run
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
@@ -154,20 +155,26 @@ class Model:
 def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
     """The best weights of a run (or the chosen file of it) as an encoder."""
     check_sets(sets)
-    recipe = run.recipe_with(tuple(sets))
-    recipe = with_words(recipe, words)
-    tensors = run.weights()
-    method = build(recipe)
+    reading = for_run(with_words(run.recipe_with(tuple(sets)), words), run.tokenizer())
+    tensors = run.weights() | reading.tensors
+    method = build(reading.recipe)
     load_into(method, tensors, name=str(run.weights_file))
-    tokenizer = None if words else run.tokenizer()
-    return _ready(method, recipe, run.folder, device, tokenizer, run.selected_on)
+    return _ready(method, reading.recipe, run.folder, device, reading.tokenizer, run.selected_on)
 
 
-def open_official(path: Path, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
+def open_official(
+    path: Path,
+    *,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    data_root: Path | None = None,
+) -> Model:
     """A foreign checkpoint as an encoder, converted on the fly; one logged line says so."""
-    converted = official.read(path, sets=sets, words=words)
+    converted = official.read(path, sets=sets, words=words, data_root=data_root)
     logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, converted.coverage)
-    return _ready(converted.method, converted.recipe, path, device, None, None, [str(converted.coverage)])
+    notes = [str(converted.coverage)]
+    return _ready(converted.method, converted.recipe, path, device, converted.tokenizer, None, notes)
 
 
 def _ready(

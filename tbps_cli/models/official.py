@@ -23,11 +23,13 @@ from tbps_cli.models.card import card
 from tbps_cli.models.run import Run, check_new, number
 from tbps_cli.models.settings import check_sets, with_words
 from tbps_cli.models.states import Coverage, load_into
+from tbps_cli.models.words import for_checkpoint
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.draft import read as read_draft
 from tbps_cli.recipe.load import build
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe
+from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
 from tbps_cli.weights.files import read_tensors, read_yaml
 from tbps_cli.weights.hub import state_of
@@ -49,6 +51,7 @@ class Converted:
 
     recipe: Recipe
     method: Method
+    tokenizer: Tokenizer
     coverage: Coverage
     source: Path
 
@@ -71,8 +74,7 @@ def convert(
     converted = read(Path(path).expanduser(), method=method, sets=sets, words=words)
     recipe = converted.recipe
     folder = Path(out) if out is not None else number(Path("runs"), recipe.method.name)
-    tokenizer = converted.method.tokenizer(recipe.method)
-    run = Run.create(folder, recipe, tokenizer)
+    run = Run.create(folder, recipe, converted.tokenizer)
     facts = {"method": recipe.method.name, "converted_from": converted.source.name}
     state = converted.method.state_dict()
     run.save_weights("best", {name: state[name] for name in converted.coverage.loaded}, facts)
@@ -81,18 +83,26 @@ def convert(
     return run
 
 
-def read(path: Path, *, method: str | None = None, sets: Sequence[str] = (), words: Path | None = None) -> Converted:
+def read(
+    path: Path,
+    *,
+    method: str | None = None,
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    data_root: Path | None = None,
+) -> Converted:
     """Read a foreign checkpoint. Raises WeightsError when no method knows it, or several do."""
     check_sets(sets)
     file = find_file(path)
     files = _told(open_files(file), sets)
     config, found = _recognised(files, method)
-    recipe = with_words(_recipe(files, config, found, sets), words)
+    reading = for_checkpoint(with_words(_recipe(files, config, found, sets), words), data_root)
+    recipe = reading.recipe
     task = Task(recipe.data.image_size, found.recognise_task(files, recipe.method).identities)
     ours, unknown = _renamed(found, files)
     built = found(recipe.method, task)
-    coverage = load_into(built, ours, name=str(file), unknown=unknown)
-    return Converted(recipe, built, coverage, file)
+    coverage = load_into(built, ours | reading.tensors, name=str(file), unknown=unknown)
+    return Converted(recipe, built, reading.tokenizer, coverage, file)
 
 
 # Finding ----------------------------------------------------------------------------------------

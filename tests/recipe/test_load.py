@@ -124,7 +124,8 @@ def test_all_mistakes_are_reported_at_once_with_file_and_line(tmp_path: Path) ->
         f'{place}:2: data.nam = "synthetic" is not a setting of [data]. Did you mean name?',
         f"{place}:1: data.name is missing.",
         f"{place}:3: data.image_size has too few entries.",
-        f'{place}:4: data.sampler = "ident" must be one of "auto", "random", "identity". Did you mean "identity"?',
+        f'{place}:4: data.sampler = "ident" must be one of "auto", "random", "identity", "identity-chunks". '
+        'Did you mean "identity"?',
         f"{place}:8: method.temprature = 0.02 is not a setting of irra. Did you mean temperature?",
         f'{place}:9: method.sdm = "1" must be a number.',
         f"{place}:10: method.tower.width = 0 must be at least 1.",
