@@ -61,11 +61,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is built for: the picture size in pixels and the number of training persons."""
+    """What a method is built for: the picture size in pixels, and how many persons and captions train it."""
 
     image_size: tuple[int, int]
     identities: int = 0
     """0: no identity classifier can be built (evaluation never needs one)."""
+    captions: int = 0
+    """0: nothing can be remembered of single training captions."""
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,8 @@ def build_method(parts: Parts, init: Path | None, resumed: Mapping[str, Any] | N
     elif init is None and parts.recipe.method.weights != "random":
         clip = _clip_weights(parts)
     recipe = parts.recipe
-    method = methods.find(recipe.method.name)(recipe.method, Task(recipe.data.image_size, parts.train.identities))
+    task = Task(recipe.data.image_size, parts.train.identities, len(parts.train))
+    method = methods.find(recipe.method.name)(recipe.method, task)
     method.initialise(torch.Generator().manual_seed(recipe.train.seed))
     notes = []
     if clip is not None:

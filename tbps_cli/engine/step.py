@@ -94,6 +94,14 @@ class Stepper:
         figures = self._measured(features, whole) if measure else {}
         return Outcome({name: value.detach() for name, value in losses.items()}, whole.sample_B, figures)
 
+    def look(self, batch: Batch) -> tuple[Features, Batch]:
+        """Features of a whole batch without gradient, and the batch itself, the rows of all ranks joined."""
+        batch = batch.to(self.device)
+        counts, pieces = distributed.row_counts(len(batch)), self._pieces(batch)
+        features = self._cached(pieces, [0] * len(pieces))
+        joined = {name: distributed.gather(value.detach(), counts) for name, value in features.items()}
+        return joined, self._whole(batch, counts)
+
     def _pieces(self, batch: Batch) -> list[tuple[int, Batch]]:
         """(first row, rows) of what is embedded at a time."""
         size = self.chunk or len(batch)
@@ -167,7 +175,8 @@ def refuse_cuts(method: Method, chunk: int | None, world: int) -> None:
     if chunk is None and world == 1:
         return
     reason = method.batch_dependent(method.config)
-    if reason is None and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
+    norms = [module for module in method.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if reason is None and any(norm.training for norm in norms):
         reason = "batch normalisation takes its statistics from the whole batch"
     if reason is not None:
         how = f"train.chunk = {chunk}" if chunk is not None else f"--nproc {world}"

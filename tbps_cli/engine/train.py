@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from tbps_cli import distributed
+from tbps_cli.data.draws import Draws
 from tbps_cli.engine import estimate, keep, optim, schedule, state
 from tbps_cli.engine.evaluation import select_scores
 from tbps_cli.engine.log import Meter
@@ -24,7 +25,7 @@ from tbps_cli.engine.stops import Interrupted, Wish, listening, memory_advice
 from tbps_cli.engine.watch import NotFinite, Seen, Watch
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.types import Batch, Scores, Step
+from tbps_cli.types import Batch, Features, Scores, Step
 
 
 def train(
@@ -111,9 +112,10 @@ class Training:
     def _epoch(self, wish: Wish) -> None:
         """Train one epoch, or what is left of it, and close it."""
         place, each = self.place, self.recipe.train.accumulate
-        self.method.train()
         if place.iteration == 0:
-            self.method.start_epoch(self._pass_over(place.epoch))
+            draws = Draws.of(self.recipe.train.seed, place.epoch, -1, "epoch").torch
+            self.method.start_epoch(self._pass_over(place.epoch, wish), draws)
+        self.method.train()
         batches = self.parts.loader.epoch(place.epoch, start=place.iteration * each)
         while micro := list(islice(batches, each)):
             self._step(micro)
@@ -140,10 +142,16 @@ class Training:
         """Optimiser steps of the present epoch: the loader's micro-batches in groups."""
         return -(-self.parts.loader.iterations(self.place.epoch) // self.recipe.train.accumulate)
 
-    def _pass_over(self, epoch: int) -> Iterator[Batch]:
-        """All training pairs once, on the device, for methods that look at them before an epoch."""
-        for batch in self.parts.loader.epoch(epoch):
-            yield batch.to(self.stepper.device)
+    def _pass_over(self, epoch: int, wish: Wish) -> Iterator[tuple[Features, Batch]]:
+        """Every training pair once, embedded as in evaluation and without gradient, the rows of all ranks together.
+
+        Order and augmentation are those of an epoch past the last, so that no batch is what training sees next.
+        """
+        self.method.eval()
+        for batch in self.parts.loader.epoch(epoch + self.recipe.train.epochs):
+            yield self.stepper.look(batch)
+            self._stop_or_save(wish)
+        self.clock.pause()
 
     def _stop_or_save(self, wish: Wish) -> None:
         """Between two steps: save when it is time, and stop when somebody asked for it."""

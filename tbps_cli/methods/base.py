@@ -132,6 +132,14 @@ class Method(nn.Module):
         """None, or the reason why embeddings depend on batch companions, with the key to set."""
         return None
 
+    @classmethod
+    def choose(cls, config: Any, data: str, noise_rate: float) -> dict[str, tuple[object, str]]:
+        """Values for keys of `[method]` that are "auto": key -> (value, reason).
+
+        data: the data set's own name, or the path of one's own pairs; noise_rate: `data.noise_rate`.
+        """
+        return {}
+
     # What comes out -----------------------------------------------------------------------
 
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
@@ -173,8 +181,12 @@ class Method(nn.Module):
     def after_step(self) -> None:
         """Called after each optimiser step."""
 
-    def start_epoch(self, pass_over: Iterator[Batch] | None) -> None:
-        """Called before each epoch; `pass_over` walks the training pairs without gradient."""
+    def start_epoch(self, pass_over: Iterator[tuple[Features, Batch]], draws: torch.Generator) -> None:
+        """Called before each epoch.
+
+        pass_over: every training pair once, in batches, embedded as in evaluation and without gradient;
+        nothing is computed unless it is walked. draws: a generator that seed and epoch determine.
+        """
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
         """Further figures for the log (accuracies of heads); not part of the loss."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tbps_cli import methods
+from tbps_cli.data.layouts import find_layout
 from tbps_cli.recipe.schema import Recipe
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -71,15 +72,24 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
         choices.append(Choice("data.sampler", *_sampler(recipe)))
     if recipe.data.store == "auto":
         choices.append(Choice("data.store", *_store(facts)))
-    changes: dict[str, dict[str, object]] = {"data": {}, "train": {}}
+    choices.extend(_of_method(recipe))
+    changes: dict[str, dict[str, object]] = {"data": {}, "method": {}, "train": {}}
     for choice in choices:
         section, _, key = choice.key.partition(".")
         changes[section][key] = choice.value
     sections = {
         "data": recipe.data.model_copy(update=changes["data"]),
+        "method": recipe.method.model_copy(update=changes["method"]),
         "train": recipe.train.model_copy(update=changes["train"]),
     }
     return recipe.model_copy(update=sections), choices
+
+
+def _of_method(recipe: Recipe) -> list[Choice]:
+    layout = find_layout(recipe.data.name)
+    name = layout.name if layout else recipe.data.name
+    found = methods.find(recipe.method.name).choose(recipe.method, name, recipe.data.noise_rate)
+    return [Choice(f"method.{key}", value, reason) for key, (value, reason) in found.items()]
 
 
 def _precision(facts: Facts) -> tuple[Precision, str]:
