@@ -10,6 +10,7 @@ from tiny_training import tiny_recipe, write_data
 from torch import multiprocessing
 
 from tbps_cli import distributed, methods
+from tbps_cli.engine.launch import launch
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError, TbpsError
 from tbps_cli.types import Task
@@ -154,7 +155,7 @@ def test_a_rank_that_fails_ends_the_others_and_is_told_once(tmp_path, monkeypatc
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("TBPS_LAUNCHED", raising=False)
     with pytest.raises(TbpsError, match="CUHK-PEDES is not in") as told:
-        distributed.launch(2, arguments)
+        launch(2, arguments)
     assert told.value.status == 1 and "prepare-data" in told.value.hint
     assert "Traceback" not in capfd.readouterr().err
 

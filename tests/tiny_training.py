@@ -3,8 +3,12 @@
 import torch
 from tiny_sets import cuhk_records, write_set
 
+from tbps_cli import methods
+from tbps_cli.engine import optim
+from tbps_cli.engine.step import Stepper
 from tbps_cli.engine.train import train
 from tbps_cli.recipe.load import load
+from tbps_cli.types import Batch, Task
 
 TOWER = """
 [method.tower]
@@ -51,6 +55,30 @@ def tiny_recipe(folder, method="clip", more="", sets=()):
     path = folder / f"tiny-{method}.toml"
     path.write_text(RECIPE.format(method=method, more=more, tower=TOWER))
     return load(path, sets)
+
+
+def make_batch(rows=6, seed=0):
+    """Pairs of noise: pictures of 16 x 8, captions of four words, one of them masked."""
+    draw = torch.Generator().manual_seed(seed)
+    tokens = torch.zeros(rows, 77, dtype=torch.int64)
+    tokens[:, 0], tokens[:, 1:5], tokens[:, 5] = 49406, torch.randint(1, 900, (rows, 4), generator=draw), 49407
+    masked, label = tokens.clone(), torch.zeros_like(tokens)
+    label[:, 2], masked[:, 2] = tokens[:, 2], 49405
+    return Batch(
+        {"image": torch.randn(rows, 3, 16, 8, generator=draw)},
+        {"text": tokens, "masked": masked, "label": label},
+        torch.arange(rows) % 4,
+        torch.arange(rows),
+        torch.arange(rows),
+    )
+
+
+def make_stepper(folder, method="irra", *sets, more=""):
+    """A stepper over a freshly drawn tiny method."""
+    recipe = tiny_recipe(folder, method, more, sets=("train.precision=fp32", *sets))
+    built = methods.find(method)(recipe.method, Task((16, 8), 4))
+    built.initialise(torch.Generator().manual_seed(3))
+    return Stepper(built, optim.build(built, recipe.optim), train=recipe.train, clip_norm=recipe.optim.clip_norm)
 
 
 class Spy:

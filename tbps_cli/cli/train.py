@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Train a recipe; a run that was stopped or killed goes on with --resume."""
     from tbps_cli.cli import training_view
-    from tbps_cli.distributed import confessing, launched
+    from tbps_cli.engine.launch import confessing, launched
     from tbps_cli.places import data_root as root_of
     from tbps_cli.recipe.load import load
 
@@ -121,7 +121,7 @@ def _in_processes(
     workers: int | None,
 ) -> None:
     """Start this command again in several processes; only the first of them talks."""
-    from tbps_cli.distributed import launch
+    from tbps_cli.engine.launch import launch
     from tbps_cli.engine.stops import Interrupted
 
     options: list[tuple[str, object]] = [("--set", setting) for setting in sets or ()]

@@ -2,36 +2,12 @@
 
 import pytest
 import torch
-from tiny_training import tiny_recipe
+from tiny_training import make_batch, make_stepper
 from torch import nn
 
-from tbps_cli import methods
-from tbps_cli.engine import optim
-from tbps_cli.engine.step import Stepper, refuse_cuts
+from tbps_cli.engine.step import refuse_cuts
 from tbps_cli.errors import RecipeError
-from tbps_cli.types import Batch, Step, Task
-
-
-def make_batch(rows=6, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    tokens = torch.zeros(rows, 77, dtype=torch.int64)
-    tokens[:, 0], tokens[:, 1:5], tokens[:, 5] = 49406, torch.randint(1, 900, (rows, 4), generator=draw), 49407
-    masked, label = tokens.clone(), torch.zeros_like(tokens)
-    label[:, 2], masked[:, 2] = tokens[:, 2], 49405
-    return Batch(
-        {"image": torch.randn(rows, 3, 16, 8, generator=draw)},
-        {"text": tokens, "masked": masked, "label": label},
-        torch.arange(rows) % 4,
-        torch.arange(rows),
-        torch.arange(rows),
-    )
-
-
-def make_stepper(folder, method="irra", *sets, more=""):
-    recipe = tiny_recipe(folder, method, more, sets=("train.precision=fp32", *sets))
-    built = methods.find(method)(recipe.method, Task((16, 8), 4))
-    built.initialise(torch.Generator().manual_seed(3))
-    return Stepper(built, optim.build(built, recipe.optim), train=recipe.train, clip_norm=recipe.optim.clip_norm)
+from tbps_cli.types import Step
 
 
 def gradients(stepper):

@@ -7,14 +7,17 @@ import signal
 
 import pytest
 import torch
+from tiny_runs import golden_state
 from tiny_training import Spy, tiny_recipe, write_data
 
 from tbps_cli.engine import estimate, state
 from tbps_cli.engine import train as engine
+from tbps_cli.engine.setup import start_from
 from tbps_cli.engine.stops import Interrupted, OutOfMemory, memory_advice
 from tbps_cli.engine.train import train
 from tbps_cli.engine.watch import NotFinite
 from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
+from tbps_cli.models import open_model
 from tbps_cli.models.run import Run
 from tbps_cli.types import Scores
 from tbps_cli.weights.files import read_metadata, read_safetensors
@@ -97,6 +100,21 @@ def test_training_teaches_the_method_its_training_pairs(tmp_path, data) -> None:
 def test_a_micro_batch_is_an_even_part_of_the_batch(tmp_path, data) -> None:
     _, spy = run(tmp_path, data, sets=["train.batch=20", "train.accumulate=2"])
     assert spy.plans[0].iterations == 3  # 48 pairs are 5 micro-batches of 10, two to a step
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp16-pure"])
+def test_every_precision_trains(tmp_path, data, precision) -> None:
+    _, spy = run(tmp_path, data, "irra", [f"train.precision={precision}", "optim.eps=1e-3"])
+    losses = [progress.losses["loss"] for progress in spy.steps]
+    assert losses[-1] < losses[0]
+
+
+def test_worker_processes_and_chunks_change_nothing_that_counts(tmp_path, data) -> None:
+    plain, _ = run(tmp_path, data, name="plain")
+    busy, _ = run(tmp_path, data, name="busy", workers=2)
+    assert same_tensors(plain / "last.safetensors", busy / "last.safetensors")
+    _, spy = run(tmp_path, data, sets=["train.chunk=5"], name="pieces")
+    assert spy.summaries[0].epochs == 3
 
 
 # The best epoch ---------------------------------------------------------------------------------
@@ -204,6 +222,15 @@ def test_init_takes_what_fits_and_says_what_is_new(tmp_path, data) -> None:
     assert note.startswith(f"init: {shared} of ") and "; new: " in note
     start, end = read_safetensors(first / "weights.safetensors"), read_safetensors(second / "last.safetensors")
     torch.testing.assert_close(start["clip.visual.proj"], end["clip.visual.proj"])
+
+
+def test_an_official_checkpoint_is_a_start_too(tmp_path) -> None:
+    torch.save({"model": golden_state()}, tmp_path / "best.pth")
+    method = open_model(tmp_path / "best.pth", device="cpu").method
+    method.initialise(torch.Generator().manual_seed(0))
+    assert not torch.equal(method.clip.visual.proj, golden_state()["base_model.visual.proj"])
+    assert start_from(method, tmp_path / "best.pth").startswith("init: ")
+    assert torch.equal(method.clip.visual.proj, golden_state()["base_model.visual.proj"])
 
 
 # Mistakes ---------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""What is told before a run: memory counted as the graph keeps it, time from a probe and then the steps."""
+
+import time
+
+import pytest
+import torch
+from tiny_training import make_batch, make_stepper
+
+from tbps_cli.engine import estimate
+
+
+def test_memory_is_counted_from_the_parameters_and_the_probe(tmp_path) -> None:
+    stepper = make_stepper(tmp_path, "irra")
+    found = estimate.probe(stepper, make_batch())
+    weights = sum(parameter.numel() * 4 for parameter in stepper.method.parameters())
+    adam = estimate.memory(stepper.method, "adam", found, 10)
+    assert (adam.gradients, adam.optimizer) == (weights, 2 * weights)
+    assert adam.activations == round(10 * found.bytes_per_pair)
+    assert estimate.memory(stepper.method, "sgd", found, 10).optimizer == weights
+
+
+def test_activations_grow_with_the_pairs(tmp_path) -> None:
+    kept = {rows: estimate._kept_bytes(make_stepper(tmp_path, "clip"), make_batch(rows)) for rows in (2, 4, 8)}
+    # twice the pairs keep twice as much, the copies of the weights' own shapes aside
+    assert kept[8] - kept[4] == pytest.approx(2 * (kept[4] - kept[2]), rel=0.05)
+
+
+def test_the_probe_leaves_gradients_and_buffers_as_they_were(tmp_path) -> None:
+    stepper = make_stepper(tmp_path, "clip")
+    stepper.method.register_buffer("count", torch.zeros(1))
+    plain = stepper.method.losses
+    stepper.method.losses = lambda *given: (stepper.method.count.add_(1), plain(*given))[1]
+    estimate.probe(stepper, make_batch())
+    assert stepper.method.count.item() == 0
+    assert all(parameter.grad is None for parameter in stepper.method.parameters())
+
+
+def test_the_clock_counts_neither_the_warm_up_nor_a_pause() -> None:
+    clock = estimate.Clock()
+    assert clock.step == clock.pairs == 0
+    for pairs in (10, 10, 10, 10):
+        time.sleep(0.01)
+        clock.tick(pairs)
+    assert 0.01 <= clock.step < 0.1 and 100 < clock.pairs <= 1000
+    clock.pause()
+    time.sleep(0.2)
+    for _ in range(2):
+        clock.tick(10)
+    assert clock.step < 0.1
+
+
+def test_the_machine_says_how_much_is_free() -> None:
+    free = estimate.available(torch.device("cpu"))
+    assert free is None or free > 1 << 20
