@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbps_cli.errors import RecipeError
+
 EXPANSION = 4
 
 
@@ -68,6 +70,11 @@ class AttentionPool(nn.Module):
         return x_BPC.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+def _map_of(side: int, last_stride: int) -> int:
+    """Pixels of the last map along a side: the first convolution rounds up, the pools round down."""
+    return -(-side // 2) // (8 * last_stride)
+
+
 class ResNet(nn.Module):
     """[B, 3, H, W] -> [B, E]. `last_stride` 1 keeps the last stage at 1/16 of the picture."""
 
@@ -82,8 +89,12 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        scale = 16 * last_stride
-        self.grid = (image_size[0] // scale, image_size[1] // scale)
+        self.grid = _map_of(image_size[0], last_stride), _map_of(image_size[1], last_stride)
+        if min(self.grid) < 1:
+            raise RecipeError(
+                f"data.image_size = {list(image_size)} is too small for a ResNet.",
+                f"Its last map is 1/{16 * last_stride} of the picture: give each side that many pixels at least.",
+            )
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
