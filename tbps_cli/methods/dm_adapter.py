@@ -16,7 +16,6 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from tbps_cli.errors import WeightsError
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.balance import balance, use_of_experts
@@ -230,8 +229,6 @@ def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> DMAdapter.Confi
     numbers: dict[str, Any] = {
         key: kind(value) for key, (option, kind) in OPTIONS.items() if (value := files.number(option))
     }
-    if down is not None and sizes.width % len(down):
-        raise WeightsError(f"{files.name}: its adapters are {len(down)} wide inside, no part of {sizes.width}.")
     return DMAdapter.Config(
         name="dm_adapter",
         tower=named(sizes),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tbps_cli import methods
@@ -186,6 +187,10 @@ def _recognised(files: OfficialFiles, wish: str | None) -> tuple[MethodConfig, t
             config = methods.find(name).recognise(files)
         except WeightsError as complaint:
             complaints.append(complaint)
+            continue
+        except ValidationError as refused:
+            why = "; ".join(error["msg"].removeprefix("Value error, ") for error in refused.errors())
+            complaints.append(WeightsError(f"{files.name}: its shapes and options do not fit {name}: {why}."))
             continue
         if config is not None:
             found[name] = config
