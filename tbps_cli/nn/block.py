@@ -95,7 +95,10 @@ class Attention(nn.Module):
 @torch.no_grad()
 def _looks(query_BHLK: Tensor, key_BHSK: Tensor, place_B: Tensor, causal: bool) -> Tensor:
     place_B1 = place_B[:, None]
-    query_BH1K = query_BHLK.take_along_dim(place_B1[:, None, :, None], dim=2)
+    # gather, not take_along_dim: that one fixes the batch of an exported graph
+    query_BH1K = query_BHLK.gather(
+        2, place_B1[:, None, :, None].expand(-1, query_BHLK.shape[1], -1, query_BHLK.shape[3])
+    )
     scores_BHS = (query_BH1K @ key_BHSK.transpose(-1, -2)).float().squeeze(2) * query_BHLK.shape[-1] ** -0.5
     if causal:
         ahead_BS = torch.arange(key_BHSK.shape[2], device=place_B.device) > place_B1

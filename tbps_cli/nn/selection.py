@@ -69,7 +69,7 @@ class Selection(nn.Module):
 
         kept_BK: bool, which of the selected positions count; all when left out, at least one a row.
         """
-        row_BKE = token_BPE.take_along_dim(place_BK[..., None], dim=1)
+        row_BKE = token_BPE.gather(1, place_BK[..., None].expand(-1, -1, token_BPE.shape[2]))
         row_BKE = (row_BKE / (row_BKE.norm(dim=-1, keepdim=True) + EPSILON)).to(self.linear.weight.dtype)
         if kept_BK is None:
             return self._row_by_row(row_BKE.flatten(0, 1)).unflatten(0, place_BK.shape).amax(1)

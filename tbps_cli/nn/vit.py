@@ -49,7 +49,7 @@ class VisionTransformer(nn.Module):
     def forward_with_looks(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
         """`forward`, and where the class token looks in the last block, averaged over the heads, [B, 1 + P]."""
         x_BPD = self.embedded(image_BCHW, hooks)
-        first_B = torch.zeros(len(x_BPD), dtype=torch.int64, device=x_BPD.device)
+        first_B = torch.zeros(x_BPD.shape[0], dtype=torch.int64, device=x_BPD.device)
         x_BPD, look_BP = self.transformer.forward_with_looks(x_BPD, first_B, hooks=hooks)
         return self.projected(x_BPD), look_BP
 
