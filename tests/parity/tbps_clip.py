@@ -70,7 +70,7 @@ def _method(golden: Golden, extra: Mapping[str, Tensor] | None = None, **changes
 
 
 def _batch(inputs: Mapping[str, Tensor], text: str = "token_ids") -> Batch:
-    images = {ours: inputs[theirs] for ours, theirs in VIEWS.items()}
+    images = {ours: inputs[theirs] for ours, theirs in VIEWS.items() if theirs in inputs}
     tokens = {"text": inputs[text]}
     if text != "token_ids":
         label_BT = inputs["mlm_labels"]
