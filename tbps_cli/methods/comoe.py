@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
-from tbps_cli.losses.balance import balance
+from tbps_cli.losses.balance import balance, use_of_experts
 from tbps_cli.losses.contrastive import itc, sdm, unit
 from tbps_cli.losses.identity import accuracy, identity
 from tbps_cli.losses.masked import caption_figures, per_word
@@ -209,8 +209,10 @@ class CoMoE(Method):
 
     @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words)."""
+        """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words); how busy experts are."""
         figures: dict[str, float] = {}
+        if "balance" in features:
+            figures |= use_of_experts(features["balance"])
         if self.classifier is not None:
             image_BN, text_BN = self._persons(features)
             figures["img_acc"] = accuracy(image_BN, batch.person_B).item()
