@@ -221,18 +221,22 @@ def _unrecognised(
 
 
 def nearest_method(files: OfficialFiles) -> str | None:
-    """A sentence on the method that knows most names of the file, and what it does not know."""
-    best: tuple[int, str, list[str]] | None = None
+    """A sentence on the methods that know most names of the file, and what they do not know.
+
+    Relatives share their towers' names, so there may be several.
+    """
+    known: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
     for name in methods.names():
-        known, unknown = methods.find(name).official.to_ours(files.tensors)
-        if known and (best is None or len(known) > best[0]):
-            best = len(known), name, unknown
-    if best is None:
+        ours, unknown[name] = methods.find(name).official.to_ours(files.tensors)
+        known[name] = list(ours)
+    most = max(map(len, known.values()))
+    near = [name for name in known if len(known[name]) == most]
+    if not most:
         return None
-    _, name, unknown = best
-    return (
-        f"Nearest is {name}, which has no {', '.join(unknown[:3])}." if unknown else f"Its names are those of {name}."
-    )
+    if unknown[near[0]]:
+        return f"Nearest is {' or '.join(near)}, which has no {', '.join(unknown[near[0]][:3])}."
+    return f"Its names look like those of {' or '.join(near)}, but none of them has all of these."
 
 
 # Becoming ours ----------------------------------------------------------------------------------
