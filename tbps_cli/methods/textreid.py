@@ -27,14 +27,14 @@ from tbps_cli.losses.queue import queue_contrast, strangers
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
 from tbps_cli.nn.momentum import MomentumHead, PlainHead, draw_linear
-from tbps_cli.nn.position import PEDESTRIAN, grid_of, image_size_of
-from tbps_cli.nn.resnet import EXPANSION, ResNet
-from tbps_cli.nn.sizes import TOWERS, Tower
+from tbps_cli.nn.resnet import EXPANSION, ResNet, picture_of
+from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
 from tbps_cli.nn.word_gru import Floor, WordGRU
 from tbps_cli.text.words import Words
 from tbps_cli.types import Batch, Features, Group, Step, Task
 
 POOL = "attnpool."
+TABLE = "visual.attnpool.positional_embedding"
 
 
 class TextReID(Method):
@@ -198,29 +198,28 @@ class TextReID(Method):
 
     def before_step(self) -> None:
         """The key towers move towards the queries before they embed the batch, as released."""
-        if self._contrasts:
-            assert isinstance(self.head, MomentumHead)
-            self.head.follow(self.visual, self.textual, self.config.momentum)
+        if head := self._contrasting:
+            head.follow(self.visual, self.textual, self.config.momentum)
 
     @property
-    def _contrasts(self) -> bool:
-        """Whether there are keys and queues, and a loss that looks at them."""
-        config = self.config
-        return config.head == "moco" and config.contrast > 0 and isinstance(self.head.loss_evaluator, nn.Module)
+    def _contrasting(self) -> MomentumHead | None:
+        """The head with keys and queues, where a loss looks at them."""
+        head = self.head
+        if isinstance(head, PlainHead) or head.loss_evaluator is None or not self.config.contrast:
+            return None
+        return head
 
     def features(self, batch: Batch) -> Features:
         """Embeddings before normalisation; under momentum contrast also queries and keys."""
         image, token_BT = batch.images["image"], batch.tokens["text"]
         image_BD, text_BD = _pooled(self.visual, image), self._read(self.textual, token_BT)
         features = {"image": self.head.image(image_BD).float(), "text": self.head.text(text_BD).float()}
-        if not self._contrasts:
-            return features
-        assert isinstance(self.head, MomentumHead)
-        if self.config.contrast_mlp:
-            features["image_query"], features["text_query"] = self.head.queries(image_BD, text_BD)
-        with torch.no_grad():
-            key_BD, word_BD = _pooled(self.head.v_encoder_k, image), self._read(self.head.t_encoder_k, token_BT)
-        features["image_key"], features["text_key"] = self.head.keys(key_BD, word_BD)
+        if head := self._contrasting:
+            if self.config.contrast_mlp:
+                features["image_query"], features["text_query"] = head.queries(image_BD, text_BD)
+            with torch.no_grad():
+                key_BD, word_BD = _pooled(head.v_encoder_k, image), self._read(head.t_encoder_k, token_BT)
+            features["image_key"], features["text_key"] = head.keys(key_BD, word_BD)
         return features
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -233,14 +232,12 @@ class TextReID(Method):
         if c.align:
             constants = {"alpha": c.alpha, "beta": c.beta, "scale_pos": c.scale_pos, "scale_neg": c.scale_neg}
             losses["align"] = c.align * alignment(image_BE, text_BE, person_B, **constants)
-        if self._contrasts:
-            losses["contrast"] = c.contrast * self._contrast(features, person_B)
+        if head := self._contrasting:
+            losses["contrast"] = c.contrast * self._contrast(head, features, person_B)
         return losses
 
-    def _contrast(self, features: Features, person_B: Tensor) -> Tensor:
+    def _contrast(self, head: MomentumHead, features: Features, person_B: Tensor) -> Tensor:
         """Both directions, over one set of negatives; afterwards the queues hold this batch's keys."""
-        head = self.head
-        assert isinstance(head, MomentumHead)
         image_BE, text_BE = (features.get(f"{name}_query", features[name]) for name in ("image", "text"))
         stranger_K, temperature = strangers(head.id_queue[0], person_B), self.config.temperature
         image = queue_contrast(image_BE, features["text_key"], head.t_queue, stranger_K, temperature=temperature)
@@ -273,9 +270,10 @@ class TextReID(Method):
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         """Both image towers start from CLIP's; the attention pool stays as drawn where the recipe says so."""
         visual = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
-        given = {name: value for name, value in visual.items() if not (self._draws_pool and _is_pool_layer(name))}
+        drawn = [name for name in self.visual.state_dict() if self._draws_pool and _is_pool_layer(name)]
+        given = {name: value for name, value in visual.items() if name not in drawn}
         given = resized_tables(given, self.visual.grid, prefix="")
-        wanted = [name for name in self.visual.state_dict() if not (self._draws_pool and _is_pool_layer(name))]
+        wanted = [name for name in self.visual.state_dict() if name not in drawn]
         copied = copy_in(self.visual, given, wanted)
         if isinstance(self.head, MomentumHead) and self.head.loss_evaluator is not None:
             copy_in(self.head.v_encoder_k, given, wanted)
@@ -288,6 +286,7 @@ class TextReID(Method):
     def initialise(self, generator: torch.Generator) -> None:
         draw_image_tower(self.visual, generator)
         self.textual.initialise(generator)
+        nn.init.normal_(self.word_table[1:], generator=generator)  # until a table comes
         if isinstance(self.head, PlainHead):
             self.head.initialise(generator)
             return
@@ -306,7 +305,7 @@ class TextReID(Method):
         ours, unknown = cls.official.to_ours(files.tensors)
         if unknown or "textual.gru.weight_ih_l0" not in ours or "visual.conv1.weight" not in ours:
             return None
-        if "visual.attnpool.positional_embedding" not in ours:
+        if TABLE not in ours:
             raise WeightsError(
                 f"{files.name}: this is TextReID's baseline on an ImageNet ResNet, which is not offered.",
                 "Its models on CLIP's RN50 and RN101 are.",
@@ -323,7 +322,8 @@ class TextReID(Method):
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
         ours, _ = cls.official.to_ours(files.tensors)
         projection = ours.get("head.loss_evaluator.projection")
-        return Task(_picture(ours, files.options)[0], 0 if projection is None else projection.shape[1])
+        size, _ = picture_of(len(ours[TABLE]), _stated(files.options))
+        return Task(size, 0 if projection is None else projection.shape[1])
 
 
 def _pooled(visual: nn.Module, image_BCHW: Tensor) -> Tensor:
@@ -339,6 +339,7 @@ def _is_pool_layer(name: str) -> bool:
 
 def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> TextReID.Config:
     """What shapes and the YAML's options say."""
+    visual = {name.removeprefix("visual."): value for name, value in ours.items() if name.startswith("visual.")}
     moco = "head.v_embed_layer.weight" in ours
     embed = ours["head.v_embed_layer.weight" if moco else "head.visual_embed_layer.weight"]
     inside, linear = ours["textual.gru.weight_ih_l0"].shape[1], ours.get("textual.embed.weight")
@@ -352,8 +353,8 @@ def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> TextReID.
         values["momentum"] = float(momentum)
     return TextReID.Config(
         name="textreid",
-        tower=_tower(ours),
-        last_stride=_picture(ours, options)[1],
+        tower=named_resnet(visual),
+        last_stride=picture_of(len(ours[TABLE]), _stated(options))[1],
         word_width=inside if linear is None else linear.shape[1],
         gru_input=inside,
         hidden=ours["textual.gru.weight_hh_l0"].shape[1],
@@ -364,39 +365,11 @@ def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> TextReID.
     )
 
 
-def _tower(ours: Mapping[str, Tensor]) -> str | Tower:
-    """The catalogue's name of an image tower, or its sizes; its text tower is never built."""
-    stages = [
-        {name.split(".")[2] for name in ours if name.startswith(f"visual.layer{stage}.")} for stage in range(1, 5)
-    ]
-    layers = (len(stages[0]), len(stages[1]), len(stages[2]), len(stages[3]))
-    width = len(ours["visual.layer1.0.conv1.weight"])
-    embed = len(ours["visual.attnpool.c_proj.weight"])
-    for name, known in TOWERS.items():
-        if (known.width, known.layers, known.embed) == (width, layers, embed):
-            return name
-    return Tower(width=width, layers=layers, embed=embed, text_width=embed, text_layers=1)
-
-
-def _picture(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[tuple[int, int], Literal[1, 2]]:
-    """Picture size and stride of the last stage that the position table was made for.
-
-    The options know the size best; else the usual shapes are tried, 384x128 at stride 1 before others.
-    """
-    rows = len(ours["visual.attnpool.positional_embedding"])
-    stated = options.get("img_size") or (_option(options, "INPUT", "HEIGHT"), _option(options, "INPUT", "WIDTH"))
-    if isinstance(stated, list | tuple) and len(stated) == 2 and all(isinstance(side, int) for side in stated):
-        size = int(stated[0]), int(stated[1])
-        return size, 2 if _rows(size, 32) == rows else 1
-    if _rows(PEDESTRIAN, 32) == rows:
-        return PEDESTRIAN, 2
-    return image_size_of(rows, 16, 16), 1
-
-
-def _rows(size: tuple[int, int], scale: int) -> int:
-    """Rows of the position table for a picture of this size, whose map is 1/scale of it."""
-    height, width = grid_of(size, scale, scale)
-    return 1 + height * width
+def _stated(options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The picture size that options or YAML say."""
+    size = options.get("img_size") or (_option(options, "INPUT", "HEIGHT"), _option(options, "INPUT", "WIDTH"))
+    known = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
+    return (int(size[0]), int(size[1])) if known else None
 
 
 def _option(options: Mapping[str, Any], *path: str) -> Any:

@@ -7,12 +7,14 @@ picture that is not square; its attention pool then has a table of its own grid.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli.errors import RecipeError
+from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 
 EXPANSION = 4
 
@@ -70,9 +72,23 @@ class AttentionPool(nn.Module):
         return x_BPC.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def _map_of(side: int, last_stride: int) -> int:
-    """Pixels of the last map along a side: the first convolution rounds up, the pools round down."""
-    return -(-side // 2) // (8 * last_stride)
+def map_of(image_size: tuple[int, int], last_stride: int) -> tuple[int, int]:
+    """Rows and columns of the last map: the first convolution rounds up, the pools round down."""
+    height, width = (-(-side // 2) // (8 * last_stride) for side in image_size)
+    return height, width
+
+
+def picture_of(rows: int, stated: tuple[int, int] | None = None) -> tuple[tuple[int, int], Literal[1, 2]]:
+    """Picture size and stride of the last stage that a position table of `rows` rows was made for.
+
+    stated: the size when somebody knows it. Otherwise 384x128 is tried with both strides, then stride 1 with
+    other 3:1 and square pictures. Raises WeightsError when none of them fits.
+    """
+    size = stated or PEDESTRIAN
+    height, width = map_of(size, 2)
+    if rows == 1 + height * width:
+        return size, 2
+    return stated or image_size_of(rows, 16, 16), 1
 
 
 class ResNet(nn.Module):
@@ -89,7 +105,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.grid = _map_of(image_size[0], last_stride), _map_of(image_size[1], last_stride)
+        self.grid = map_of(image_size, last_stride)
         if min(self.grid) < 1:
             raise RecipeError(
                 f"data.image_size = {list(image_size)} is too small for a ResNet.",

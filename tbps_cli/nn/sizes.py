@@ -123,6 +123,21 @@ class _Shaped(Protocol):
     def shape(self) -> Any: ...
 
 
+def named_resnet(state: Mapping[str, _Shaped]) -> str | Tower:
+    """The catalogue's name of a CLIP ResNet (names as below `visual.`), or its sizes when it has none.
+
+    The sizes of the text tower, which is not there, are then made up.
+    """
+    stages = [_count(state, rf"layer{stage}\.(\d+)\..*") for stage in range(1, 5)]
+    layers = stages[0], stages[1], stages[2], stages[3]
+    width = int(state["layer1.0.conv1.weight"].shape[0])
+    embed = int(state["attnpool.c_proj.weight"].shape[0])
+    for name, known in TOWERS.items():
+        if (known.width, known.layers, known.embed) == (width, layers, embed):
+            return name
+    return Tower(width=width, layers=layers, embed=embed, text_width=embed, text_layers=1)
+
+
 def read_sizes(state: Mapping[str, _Shaped], activation: Literal["quickgelu", "gelu"] = "quickgelu") -> Tower:
     """The sizes of a state dict with OpenAI's names. Raises WeightsError when it is no CLIP model.
 
