@@ -7,15 +7,17 @@ the same wherever it is made.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tbps_cli.data import device
 from tbps_cli.data.draws import Draws
 from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image
 from tbps_cli.data.samplers import Order
@@ -51,11 +53,16 @@ class Work:
     epoch: int
     captions: list[int]
     repeats: list[int]
+    whole: bool = False
+    """Fewer pairs than ranks: every rank makes all of them."""
 
 
 @dataclass
 class Maker(Dataset[Made]):
-    """Makes batches from `Work`; it is what travels to worker processes."""
+    """Makes batches from `Work`; it is what travels to worker processes.
+
+    planned: draw what happens to the pictures, and leave the doing to a `device.Painter`.
+    """
 
     split: Split
     views: Views
@@ -64,6 +71,9 @@ class Maker(Dataset[Made]):
     seed: int
     store: Store | None = None
     max_pixels: int = MAX_PIXELS
+    planned: bool = False
+    _rows: dict[int, NDArray[np.int32]] = field(default_factory=dict, repr=False)
+    """Captions whose ids are known: they are the same in every epoch."""
 
     def __getitem__(self, work: Work) -> Made:
         try:
@@ -75,7 +85,7 @@ class Maker(Dataset[Made]):
         """Pictures in every view, tokens, and the numbers that say what they are."""
         captions = np.array(work.captions, dtype=np.int64)
         picture_B = self.split.caption_picture[captions]
-        images, truncated = self._images(work, picture_B)
+        images, truncated = self._plans(work, picture_B) if self.planned else self._images(work, picture_B)
         return {
             "images": images,
             "tokens": self._tokens(work),
@@ -99,6 +109,14 @@ class Maker(Dataset[Made]):
                 truncated.append(int(picture))
         return images, truncated
 
+    def _plans(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
+        """View -> what happens to each picture, [B, 8]: see `device.draw`."""
+        plans = {}
+        for name, how in self.views.images.items():
+            seeds = [self._draws(work, row, name).seed for row in range(len(picture_B))]
+            plans[name] = torch.from_numpy(device.draw(how, self.size, seeds, picture_B))
+        return plans, []
+
     def _picture(self, picture: int, how: Augment) -> Image.Image:
         path = self.split.paths[picture]
         fits = self.store and how.whole is None and how.resample == self.store.resample
@@ -111,7 +129,7 @@ class Maker(Dataset[Made]):
         return Draws.of(self.seed, work.epoch, work.captions[row], f"{view}#{again}" if again else view)
 
     def _tokens(self, work: Work) -> dict[str, Tensor]:
-        ids = self.tokenizer([self._text(work, row) for row in range(len(work.captions))])
+        ids = self._ids(work)
         if self.views.augment_text == "vary":
             ids = np.array([self._varied(work, row, ids[row].tolist()) for row in range(len(ids))], dtype=np.int64)
         tokens = {"text": torch.from_numpy(ids)}
@@ -120,6 +138,17 @@ class Maker(Dataset[Made]):
             tokens["masked"] = torch.tensor([masked for masked, _ in pairs], dtype=torch.int64)
             tokens["label"] = torch.tensor([label for _, label in pairs], dtype=torch.int64)
         return tokens
+
+    def _ids(self, work: Work) -> NDArray[np.int64]:
+        """[B, T]; every caption is tokenised once, unless its words are drawn anew each time."""
+        texts = range(len(work.captions))
+        if self.views.augment_text == "rewrite":
+            return self.tokenizer([self._text(work, row) for row in texts])
+        fresh = [row for row in texts if work.captions[row] not in self._rows]
+        if fresh:
+            ids = self.tokenizer([self._text(work, row) for row in fresh]).astype(np.int32)
+            self._rows.update(zip((work.captions[row] for row in fresh), ids, strict=True))
+        return np.stack([self._rows[caption] for caption in work.captions]).astype(np.int64)
 
     def _text(self, work: Work, row: int) -> str:
         caption, name = work.captions[row], self.views.augment_text

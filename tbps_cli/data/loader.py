@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from tbps_cli.data import samplers
 from tbps_cli.data.batches import Made, Maker, PlainViews, Views, Work
+from tbps_cli.data.device import Painter
 from tbps_cli.data.images import MAX_PIXELS, require_pictures
 from tbps_cli.data.samplers import Order
 from tbps_cli.data.store import Store
@@ -52,6 +53,8 @@ class Loader:
 
     size: height and width in pixels. batch: pairs per step over all ranks; this rank's share is made.
     workers: processes that make batches; 0 makes them here, with equal results.
+    painter: does the drawn changes in batches on its device, where the pictures then are; the store behind it
+    must hold every picture. Without one, each picture is changed exactly as the published code does.
     augmented: false leaves the flip alone of every view's steps.
     limit: only the first so many captions, for trials.
     Raises DataError at once when pictures are missing.
@@ -71,6 +74,7 @@ class Loader:
     drop_last: bool = field(default=False, kw_only=True)
     augmented: bool = field(default=True, kw_only=True)
     store: Store | None = field(default=None, kw_only=True)
+    painter: Painter | None = field(default=None, kw_only=True)
     max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
     limit: int | None = field(default=None, kw_only=True)
     pin: bool = field(default=False, kw_only=True)
@@ -81,10 +85,13 @@ class Loader:
         require_pictures(self.split.paths, self.split.root, self.split.dataset)
         if self.batch < self.world:
             raise DataError(f"train.batch = {self.batch} is less than one pair for each of {self.world} devices.")
-        views = self.views if self.augmented else PlainViews.of(self.views)
+        self._drawn = self.views if self.augmented else PlainViews.of(self.views)
         self.truncated: set[int] = set()
         self._plan = _Plan()
-        maker = Maker(self.split, views, self.tokenizer, self.size, self.seed, self.store, self.max_pixels)
+        planned = self.painter is not None
+        maker = Maker(
+            self.split, self._drawn, self.tokenizer, self.size, self.seed, self.store, self.max_pixels, planned
+        )
         self._torch_loader: DataLoader[Made] = DataLoader(
             maker,
             batch_size=None,
@@ -107,19 +114,14 @@ class Loader:
         if self.sampler != "random":
             return len(self.batches(epoch))
         count = self._count()
-        left = count % self.batch
-        kept = left >= self.world and not (self.drop_last and count > self.batch)
+        kept = count % self.batch > 0 and not (self.drop_last and count > self.batch)
         return count // self.batch + kept
 
     def batches(self, epoch: int) -> list[Order]:
         """The captions of every global batch of an epoch, in order."""
         if self.sampler == "random":
-            found = samplers.random_batches(self._count(), self.batch, self.seed, epoch, drop_last=self.drop_last)
-        else:
-            person = self.split.caption_class[: self._count()]
-            found = self._identity_batches(person, epoch)
-        # fewer rows than ranks: a rank without rows could not take part in the step
-        return [rows for rows in found if len(rows) >= self.world]
+            return samplers.random_batches(self._count(), self.batch, self.seed, epoch, drop_last=self.drop_last)
+        return self._identity_batches(self.split.caption_class[: self._count()], epoch)
 
     def _identity_batches(self, person: Order, epoch: int) -> list[Order]:
         if self.sampler == "identity":
@@ -134,8 +136,8 @@ class Loader:
         """The batches of one epoch from iteration `start` on, exactly as an uninterrupted epoch has them."""
         self._plan.works = list(self._works(number))[start:]
         try:
-            for made in self._torch_loader:
-                yield self._received(made)
+            for work, made in zip(self._plan.works, self._torch_loader, strict=True):
+                yield self._received(made, work.whole)
         except RuntimeError as error:
             self.close()
             raise _worker_error(error, self.workers) from None
@@ -161,14 +163,19 @@ class Loader:
             for caption in rows.tolist():
                 repeats.append(seen[caption])
                 seen[caption] += 1
-            mine = samplers.share_of(rows, self.rank, self.world)
-            yield Work(epoch, rows[mine].tolist(), repeats[mine])
+            # fewer rows than ranks: each takes all of them, since none can embed nothing
+            whole = len(rows) < self.world
+            mine = slice(None) if whole else samplers.share_of(rows, self.rank, self.world)
+            yield Work(epoch, rows[mine].tolist(), repeats[mine], whole)
 
-    def _received(self, made: Made) -> Batch:
+    def _received(self, made: Made, whole: bool) -> Batch:
         if "error" in made:
             raise made["error"]
         self._count_truncated(made.pop("truncated"))
-        return Batch(**made)
+        if self.painter is not None:
+            hows = self._drawn.images
+            made["images"] = {name: self.painter(plan, hows[name]) for name, plan in made["images"].items()}
+        return Batch(**made, whole=whole)
 
     def _count_truncated(self, pictures: Sequence[int]) -> None:
         fresh = [picture for picture in pictures if picture not in self.truncated]

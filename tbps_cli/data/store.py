@@ -61,13 +61,18 @@ class Store:
         """uint8 [rows, H, W, 3], read from disk where it is touched."""
         if self._pixels is None:
             shape = (len(self.rows), *self.size, 3)
-            self._pixels = np.memmap(self.folder / PIXELS, dtype=np.uint8, mode="r", shape=shape)
+            # "c": writable for torch's sake, which shares no read-only memory; nothing reaches the file
+            self._pixels = np.memmap(self.folder / PIXELS, dtype=np.uint8, mode="c", shape=shape)
         return self._pixels
 
     def picture(self, path: Path) -> Image.Image:
         """One picture at the store's size, as it was resized from its file."""
         row = self.rows[self._key(path)][0]
         return Image.fromarray(np.array(self.pixels[row]))
+
+    def places(self, paths: Sequence[Path]) -> NDArray[np.int64]:
+        """The row of each picture."""
+        return np.array([self.rows[self._key(path)][0] for path in paths], dtype=np.int64)
 
     def stale(self, paths: Sequence[Path]) -> list[Path]:
         """Those pictures that the store lacks, or whose file has changed since."""

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from tbps_cli import distributed, methods
+from tbps_cli.data.device import Painter, refusal
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.loader import Loader
 from tbps_cli.data.noise import add_noise
-from tbps_cli.data.store import open_store
+from tbps_cli.data.store import Store, open_store
 from tbps_cli.data.types import Dataset, Split
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.methods.base import Method
@@ -26,6 +27,7 @@ from tbps_cli.models import device as devices
 from tbps_cli.models import open_model
 from tbps_cli.models.run import run_of
 from tbps_cli.models.words import TENSOR, for_training
+from tbps_cli.nn.block import Transformer
 from tbps_cli.nn.precision import to_half
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.recipe.schema import Recipe
@@ -91,22 +93,41 @@ def gather_parts(
     split = _noisy(dataset.split("train"), recipe)
     dataset.split(recipe.train.select_on)  # not there: said now, not after the first epoch
     views = methods.find(recipe.method.name).views(recipe.method)
-    store = None
-    if recipe.data.store != "off" and recipe.data.augment:
-        resample = next(iter(views.images.values())).resample
-        store = open_store(split.root, recipe.data.image_size, resample, split.paths)
-    if recipe.data.store == "on" and store is None:
-        raise RecipeError(
-            "data.store = on, but there are no pre-decoded pictures of this size.",
-            f"Make them: tbps prepare-data {recipe.data.name} --decode {'x'.join(map(str, recipe.data.image_size))}",
-        )
+    store = _open_store(recipe, split, views)
     reading = for_training(recipe, dataset, data_root, kept=kept, saved=saved)
     recipe, chosen = resolve(reading.recipe, Facts.here(str(place), ranks.world, store is not None))
-    loader = _loader(recipe, split, views, reading.tokenizer, store, ranks, pin=place.type == "cuda")
+    painter = None
+    if recipe.data.augment_on == "device":
+        assert store is not None  # both `_open_store` and `resolve` see to it
+        painter = Painter(store, split.paths, place)
+    loader = _loader(recipe, split, views, reading.tokenizer, store, painter, ranks, pin=place.type == "cuda")
     choices = [str(choice) for choice in chosen]
     if reading.table is not None:
         choices.append(f"method.words: {len(reading.table.vocabulary):,} ({reading.reason})")
     return Parts(recipe, dataset, split, place, loader, reading.tokenizer, reading.table, choices)
+
+
+def _open_store(recipe: Recipe, split: Split, views: Any) -> Store | None:
+    """The pre-decoded pictures, where the recipe wants them. Raises RecipeError when it insists on what cannot be."""
+    data = recipe.data
+    against = refusal(views.images) if data.augment_on == "device" else None
+    if against is not None:
+        raise RecipeError(
+            f"data.augment_on = device: {recipe.method.name} cannot have whole batches, {against}.",
+            "Set data.augment_on=cpu.",
+        )
+    store = None
+    if data.store != "off":
+        store = open_store(split.root, data.image_size, next(iter(views.images.values())).resample, split.paths)
+    if store is None and (data.store == "on" or data.augment_on == "device"):
+        key = "augment_on = device" if data.augment_on == "device" else "store = on"
+        size = "x".join(map(str, data.image_size))
+        raise RecipeError(
+            f"data.{key}, but there are no pre-decoded pictures of this size"
+            + (", as data.store = off." if data.store == "off" else "."),
+            f"Make them: tbps prepare-data {data.name} --decode {size}",
+        )
+    return store
 
 
 def _require_shares(recipe: Recipe, world: int) -> None:
@@ -130,10 +151,10 @@ def _with_workers(recipe: Recipe, workers: int | None) -> Recipe:
 
 def _as_before(recipe: Recipe, saved: Mapping[str, Any] | None) -> Recipe:
     """On resume, "auto" means what it meant when the run began."""
-    changes: dict[str, object] = {}
-    for section, key in (("train", "precision"), ("data", "sampler")):
+    changes: dict[str, Any] = {}
+    for section, key in (("train", "precision"), ("data", "sampler"), ("data", "augment_on")):
         before = (saved or {}).get(section, {}).get(key)
-        part = getattr(recipe, section)
+        part = changes.get(section, getattr(recipe, section))
         if before is not None and getattr(part, key) == "auto":
             changes[section] = part.model_copy(update={key: before})
     return recipe.model_copy(update=changes)
@@ -147,7 +168,15 @@ def _noisy(split: Split, recipe: Recipe) -> Split:
 
 
 def _loader(
-    recipe: Recipe, split: Split, views: Any, tokenizer: Tokenizer, store: Any, ranks: distributed.Ranks, *, pin: bool
+    recipe: Recipe,
+    split: Split,
+    views: Any,
+    tokenizer: Tokenizer,
+    store: Store | None,
+    painter: Painter | None,
+    ranks: distributed.Ranks,
+    *,
+    pin: bool,
 ) -> Loader:
     """The loader of micro-batches: with accumulation, the losses see `batch / accumulate` pairs at a time."""
     data, train = recipe.data, recipe.train
@@ -167,6 +196,7 @@ def _loader(
         drop_last=bool(getattr(views, "drop_last", False)),
         augmented=data.augment,
         store=store,
+        painter=painter,
         max_pixels=data.max_pixels,
         pin=pin,
     )
@@ -199,9 +229,23 @@ def build_method(parts: Parts, init: Path | None, resumed: Mapping[str, Any] | N
         method.get_buffer(TENSOR).copy_(torch.from_numpy(parts.table.vectors))
     if recipe.train.precision == "fp16-pure":
         to_half(method)
+    if recipe.train.checkpointing:
+        _recompute(method)
     method.to(parts.device)
     distributed.broadcast([*method.parameters(), *method.buffers()])
     return method, notes
+
+
+def _recompute(method: Method) -> None:
+    """Make every transformer keep its blocks' inputs alone. Raises RecipeError when there is none."""
+    transformers = [module for module in method.modules() if isinstance(module, Transformer)]
+    if not transformers:
+        raise RecipeError(
+            f"train.checkpointing: {method.config.name} has no transformer whose blocks could be computed again.",
+            "Use train.chunk, or a smaller train.batch.",
+        )
+    for transformer in transformers:
+        transformer.checkpointing = True
 
 
 def _same_tower(parts: Parts, resumed: Mapping[str, Any]) -> None:

@@ -66,8 +66,12 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
     choices: list[Choice] = []
     if recipe.train.precision == "auto":
         choices.append(Choice("train.precision", *_precision(facts)))
+    place = recipe.data.augment_on
+    if place == "auto":
+        place, reason = _augment_on(recipe, facts)
+        choices.append(Choice("data.augment_on", place, reason))
     if recipe.train.workers == "auto":
-        choices.append(Choice("train.workers", *_workers(facts)))
+        choices.append(Choice("train.workers", *_workers(facts, place)))
     if recipe.data.sampler == "auto":
         choices.append(Choice("data.sampler", *_sampler(recipe)))
     if recipe.data.store == "auto":
@@ -100,11 +104,26 @@ def _precision(facts: Facts) -> tuple[Precision, str]:
     return "fp16", "this GPU has no bf16; fp16 with loss scaling, the weights stay fp32"
 
 
-def _workers(facts: Facts) -> tuple[int, str]:
+def _augment_on(recipe: Recipe, facts: Facts) -> tuple[Literal["cpu", "device"], str]:
+    from tbps_cli.data.device import refusal
+
+    if not facts.store or recipe.data.store == "off":
+        return "cpu", "exactly as published; whole batches need pre-decoded pictures"
+    against = refusal(methods.find(recipe.method.name).views(recipe.method).images)
+    if against is not None:
+        return "cpu", f"exactly as published; {recipe.method.name} cannot have whole batches, {against}"
+    if facts.device != "cuda":
+        return "cpu", "exactly as published; device is faster, with other draws of the same distribution"
+    return "device", "in whole batches, with other draws of the published distribution; cpu is exact"
+
+
+def _workers(facts: Facts, augment_on: str) -> tuple[int, str]:
     share = max(1, facts.cpus // facts.world)
     whose = f"{facts.cpus} processors" + (f" for {facts.world} processes" if facts.world > 1 else "")
-    if facts.store:
+    if facts.store and facts.device == "cpu":
         return 0, "the pictures are decoded already"
+    if facts.store and augment_on == "device":
+        return min(2, share), "for captions and draws; the device makes the pictures"
     if facts.device == "cpu":
         return min(_MOST_WORKERS, share // 2), f"half of {whose}; training needs the rest"
     return min(_MOST_WORKERS, share), f"{whose}, at most {_MOST_WORKERS}"

@@ -36,6 +36,9 @@ class DataSection(Section):
     """Captions of one person in a batch, for the identity samplers."""
     store: Literal["auto", "on", "off"] = "auto"
     """Whether training reads the pre-decoded pictures that `tbps prepare-data --decode` made."""
+    augment_on: Literal["auto", "cpu", "device"] = "auto"
+    """cpu: each picture exactly as the published code draws and changes it; device: whole batches where the
+    pre-decoded pictures are, with other draws of the same distribution."""
     noise_rate: Share = 0.0
     """Share of training captions that are given to wrong pictures (a robustness protocol)."""
     noise_file: Text | None = None
@@ -138,6 +141,8 @@ class TrainSection(Section):
     """Seconds between checkpoints for --resume inside an epoch; each epoch ends with one too."""
     compile: bool = False
     """torch.compile over the towers."""
+    checkpointing: bool = False
+    """Compute each block of the towers again in the backward pass: slower, a fraction of the memory."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> TrainSection:

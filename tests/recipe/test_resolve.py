@@ -28,7 +28,8 @@ def test_precision_follows_the_device(facts: Facts, precision: str) -> None:
         (Facts("cpu", cpus=1), 0),
         (Facts("cuda", cpus=64), 8),
         (Facts("cuda", cpus=16, world=4), 4),
-        (Facts("cuda", cpus=64, store=True), 0),
+        (Facts("cpu", cpus=64, store=True), 0),
+        (Facts("cuda", cpus=64, store=True), 2),
     ],
 )
 def test_workers_share_the_processors(facts: Facts, workers: int) -> None:
@@ -37,12 +38,29 @@ def test_workers_share_the_processors(facts: Facts, workers: int) -> None:
 
 def test_each_choice_is_named_with_its_reason() -> None:
     recipe, choices = resolve(load("irra"), Facts("cpu", cpus=2))
-    assert [choice.key for choice in choices] == ["train.precision", "train.workers", "data.sampler", "data.store"]
+    keys = ["train.precision", "data.augment_on", "train.workers", "data.sampler", "data.store"]
+    assert [choice.key for choice in choices] == keys
     assert str(choices[0]) == "train.precision: fp32 (the device is cpu)"
     assert all(choice.reason for choice in choices)
     assert resolve(recipe, Facts("cuda", bf16=True)) == (recipe, [])
 
 
 def test_what_the_user_stated_stays() -> None:
-    stated = load("irra", ["train.precision=fp16-pure", "train.workers=3", "data.sampler=identity", "data.store=off"])
+    sets = ["train.precision=fp16-pure", "train.workers=3", "data.sampler=identity", "data.store=off"]
+    stated = load("irra", [*sets, "data.augment_on=cpu"])
     assert resolve(stated, Facts("cuda", bf16=True, store=True)) == (stated, [])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "facts", "place", "reason"),
+    [
+        ("irra", Facts("cuda", store=True), "device", "in whole batches"),
+        ("irra", Facts("cuda"), "cpu", "whole batches need pre-decoded pictures"),
+        ("irra", Facts("cpu", store=True), "cpu", "exactly as published; device is faster"),
+        ("tbps_clip", Facts("cuda", store=True), "cpu", "tbps_clip cannot have whole batches, its view"),
+    ],
+)
+def test_pictures_are_changed_in_batches_on_a_gpu_that_has_them_decoded(recipe, facts, place, reason) -> None:
+    resolved, choices = resolve(load(recipe), facts)
+    assert resolved.data.augment_on == place
+    assert reason in next(choice.reason for choice in choices if choice.key == "data.augment_on")
