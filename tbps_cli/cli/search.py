@@ -86,8 +86,9 @@ def command(
     model = open_model(ckpt, device=device, sets=sets or (), words=words)
     gallery = _gallery(model, place, split, data_root, workers)
     found = answers(model, gallery, asked, top=top, where=keep, min_score=min_score)
-    _print(found, gallery, str(model.path), "json" if as_json else "csv" if as_csv else "", as_paths, null, queries)
+    # Files first: whoever reads the output may leave early (tbps search ... | head).
     _keep(found, gallery, str(model.path), html, copy_to)
+    _print(found, gallery, str(model.path), "json" if as_json else "csv" if as_csv else "", as_paths, null, queries)
     if not any(answer.hits for answer in found):
         render.note("No picture fits." if gallery else "There are no pictures.")
 

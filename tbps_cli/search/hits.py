@@ -16,6 +16,9 @@ from tbps_cli.types import Hit
 if TYPE_CHECKING:
     from tbps_cli.search import sheet
 
+LARGE, SEVERAL = (158, 380), (88, 216)
+"""Width and height in pixels of thumbnails: six fill a line for one search, ten for several."""
+
 
 def page(
     answers: Sequence[Answer], gallery: Gallery, run: str, *, progress: Callable[[int, int], None] | None = None
@@ -23,25 +26,37 @@ def page(
     """All answers as one self-contained HTML text; right and wrong hits are framed where the truth is known."""
     from tbps_cli.search import sheet
 
-    known = any(answer.persons is not None for answer in answers)
-    title = f"Search: {answers[0].query}" if len(answers) == 1 else f"{len(answers):,} searches"
-    subtitle = f"{gallery.name} · {len(gallery):,} pictures · {run}"
-    group = sheet.Group("Hits, right and wrong ones framed" if known else "Hits", [_answer(one) for one in answers])
-    return sheet.sheet(printable(title), printable(subtitle), [group], progress=progress)
+    single = len(answers) == 1
+    title = str(answers[0].query) if single else f"{len(answers):,} searches"
+    where = "" if answers[0].candidates == len(gallery) else f"{answers[0].candidates:,} of "
+    facts = [gallery.name, f"{where}{len(gallery):,} pictures", run]
+    if single and (remark := _remark(answers[0])):
+        facts.append(remark)
+    group = sheet.Group("", [_answer(one, single) for one in answers])
+    size = LARGE if single else SEVERAL
+    return sheet.sheet(printable(title), printable(" · ".join(facts)), [group], size=size, progress=progress)
 
 
-def _answer(answer: Answer) -> sheet.Answer:
+def _answer(answer: Answer, single: bool) -> sheet.Answer:
     from tbps_cli.search import sheet
 
-    places = [sheet.Place(file_of(hit), _label(hit), answer.is_right(hit)) for hit in answer.hits]
-    note = "" if answer.hits else "no picture fits"
-    if answer.persons is not None:
-        note = "person " + ", ".join(sorted(map(str, answer.persons)))
-    return sheet.Answer(printable(str(answer.query)), places, note)
+    places = [sheet.Place(file_of(hit), f"{hit.score:.3f}\n{_name(hit)}", answer.is_right(hit)) for hit in answer.hits]
+    return sheet.Answer("" if single else printable(str(answer.query)), places, "" if single else _remark(answer))
 
 
-def _label(hit: Hit) -> str:
-    return f"{hit.score:.3f}" + ("" if hit.person is None else f" · {hit.person}")
+def _remark(answer: Answer) -> str:
+    """What is to be said of the hits as a whole."""
+    if not answer.hits:
+        return "no picture fits"
+    if answer.persons is None:
+        return ""
+    right = sum(answer.is_right(hit) is True for hit in answer.hits)
+    persons = ", ".join(sorted(map(str, answer.persons)))
+    return f"person {persons}: {right} of the first {len(answer.hits)} are right"
+
+
+def _name(hit: Hit) -> str:
+    return printable(Path(hit.path).name if hit.person is None else f"person {hit.person}")
 
 
 def check_copies(folder: Path) -> None:

@@ -37,7 +37,7 @@ class Place:
 
     picture: Path
     label: str
-    """Shown under the picture; a line break is kept."""
+    """Shown under the picture; what follows a line break is smaller."""
     right: bool | None = None
 
 
@@ -54,27 +54,38 @@ class Answer:
 
 @dataclass(frozen=True)
 class Group:
-    """Answers under one heading."""
+    """Answers under one heading; an empty one is not shown."""
 
     heading: str
     answers: Sequence[Answer]
 
 
-def sheet(title: str, subtitle: str, groups: Iterable[Group], *, progress: Progress | None = None) -> str:
-    """The whole HTML text. progress: called with (done, total) over the thumbnails."""
+def sheet(
+    title: str,
+    subtitle: str,
+    groups: Iterable[Group],
+    *,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    progress: Progress | None = None,
+) -> str:
+    """The whole HTML text.
+
+    size: width and height of a thumbnail in pixels. progress: called with (done, total) over them.
+    """
     groups = [group for group in groups if group.answers]
     shown = {place.picture: None for group in groups for answer in group.answers for place in _all(answer)}
     number = {picture: index for index, picture in enumerate(shown)}
-    rules = "".join(_rules(list(shown), progress))
-    body = "".join(
-        f"<h2>{html.escape(group.heading)}</h2>{''.join(_answer(answer, number) for answer in group.answers)}"
-        for group in groups
-    )
+    rules = f":root{{--w:{size[0]}px;--h:{size[1]}px}}" + "".join(_rules(list(shown), size, progress))
+    body = "".join(_heading(group) + "".join(_answer(answer, number) for answer in group.answers) for group in groups)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}{rules}</style></head><body>'
-        f"<h1>{html.escape(title)}</h1><p class=sub>{html.escape(subtitle)}</p>{body}</body></html>\n"
+        f"<header><h1>{html.escape(title)}</h1><p class=sub>{html.escape(subtitle)}</p></header>{body}</body></html>\n"
     )
+
+
+def _heading(group: Group) -> str:
+    return f"<h2>{html.escape(group.heading)}</h2>" if group.heading else ""
 
 
 def of_evaluation(evaluation: Evaluation, *, top: int = 10, progress: Progress | None = None) -> str:
@@ -129,51 +140,61 @@ def _answer(answer: Answer, number: dict[Path, int]) -> str:
         _figure(place, number, {True: "yes", False: "no", None: ""}[place.right]) for place in answer.places
     )
     note = f"<small>{html.escape(answer.note)}</small>" if answer.note else ""
-    return f"<section><p>{html.escape(answer.query)}{note}</p><div>{own}{places}</div></section>"
+    words = f"<p>{html.escape(answer.query)}{note}</p>" if answer.query or note else ""
+    return f"<section>{words}<div>{own}{places}</div></section>"
 
 
 def _figure(place: Place, number: dict[Path, int], kind: str) -> str:
     name = html.escape(place.picture.name, quote=True)
+    first, _, rest = (html.escape(part) for part in place.label.partition("\n"))
     return (
         f'<figure class="{kind}"><i class=t{number[place.picture]} role=img aria-label="{name}" title="{name}"></i>'
-        f"<figcaption>{html.escape(place.label)}</figcaption></figure>"
+        f"<figcaption>{first}{f'<span>{rest}</span>' if rest else ''}</figcaption></figure>"
     )
 
 
-def _rules(pictures: list[Path], progress: Progress | None) -> Iterable[str]:
+def _rules(pictures: list[Path], size: tuple[int, int], progress: Progress | None) -> Iterable[str]:
     with ThreadPoolExecutor() as pool:
-        for index, content in enumerate(pool.map(_thumbnail, pictures)):
+        for index, content in enumerate(pool.map(lambda picture: _thumbnail(picture, size), pictures)):
             if progress:
                 progress(index + 1, len(pictures))
             if content:
                 yield f".t{index}{{background-image:url(data:image/jpeg;base64,{base64.b64encode(content).decode()})}}"
 
 
-def _thumbnail(picture: Path) -> bytes:
+def _thumbnail(picture: Path, size: tuple[int, int]) -> bytes:
     """A small JPEG; empty for a picture that cannot be read, which then shows as a grey box."""
     try:
         image = read_image(picture, allow_truncated=True)
     except UnreadableImage:
         return b""
-    image.thumbnail((4 * WIDTH, HEIGHT))
+    image.thumbnail((4 * size[0], size[1]))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=72)
     return file.getvalue()
 
 
-STYLE = f"""
-:root{{color-scheme:light dark;--yes:#1a8f3c;--no:#c8372d}}
-body{{font:14px/1.4 system-ui,sans-serif;margin:24px auto;max-width:1000px;padding:0 16px}}
-h1{{font-size:20px;margin:0}}h2{{font-size:16px;margin:28px 0 4px;border-bottom:1px solid #8886;padding-bottom:4px}}
-.sub,small,figcaption{{color:GrayText}}
-section{{padding:10px 0;border-bottom:1px solid #8883;content-visibility:auto;contain-intrinsic-size:auto 250px}}
-section p{{margin:0 0 6px}}small{{margin-left:10px;white-space:nowrap}}
-section div{{display:flex;flex-wrap:wrap;gap:6px}}
-figure{{margin:0;width:{WIDTH + 6}px}}
-figure i{{display:block;width:{WIDTH}px;height:{HEIGHT}px;border:3px solid #8884;border-radius:5px;
-background:#8882 center/contain no-repeat}}
-figcaption{{font-size:11px;text-align:center;overflow:hidden;text-overflow:ellipsis;white-space:pre}}
-.yes i{{border-color:var(--yes)}}.no i{{border-color:var(--no)}}
-.yes figcaption::before{{content:"✓ ";color:var(--yes)}}.no figcaption::before{{content:"✗ ";color:var(--no)}}
-.own{{margin-right:12px}}.own i{{border-color:transparent}}
+STYLE = """
+:root{color-scheme:light dark;--yes:#17833a;--no:#c8372d;--line:#8883}
+body{font:15px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;margin:0 auto;max-width:1080px;padding:28px 20px 60px}
+header{margin-bottom:14px}h1{font-size:24px;line-height:1.25;margin:0;letter-spacing:-.01em}.sub{margin:4px 0 0}
+h2{font-size:16px;margin:30px 0 0;padding-bottom:5px;border-bottom:2px solid var(--line)}
+.sub,small,figcaption span{color:GrayText}
+section{padding:14px 0 16px;border-bottom:1px solid var(--line);content-visibility:auto;
+contain-intrinsic-size:auto calc(var(--h) + 90px)}
+section:last-child{border:0}
+section p{margin:0 0 8px;font-weight:600}small{margin-left:10px;font-weight:400;white-space:nowrap}
+section div{display:flex;flex-wrap:wrap;gap:12px 8px;counter-reset:rank}
+figure{margin:0;width:calc(var(--w) + 8px);position:relative}
+figure i{display:block;width:var(--w);height:var(--h);border:4px solid transparent;border-radius:8px;
+background:#0003 center/contain no-repeat padding-box;box-shadow:0 1px 4px #0004}
+figure:not(.own)::before{counter-increment:rank;content:counter(rank);position:absolute;left:8px;top:8px;
+min-width:1em;padding:0 .35em;text-align:center;font:600 11px/1.6 system-ui,sans-serif;color:#fff;
+background:#000a;border-radius:6px}
+figcaption{font-size:12px;font-weight:600;text-align:center;margin-top:3px;font-variant-numeric:tabular-nums}
+figcaption span{display:block;font-size:11px;font-weight:400;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.yes i{border-color:var(--yes)}.no i{border-color:var(--no)}
+.yes figcaption::before{content:"✓ ";color:var(--yes)}.no figcaption::before{content:"✗ ";color:var(--no)}
+.yes::before{background:var(--yes)!important}
+.own{margin-right:14px}
 """.replace("\n", "")
