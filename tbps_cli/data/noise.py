@@ -24,9 +24,11 @@ def add_noise(split: Split, rate: float, file: Path | None = None) -> tuple[Spli
     """(the split with captions moved, index of the caption that each place got).
 
     rate: share of captions that are shuffled among themselves, when no file says which; a few of them
-    may stay where they were.
+    may stay where they were. Raises DataError when a file moves another share.
     """
     index = read_index(file, len(split)) if file else draw_index(len(split), rate)
+    if file:
+        _require_rate(index, rate, file)
     moved = replace(
         split,
         captions=[split.captions[other] for other in index],
@@ -34,6 +36,16 @@ def add_noise(split: Split, rate: float, file: Path | None = None) -> tuple[Spli
         word_ids=[split.word_ids[other] for other in index],
     )
     return moved, index
+
+
+def _require_rate(index: NDArray[np.int64], rate: float, file: Path) -> None:
+    """What a method does may depend on the rate, so it must be that of the file (a few entries stay by chance)."""
+    moved = float(np.mean(index != np.arange(len(index))))
+    if abs(moved - rate) > 0.01 + 4 / len(index):
+        raise DataError(
+            f"{file} moves {moved:.0%} of the captions, but data.noise_rate is {rate:.0%}.",
+            "State the rate of that file, or take the file of that rate.",
+        )
 
 
 def draw_index(count: int, rate: float, seed: int = SEED) -> NDArray[np.int64]:

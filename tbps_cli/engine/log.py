@@ -130,8 +130,8 @@ def score_table(scores: Scores, task: str = "t2i") -> str:
 
 
 def _spoken(name: str) -> str:
-    """The field writes `sdm_loss` for a part, and leaves the sum and accuracies as they are."""
-    return name if name == "loss" or name.endswith(("_acc", "_loss")) else f"{name}_loss"
+    """The field writes `sdm_loss` for a part, and leaves the sum, accuracies and shares as they are."""
+    return name if name == "loss" or name.endswith(("_acc", "_loss", "_share")) else f"{name}_loss"
 
 
 # Sinks ----------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ class RDE(Method):
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
         """Share of the batch that is trained on."""
-        return {"trusted": self._trusted(batch).mean().item()} if self.config.division == "ccd" else {}
+        return {"trusted_share": self._trusted(batch).mean().item()} if self.config.division == "ccd" else {}
 
     @torch.no_grad()
     def start_epoch(self, pass_over: Iterator[tuple[Features, Batch]], draws: torch.Generator) -> None:

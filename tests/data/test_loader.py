@@ -309,5 +309,12 @@ def test_a_noise_file_that_does_not_fit_is_refused(index, said, split, tmp_path)
         add_noise(split, 0.2, tmp_path / "noise.npy")
 
 
+def test_a_noise_file_of_another_rate_is_refused(split, tmp_path):
+    np.save(tmp_path / "noise.npy", np.roll(np.arange(12), 1))
+    with pytest.raises(DataError, match=r"moves 100% of the captions, but data\.noise_rate is 20%"):
+        add_noise(split, 0.2, tmp_path / "noise.npy")
+    assert add_noise(split, 0.9, tmp_path / "noise.npy")[0].captions[0] == split.captions[11]
+
+
 def test_a_split_can_be_changed_without_touching_the_data_set(split):
     assert replace(split, captions=["x"] * 12).captions != split.captions

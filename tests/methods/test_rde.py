@@ -192,7 +192,7 @@ def test_pairs_that_are_not_trusted_cost_nothing_but_stay_among_the_others(loss)
     for name, value in method.losses(features, data, Step()).items():
         whole = costs[name][kept].sum() / (4 if loss in ("InfoNCE", "SDM") else 1)
         assert value.item() == pytest.approx(whole.item(), rel=1e-5)
-    assert method.metrics(features, data) == {"trusted": pytest.approx(4 / 6)}
+    assert method.metrics(features, data) == {"trusted_share": pytest.approx(4 / 6)}
     method.trusted[:] = False
     assert [value.item() for value in method.losses(features, data, Step()).values()] == [0, 0]
 
@@ -224,7 +224,7 @@ def test_without_division_nothing_is_looked_at():
 
     for method in (drawn(captions=4, division="none"), drawn()):
         method.start_epoch(nobody(), torch.Generator())
-        assert method.metrics({}, batch()) in ({}, {"trusted": 1.0})
+        assert method.metrics({}, batch()) in ({}, {"trusted_share": 1.0})
 
 
 def test_the_batch_may_be_cut_unless_its_statistics_are_used(tmp_path):

@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_with_the_pairs_that_it_trusted(tmp_path, data, mo
         assert all(torch.equal(one[key], two[key]) for key in one), name
     trusted = read_safetensors(whole / "last.safetensors")["trusted"]
     assert len(trusted) == 48 and 0 < int(trusted.sum()) < 48
-    shares = [progress.losses["trusted"] for progress in spy.steps]
+    shares = [progress.losses["trusted_share"] for progress in spy.steps]
     assert all(0 <= share <= 1 for share in shares) and len(set(shares)) > 2
     assert "method.gmm: quick (what rde is published with up to 40 % of noise)" in spy.plans[0].choices
 
@@ -85,7 +85,7 @@ def test_batch_statistics_and_no_division_train_too(tmp_path, data):
     folder = run(tmp_path, data, "other", observer=spy, sets=sets)
     last = read_safetensors(folder / "last.safetensors")
     assert int(last["text_selection.mlp.bns.0.num_batches_tracked"]) == 8
-    assert last["trusted"].all() and "trusted" not in spy.steps[-1].losses
+    assert last["trusted"].all() and "trusted_share" not in spy.steps[-1].losses
 
 
 def test_a_run_searches_without_what_only_its_training_knew(tmp_path, data):
