@@ -39,6 +39,10 @@ FLUSH_ROWS = 4096
 """New vectors are written at least this often: what a kill can cost."""
 
 
+NOTHING = np.empty((0, 0), np.float32)
+"""No vectors; how wide they would be costs a pass of the model to learn."""
+
+
 class Encoder(Protocol):
     """What is asked of a model, whether it runs on torch or on exported graphs."""
 
@@ -244,19 +248,15 @@ def _missing(
     if model.batch_dependent and missing:
         # Companions matter: all pictures again, in file order and whole batches.
         report.reused = 0
-        return [(source, _row(source, source.file.stat())) for source in sources], ([], _nothing(model))
+        return [(source, _row(source, source.file.stat())) for source in sources], ([], NOTHING)
     report.reused += len(copied)
-    vectors = file.vectors(np.array([twin for _, twin in copied], np.int64)) if copied else _nothing(model)
+    vectors = file.vectors(np.array([twin for _, twin in copied], np.int64)) if copied else NOTHING
     return missing, ([row for row, _ in copied], vectors)
 
 
 def _row(source: Source, state: os.stat_result) -> Row:
     content = content_hash(source.file)
     return Row(source.name, state.st_size, state.st_mtime_ns, content, source.camera, source.time, source.person)
-
-
-def _nothing(model: Encoder) -> NDArray[np.float32]:
-    return np.empty((0, model.embed), np.float32)
 
 
 class _Pending:

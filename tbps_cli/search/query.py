@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,11 @@ class Query:
             raise UsageError("the query is empty.", 'For example: tbps search "a man in a white shirt"')
         if self.minus is not None and not self.minus.strip():
             raise UsageError("--minus is empty.", 'For example: --minus "a backpack"')
+
+    @property
+    def texts(self) -> list[str]:
+        """The sentences in it."""
+        return [text for text in (self.text, self.minus) if text and text.strip()]
 
     def __str__(self) -> str:
         pictured = f"[{self.image.name}]" if self.image else ""
@@ -125,11 +130,9 @@ def encode(model: Model | ExportedModel, queries: Sequence[Query]) -> NDArray[np
     """One unit row a query, [Q, E]. Special tokens that are written out in a query are plain words."""
     refuse_batch_dependent(model)
     _warn_of_cut(model, queries)
-    sum_QE = _encoded_texts(model, [query.text for query in queries])
-    sum_QE -= MINUS * _encoded_texts(model, [query.minus for query in queries])
-    for row_E, query in zip(sum_QE, queries, strict=True):
-        if query.image is not None:
-            row_E += model.encode_images([query.image])[0]
+    texts = list(dict.fromkeys(text.strip() for query in queries for text in query.texts))
+    row_of = dict(zip(texts, model.encode_texts(texts, query=True), strict=True)) if texts else {}
+    sum_QE = np.stack([_sum(model, query, row_of) for query in queries])
     length_Q1 = np.linalg.norm(sum_QE, axis=1, keepdims=True)
     if not (length_Q1 > 1e-6).all():
         raise UsageError("--minus takes everything away from the query.", "Describe something else there.")
@@ -137,18 +140,20 @@ def encode(model: Model | ExportedModel, queries: Sequence[Query]) -> NDArray[np
     return unit_QE
 
 
-def _encoded_texts(model: Model | ExportedModel, texts: Sequence[str | None]) -> NDArray[np.float32]:
-    """Rows of the sentences; zeros where there is none."""
-    there = [place for place, text in enumerate(texts) if (text or "").strip()]
-    rows = np.zeros((len(texts), model.embed), np.float32)
-    if there:
-        rows[there] = model.encode_texts([str(texts[place]).strip() for place in there], query=True)
-    return rows
+def _sum(model: Model | ExportedModel, query: Query, row_of: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Sentence + picture - a share of what is not wanted, [E], of any length."""
+    parts = [row_of[query.text.strip()]] if query.text and query.text.strip() else []
+    if query.image is not None:
+        parts.append(model.encode_images([query.image])[0])
+    if query.minus is not None:
+        parts.append(-MINUS * row_of[query.minus.strip()])
+    total: NDArray[np.float32] = np.sum(parts, axis=0)
+    return total
 
 
 def _warn_of_cut(model: Model | ExportedModel, queries: Sequence[Query]) -> None:
     counted = getattr(model.tokenizer, "cut_count", None)
-    texts = [text for query in queries for text in (query.text, query.minus) if text]
+    texts = [text for query in queries for text in query.texts]
     cut = counted(texts) if counted else 0
     if cut:
         which = "the query is" if len(queries) == 1 else f"{cut} of {len(queries)} queries are"
