@@ -165,13 +165,14 @@ def by_hand(picture_HWC, row, how):
     return out
 
 
-@pytest.mark.parametrize("padding", [2, 10])
-def test_both_ways_to_paint_equal_the_loop_over_pixels(padding):
+@pytest.mark.parametrize(("padding", "threads"), [(2, 1), (10, 2)])
+def test_both_ways_to_paint_equal_the_loop_over_pixels(padding, threads):
     how = Augment((Flip(0.5), PadCrop(padding), Erase(0.7)))
     pixel_NHWC = torch.randint(0, 256, (4, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     plan = draw(how, SIZE, list(range(12)), np.arange(12) % 4)
     assert all(len(set(plan[:, column])) > 1 for column in range(8))
-    slices, whole = (paint(pixel_NHWC, torch.from_numpy(plan), how) for paint in (paint_slices, paint_whole))
+    slices = paint_slices(pixel_NHWC, torch.from_numpy(plan), how, threads)
+    whole = paint_whole(pixel_NHWC, torch.from_numpy(plan), how)
     assert torch.equal(slices, whole)
     for image, row in zip(slices.numpy(), plan.tolist(), strict=True):
         assert np.abs(image - by_hand(pixel_NHWC[row[0]].numpy(), row, how)).max() < 1e-6
@@ -195,6 +196,17 @@ def test_a_painter_that_holds_its_pictures_paints_the_same(split, store):
     held = Painter(store, paths, "cpu", whole=True)
     assert torch.equal(held.held[1], torch.from_numpy(np.array(store.picture(paths[1]))))
     assert torch.equal(held(plan, CLIP_TRAIN), Painter(store, paths, "cpu")(plan, CLIP_TRAIN))
+
+
+def test_memory_of_a_batch_is_used_again_once_nobody_holds_it():
+    buffers = device.Buffers()
+    view = torch.from_numpy(buffers.take(2, 3)).permute(1, 0)[1:]
+    first = buffers.arrays[0].ctypes.data
+    assert buffers.take(2, 3).ctypes.data != first  # the view still looks at it
+    del view
+    assert buffers.take(2, 3).ctypes.data == first
+    several = [torch.from_numpy(buffers.take(2, 3)) for _ in range(6)]
+    assert len({tensor.data_ptr() for tensor in several}) == 6 and len(buffers.arrays) <= buffers.KEPT
 
 
 def test_without_random_steps_the_values_are_those_of_the_exact_way(split, store):

@@ -55,7 +55,8 @@ Groups = list[tuple[int, int]]
 
 def _tied(score_G: NDArray[np.int64], relevant_G: NDArray[np.bool_]) -> Groups:
     """(pictures, relevant ones) of each group of equal score, best first."""
-    return [(int((score_G == s).sum()), int(relevant_G[score_G == s].sum())) for s in np.unique(score_G)[::-1]]
+    size, relevant = np.bincount(score_G), np.bincount(score_G[relevant_G], minlength=int(score_G.max()) + 1)
+    return [(int(size[score]), int(relevant[score])) for score in np.flatnonzero(size)[::-1]]
 
 
 def _recall(groups: Groups, depth: int) -> float:

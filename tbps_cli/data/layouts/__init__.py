@@ -45,6 +45,12 @@ def open_dataset(name: str, data_root: Path, *, exclude: Path | None = None) -> 
     return leave_out(dataset, exclude) if exclude else dataset
 
 
+def ceiling(dataset: Dataset, split: str) -> dict[str, float] | None:
+    """The best scores (percent, by name) that a split allows; None where a data set cannot know them."""
+    layout = LAYOUTS.get(dataset.name)
+    return layout.ceiling(dataset, split) if layout and layout.ceiling else None
+
+
 def home_of(layout: Layout, data_root: Path) -> Path:
     """The folder of a data set: below the data root in any spelling, or the data root itself."""
     from tbps_cli.data import recognise

@@ -41,6 +41,8 @@ class Layout:
     tree: str
     """The expected files, drawn as a tree."""
     about: About = lambda path: (None, None)
+    ceiling: Callable[[Dataset, str], dict[str, float] | None] | None = None
+    """The best scores that a split allows, for a data set that knows its truth."""
 
     def annotation_in(self, folder: Path) -> Path | None:
         """The annotation file of this folder, by any of its names."""

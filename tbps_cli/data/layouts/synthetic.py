@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+from tbps_cli.data.draw import oracle
+from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.official import Layout
+from tbps_cli.data.types import Dataset
 
 _CAMERA = re.compile(r"^cam_([^/]+)/")
 
@@ -13,6 +16,27 @@ def about(path: str) -> tuple[str | None, str | None]:
     """The camera, which is the folder that a picture lies in."""
     match = _CAMERA.match(path)
     return (match[1] if match else None), None
+
+
+def ceiling(dataset: Dataset, split: str) -> dict[str, float] | None:
+    """R1, R5, R10 and mAP in percent of a reader of the true attributes; None when they are not recorded.
+
+    Pictures that were left out of the data set (`data.exclude`) are left out here too.
+    """
+    if dataset.source is None or not dataset.source.is_file():
+        return None
+    there = {picture.path for picture in dataset.pictures if picture.split == split}
+    chosen = [
+        record
+        for record in records.read_records(dataset.source)
+        if record.get("split") == split and record.get("file_path") in there
+    ]
+    if not chosen or not all(record.get("attributes") and record.get("named") for record in chosen):
+        return None
+    try:
+        return oracle.ceiling(chosen, split)
+    except (KeyError, TypeError):  # edited by hand: scores do not depend on it
+        return None
 
 
 LAYOUT = Layout(
@@ -29,4 +53,5 @@ synthetic/
   reid_raw.json
   imgs/...""",
     about=about,
+    ceiling=ceiling,
 )

@@ -1,0 +1,41 @@
+"""Which machine a figure comes from, in general terms."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+
+def processor() -> str:
+    """The processor's model, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def processor_seconds() -> float:
+    """Processor time that this process and its worker processes have used so far (Linux; else its own)."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        try:
+            fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def line(device: str = "cpu") -> str:
+    """One line: device, processors, threads, load, versions."""
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    gpu = f"{torch.cuda.get_device_name()}, " if device.startswith("cuda") else ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = torch.get_num_threads()
+    return f"{gpu}{processor()}, {cores} cores ({threads} threads), load {load}; torch {torch.__version__}"

@@ -1,0 +1,159 @@
+"""Pictures per second: the usual way to feed a training beside ours, in one run.
+
+scripts/bench data [--pictures N] [--rounds N] [--batch N] [--device cpu|cuda]
+
+The usual way is the papers': every picture is opened, converted, resized, flipped, padded, cropped, normalised
+and partly erased by torchvision in two worker processes. Ours are the exact way (same draws as the papers, from
+files or from pre-decoded pictures, in as many processes) and whole batches on the device. Pictures of the sizes
+and formats of CUHK-PEDES are drawn into a temporary folder. The first epoch of each way is not timed; rounds then
+alternate between all of them, so that a busy machine slows them alike; the median round counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+# at the end: a benchmark here bears the name of a standard module
+sys.path.extend(map(str, (Path(__file__).parent, Path(__file__).parents[2] / "tests")))
+
+import _machine
+import oracles
+
+from tbps_cli.data.device import Painter
+from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.loader import Loader
+from tbps_cli.data.store import build_store
+from tbps_cli.data.transforms import CLIP_MEAN, CLIP_STD, CLIP_TRAIN
+from tbps_cli.data.types import Split
+from tbps_cli.text.bpe import Bpe
+
+SIZE = (384, 128)
+SHAPES = ((60, 160, "png"), (64, 128, "jpg"), (110, 290, "png"), (90, 220, "jpg"), (150, 400, "png"))
+"""Widths, heights and formats as they are mixed in CUHK-PEDES."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """IRRA's pictures; no masking, which the usual way below does not do either."""
+
+    images: dict[str, Any] = field(default_factory=lambda: {"image": CLIP_TRAIN})
+    masked: bool = False
+    augment_text: str | None = None
+    text_options: dict[str, float] = field(default_factory=dict)
+
+
+def write_pictures(root: Path, count: int) -> Split:
+    """A training split of smooth noisy pictures with one caption each."""
+    rng, records = np.random.default_rng(0), []
+    (root / "CUHK-PEDES" / "imgs").mkdir(parents=True)
+    for number in range(count):
+        width, height, kind = SHAPES[number % len(SHAPES)]
+        down, across = np.mgrid[0:height, 0:width]
+        waves = [120 + 70 * np.sin(across / (5 + c) + number) + 40 * np.cos(down / 19 + c) for c in range(3)]
+        pixels = np.stack(waves, -1) + rng.normal(0, 6, (height, width, 3))
+        name = f"{number:05}.{kind}"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "CUHK-PEDES" / "imgs" / name, quality=90)
+        caption = f"The person number {number} wears a striped shirt, blue jeans and white sneakers."
+        records.append({"split": "train", "id": number + 1, "file_path": name, "captions": [caption]})
+    (root / "CUHK-PEDES" / "reid_raw.json").write_text(json.dumps(records), encoding="utf-8")
+    return open_dataset("cuhk-pedes", root).split("train")
+
+
+class Usual(torch.utils.data.Dataset[Any]):
+    """A sample as the papers' code makes it."""
+
+    def __init__(self, split: Split, transform: Callable[[Any], Any]) -> None:
+        self.split, self.transform, self.tokenizer = split, transform, Bpe()
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image = Image.open(self.split.paths[int(self.split.caption_picture[index])]).convert("RGB")
+        return self.transform(image), torch.from_numpy(self.tokenizer([self.split.captions[index]])[0])
+
+
+def usual_loader(split: Split, batch: int, workers: int) -> torch.utils.data.DataLoader[Any]:
+    t = oracles.torchvision().transforms
+    steps = [t.Resize(SIZE), t.RandomHorizontalFlip(0.5), t.Pad(10), t.RandomCrop(SIZE), t.ToTensor()]
+    steps += [t.Normalize(CLIP_MEAN, CLIP_STD), t.RandomErasing(scale=(0.02, 0.4), value=CLIP_MEAN)]
+    return torch.utils.data.DataLoader(
+        Usual(split, t.Compose(steps)), batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+def passes(split: Split, options: argparse.Namespace, store: Any) -> dict[str, Callable[[int], Iterator[Any]]]:
+    """Name -> an epoch's batches."""
+    common: dict[str, Any] = {"batch": options.batch, "seed": 1, "workers": options.workers}
+    usual = usual_loader(split, options.batch, options.workers)
+    files = Loader(split, Views(), Bpe(), SIZE, **common)
+    stored = Loader(split, Views(), Bpe(), SIZE, store=store, **common)
+    common["workers"] = 0
+    painter = Painter(store, split.paths, options.device)
+    whole = Loader(split, Views(), Bpe(), SIZE, store=store, painter=painter, **common)
+    return {
+        "the usual way": lambda number: iter(usual),
+        "ours, exact, from files": files.epoch,
+        "ours, exact, decoded before": stored.epoch,
+        "ours, whole batches": whole.epoch,
+    }
+
+
+def speed(batches: Iterator[Any], device: str) -> tuple[float, float]:
+    """Pictures a second over one epoch, by the clock and by the processor time of all our processes."""
+    started, count, busy = time.perf_counter(), 0, _machine.processor_seconds()
+    for batch in batches:
+        image = batch.images["image"] if hasattr(batch, "images") else batch[0]
+        count += len(image.to(device, non_blocking=True))
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return count / (time.perf_counter() - started), count / max(1e-9, _machine.processor_seconds() - busy)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("pictures", 1280), ("rounds", 5), ("batch", 64), ("workers", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    options = parser.parse_args(argv)
+    print(_machine.line(options.device))
+    with tempfile.TemporaryDirectory() as folder:
+        split = write_pictures(Path(folder), options.pictures)
+        store = build_store(split.root, split.paths, SIZE)[0]
+        ways = passes(split, options, store)
+        seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for number in range(options.rounds + 1):
+            for name, epoch in ways.items():
+                figure = speed(epoch(number), options.device)
+                if number:  # the first epoch starts processes and fills caches
+                    seen[name].append(figure)
+    print(
+        f"{options.pictures} pictures of {SIZE[0]} x {SIZE[1]}, batches of {options.batch}, {options.workers} workers"
+    )
+    print(f"{'':30}{'pictures/s':>12}{'x usual':>9}   {'a core-second':>14}{'x usual':>9}   lowest to highest round")
+    first: list[float] = []
+    for name, figures in seen.items():
+        clock, busy = (statistics.median(column) for column in zip(*figures, strict=True))
+        first = first or [clock, busy]
+        low, high = min(figures)[0], max(figures)[0]
+        ratios = clock / first[0], busy / first[1]
+        print(f"{name:30}{clock:12,.0f}{ratios[0]:9.1f}   {busy:14,.0f}{ratios[1]:9.1f}   {low:,.0f} to {high:,.0f}")
+    print("a core-second: pictures for each second that processors worked for us, whatever else they had to do")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
