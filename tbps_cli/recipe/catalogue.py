@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from tbps_cli import methods
 from tbps_cli.data.layouts import find_layout
+from tbps_cli.methods.base import MethodConfig
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe
@@ -74,9 +76,14 @@ def count_parameters(recipe: Recipe, identities: int | None = None) -> Parameter
     if identities is None:
         layout = find_layout(recipe.data.name)
         identities = layout.counts.get("train", (0,))[0] if layout else 0
-    task = Task(recipe.data.image_size, identities)
+    return _counted(recipe.method, Task(recipe.data.image_size, identities))
+
+
+@cache
+def _counted(config: MethodConfig, task: Task) -> Parameters:
+    """Many recipes differ in data and training only: each model is built once."""
     with torch.device("meta"):
-        method = methods.find(recipe.method.name)(recipe.method, task)
+        method = methods.find(config.name)(config, task)
     sizes = {name: parameter.numel() for name, parameter in method.named_parameters()}
     frozen = sum(size for name, size in sizes.items() if method.group_of(name).rate == "frozen")
     extra = sum(size for name, size in sizes.items() if name.startswith(method.training_only))
