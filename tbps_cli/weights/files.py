@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(temporary)
+        temporary.chmod(_usual_mode())
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -163,6 +165,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _usual_mode() -> int:
+    """The mode of a new file here; some writers make theirs readable by their owner alone."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _sync(path: Path) -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    Digest = hashlib._Hash
 
 
 def fingerprint(*parts: object) -> str:
@@ -20,23 +24,17 @@ def fingerprint(*parts: object) -> str:
     not matter), lists and tuples (the same thing), numbers, texts, bytes, None, and objects that have
     `describe()` or pydantic's `model_dump()`. Raises TypeError for anything else.
     """
-    digest = hashlib.blake2b(digest_size=8)
+    digest = hashlib.sha256()
     for part in parts:
         _feed(digest, part)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
-def _feed(digest: hashlib.blake2b, value: Any) -> None:
-    if hasattr(value, "detach"):
-        _feed_tensor(digest, value)
-    elif isinstance(value, np.ndarray):
-        _mark(digest, "array", f"{value.dtype.name}{list(value.shape)}")
-        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+def _feed(digest: Digest, value: Any) -> None:
+    if _is_array(value):
+        digest.update(_array_hash(value))
     elif isinstance(value, Mapping):
-        _mark(digest, "mapping", str(len(value)))
-        for key in sorted(value, key=str):
-            _feed(digest, str(key))
-            _feed(digest, value[key])
+        _feed_mapping(digest, value)
     elif isinstance(value, list | tuple):
         _mark(digest, "list", str(len(value)))
         for item in value:
@@ -48,7 +46,22 @@ def _feed(digest: hashlib.blake2b, value: Any) -> None:
         _feed_other(digest, value)
 
 
-def _feed_other(digest: hashlib.blake2b, value: Any) -> None:
+def _feed_mapping(digest: Digest, value: Mapping[Any, Any]) -> None:
+    """Sorted by key; tensors and arrays are hashed in threads (hashing lets other threads run)."""
+    _mark(digest, "mapping", str(len(value)))
+    keys = sorted(value, key=str)
+    arrays = [key for key in keys if _is_array(value[key])]
+    with ThreadPoolExecutor() as pool:
+        hashed = dict(zip(arrays, pool.map(lambda key: _array_hash(value[key]), arrays), strict=True))
+    for key in keys:
+        _feed(digest, str(key))
+        if key in hashed:
+            digest.update(hashed[key])
+        else:
+            _feed(digest, value[key])
+
+
+def _feed_other(digest: Digest, value: Any) -> None:
     if isinstance(value, np.generic):
         _feed(digest, value.item())
     elif value is None or isinstance(value, str | bool | int | float):
@@ -62,11 +75,24 @@ def _feed_other(digest: hashlib.blake2b, value: Any) -> None:
         raise TypeError(f"no fingerprint of a {type(value).__name__}")
 
 
-def _feed_tensor(digest: hashlib.blake2b, tensor: Any) -> None:
-    """By bytes, so that bfloat16 (which numpy does not have) needs no conversion."""
-    plain = tensor.detach().cpu().contiguous()
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) or hasattr(value, "detach")
+
+
+def _array_hash(value: Any) -> bytes:
+    """The hash of one tensor or array, by type, shape and bytes.
+
+    By bytes, so that bfloat16 (which numpy does not have) needs no conversion.
+    """
+    digest = hashlib.sha256()
+    if isinstance(value, np.ndarray):
+        _mark(digest, "array", f"{value.dtype.name}{list(value.shape)}")
+        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        return digest.digest()
+    plain = value.detach().cpu().contiguous()
     _mark(digest, "array", f"{str(plain.dtype).removeprefix('torch.')}{list(plain.shape)}")
     digest.update(plain.reshape(-1).view(dtype=_byte_type(plain)).numpy().data)
+    return digest.digest()
 
 
 def _byte_type(tensor: Any) -> Any:
@@ -76,7 +102,7 @@ def _byte_type(tensor: Any) -> Any:
     return torch.uint8
 
 
-def _mark(digest: hashlib.blake2b, kind: str, text: str) -> None:
+def _mark(digest: Digest, kind: str, text: str) -> None:
     # Lengths in front, so that no two different sequences of parts give the same bytes.
     encoded = text.encode("utf-8", "surrogatepass")
     digest.update(f"{kind}:{len(encoded)}:".encode())
