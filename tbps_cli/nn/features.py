@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tbps_cli.nn.block import Hooks
+from tbps_cli.nn.block import Block, Hooks
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.text_tower import at_end, used
+from tbps_cli.nn.text_tower import at_end, end_of, used
+
+GROUPS = 4
+"""Most passes that one batch of captions is cut into."""
+WORTH = {"cpu": 8, "cuda": 128}
+"""Captions that keep a device busy: a pass of its own needs as many."""
 
 
 def image_feature(clip: Clip, image_BCHW: Tensor) -> Tensor:
@@ -16,8 +21,26 @@ def image_feature(clip: Clip, image_BCHW: Tensor) -> Tensor:
 
 
 def text_feature(clip: Clip, token_BT: Tensor) -> Tensor:
-    """[B, T] -> [B, E], the token at the end id after the projection, float32, not normalised."""
-    return caption_end(clip, token_BT)
+    """[B, T] -> [B, E], the token at the end id after the projection, float32, not normalised.
+
+    A large batch passes in groups of similar length, so that a long caption makes few others long.
+    """
+    groups = min(GROUPS, len(token_BT) // WORTH.get(token_BT.device.type, 128))
+    if groups < 2 or torch.compiler.is_compiling() or not _rows_alone(clip):
+        return caption_end(clip, token_BT)
+    ends = end_of(token_BT).tolist()
+    order_B = torch.tensor(sorted(range(len(ends)), key=ends.__getitem__))
+    parts = []
+    for row_B in order_B.chunk(groups):
+        kept_BT = token_BT[row_B.to(token_BT.device), : ends[row_B[-1]] + 1]
+        parts.append(at_end(clip.text_tokens(kept_BT), kept_BT).float())
+    return torch.cat(parts)[order_B.argsort().to(token_BT.device)]
+
+
+def _rows_alone(clip: Clip) -> bool:
+    """Whether CLIP's own blocks, without random draws, look at each row alone: groups then change nothing."""
+    blocks = list(clip.transformer.resblocks)
+    return all(type(block) is Block and not (block.training and block.attn.dropout) for block in blocks)
 
 
 def caption_end(clip: Clip, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:

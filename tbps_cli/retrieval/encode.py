@@ -171,7 +171,9 @@ def embed_texts(
     told, before = progress or _silent, len(texts) - len(wanted)
     told(before, len(texts))
     pending = _Pending(file)
-    for chunk in _chunks(list(wanted), batch):
+    # captions of similar length go together, so that few places of a batch are empty
+    order = list(wanted) if model.batch_dependent else sorted(wanted, key=lambda name: len(wanted[name]))
+    for chunk in _chunks(order, batch):
         vectors = model.encode_texts([wanted[name] for name in chunk], batch=batch)
         pending.add([Row(name, content=name) for name in chunk], np.asarray(vectors, np.float32))
         before += len(chunk)
