@@ -22,6 +22,7 @@ COMMANDS = {
     "prepare-data": "prepare_data",
     "train": "train",
     "eval": "evaluate",
+    "compare": "compare",
     "index": "index",
     "search": "search",
     "export": "export",
@@ -149,10 +150,10 @@ def _is_written(name: str) -> bool:
 
 
 def load_command(name: str) -> TyperCommand:
-    """The parser and function of one command."""
+    """The parser and function of one command; a module may bring a `Parser` of its own."""
     module = importlib.import_module(f"tbps_cli.cli.{COMMANDS[name]}")
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    single.command(name)(module.command)
+    single.command(name, cls=getattr(module, "Parser", None))(module.command)
     made = typer.main.get_command(single)
     assert isinstance(made, TyperCommand)
     return made

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from tbps_cli.cli.options import BatchSize, Ckpt, DataRoot, Device, Json, Plain, Sets, Words, Workers
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from tbps_cli.models.model import Model
     from tbps_cli.models.run import Run
     from tbps_cli.retrieval.evaluate import Evaluation
+
+
+USUAL_LEVEL = "95"
 
 
 class SplitName(StrEnum):
@@ -30,6 +35,28 @@ class Format(StrEnum):
     csv = "csv"
 
 
+class Parser(TyperCommand):
+    """Lets `--interval` stand without its number, which the parser has no word for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_with_level(args)))
+
+
+def _with_level(args: list[str]) -> Iterator[str]:
+    for place, word in enumerate(args, 1):
+        yield word
+        if word == "--interval" and not _is_number("".join(args[place : place + 1])):
+            yield USUAL_LEVEL
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def command(
     ckpt: Ckpt = None,
     data: Annotated[
@@ -42,6 +69,15 @@ def command(
         bool, typer.Option("--rerank", help="Add TextReID's bonus for shared neighbours to the similarities.")
     ] = False,
     batch: BatchSize = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval",
+            metavar="[PERCENT]",
+            help="Add the bootstrap interval over persons: how far other test persons would move the scores. "
+            f"PERCENT may be left out ({USUAL_LEVEL}).",
+        ),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write rank sheets: queries with their first ten pictures."),
@@ -62,18 +98,21 @@ def command(
     workers: Workers = None,
 ) -> None:
     """Rank table of a run on a split: R@1, R@5, R@10, mAP and mINP in both directions."""
-    from tbps_cli.cli import render
+    from tbps_cli.cli import render, scores_view
     from tbps_cli.errors import UsageError
     from tbps_cli.places import cache_dir
+    from tbps_cli.retrieval import interval as intervals
     from tbps_cli.retrieval.evaluate import evaluate
     from tbps_cli.retrieval.keep import check_output
 
     if as_json and style is not Format.table:
         raise UsageError(f"--json and --format {style} exclude each other.", "Leave one of them out.")
+    if interval is not None:
+        intervals.check_level(interval)
     check_output(html, "--html", (".html", ".htm"))
     check_output(save_features, "--save-features", (".npz",))
     check_output(save_ranks, "--save-ranks", (".csv", ".json"))
-    model, datasets = _open(ckpt, data, data_root, split.value, device, sets or [], words)
+    model, datasets = open_evaluated(ckpt, data, data_root, split.value, device, sets or [], words)
     evaluations = []
     for dataset in datasets:
         with render.progress(f"Embedding {dataset.name} {split}") as progress:
@@ -89,19 +128,22 @@ def command(
                     progress=progress,
                 )
             )
-    documents = [evaluation.document() for evaluation in evaluations]
+    documents = [
+        evaluation.document() | ({"interval": intervals.of_evaluation(evaluation, interval)} if interval else {})
+        for evaluation in evaluations
+    ]
     if as_json:
         render.document(documents if len(documents) > 1 else documents[0])
     else:
-        render.ranks(documents, "plain" if plain and style is Format.table else style)
-    if model.batch_dependent:
-        render.note(f"Warning: {model.batch_dependent}")
+        scores_view.ranks(documents, "plain" if plain and style is Format.table else style)
+    for warning in dict.fromkeys(evaluation.warning for evaluation in evaluations if evaluation.warning):
+        render.note(f"Warning: {warning}")
     for number, evaluation in enumerate(evaluations, 1):
         mark = f"-{evaluation.data}-{number}" if len(evaluations) > 1 else ""
         _keep(evaluation, mark, html, save_features, save_ranks)
 
 
-def _open(
+def open_evaluated(
     ckpt: Path | None,
     data: str | None,
     data_root: Path | None,
@@ -120,7 +162,7 @@ def _open(
     names = list(dict.fromkeys(name.strip() for name in (data or "").split(",") if name.strip()))
     if data is not None and not names:
         raise UsageError("--data: no data set is named.", "For example: --data cuhk-pedes,rstpreid")
-    run = _run(ckpt)
+    run = run_at(ckpt)
     own = run.recipe.data if run else None
     if ckpt and not ckpt.expanduser().exists():
         names = []  # opening the model tells
@@ -137,7 +179,7 @@ def _open(
     return model, datasets
 
 
-def _run(ckpt: Path | None) -> Run | None:
+def run_at(ckpt: Path | None) -> Run | None:
     """The run that will be opened, to read its recipe before its weights; None for other checkpoints."""
     from tbps_cli.models.exported import is_exported
     from tbps_cli.models.run import newest, run_of

@@ -1,7 +1,8 @@
 """A model on a split: both directions, the protocol they were measured under, and what is kept of it.
 
 Scores mean little without their protocol: on which split the weights were selected, whether
-re-ranking helped, whether embeddings depend on batch companions. It travels with every score.
+re-ranking helped, whether embeddings depend on batch companions (declared, and looked for by
+`retrieval.guard`). It travels with every score.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.layouts import ceiling, open_dataset
 from tbps_cli.data.types import Dataset, Person, Split
 from tbps_cli.places import data_root as default_data_root
-from tbps_cli.retrieval import metrics, rank
+from tbps_cli.retrieval import guard, metrics, rank
 from tbps_cli.retrieval.encode import Embedded, Encoder, embed_split
 from tbps_cli.retrieval.rerank import NeighbourBonus
 from tbps_cli.retrieval.similarity import Array, product
@@ -67,6 +68,8 @@ class Evaluation:
     seconds: float
     warning: str | None
     """Why scores of this form depend on the batch, or None."""
+    ceiling: dict[str, float] | None = None
+    """What a perfect reader of attributes would reach, where a data set knows the truth."""
 
     @property
     def scores(self) -> Scores:
@@ -85,6 +88,7 @@ class Evaluation:
             **{name: side.details.scores()._asdict() for name, side in self.sides.items()},
             "protocol": self.protocol,
             "seconds": round(self.seconds, 3),
+            **({"ceiling": self.ceiling} if self.ceiling else {}),
         }
 
 
@@ -120,15 +124,27 @@ def evaluate(
         "text_to_image": _side(*text, *image, rerank=rerank),
         "image_to_text": _side(*image, *text, rerank=rerank),
     }
+    found = guard.check(model, part, embedded, cache_dir=cache_dir, workers=workers)
+    warning = model.batch_dependent or found.warning
     protocol: dict[str, object] = {
         "selected_on": model.selected_on,
         "reranked": rerank,
-        "batch_dependent": bool(model.batch_dependent),
+        "batch_dependent": bool(warning),
         "precision": model.precision,
+        "guard": found.document(),
     }
-    seconds = time.perf_counter() - started
-    run = str(model.path)
-    return Evaluation(run, model.name, part.dataset, part, embedded, sides, protocol, seconds, model.batch_dependent)
+    return Evaluation(
+        run=str(model.path),
+        method=model.name,
+        data=part.dataset,
+        split=part,
+        embedded=embedded,
+        sides=sides,
+        protocol=protocol,
+        seconds=time.perf_counter() - started,
+        warning=warning,
+        ceiling=ceiling(dataset, split),
+    )
 
 
 def _side(

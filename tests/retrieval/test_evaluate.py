@@ -61,6 +61,8 @@ def test_document_holds_what_plain_loops_give(place) -> None:
         "queries": 24,
         "gallery": 12,
     }
+    guard = document["protocol"].pop("guard")
+    assert guard["ok"] and guard["rows"] == 12 + 16
     assert document["protocol"] == {
         "selected_on": "val",
         "reranked": False,
@@ -135,6 +137,33 @@ def test_each_format_carries_scores_and_protocol(place, tbps, style, shown) -> N
     assert "val" in out and "i2t" in out
 
 
+def test_an_interval_is_added_with_and_without_its_percentage(place, tbps) -> None:
+    document = json.loads(tbps("eval", "--data", "cuhk-pedes", "--interval", "--json")[1])
+    found = document["interval"]
+    facts = {key: found[key] for key in ("level", "resamples", "over", "persons")}
+    assert facts == {"level": 95, "resamples": 2000, "over": "persons", "persons": 6}
+    for side, ends in (("text_to_image", found), ("image_to_text", found["image_to_text"])):
+        for name, score in document[side].items():
+            assert ends[name][0] <= score <= ends[name][1]
+    narrow = json.loads(tbps("eval", "--data", "cuhk-pedes", "--json", "--interval", "50")[1])["interval"]
+    assert narrow["level"] == 50 and narrow["mAP"][0] > found["mAP"][0]
+    assert "95 % interval t2i: R1 [" in tbps("eval", "--data", "cuhk-pedes", "--interval")[1]
+    _, out, _ = tbps("eval", "--data", "cuhk-pedes", "--interval", "--format", "csv")
+    head, first, *_ = csv.reader(out.splitlines())
+    row = dict(zip(head, first, strict=True))
+    assert float(row["mAP_low"]) == found["mAP"][0] and row["guard"].startswith("guard: 28 rows")
+
+
+def test_the_ceiling_of_drawn_pedestrians_stands_beside_their_score(place, tbps) -> None:
+    records = cuhk_records(persons=(1, 1, 3))
+    for record in records:
+        record |= {"attributes": [f"hat {record['id']}"], "named": [[f"hat {record['id']}"]] * 2}
+    write_set(place / "data" / "synthetic", records)
+    assert json.loads(tbps("eval", "--json")[1])["ceiling"] == {"R1": 100, "R5": 100, "R10": 100, "mAP": 100}
+    assert "ceiling t2i (true attributes): R1 100.00" in tbps("eval")[1]
+    assert "ceiling" not in json.loads(tbps("eval", "--data", "cuhk-pedes", "--json")[1])
+
+
 def test_several_data_sets_share_one_table_and_give_a_list(place, tbps) -> None:
     write_set(place / "own" / "CUHK-PEDES", cuhk_records(persons=(1, 1, 3)))
     other = str(place / "own" / "CUHK-PEDES" / "reid_raw.json")
@@ -165,6 +194,8 @@ def test_html_sheet_is_written(place, tbps) -> None:
         (["--data", "cuhk-pedez"], 1, "cuhk-pedez"),
         (["--split", "train"], 2, "train"),
         (["--batch", "0"], 2, "--batch"),
+        (["--interval", "100"], 2, "between 0 and 100"),
+        (["--interval", "--bogus"], 2, "--bogus"),
         (["--ckpt", "runs/none"], 1, "runs/none: there is no such file or folder"),
     ],
 )

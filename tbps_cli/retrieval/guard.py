@@ -1,0 +1,218 @@
+"""What can quietly falsify a score, looked for on a sample before the score is printed.
+
+Three things: embeddings that depend on what else is in the batch (attention over the batch, padding to
+the longest caption, batch statistics, dynamic quantisation, and also a cache that no longer fits); rows
+of the gallery that are bit for bit equal, which are either copies of one picture or a model that has
+collapsed; and ties that only the order of the file decides. The sample is embedded anew, shuffled among
+strangers and a few of them alone, so the check asks the model and does not trust what it declares.
+
+That costs 0.5 % of a first evaluation of CUHK-PEDES (ViT-B/16 on a CPU), but would be most of one from the
+cache; so its result lies beside the features, under a mark of the model and of the very rows checked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.data.types import Split
+from tbps_cli.retrieval.cache import FeatureFile, feature_path
+from tbps_cli.retrieval.encode import Embedded, Encoder, embed_pictures, embed_texts, sources_of
+from tbps_cli.retrieval.rows import content_hash
+from tbps_cli.retrieval.similarity import codes, product
+from tbps_cli.weights.fingerprint import fingerprint
+
+log = logging.getLogger("tbps")
+
+ROWS = 16
+"""Captions, and as many pictures, that are embedded again in other company."""
+ALONE = 4
+"""As many of each also alone: a batch of one is slow, but padding to the longest shows there best."""
+TOLERANCE = 1e-4
+"""Largest difference of any entry of a unit row; float32 with other batch sizes stays below 1e-5."""
+QUERIES = 64
+"""Captions whose best right picture is looked for among ties."""
+COPIES = 64
+"""Pictures with equal vectors whose files are read, to tell copies from a collapsed model."""
+SEED = 0
+
+Rows = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the checks found."""
+
+    rows: int
+    """Captions and pictures embedded again."""
+    difference: float
+    """The largest change of an entry of their unit rows."""
+    tolerance: float
+    duplicates: int
+    """Pictures whose vector equals that of an earlier one."""
+    alike: int
+    """Those among the first of them whose file differs from the earlier one's."""
+    queries: int
+    """Captions looked at for ties."""
+    tied: int
+    """Those among them whose best right picture ties with a wrong one."""
+
+    @property
+    def dependent(self) -> bool:
+        """Whether embeddings change with their company. NaN counts as a change."""
+        return not self.difference <= self.tolerance
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against the score; copies of a picture do not."""
+        return not (self.dependent or self.alike or self.tied)
+
+    @property
+    def warning(self) -> str | None:
+        """Why the scores depend on the batch, or None."""
+        if not self.dependent:
+            return None
+        return (
+            f"embeddings change by up to {self.difference:.2g} with what else is in the batch (seen on {self.rows} "
+            "captions and pictures), so these scores hold for this batch size and this order of the file only"
+        )
+
+    def document(self) -> dict[str, object]:
+        """The findings as JSON-able values."""
+        return {**asdict(self), "difference": float(f"{self.difference:.2g}"), "ok": self.ok}
+
+
+def check(
+    model: Encoder, split: Split, embedded: Embedded, *, cache_dir: Path | None = None, workers: int | None = None
+) -> Guard:
+    """Look at an embedded split; embeds about 40 rows again unless the same ones were checked before.
+
+    cache_dir: the folder of caches; None remembers nothing. Warns where a score would mislead.
+    """
+    rng = np.random.default_rng(SEED)
+    caption_S = rng.permutation(len(split.captions))[:ROWS]
+    picture_S = rng.permutation(len(split.paths))[:ROWS]
+    query_S = np.sort(rng.permutation(len(split.captions))[:QUERIES])
+    memory = _memory(model, split, (embedded.text_QE[caption_S], embedded.image_GE[picture_S]), cache_dir)
+    difference = _recalled(memory)
+    if difference is None:
+        difference = _difference(model, split, embedded, (caption_S, picture_S), workers)
+        _remember(memory, difference)
+    pairs = equal_rows(embedded.image_GE)
+    found = Guard(
+        rows=len(caption_S) + len(picture_S),
+        difference=difference,
+        tolerance=TOLERANCE,
+        duplicates=len(pairs),
+        alike=_different_files(split, pairs[:COPIES]),
+        queries=len(query_S),
+        tied=tied(embedded.text_QE[query_S], embedded.image_GE, *_persons(split, query_S)),
+    )
+    _warn(found)
+    return found
+
+
+def _memory(model: Encoder, split: Split, rows: tuple[Rows, Rows], cache_dir: Path | None) -> Path | None:
+    """Where the result for exactly these rows lies; they are what ties it to files and captions."""
+    if cache_dir is None:
+        return None
+    mark = fingerprint(model.fingerprint, rows[0], rows[1])
+    return feature_path("features", split.root, mark, "guard", cache_dir).with_suffix(".json")
+
+
+def _recalled(memory: Path | None) -> float | None:
+    if memory is None:
+        return None
+    try:
+        return float(json.loads(memory.read_text("utf-8"))["difference"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(memory: Path | None, difference: float) -> None:
+    if memory is not None and np.isfinite(difference):
+        with suppress(OSError):  # only time is lost
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            memory.write_text(json.dumps({"difference": difference}), "utf-8")
+
+
+def _difference(
+    model: Encoder, split: Split, embedded: Embedded, sample: tuple[Index, Index], workers: int | None
+) -> float:
+    """The largest change of any entry when the sampled captions and pictures are embedded again."""
+    texts = _moved(embedded.text_QE, sample[0], lambda index, batch: _texts(model, split, index, batch))
+    pictures = _moved(embedded.image_GE, sample[1], lambda index, batch: _pictures(model, split, index, batch, workers))
+    return float(np.max([texts, pictures]))  # keeps NaN, unlike max()
+
+
+def _moved(row_NE: Rows, index_S: Index, embed: Callable[[Index, int], Rows]) -> float:
+    """The largest change of the sample's rows among each other, and of the first ones alone."""
+    company, alone = embed(index_S, len(index_S)), embed(index_S[:ALONE], 1)
+    changes = [np.abs(company - row_NE[index_S]).max(), np.abs(alone - row_NE[index_S[:ALONE]]).max()]
+    return float(np.max(changes))
+
+
+def _texts(model: Encoder, split: Split, index_S: Index, batch: int) -> Rows:
+    texts = [split.captions[index] for index in index_S]
+    return embed_texts(model, texts, FeatureFile.in_memory(), batch=batch)
+
+
+def _pictures(model: Encoder, split: Split, index_S: Index, batch: int, workers: int | None) -> Rows:
+    sources = sources_of(split)
+    chosen = [sources[index] for index in index_S]
+    file = FeatureFile.in_memory()
+    embed_pictures(model, chosen, file, batch=batch, workers=workers)
+    return file.vectors(file.places([source.name for source in chosen]))
+
+
+def equal_rows(row_GE: Rows) -> list[tuple[int, int]]:
+    """(earlier row, later row) for every row that equals an earlier one bit for bit."""
+    # Few rows share even their first entry, so few need to be compared whole.
+    _, inverse_G, count = np.unique(row_GE[:, 0], return_inverse=True, return_counts=True)
+    first: dict[bytes, int] = {}
+    pairs = []
+    for row in np.flatnonzero(count[inverse_G] > 1).tolist():
+        earlier = first.setdefault(row_GE[row].tobytes(), row)
+        if earlier != row:
+            pairs.append((earlier, row))
+    return pairs
+
+
+def _different_files(split: Split, pairs: Sequence[tuple[int, int]]) -> int:
+    return sum(content_hash(split.paths[one]) != content_hash(split.paths[other]) for one, other in pairs)
+
+
+def _persons(split: Split, query_S: Index) -> tuple[Index, Index]:
+    person_Q, person_G = codes(split.caption_person, split.picture_person)
+    return person_Q[query_S], person_G
+
+
+def tied(query_SE: Rows, gallery_GE: Rows, person_S: Index, person_G: Index) -> int:
+    """How many queries have a wrong picture with exactly the score of their best right one."""
+    score_SG = product(query_SE, gallery_GE)
+    right_SG = person_S[:, None] == person_G
+    best_S1 = np.where(right_SG, score_SG, -np.inf).max(axis=1, keepdims=True)
+    return int(((score_SG == best_S1) & ~right_SG).any(axis=1).sum())
+
+
+def _warn(found: Guard) -> None:
+    if found.alike:
+        log.warning(
+            "guard: %d pictures have the very same embedding as another, different picture: "
+            "the model tells them apart by nothing",
+            found.alike,
+        )
+    if found.tied:
+        log.warning(
+            "guard: %d of %d sampled captions tie with a wrong picture, so the order of the file decides their rank",
+            found.tied,
+            found.queries,
+        )

@@ -1,0 +1,163 @@
+"""The checks before a score: a model that looks at its batch, copies, a collapsed model, ties."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tiny_sets import cuhk_records, write_set
+
+from tbps_cli.cli.scores_view import guard_text, protocol_line
+from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.transforms import EvalTransform
+from tbps_cli.data.types import Dataset
+from tbps_cli.retrieval.evaluate import evaluate
+from tbps_cli.retrieval.guard import equal_rows, tied
+
+
+class Fake:
+    """An encoder without a network: unit rows of a few pixels, and of a hash of the letters."""
+
+    name, selected_on, precision, recipe, embed, batch_dependent = "fake", None, "fp32", None, 8, None
+    path, fingerprint = Path("runs/fake-0001"), "fake"
+    transform = EvalTransform((8, 4), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def image_arrays(self, image_BCHW):
+        self.seen += len(image_BCHW)
+        return unit(self.mixed(image_BCHW.reshape(len(image_BCHW), -1)[:, 20:28]))
+
+    def encode_texts(self, texts, *, batch=64):
+        self.seen += len(texts)
+        rows = [np.random.default_rng(list(text.encode())).standard_normal(8) for text in texts]
+        parts = [self.mixed_texts(np.stack(rows[at : at + batch])) for at in range(0, len(rows), batch)]
+        return unit(np.concatenate(parts)).astype(np.float32)
+
+    def mixed(self, row_BE):
+        return row_BE
+
+    def mixed_texts(self, row_BE):
+        return row_BE
+
+
+class LooksAround(Fake):
+    """Pictures are seen relative to the mean of their batch, and nobody says so."""
+
+    fingerprint = "around"
+
+    def mixed(self, row_BE):
+        return row_BE - 0.1 * row_BE.mean(axis=0)
+
+
+class Pads(Fake):
+    """Captions depend on the largest entry of their batch, as with padding to the longest."""
+
+    fingerprint = "pads"
+
+    def mixed_texts(self, row_BE):
+        return np.maximum(row_BE, row_BE.max() - 3)
+
+
+class Collapsed(Fake):
+    """Every picture is the same."""
+
+    fingerprint = "collapsed"
+
+    def mixed(self, row_BE):
+        return np.ones_like(row_BE)
+
+
+def unit(row_BE):
+    return (row_BE / np.linalg.norm(row_BE, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(1, 1, 20)))
+    return open_dataset("cuhk-pedes", tmp_path)
+
+
+def guarded(model: Fake, dataset: Dataset, cache: Path | None = None):
+    evaluation = evaluate(model, dataset, cache_dir=cache)
+    return evaluation, evaluation.protocol["guard"]
+
+
+def test_an_honest_model_passes(dataset) -> None:
+    evaluation, guard = guarded(Fake(), dataset)
+    assert guard["ok"] and guard["difference"] < 1e-6 and (guard["rows"], guard["queries"]) == (32, 64)
+    assert evaluation.warning is None and evaluation.protocol["batch_dependent"] is False
+    assert "guard: 32 rows alone = in company" in protocol_line(evaluation.document())
+
+
+@pytest.mark.parametrize("model", [LooksAround, Pads])
+def test_a_form_that_depends_on_its_batch_is_flagged_though_it_does_not_say_so(dataset, model) -> None:
+    evaluation, guard = guarded(model(), dataset)
+    assert not guard["ok"] and guard["difference"] > 1e-3
+    assert evaluation.protocol["batch_dependent"] is True
+    assert "what else is in the batch" in (evaluation.warning or "")
+    shown = protocol_line(evaluation.document())
+    assert "DEPENDS on batch companions" in shown and "DIFFER from in company" in shown
+
+
+def test_the_check_embeds_forty_rows_once(dataset, tmp_path) -> None:
+    model = Fake()
+    first = guarded(model, dataset, tmp_path / "cache")[1]
+    assert model.seen == 80 + 40 + 2 * (16 + 4)
+    second = guarded(model, dataset, tmp_path / "cache")[1]
+    assert model.seen == 160 and second == first
+    for memory in (tmp_path / "cache" / "features").glob("*guard*.json"):
+        memory.write_text('{"diff', encoding="utf-8")
+    assert guarded(model, dataset, tmp_path / "cache")[1] == first
+    assert model.seen == 200
+
+
+def test_copies_of_a_picture_are_counted_and_do_no_harm(dataset) -> None:
+    split = dataset.split("test")
+    shutil.copy(split.paths[0], split.paths[1])
+    shutil.copy(split.paths[4], split.paths[5])
+    _, guard = guarded(Fake(), dataset)
+    assert (guard["duplicates"], guard["alike"], guard["ok"]) == (2, 0, True)
+    assert "2 duplicate pictures" in guard_text(guard)
+
+
+def test_a_collapsed_model_is_told_from_copies(dataset, caplog) -> None:
+    _, guard = guarded(Collapsed(), dataset)
+    assert (guard["duplicates"], guard["alike"], guard["tied"]) == (39, 39, 64)
+    assert not guard["ok"]
+    assert "order of the file decides" in caplog.text and "different picture" in caplog.text
+    assert "39 DIFFERENT pictures with equal embeddings, 64 ties" in guard_text(guard)
+
+
+small = arrays.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 3)), elements=st.sampled_from([0.5, 1.0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(small)
+def test_equal_rows_are_those_of_two_loops(row_GE) -> None:
+    rows = row_GE.tolist()
+    expected = [(rows.index(row), place) for place, row in enumerate(rows) if rows.index(row) < place]
+    assert equal_rows(row_GE) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(small, st.data())
+def test_ties_are_those_of_plain_loops(gallery_GE, data) -> None:
+    width = gallery_GE.shape[1]
+    query_SE = data.draw(arrays.arrays(np.float32, (3, width), elements=st.sampled_from([-1.0, 0.0, 1.0])))
+    ids = st.integers(0, 2)
+    person_S = data.draw(st.lists(ids, min_size=3, max_size=3))
+    person_G = data.draw(st.lists(ids, min_size=len(gallery_GE), max_size=len(gallery_GE)))
+    expected = 0
+    for query, person in zip(query_SE.tolist(), person_S, strict=True):
+        score = [sum(a * b for a, b in zip(query, row, strict=True)) for row in gallery_GE.tolist()]
+        right = [value for value, other in zip(score, person_G, strict=True) if other == person]
+        wrong = [value for value, other in zip(score, person_G, strict=True) if other != person]
+        expected += bool(right) and max(right) in wrong
+    assert tied(query_SE, gallery_GE, np.array(person_S), np.array(person_G)) == expected
