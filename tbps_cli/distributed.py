@@ -106,6 +106,25 @@ def agreed(name: str, make: Callable[[], str]) -> str:
     return str(store.get(name).decode())
 
 
+_alone = False
+
+
+@contextmanager
+def alone(yes: bool = True) -> Iterator[None]:
+    """Inside, this process is one for itself: every rank holds the whole batch, and nothing is joined."""
+    global _alone
+    before, _alone = _alone, _alone or yes
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def sharing() -> bool:
+    """Whether a batch is shared among several ranks now."""
+    return dist.is_initialized() and not _alone and dist.get_world_size() > 1
+
+
 def stop() -> None:
     """Leave the group; nothing for one process."""
     if dist.is_initialized():
@@ -113,8 +132,8 @@ def stop() -> None:
 
 
 def current() -> Ranks:
-    """Which process this is in the group that was started; one alone when none was."""
-    if not dist.is_initialized():
+    """Which process this is in the group that was started; one alone when none was, or inside `alone`."""
+    if not dist.is_initialized() or _alone:
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size(), environment().local)
 
@@ -152,12 +171,26 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 
 def row_counts(rows: int) -> list[int]:
     """How many rows of the batch each rank holds."""
-    if not dist.is_initialized():
+    if not sharing():
         return [rows]
     mine = torch.tensor([rows], device=_device())
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(every, mine)
     return [int(count) for count in every]
+
+
+def every(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, equal in shape, stacked in rank order: [ranks, ...], without gradient."""
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.stack(parts)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of all ranks' tensors, without gradient."""
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
 
 
 def gather(tensor: Tensor, counts: Sequence[int]) -> Tensor:
@@ -167,7 +200,7 @@ def gather(tensor: Tensor, counts: Sequence[int]) -> Tensor:
     Returns [sum(counts), ...], equal on all ranks. Its backward gives the own rows' gradient times the
     number of ranks, without communication: see the module's text for why that is exact.
     """
-    if not dist.is_initialized():
+    if not sharing():
         return tensor
     joined: Tensor = _Gather.apply(tensor, tuple(counts))  # type: ignore[no-untyped-call]
     return joined

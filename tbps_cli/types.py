@@ -28,6 +28,7 @@ class Batch:
     person_B: class of the identity among the training persons, int64, 0..identities-1.
     picture_B: running number of the training picture, int64; captions of one picture share it.
     sample_B: position of the caption in the training list, int64.
+    whole: on several ranks each usually has its share; a rest of fewer pairs than ranks is whole on each.
     """
 
     images: dict[str, Tensor]
@@ -35,6 +36,7 @@ class Batch:
     person_B: Tensor
     picture_B: Tensor
     sample_B: Tensor
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.person_B)
@@ -48,6 +50,7 @@ class Batch:
             change(self.person_B),
             change(self.picture_B),
             change(self.sample_B),
+            self.whole,
         )
 
     def to(self, device: object) -> Batch:

@@ -1,10 +1,21 @@
-"""Scores of the method under training, to choose its best epoch: text to image, nothing cached."""
+"""Scores of the method under training, to choose its best epoch: text to image, nothing cached.
+
+Every rank embeds its part of the split in whole evaluation batches, the same ones that a single process
+would make; the rows are gathered and rank 0 ranks them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tbps_cli import distributed
+from tbps_cli.data.types import Split
 from tbps_cli.engine.setup import Parts
 from tbps_cli.methods.base import Method
 from tbps_cli.models.model import Model
@@ -14,11 +25,54 @@ from tbps_cli.types import Scores
 
 
 def select_scores(method: Method, parts: Parts, progress: Callable[[int, int], None]) -> Scores:
-    """The scores on `train.select_on`; leaves the method in evaluation mode.
+    """The scores on `train.select_on`, on every rank; leaves the method in evaluation mode.
 
-    progress: called with (done, total), captions and pictures counted together.
+    progress: called with (done, total), captions and pictures of this rank's part counted together.
     """
     split = parts.dataset.split(parts.recipe.train.select_on)
     model = Model(method, parts.recipe, Path(), device=parts.device, tokenizer=parts.tokenizer)
-    embedded = embed_split(model, split, batch=parts.recipe.train.eval_batch, progress=progress)
-    return metrics.scores(embedded.text_QE, embedded.image_GE, split.caption_person, split.picture_person)
+    text_QE, image_GE = embedded(model, split, parts.recipe.train.eval_batch, progress)
+    scores = None
+    if distributed.current().main:
+        scores = metrics.scores(text_QE, image_GE, split.caption_person, split.picture_person)
+    return Scores(*distributed.same(scores))
+
+
+def embedded(
+    model: Model, split: Split, batch: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """All captions [Q, E] and pictures [G, E] of a split on every rank, each embedded on one of them."""
+    ranks = distributed.current()
+    texts = [share(len(split.captions), batch, rank, ranks.world) for rank in range(ranks.world)]
+    pictures = [share(len(split.paths), batch, rank, ranks.world) for rank in range(ranks.world)]
+    own = embed_split(model, part(split, texts[ranks.rank], pictures[ranks.rank]), batch=batch, progress=progress)
+    return _joined(own.text_QE, texts, model), _joined(own.image_GE, pictures, model)
+
+
+def share(count: int, batch: int, rank: int, world: int) -> range:
+    """The rows that one of `world` ranks embeds: contiguous, in whole batches; the first ranks take one more."""
+    batches = -(-count // batch)
+    first, last = (-(-number * batches // world) * batch for number in (rank, rank + 1))
+    return range(min(first, count), min(last, count))
+
+
+def part(split: Split, texts: range, pictures: range) -> Split:
+    """Some captions and some pictures of a split, which need not belong together."""
+    captions, gallery = slice(texts.start, texts.stop), slice(pictures.start, pictures.stop)
+    return replace(
+        split,
+        captions=split.captions[captions],
+        paths=split.paths[gallery],
+        cameras=split.cameras[gallery],
+        times=split.times[gallery],
+        picture_person=split.picture_person[gallery],
+    )
+
+
+def _joined(row_BE: NDArray[np.float32], shares: list[range], model: Model) -> NDArray[np.float32]:
+    if not distributed.sharing():
+        return row_BE
+    # a rank without a batch has rows of no length: all must send the same shape
+    own = torch.from_numpy(row_BE.reshape(-1, model.embed)).to(model.device)
+    rows = distributed.gather(own, [len(one) for one in shares])
+    return rows.cpu().numpy()

@@ -5,8 +5,8 @@ the batch may be cut anywhere between the two. Cut over devices, the features ar
 gradient (`distributed`). Cut into chunks, they are first computed without a graph; the losses give
 the gradient of every feature, and each chunk is then computed again and takes its part of that
 gradient backwards: the large batch's exact gradient with one chunk's memory (GradCache, arXiv
-2101.06983). Dropout is drawn from a seed that the position alone determines, so the second pass
-draws what the first drew, and a resumed run what the killed one would have.
+2101.06983). Dropout is drawn from the position alone (`nn.dropout`), so the second pass draws what the
+first drew, pieces and ranks what the whole batch would have, and a resumed run what the killed one did.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from tbps_cli import distributed
 from tbps_cli.engine import optim as groups
 from tbps_cli.errors import RecipeError
 from tbps_cli.methods.base import Method
+from tbps_cli.nn.dropout import start_at
+from tbps_cli.nn.norm import Joined
 from tbps_cli.recipe.schema import TrainSection
 from tbps_cli.types import Batch, Features, Step
 
@@ -39,6 +42,16 @@ class Outcome:
     sample_B: Tensor
     """The training captions of the step, over all ranks."""
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Piece(NamedTuple):
+    """Rows that are embedded at a time."""
+
+    batch: Batch
+    start: int
+    """Of its first row among this rank's."""
+    place: int
+    """Of its first row among those of all ranks."""
 
 
 class Stepper:
@@ -78,57 +91,60 @@ class Stepper:
 
     def backward(self, batch: Batch, at: Step, number: int = 0, of: int = 1, measure: bool = False) -> Outcome:
         """Add the gradient of one micro-batch, `number` of `of`, to the parameters."""
-        batch = batch.to(self.device)
-        counts = distributed.row_counts(len(batch))
-        first = sum(counts[: distributed.current().rank])
-        pieces = self._pieces(batch)
-        seeds = [_seed(self.seed, at.epoch, at.iteration, number, first + start) for start, _ in pieces]
-        local = self._features(batch, seeds[0]) if len(pieces) == 1 else self._cached(pieces, seeds)
+        with distributed.alone(batch.whole):
+            return self._backward(batch.to(self.device), at, number, of, measure)
+
+    def _backward(self, batch: Batch, at: Step, number: int, of: int, measure: bool) -> Outcome:
+        counts, seed = distributed.row_counts(len(batch)), _seed(self.seed, at.epoch, at.iteration, number, 0)
+        pieces = self._pieces(batch, sum(counts[: distributed.current().rank]))
+        local = self._features(pieces[0], seed) if len(pieces) == 1 else self._cached(pieces, seed)
         features = {name: distributed.gather(value, counts) for name, value in local.items()}
         whole = self._whole(batch, counts)
         torch.manual_seed(_seed(self.seed, at.epoch, at.iteration, number, -1))
         losses = self._losses(features, whole, at)
         self.scaler.scale(torch.stack(list(losses.values())).sum() / of).backward()
         if len(pieces) > 1:
-            self._backward_pieces(pieces, seeds, local)
+            self._backward_pieces(pieces, seed, local)
         figures = self._measured(features, whole) if measure else {}
         return Outcome({name: value.detach() for name, value in losses.items()}, whole.sample_B, figures)
 
     def look(self, batch: Batch) -> tuple[Features, Batch]:
         """Features of a whole batch without gradient, and the batch itself, the rows of all ranks joined."""
         batch = batch.to(self.device)
-        counts, pieces = distributed.row_counts(len(batch)), self._pieces(batch)
-        features = self._cached(pieces, [0] * len(pieces))
-        joined = {name: distributed.gather(value.detach(), counts) for name, value in features.items()}
-        return joined, self._whole(batch, counts)
+        with distributed.alone(batch.whole):
+            counts = distributed.row_counts(len(batch))
+            features = self._cached(self._pieces(batch, 0), 0)
+            joined = {name: distributed.gather(value.detach(), counts) for name, value in features.items()}
+            return joined, self._whole(batch, counts)
 
-    def _pieces(self, batch: Batch) -> list[tuple[int, Batch]]:
-        """(first row, rows) of what is embedded at a time."""
+    def _pieces(self, batch: Batch, first: int) -> list[Piece]:
+        """What is embedded at a time; `first` is the batch's own place among the rows of all ranks."""
         size = self.chunk or len(batch)
         if len(batch) <= size:
-            return [(0, batch)]
-        return [(start, batch.rows(start, start + size)) for start in range(0, len(batch), size)]
+            return [Piece(batch, 0, first)]
+        return [Piece(batch.rows(start, start + size), start, first + start) for start in range(0, len(batch), size)]
 
-    def _features(self, batch: Batch, seed: int) -> Features:
+    def _features(self, piece: Piece, seed: int) -> Features:
         """Features of some rows, in float32 unless the weights are half themselves."""
         torch.manual_seed(seed)
+        start_at(piece.place)
         with self._autocast():
-            features = self.embed(batch)
+            features = self.embed(piece.batch)
         return {name: _float(value) for name, value in features.items()} if self.half else features
 
-    def _cached(self, pieces: Sequence[tuple[int, Batch]], seeds: Sequence[int]) -> Features:
+    def _cached(self, pieces: Sequence[Piece], seed: int) -> Features:
         """Features of all pieces without a graph, as leaves that collect the losses' gradient."""
         with torch.no_grad():
-            parts = [self._features(rows, seed) for (_, rows), seed in zip(pieces, seeds, strict=True)]
+            parts = [self._features(piece, seed) for piece in pieces]
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {name: value.requires_grad_(value.is_floating_point()) for name, value in joined.items()}
 
-    def _backward_pieces(self, pieces: Sequence[tuple[int, Batch]], seeds: Sequence[int], leaves: Features) -> None:
+    def _backward_pieces(self, pieces: Sequence[Piece], seed: int, leaves: Features) -> None:
         """Compute each piece again, and take its rows of the leaves' gradient backwards."""
-        for (start, rows), seed in zip(pieces, seeds, strict=True):
-            again = self._features(rows, seed)
+        for piece in pieces:
+            again = self._features(piece, seed)
             pairs = [
-                (value, gradient[start : start + len(rows)])
+                (value, gradient[piece.start : piece.start + len(piece.batch)])
                 for name, value in again.items()
                 if value.requires_grad and (gradient := leaves[name].grad) is not None
             ]
@@ -171,19 +187,25 @@ class Stepper:
 
 
 def refuse_cuts(method: Method, chunk: int | None, world: int) -> None:
-    """Refuse to cut the batch of a method whose features look at several pairs at once, with the reason."""
+    """Refuse to cut the batch of a method whose features look at several pairs at once, with the reason.
+
+    Batch normalisation is exact over ranks, which reduce its statistics together, but not over chunks:
+    the statistics are known when the last chunk is embedded, and the first one needed them.
+    """
     if chunk is None and world == 1:
         return
     reason = method.batch_dependent(method.config)
+    hint = "Train it on one device and without train.chunk (train.accumulate saves memory too, with other losses)."
     norms = [module for module in method.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if chunk is None:
+        norms = [norm for norm in norms if not isinstance(norm, Joined)]
     if reason is None and any(norm.training for norm in norms):
         reason = "batch normalisation takes its statistics from the whole batch"
+        if chunk is not None:
+            hint = "Train it without train.chunk; more devices (--nproc) save memory and change no result."
     if reason is not None:
         how = f"train.chunk = {chunk}" if chunk is not None else f"--nproc {world}"
-        raise RecipeError(
-            f"{how}: the batch of {method.config.name} cannot be cut: {reason}",
-            "Train it on one device and without train.chunk (train.accumulate saves memory too, with other losses).",
-        )
+        raise RecipeError(f"{how}: the batch of {method.config.name} cannot be cut: {reason}", hint)
 
 
 def _seed(*numbers: int) -> int:

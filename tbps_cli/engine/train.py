@@ -179,10 +179,9 @@ class Training:
         self._save()
 
     def _evaluate(self, number: int) -> None:
-        """Score the `select_on` split on rank 0; keep the weights when they are the best so far."""
+        """Score the `select_on` split, all ranks together; keep the weights when they are the best so far."""
         started, place = time.monotonic(), self.place
-        scores = select_scores(self.method, self.parts, self.observer.evaluating) if self.keeper else None
-        scores = Scores(*distributed.same(scores))
+        scores = select_scores(self.method, self.parts, self.observer.evaluating)
         improved = place.best is None or place.best < scores.R1  # strictly: the earlier of equals stays
         place.stale = 0 if improved else place.stale + 1
         if improved:

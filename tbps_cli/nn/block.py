@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tbps_cli.nn import dropout
+
 Activation = Literal["quickgelu", "gelu"]
 
 
@@ -74,8 +76,10 @@ class Attention(nn.Module):
         the others, averaged over the heads: [B, S] float32, without gradient.
         """
         query, key, value = self._project(query_BLD, other_BSD)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
+        if self.training and self.dropout:
+            mixed = dropout.attention(query, key, value, self.dropout, causal=causal)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out if place_B is None else (out, _looks(query, key, place_B, causal))
 

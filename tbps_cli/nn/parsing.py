@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli.nn.block import Block, LayerNorm
+from tbps_cli.nn.dropout import Dropout
 from tbps_cli.nn.moe import INPUT_GATE, Mixture
 
 Axis = Literal["token", "batch"]
@@ -42,7 +43,7 @@ class PartPool(nn.Module):
             ModelNorm(width),
             nn.Linear(width, 4 * width),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(4 * width, width),
         )
 
@@ -70,7 +71,7 @@ class Expert(nn.Module):
         self.norm = ModelNorm(width)
         self.down = nn.Linear(width, width // reduction)
         self.up = nn.Linear(width // reduction, width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x_BLE: Tensor) -> Tensor:
         return x_BLE + self.drop(self.up(self.drop(F.gelu(self.down(self.norm(x_BLE))))))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli.errors import RecipeError
+from tbps_cli.nn.norm import BatchNorm2d
 from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 
 EXPANSION = 4
@@ -25,18 +26,18 @@ class Bottleneck(nn.Module):
     def __init__(self, inside: int, planes: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inside, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
+        self.bn1 = BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.bn2 = BatchNorm2d(planes)
         self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(planes, planes * EXPANSION, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * EXPANSION)
+        self.bn3 = BatchNorm2d(planes * EXPANSION)
         self.downsample: nn.Sequential | None = None
         if stride > 1 or inside != planes * EXPANSION:
             shortcut: OrderedDict[str, nn.Module] = OrderedDict()
             shortcut["-1"] = nn.AvgPool2d(stride)
             shortcut["0"] = nn.Conv2d(inside, planes * EXPANSION, 1, bias=False)
-            shortcut["1"] = nn.BatchNorm2d(planes * EXPANSION)
+            shortcut["1"] = BatchNorm2d(planes * EXPANSION)
             self.downsample = nn.Sequential(shortcut)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -112,11 +113,11 @@ class ResNet(nn.Module):
                 f"Its last map is 1/{16 * last_stride} of the picture: give each side that many pixels at least.",
             )
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.bn1 = BatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.bn2 = BatchNorm2d(width // 2)
         self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
+        self.bn3 = BatchNorm2d(width)
         self._inside = width
         self.layer1 = self._stage(width, layers[0], 1)
         self.layer2 = self._stage(2 * width, layers[1], 2)

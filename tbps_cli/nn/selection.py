@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbps_cli.nn.norm import BatchNorm1d
 from tbps_cli.nn.text_tower import end_of
 
 EPSILON = 1e-8
 """Added to a token's length before dividing by it."""
 
 
-class RowNorm(nn.BatchNorm1d):
+class RowNorm(BatchNorm1d):
     """[N, D] normalised per channel, in float32, by the batch in training and by running statistics else.
 
     from_batch: false uses the running statistics in training too and leaves them as they are, so

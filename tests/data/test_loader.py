@@ -147,9 +147,13 @@ def test_ranks_see_together_what_one_device_would(split, world):
         assert all(torch.equal(joined[name], tensor) for name, tensor in parts(batch).items())
 
 
-def test_a_rest_of_fewer_rows_than_ranks_is_left_out(split):
-    assert [len(list(loader(split, batch=11, rank=rank, world=2).epoch(0))) for rank in (0, 1)] == [1, 1]
-    assert len(loader(split, batch=11, world=2)) == 1 and len(loader(split, batch=11)) == 2
+def test_a_rest_of_fewer_rows_than_ranks_is_whole_on_each(split):
+    alone = list(loader(split, batch=11).epoch(0))
+    for rank in (0, 1):
+        first, rest = loader(split, batch=11, rank=rank, world=2).epoch(0)
+        assert (first.whole, rest.whole) == (False, True) and len(first) + rank == 6 and len(rest) == 1
+        assert all(torch.equal(parts(rest)[name], tensor) for name, tensor in parts(alone[1]).items())
+    assert len(loader(split, batch=11, world=2)) == len(loader(split, batch=11)) == 2
     with pytest.raises(DataError, match="less than one pair for each of 3"):
         loader(split, batch=2, world=3)
 

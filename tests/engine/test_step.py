@@ -7,6 +7,8 @@ from torch import nn
 
 from tbps_cli.engine.step import refuse_cuts
 from tbps_cli.errors import RecipeError
+from tbps_cli.nn.dropout import dropped
+from tbps_cli.nn.norm import BatchNorm1d
 from tbps_cli.types import Step
 
 
@@ -34,21 +36,23 @@ def test_chunks_give_the_gradient_of_the_whole_batch(tmp_path, method, chunk) ->
     assert worst(gradients(whole), gradients(pieces)) < 1e-4
 
 
-def test_chunks_draw_the_same_dropout_in_both_passes(tmp_path) -> None:
+def test_chunks_draw_in_both_passes_what_the_whole_batch_draws(tmp_path) -> None:
     stepper = make_stepper(tmp_path, "clip", "train.chunk=2")
     plain = stepper.method.features
     seen = []
 
     def features(batch):
         found = plain(batch)
-        mask = nn.functional.dropout(torch.ones(len(batch), 8), 0.5)
-        seen.append(mask)
+        seen.append(dropped(torch.ones(len(batch), 8), 0.5))
         return found
 
     stepper.embed = features
     stepper.backward(make_batch(4), Step())
-    assert len(seen) == 4
-    assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3]) and not torch.equal(seen[0], seen[1])
+    stepper.chunk = None
+    stepper.backward(make_batch(4), Step())
+    assert [len(mask) for mask in seen] == [2, 2, 2, 2, 4]
+    assert torch.equal(torch.cat(seen[:2]), seen[4]) and torch.equal(torch.cat(seen[2:4]), seen[4])
+    assert not torch.equal(seen[0], seen[1])
 
 
 def test_accumulation_takes_the_mean_of_the_micro_batches(tmp_path) -> None:
@@ -106,3 +110,13 @@ def test_a_batch_that_may_not_be_cut_is_refused_with_the_reason(tmp_path) -> Non
     with pytest.raises(RecipeError, match="--nproc 2"):
         refuse_cuts(method, None, 2)
     refuse_cuts(method, None, 1)
+
+
+def test_statistics_of_the_batch_may_be_shared_among_ranks_but_not_among_chunks(tmp_path) -> None:
+    method = make_stepper(tmp_path).method
+    method.norm = BatchNorm1d(4)
+    refuse_cuts(method, None, 2)
+    with pytest.raises(RecipeError, match=r"train\.chunk = 2.*batch normalisation") as told:
+        refuse_cuts(method, 2, 2)
+    assert "--nproc" in told.value.hint
+    refuse_cuts(method.eval(), 2, 2)
