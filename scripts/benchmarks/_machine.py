@@ -10,6 +10,19 @@ from pathlib import Path
 
 import torch
 
+PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+"""Parts of device names -> dense bf16 operations a second, by the data sheets; the more special name first."""
+
 
 def processor() -> str:
     """The processor's model, where the system says it."""
@@ -30,6 +43,14 @@ def processor_seconds() -> float:
             continue
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
+
+
+def peak_flops() -> float | None:
+    """What the GPU's makers say it computes in dense bf16, per second; None where we do not know."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((figure for part, figure in PEAKS.items() if part in name), None)
 
 
 def line(device: str = "cpu") -> str:

@@ -1,51 +1,111 @@
 """How much memory and time a run will take, told before it starts.
 
-A few pairs of the first batch go forward and backward once. What the graph keeps of them is counted
-as it is kept, which is exact for any method; what weights, gradients and optimiser take follows from
-the parameters. The time of those pairs, scaled to a batch, is a first guess that the measured steps
-replace. Nothing of the run changes: gradients are dropped and buffers put back.
+Some pairs of the first batch go forward and backward, few and then more, so that what each pair costs
+can be told from what any step costs. What the graph keeps of them is counted as it is kept, which is
+exact for any method; what weights, gradients and optimiser take follows from the parameters. The time is
+a first guess that the measured steps replace. Nothing of the run changes: gradients are dropped and
+buffers put back.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tbps_cli.engine.observe import Memory
 from tbps_cli.engine.step import Stepper
 from tbps_cli.types import Batch, Step
 
 _ROWS = {"cpu": 2, "cuda": 16, "mps": 4}
-"""Pairs of the probe: few, yet enough to keep the device busy."""
+"""Pairs of the first look; the second one takes twice as many, or all when that is quick and fits."""
+_QUICK = 2.0
+"""Seconds that a look at all pairs may take."""
+_REHEARSED = 1 << 22
+"""Numbers that the rehearsal of the optimiser's step changes."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pair costs."""
+    """What a step costs: so much for each pair, and so much however few there are."""
 
     bytes_per_pair: float
     seconds_per_pair: float
+    bytes_fixed: float = 0.0
+    seconds_fixed: float = 0.0
+
+    def bytes(self, pairs: int) -> float:
+        """Kept between forward and backward."""
+        return self.bytes_fixed + self.bytes_per_pair * pairs
+
+    def seconds(self, pairs: int) -> float:
+        """Of a step over so many pairs on this device, without reading them."""
+        return self.seconds_fixed + self.seconds_per_pair * pairs
 
 
 def probe(stepper: Stepper, batch: Batch) -> Probe:
-    """Measure a few pairs of a batch; weights, buffers and gradients are afterwards as before."""
-    rows = batch.rows(0, min(len(batch), _ROWS.get(stepper.device.type, 2)))
+    """Measure some pairs of a batch; weights, buffers and gradients are afterwards as before."""
     buffers = {name: buffer.clone() for name, buffer in stepper.method.named_buffers()}
+    few = min(len(batch), _ROWS.get(stepper.device.type, 2))
     try:
-        kept = _kept_bytes(stepper, rows)
-        started = time.perf_counter()
-        stepper.backward(rows, Step())
-        _wait(stepper.device)
-        return Probe(kept / len(rows), (time.perf_counter() - started) / len(rows))
+        few_bytes, few_seconds = _look(stepper, batch.rows(0, few))
+        more = min(len(batch), stepper.chunk or len(batch))
+        per_pair = few_seconds / few, few_bytes / few
+        free = available(stepper.device)
+        if more * per_pair[0] > _QUICK or (free is not None and 2 * more * per_pair[1] > free):
+            more = min(2 * few, more)
+        if more <= few:
+            return Probe(per_pair[1], per_pair[0], 0.0, _update_seconds(stepper))
+        more_bytes, more_seconds = _look(stepper, batch.rows(0, more))
+        bytes_each = max(0.0, more_bytes - few_bytes) / (more - few)
+        seconds_each = max(0.0, more_seconds - few_seconds) / (more - few)
+        fixed = more_seconds - more * seconds_each + _update_seconds(stepper)
+        return Probe(bytes_each, seconds_each, more_bytes - more * bytes_each, fixed)
     finally:
         stepper.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in stepper.method.named_buffers():
                 buffer.copy_(buffers[name])
+
+
+def _look(stepper: Stepper, rows: Batch) -> tuple[float, float]:
+    """(bytes, seconds) of a forward and backward pass; a pass of its own counts the bytes, and warms up."""
+    kept = _kept_bytes(stepper, rows)
+    stepper.optimizer.zero_grad(set_to_none=True)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        stepper.backward(rows, Step())
+        _wait(stepper.device)
+        seconds.append(time.perf_counter() - started)
+        stepper.optimizer.zero_grad(set_to_none=True)  # as in training, each pass makes its gradients anew
+    return float(kept), min(seconds)
+
+
+def _update_seconds(stepper: Stepper) -> float:
+    """Of the optimiser's step, rehearsed on stand-ins for some of the parameters."""
+    chosen: list[nn.Parameter] = []
+    for parameter in stepper.parameters:
+        chosen.append(nn.Parameter(torch.zeros_like(parameter)))
+        chosen[-1].grad = torch.zeros_like(parameter)
+        if sum(one.numel() for one in chosen) > _REHEARSED:
+            break
+    kind = type(stepper.optimizer)
+    known = inspect.signature(kind).parameters
+    settings = {key: value for key, value in stepper.optimizer.defaults.items() if key in known}
+    optimizer: Optimizer = kind(chosen, **settings)
+    for _ in range(2):  # the first step makes the optimiser's own numbers
+        _wait(stepper.device)
+        started = time.perf_counter()
+        optimizer.step()
+        _wait(stepper.device)
+    total, part = (sum(one.numel() for one in every) for every in (stepper.parameters, chosen))
+    return (time.perf_counter() - started) * total / part
 
 
 def _kept_bytes(stepper: Stepper, rows: Batch) -> int:
@@ -74,7 +134,7 @@ def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> Mem
     parameters = list(method.parameters())
     trained = _bytes([parameter for parameter in parameters if parameter.requires_grad])
     weights = _bytes(parameters) + _bytes(list(method.buffers()))
-    activations = round(found.bytes_per_pair * pairs) if found else 0
+    activations = round(found.bytes(pairs)) if found else 0
     return Memory(weights, trained, trained * (1 if kind == "sgd" else 2), activations)
 
 

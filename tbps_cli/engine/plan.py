@@ -40,5 +40,5 @@ def make_plan(parts: Parts, stepper: Stepper, first: Batch, at: Step, out: Path)
         start=at,
         memory=estimate.memory(stepper.method, recipe.optim.kind, found, max(1, min(train.chunk or local, local))),
         available=estimate.available(parts.device),
-        seconds=found.seconds_per_pair * train.batch / world * left,
+        seconds=found.seconds(local) * train.accumulate * left,
     )

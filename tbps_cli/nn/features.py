@@ -30,10 +30,12 @@ def text_feature(clip: Clip, token_BT: Tensor) -> Tensor:
         return caption_end(clip, token_BT)
     ends = end_of(token_BT).tolist()
     order_B = torch.tensor(sorted(range(len(ends)), key=ends.__getitem__))
+    x_BTD = clip.embedded(used(token_BT))  # once: every call has a gradient of the whole word table
     parts = []
     for row_B in order_B.chunk(groups):
-        kept_BT = token_BT[row_B.to(token_BT.device), : ends[row_B[-1]] + 1]
-        parts.append(at_end(clip.text_tokens(kept_BT), kept_BT).float())
+        row_B, width = row_B.to(token_BT.device), ends[row_B[-1]] + 1
+        y_BTD = clip.transformer(x_BTD[row_B, :width], causal=True)
+        parts.append(clip.projected(at_end(y_BTD, token_BT[row_B])).float())
     return torch.cat(parts)[order_B.argsort().to(token_BT.device)]
 
 

@@ -37,22 +37,24 @@ class TextTower(nn.Module):
 
     def text_tokens(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Projected tokens at every position, [B, T, E]."""
-        return self._projected(self.transformer(self._embedded(token_BT, hooks), causal=True, hooks=hooks))
+        return self.projected(self.transformer(self.embedded(token_BT, hooks), causal=True, hooks=hooks))
 
     def text_tokens_with_looks(self, token_BT: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
         """`text_tokens`, and where each end token looks in the last block, averaged over the heads, [B, T]."""
-        x_BTD = self._embedded(token_BT, hooks)
+        x_BTD = self.embedded(token_BT, hooks)
         x_BTD, look_BT = self.transformer.forward_with_looks(x_BTD, end_of(token_BT), causal=True, hooks=hooks)
-        return self._projected(x_BTD), look_BT
+        return self.projected(x_BTD), look_BT
 
-    def _embedded(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
+    def embedded(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """Words and positions before the first block, [B, T, D]."""
         dtype = self.text_projection.dtype
         x_BTD = self.token_embedding(token_BT).to(dtype)
         if hooks and hooks.embedded:
             x_BTD = hooks.embedded(x_BTD)
         return x_BTD + self.positional_embedding[: x_BTD.shape[1]].to(dtype)
 
-    def _projected(self, x_BTD: Tensor) -> Tensor:
+    def projected(self, x_BTD: Tensor) -> Tensor:
+        """`ln_final` and the projection, on whatever tokens are given."""
         return self.ln_final(x_BTD) @ self.text_projection
 
 

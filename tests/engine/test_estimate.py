@@ -15,7 +15,7 @@ def test_memory_is_counted_from_the_parameters_and_the_probe(tmp_path) -> None:
     weights = sum(parameter.numel() * 4 for parameter in stepper.method.parameters())
     adam = estimate.memory(stepper.method, "adam", found, 10)
     assert (adam.gradients, adam.optimizer) == (weights, 2 * weights)
-    assert adam.activations == round(10 * found.bytes_per_pair)
+    assert adam.activations == round(found.bytes(10))
     assert estimate.memory(stepper.method, "sgd", found, 10).optimizer == weights
 
 

@@ -27,12 +27,12 @@ def captions(rows, seed=0):
 
 def passes(clip, token_BT):
     """The shapes that went through the tower, and the features."""
-    shapes, plain = [], clip.text_tokens
-    clip.text_tokens = lambda ids, hooks=None: (shapes.append(tuple(ids.shape)), plain(ids, hooks))[1]
+    shapes = []
+    hook = clip.transformer.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape[:2])))
     try:
         return shapes, text_feature(clip, token_BT)
     finally:
-        del clip.text_tokens
+        hook.remove()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 16, 33, 70])
