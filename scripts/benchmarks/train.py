@@ -47,7 +47,7 @@ WORDS = ["the", "man", "woman", "wears", "red", "blue", "striped", "long", "shir
 
 
 def write_set(root: Path, pairs: int, size: tuple[int, int]) -> Path:
-    """A data set in CUHK-PEDES' layout whose captions have its lengths: 23.5 words on average."""
+    """A decoded data set in CUHK-PEDES' layout whose captions have its lengths: 23.5 words on average."""
     rng, records, folder = np.random.default_rng(0), [], root / "CUHK-PEDES" / "imgs"
     folder.mkdir(parents=True)
     for number in range(pairs + 4):
@@ -59,6 +59,8 @@ def write_set(root: Path, pairs: int, size: tuple[int, int]) -> Path:
         record = {"split": split, "id": number // 2 + 1, "file_path": f"{number}.jpg", "captions": [caption]}
         records.append(record)
     (root / "CUHK-PEDES" / "reid_raw.json").write_text(json.dumps(records), encoding="utf-8")
+    made = open_dataset("cuhk-pedes", root).split("train")
+    build_store(made.root, made.paths, size)
     return root
 
 
@@ -68,8 +70,6 @@ class Bench:
     def __init__(self, root: Path, recipe: str, device: str, sets: Sequence[str], tower: dict[str, int] | None) -> None:
         tables = [f"method.tower.{key}={value}" for key, value in (tower or {}).items()]
         plan = load(recipe, ["data.name=cuhk-pedes", "method.weights=random", *tables, *sets])
-        split = open_dataset("cuhk-pedes", root).split("train")
-        build_store(split.root, split.paths, plan.data.image_size)
         self.parts: Parts = gather_parts(plan, data_root=root, device=device, workers=None, saved=None)
         self.method, _ = build_method(self.parts, None)
         self.recipe, self.device = self.parts.recipe, self.parts.device
@@ -82,7 +82,7 @@ class Bench:
         epoch = 0
         while True:
             for batch in self.parts.loader.epoch(epoch):
-                if len(batch) == self.recipe.train.batch:
+                if len(batch) * distributed.current().world == self.recipe.train.batch:
                     yield batch
             epoch += 1
 
