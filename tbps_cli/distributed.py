@@ -68,15 +68,24 @@ def start(device: str = "cpu") -> Ranks:
         cuda = device.startswith("cuda")
         if cuda:
             torch.cuda.set_device(torch.device(device))
-        try:
+        with _meeting(ranks):
             dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
-        except (RuntimeError, ValueError) as error:
-            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise TbpsError(
-                f"the {ranks.world} processes cannot meet at {where}: {error}",
-                "The port may be in use: give torchrun another --master_port.",
-            ) from None
     return ranks
+
+
+@contextmanager
+def _meeting(ranks: Ranks) -> Iterator[None]:
+    """Say in one line that the processes do not find each other."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = "the port is in use" if "EADDRINUSE" in str(error) else lines[0]
+        raise TbpsError(
+            f"the {ranks.world} processes cannot meet at {where}: {reason}",
+            "Give torchrun another --master_port (tbps train --nproc finds a free one itself).",
+        ) from None
 
 
 @contextmanager
@@ -99,7 +108,8 @@ def agreed(name: str, make: Callable[[], str]) -> str:
     ranks = environment()
     if ranks.world == 1:
         return make()
-    found = next(dist.rendezvous("env://"))[0]  # type: ignore[attr-defined]  # public, but not in its __all__
+    with _meeting(ranks):
+        found = next(dist.rendezvous("env://"))[0]  # type: ignore[attr-defined]  # public, but not in its __all__
     store = dist.PrefixStore("tbps", found)  # type: ignore[attr-defined]
     if ranks.main:
         store.set(name, make())

@@ -1,13 +1,14 @@
 """Two real processes over gloo: together they are one process with the whole batch."""
 
-import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_ranks import in_processes
+from tiny_sets import cuhk_records, write_set
 from tiny_training import tiny_recipe, write_data
-from torch import multiprocessing
 
 from tbps_cli import distributed, methods
 from tbps_cli.engine.launch import launch
@@ -15,31 +16,6 @@ from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError, TbpsError
 from tbps_cli.types import Task
 from tbps_cli.weights.files import read_safetensors
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def enter(rank: int, world: int, port: int, work, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    os.chdir(folder)
-    if work is not trained:  # training starts and stops its own group
-        distributed.start()
-    torch.save(work(rank), f"{folder}/{rank}.pt")
-    distributed.stop()
-
-
-def in_processes(work, folder, world: int = 2) -> list:
-    """What `work(rank)` returned in each of `world` processes."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["tbps_cli.engine.train"])
-    arguments = (world, free_port(), work, str(folder))
-    multiprocessing.start_processes(enter, arguments, nprocs=world, start_method="forkserver")
-    return [torch.load(f"{folder}/{rank}.pt") for rank in range(world)]
 
 
 def pieces_and_weight():
@@ -115,22 +91,37 @@ def test_a_broken_environment_is_a_user_error(monkeypatch) -> None:
         distributed.environment()
 
 
+@pytest.mark.parametrize("meet", [distributed.start, lambda: distributed.agreed("folder", str)])
+def test_a_port_in_use_is_one_clear_line(monkeypatch, meet) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(TbpsError, match=r"the 2 processes cannot meet at 127\.0\.0\.1:\d+: .* in use") as told:
+            meet()
+    assert "--master_port" in told.value.hint and "\n" not in told.value.message
+
+
 def trained(rank: int):
     """A whole tiny training in this rank, in the working folder."""
-    folder = Path.cwd()
-    sets = ["train.epochs=2", "optim.kind=sgd", "optim.lr=1e-3", "train.batch=10", "method.temperature=0.5"]
-    train(
-        tiny_recipe(folder, "irra", sets=sets), data_root=folder, out=folder / f"run{distributed.environment().world}"
-    )
+    folder, world = Path.cwd(), distributed.environment().world
+    sets = ["train.epochs=2", "optim.kind=sgd", "optim.lr=1e-3", "train.batch=46", "method.temperature=0.5"]
+    own = folder / f"{rank} of {world}"  # its recipe: a file that two write at once may be read half
+    own.mkdir()
+    train(tiny_recipe(own, "irra", sets=sets), data_root=folder, out=folder / f"run{world}")
     return True
 
 
 def test_two_processes_train_to_the_weights_of_one(tmp_path, monkeypatch) -> None:
-    """Batches of 10 and a last one of 8, stochastic gradient descent: Adam with a small eps amplifies rounding."""
-    write_data(tmp_path)
+    """Batches of 46 and a rest of 1, stochastic gradient descent: Adam with a small eps amplifies rounding."""
+    records = cuhk_records(persons=(12, 3, 3))
+    records[0]["captions"].pop()
+    write_set(tmp_path / "CUHK-PEDES", records)
     monkeypatch.chdir(tmp_path)
     trained(0)
-    in_processes(trained, tmp_path)
+    in_processes(trained, tmp_path, group=False)
     one, two = (read_safetensors(tmp_path / f"run{world}" / "last.safetensors") for world in (1, 2))
     start = build_start(tmp_path)
     for name, value in one.items():
@@ -152,12 +143,14 @@ def test_a_rank_that_fails_ends_the_others_and_is_told_once(tmp_path, monkeypatc
     recipe = tmp_path / "tiny-clip.toml"
     tiny_recipe(tmp_path)
     arguments = ["train", str(recipe), "--out", str(tmp_path / "run"), "--data-root", str(tmp_path / "nothing")]
+    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("TBPS_LAUNCHED", raising=False)
     with pytest.raises(TbpsError, match="CUHK-PEDES is not in") as told:
         launch(2, arguments)
     assert told.value.status == 1 and "prepare-data" in told.value.hint
     assert "Traceback" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path, monkeypatch) -> None:

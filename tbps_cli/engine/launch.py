@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import uuid
@@ -47,12 +48,24 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "tbps_cli", *arguments)
+        with _handlers_kept():
+            elastic_launch(config, sys.executable)("-m", "tbps_cli", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise _told(failure.message, rank, failure.exitcode) from None
     except SignalException:
         raise KeyboardInterrupt from None
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """torch's launcher answers signals itself, and leaves it so when it is done."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def launched() -> bool:
