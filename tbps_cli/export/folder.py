@@ -171,6 +171,8 @@ def _facts(model: Model, formats: tuple[Format, ...], quantize: str | None) -> d
         "formats": list(formats),
         "image_size": list(model.transform.size),
         "precision": quantize or "fp32",
+        "long_captions": "chunk" if model.pieces else "cut",
+        "places_taken": model.places_taken,
         "selected_on": model.selected_on,
         "tokenizer": model.tokenizer.describe(),
         "transform": model.transform.describe(),

@@ -34,6 +34,9 @@ class MethodConfig(Section):
     """A name of `nn.sizes.TOWERS`, or the table of sizes itself."""
     weights: str = "openai"
     """Where the towers start: a tag of open_clip's catalogue, a path, or "random"."""
+    long_captions: Literal["cut", "chunk"] = "cut"
+    """What happens to captions and queries longer than the context: cut, as all papers do, or embedded in pieces
+    whose vectors are averaged. May be set after training."""
 
     @field_validator("tower")
     @classmethod
@@ -139,6 +142,11 @@ class Method(nn.Module):
         data: the data set's own name, or the path of one's own pairs; noise_rate: `data.noise_rate`.
         """
         return {}
+
+    @classmethod
+    def places_taken(cls, config: Any) -> int:
+        """Places of the text context that the method fills itself (prompts), which captions lose."""
+        return 0
 
     # What comes out -----------------------------------------------------------------------
 

@@ -105,6 +105,10 @@ class CSKT(Method):
     def tokenizer(cls, config: Config) -> Bpe:
         return Bpe(config.sizes.context, mask=True)
 
+    @classmethod
+    def places_taken(cls, config: Config) -> int:
+        return 2 * config.n_ctx
+
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
         return unit(self.image_feature(image_BCHW))
 

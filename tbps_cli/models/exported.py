@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tbps_cli.data.images import read_image
 from tbps_cli.data.transforms import EvalTransform
 from tbps_cli.errors import MissingExtra, WeightsError
+from tbps_cli.text.pieces import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer, from_description
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class ExportedModel:
         self.recipe = None
         self.notes: list[str] = []
         self.tokenizer: Tokenizer = from_description(self.manifest["tokenizer"])
+        self.places_taken = int(self.manifest.get("places_taken", 0))
+        chunked = self.manifest.get("long_captions") == "chunk" and isinstance(self.tokenizer, Cutting)
+        self.pieces: Cutting | None = self.tokenizer if chunked else None  # type: ignore[assignment]
         try:
             self.transform = EvalTransform.from_description(self.manifest["transform"])
         except (ValueError, TypeError) as error:
@@ -75,7 +79,15 @@ class ExportedModel:
 
     def encode_texts(self, texts: Sequence[str], *, batch: int = 256, query: bool = False) -> NDArray[np.float32]:
         """Sentences -> [B, E] float32 unit rows."""
+        if texts and self.pieces:
+            rows = [self._pooled(texts[at : at + batch], batch, query) for at in range(0, len(texts), batch)]
+            return np.concatenate(rows)
         return self._run(self._text, [self.tokenizer([text], query=query)[0] for text in texts], batch)
+
+    def _pooled(self, texts: Sequence[str], batch: int, query: bool) -> NDArray[np.float32]:
+        assert self.pieces is not None
+        run = lambda token_BT: self._run(self._text, list(token_BT), batch)  # noqa: E731
+        return embed_pieces(run, self.pieces, texts, query=query, taken=self.places_taken)
 
     def encode_images(
         self,

@@ -20,6 +20,7 @@ from torch import Tensor
 from tbps_cli import methods
 from tbps_cli.data.images import read_image, to_rgb
 from tbps_cli.data.transforms import EvalTransform
+from tbps_cli.errors import UsageError
 from tbps_cli.methods.base import Method
 from tbps_cli.models import device as devices
 from tbps_cli.models import official
@@ -28,6 +29,7 @@ from tbps_cli.models.settings import check_sets, with_words
 from tbps_cli.models.states import load_into
 from tbps_cli.models.words import for_run
 from tbps_cli.recipe.schema import Recipe
+from tbps_cli.text.pieces import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
 from tbps_cli.weights.fingerprint import fingerprint
@@ -65,6 +67,16 @@ class Model:
         self.tokenizer = tokenizer or method.tokenizer(recipe.method)
         self.transform: EvalTransform = method.eval_transform(recipe.method, method.task)
         self.batch_dependent: str | None = method.batch_dependent(recipe.method)
+        self.places_taken: int = method.places_taken(recipe.method)
+        self.pieces: Cutting | None = None
+        """The tokenizer that cuts long captions into pieces, when the recipe asks for it."""
+        if recipe.method.long_captions == "chunk":
+            if not isinstance(self.tokenizer, Cutting) or self.batch_dependent:
+                raise UsageError(
+                    f'method.long_captions = "chunk" does not suit {self.name} as it is set.',
+                    "Leave it at cut: this form has no pieces to average.",
+                )
+            self.pieces = self.tokenizer
         self.selected_on = selected_on
         self.notes = list(notes)
         self.batch: int = recipe.train.eval_batch
@@ -101,6 +113,10 @@ class Model:
         texts = [texts] if isinstance(texts, str) else list(texts)
 
         def encode(start: int, stop: int) -> Rows:
+            if self.pieces:
+                return embed_pieces(
+                    self.text_arrays, self.pieces, texts[start:stop], query=query, taken=self.places_taken
+                )
             return self.text_arrays(self.tokenizer(texts[start:stop], query=query))
 
         return self._in_batches(encode, len(texts), batch, progress)

@@ -25,8 +25,10 @@ def text_feature(clip: Clip, token_BT: Tensor) -> Tensor:
 
     A large batch passes in groups of similar length, so that a long caption makes few others long.
     """
+    if torch.compiler.is_compiling() or not _rows_alone(clip):  # a traced batch has no length to ask for
+        return caption_end(clip, token_BT)
     groups = min(GROUPS, len(token_BT) // WORTH.get(token_BT.device.type, 128))
-    if groups < 2 or torch.compiler.is_compiling() or not _rows_alone(clip):
+    if groups < 2:
         return caption_end(clip, token_BT)
     ends = end_of(token_BT).tolist()
     order_B = torch.tensor(sorted(range(len(ends)), key=ends.__getitem__))

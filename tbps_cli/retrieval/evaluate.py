@@ -7,6 +7,7 @@ re-ranking helped, whether embeddings depend on batch companions (declared, and 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ def evaluate(
     part = dataset.split(split)
     started = time.perf_counter()
     size = batch or (model.recipe.train.eval_batch if model.recipe else 64)
+    _warn_of_cut(model, part)
     embedded = embed_split(model, part, cache_dir=cache_dir, batch=size, workers=workers, progress=progress)
     text, image = (embedded.text_QE, part.caption_person), (embedded.image_GE, part.picture_person)
     sides: dict[Direction, Side] = {
@@ -145,6 +147,23 @@ def evaluate(
         warning=warning,
         ceiling=ceiling(dataset, split),
     )
+
+
+def _warn_of_cut(model: Encoder, part: Split) -> None:
+    """Say which share of the captions is longer than the model reads (fakes of tests cannot count)."""
+    counted = getattr(getattr(model, "tokenizer", None), "cut_count", None)
+    if counted is None or getattr(model, "pieces", None):
+        return
+    taken = getattr(model, "places_taken", 0)
+    cut = counted(part.captions, taken=taken)
+    if cut:
+        logging.getLogger("tbps").warning(
+            "captions: %s of %s (%.1f %%) are longer than the model reads and lose their end; "
+            "--set method.long_captions=chunk embeds them in pieces",
+            f"{cut:,}",
+            f"{len(part.captions):,}",
+            100 * cut / len(part.captions),
+        )
 
 
 def _side(

@@ -154,7 +154,7 @@ def _sum(model: Model | ExportedModel, query: Query, row_of: Mapping[str, NDArra
 def _warn_of_cut(model: Model | ExportedModel, queries: Sequence[Query]) -> None:
     counted = getattr(model.tokenizer, "cut_count", None)
     texts = [text for query in queries for text in query.texts]
-    cut = counted(texts) if counted else 0
+    cut = counted(texts, taken=model.places_taken) if counted and not model.pieces else 0
     if cut:
         which = "the query is" if len(queries) == 1 else f"{cut} of {len(queries)} queries are"
         logger.warning(

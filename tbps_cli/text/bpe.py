@@ -16,7 +16,7 @@ import gzip
 import hashlib
 import html
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -93,18 +93,44 @@ class Bpe:
 
     def encode(self, text: str, *, query: bool = False) -> list[int]:
         """The ids of a whole sentence, without start, end and padding."""
+        ids: list[int] = []
+        for word in self._words(text, query):
+            ids += word
+        return ids
+
+    def _words(self, text: str, query: bool) -> Iterator[list[int]]:
+        """The ids of each run of text without blanks."""
         if self.clean_words:
             text = clean_caption(text, self.clean_words)
         cache = self._cache[query]
-        ids: list[int] = []
         for chunk in _repaired(text).lower().split():
             known = cache.get(chunk)
-            ids += self._learn(chunk, query) if known is None else known
-        return ids
+            yield self._learn(chunk, query) if known is None else known
 
-    def cut_count(self, texts: Sequence[str]) -> int:
+    def pieces(self, text: str, *, query: bool = False, taken: int = 0) -> list[list[int]]:
+        """The ids of a sentence in pieces that fit the context, cut at blanks; one empty piece for "".
+
+        taken: places of the context that something else needs. A run longer than a piece is cut inside.
+        """
+        room = self.context - 2 - taken
+        found: list[list[int]] = [[]]
+        for word in self._words(text, query):
+            if found[-1] and len(found[-1]) + len(word) > room:
+                found.append([])
+            found[-1] = found[-1] + word
+            while len(found[-1]) > room:
+                found[-1:] = [found[-1][:room], found[-1][room:]]
+        return found
+
+    def row(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Ids of a piece -> int64 [context] with start, end and padding."""
+        row = np.zeros(self.context, np.int64)
+        row[: len(ids) + 2] = [self.start, *ids, self.end]
+        return row
+
+    def cut_count(self, texts: Sequence[str], *, taken: int = 0) -> int:
         """How many of the captions do not fit the context and lose their last words."""
-        return sum(len(self.encode(text)) > self.context - 2 for text in texts)
+        return sum(len(self.encode(text)) > self.context - 2 - taken for text in texts)
 
     def describe(self) -> dict[str, object]:
         """Kind and every number; start, end, mask and vocabulary are there for other programs."""

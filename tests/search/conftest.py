@@ -25,6 +25,8 @@ class Colours:
     path = Path("runs/colours-0001")
     transform = EvalTransform((8, 4), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
     tokenizer = Bpe(12)
+    pieces = None
+    places_taken = 0
 
     def __init__(self, fingerprint: str = "0123456789abcdef") -> None:
         self.fingerprint = fingerprint
