@@ -20,7 +20,10 @@ def cuhk_records(persons=(3, 2, 2), pictures=2):
         for _ in range(count):
             person += 1
             for number in range(pictures):
-                captions = [f"Person {person} as seen in picture {number}.", f"someone numbered {person} seen at {number}"]
+                captions = [
+                    f"Person {person} as seen in picture {number}.",
+                    f"someone numbered {person} seen at {number}",
+                ]
                 path = f"cam_a/{person:03}_{number}.png"
                 records.append({"split": split, "id": person, "file_path": path, "captions": captions})
     return records
