@@ -14,6 +14,7 @@ from tiny_sets import cuhk_records, write_set
 from tbps_cli import methods
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine import optim
+from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import WeightsError
 from tbps_cli.losses.balance import balance
 from tbps_cli.methods.base import OfficialFiles
@@ -161,6 +162,21 @@ def test_losses_of_joined_chunks_equal_those_of_the_whole_batch():
     whole = method(data, Step())
     for name, loss in method.losses(joined, data, Step()).items():
         assert abs(loss - whole[name]) < 1e-5 * abs(whole[name]), name
+
+
+def test_chunks_give_the_gradient_of_the_whole_batch():
+    gradients = []
+    for more in ([], ["train.chunk=2"]):
+        method, recipe = drawn().train(), load("dm_adapter", ["train.precision=fp32", *more])
+        stepper = Stepper(method, optim.build(method, recipe.optim), train=recipe.train)
+        stepper.backward(batch(), Step())
+        gradients.append({name: value.grad for name, value in method.named_parameters() if value.grad is not None})
+    whole, chunked = gradients
+    assert whole.keys() == chunked.keys()
+    apart = {
+        name: ((whole[name] - chunked[name]).abs().max() / (1e-6 + whole[name].abs().max())).item() for name in whole
+    }
+    assert max(apart.values()) < 1e-3, max(apart, key=apart.get)
 
 
 def test_recomputing_blocks_in_the_backward_pass_changes_no_gradient():
