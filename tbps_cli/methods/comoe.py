@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.balance import balance, use_of_experts
-from tbps_cli.losses.contrastive import itc, sdm, unit
-from tbps_cli.losses.identity import accuracy, identity
+from tbps_cli.losses.contrastive import unit
+from tbps_cli.losses.family import pair_losses, person_figures
+from tbps_cli.losses.identity import identity
 from tbps_cli.losses.masked import caption_figures, per_word
-from tbps_cli.losses.matching import cmpm
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.heads import Classifier
@@ -187,15 +187,10 @@ class CoMoE(Method):
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe. Source: the released code; published: sdm, itc and balance."""
         image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
-        losses = {}
-        if c.sdm:
-            losses["sdm"] = c.sdm * sdm(image_BE, text_BE, person_B, temperature=c.temperature)
-        if c.itc:
-            losses["itc"] = c.itc * itc(image_BE, text_BE, temperature=c.temperature)
+        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm}
+        losses = pair_losses(image_BE, text_BE, person_B, weights, temperature=c.temperature)
         if c.balance and "balance" in features:
             losses["balance"] = c.balance * balance(features["balance"])
-        if c.cmpm:
-            losses["cmpm"] = c.cmpm * cmpm(image_BE, text_BE, person_B)
         if c.identity:
             losses["identity"] = c.identity * identity(*self._persons(features), person_B)
         if c.masked:
@@ -214,9 +209,7 @@ class CoMoE(Method):
         if "balance" in features:
             figures |= use_of_experts(features["balance"])
         if self.classifier is not None:
-            image_BN, text_BN = self._persons(features)
-            figures["img_acc"] = accuracy(image_BN, batch.person_B).item()
-            figures["txt_acc"] = accuracy(text_BN, batch.person_B).item()
+            figures |= person_figures(self._persons(features), batch.person_B)
         if "masked_hits" in features:
             figures["mlm_acc"] = per_word(features["masked_hits"], batch.tokens["label"]).item()
         return figures

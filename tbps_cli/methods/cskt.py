@@ -18,10 +18,9 @@ from torch import Tensor
 
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
-from tbps_cli.losses.contrastive import itc, sdm, unit
-from tbps_cli.losses.identity import accuracy, identity
-from tbps_cli.losses.matching import cmpm
-from tbps_cli.losses.triplet import hardest_triplet
+from tbps_cli.losses.contrastive import unit
+from tbps_cli.losses.family import pair_losses, person_figures
+from tbps_cli.losses.identity import identity
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
 from tbps_cli.nn.adapters import AdapterBlock
 from tbps_cli.nn.clip import Clip
@@ -135,15 +134,8 @@ class CSKT(Method):
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe; published: sdm alone."""
         image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
-        losses = {}
-        if c.sdm:
-            losses["sdm"] = c.sdm * sdm(image_BE, text_BE, person_B, temperature=c.temperature)
-        if c.itc:
-            losses["itc"] = c.itc * itc(image_BE, text_BE, temperature=c.temperature)
-        if c.cmpm:
-            losses["cmpm"] = c.cmpm * cmpm(image_BE, text_BE, person_B)
-        if c.triplet:
-            losses["triplet"] = c.triplet * hardest_triplet(image_BE, text_BE)
+        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "triplet": c.triplet}
+        losses = pair_losses(image_BE, text_BE, person_B, weights, temperature=c.temperature)
         if c.identity:
             losses["identity"] = c.identity * identity(*self._persons(features), person_B)
         return losses
@@ -157,11 +149,7 @@ class CSKT(Method):
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
         if self.classifier is None:
             return {}
-        image_BN, text_BN = self._persons(features)
-        return {
-            "img_acc": accuracy(image_BN, batch.person_B).item(),
-            "txt_acc": accuracy(text_BN, batch.person_B).item(),
-        }
+        return person_figures(self._persons(features), batch.person_B)
 
     def group_of(self, name: str) -> Group:
         """CLIP is frozen but for adapters and ln_3; biases at their own rate without decay."""

@@ -19,10 +19,9 @@ from torch import Tensor
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.balance import balance, use_of_experts
-from tbps_cli.losses.contrastive import itc, sdm, unit
-from tbps_cli.losses.identity import accuracy, identity
-from tbps_cli.losses.matching import cmpm
-from tbps_cli.losses.triplet import hardest_triplet
+from tbps_cli.losses.contrastive import unit
+from tbps_cli.losses.family import pair_losses, person_figures
+from tbps_cli.losses.identity import identity
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip import Clip
@@ -143,17 +142,10 @@ class DMAdapter(Method):
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe; published: sdm and balance. Source: the released code."""
         image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
-        losses = {}
-        if c.sdm:
-            losses["sdm"] = c.sdm * sdm(image_BE, text_BE, person_B, temperature=c.temperature)
+        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "triplet": c.triplet}
+        losses = pair_losses(image_BE, text_BE, person_B, weights, temperature=c.temperature)
         if c.balance:
             losses["balance"] = c.balance * balance(features["balance"])
-        if c.itc:
-            losses["itc"] = c.itc * itc(image_BE, text_BE, temperature=c.temperature)
-        if c.cmpm:
-            losses["cmpm"] = c.cmpm * cmpm(image_BE, text_BE, person_B)
-        if c.triplet:
-            losses["triplet"] = c.triplet * hardest_triplet(image_BE, text_BE)
         if c.identity:
             losses["identity"] = c.identity * identity(*self._persons(features), person_B)
         return losses
@@ -168,9 +160,7 @@ class DMAdapter(Method):
         """How unevenly the experts are used; batch shares of persons named right."""
         figures = use_of_experts(features["balance"]) if "balance" in features else {}
         if self.classifier is not None:
-            image_BN, text_BN = self._persons(features)
-            figures["img_acc"] = accuracy(image_BN, batch.person_B).item()
-            figures["txt_acc"] = accuracy(text_BN, batch.person_B).item()
+            figures |= person_figures(self._persons(features), batch.person_B)
         return figures
 
     def group_of(self, name: str) -> Group:
