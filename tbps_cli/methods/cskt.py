@@ -25,7 +25,7 @@ from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
 from tbps_cli.nn.adapters import AdapterBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import caption_end
-from tbps_cli.nn.heads import Classifier
+from tbps_cli.nn.heads import Classifier, person_scores
 from tbps_cli.nn.prompts import PromptBank, make_room
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.text.bpe import Bpe
@@ -141,9 +141,7 @@ class CSKT(Method):
         return losses
 
     def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        if self.classifier is None:
-            raise ValueError("the identity loss needs a task that says how many identities there are")
-        return self.classifier(features["image"]), self.classifier(features["text"])
+        return person_scores(self.classifier, features["image"], features["text"])
 
     @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:

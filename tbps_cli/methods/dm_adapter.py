@@ -26,7 +26,7 @@ from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
-from tbps_cli.nn.heads import Classifier
+from tbps_cli.nn.heads import Classifier, person_scores
 from tbps_cli.nn.moe import collecting
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, end_of, used
@@ -151,9 +151,7 @@ class DMAdapter(Method):
         return losses
 
     def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        if self.classifier is None:
-            raise ValueError("the identity loss needs a task that says how many identities there are")
-        return self.classifier(features["image"]), self.classifier(features["text"])
+        return person_scores(self.classifier, features["image"], features["text"])
 
     @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:

@@ -27,7 +27,7 @@ from tbps_cli.losses.identity import identity
 from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.heads import Classifier
+from tbps_cli.nn.heads import Classifier, person_scores
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.moe import collecting
 from tbps_cli.nn.parsing import Axis, Parser, PartPool, check_parser, read_parser
@@ -222,9 +222,7 @@ class PHP(Method):
         return losses
 
     def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        if self.classifier is None:
-            raise ValueError("the identity loss needs a task that says how many identities there are")
-        return self.classifier(features["image"]), self.classifier(features["text"])
+        return person_scores(self.classifier, features["image"], features["text"])
 
     @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:

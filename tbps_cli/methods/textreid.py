@@ -26,6 +26,7 @@ from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, strangers
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
+from tbps_cli.nn.heads import person_scores
 from tbps_cli.nn.momentum import MomentumHead, PlainHead, draw_linear
 from tbps_cli.nn.resnet import EXPANSION, ResNet, picture_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
@@ -246,9 +247,7 @@ class TextReID(Method):
         return image + text
 
     def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        if self.head.loss_evaluator is None:
-            raise ValueError("the identity loss needs a task that says how many identities there are")
-        return self.head.loss_evaluator(features["image"]), self.head.loss_evaluator(features["text"])
+        return person_scores(self.head.loss_evaluator, features["image"], features["text"])
 
     @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
