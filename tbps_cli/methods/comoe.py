@@ -64,7 +64,7 @@ class CoMoE(Method):
         """What the experts' blocks attend over: tokens of one item, or as released the items of the batch."""
         moe_layers: Count = 4
         moe_heads: Count = 8
-        experts: Count = 4
+        num_experts: Count = 4
         top_k: Count = 2
         """Experts that a token goes to."""
         reduction: Count = 8
@@ -75,7 +75,7 @@ class CoMoE(Method):
         sdm: Weight = 1.0
         itc: Weight = 5.0
         balance: Weight = 1.0
-        """Of the experts' load; its least value is blocks * 2 * top_k / experts times this."""
+        """Of the experts' load; its least value is blocks * 2 * top_k / num_experts times this."""
         cmpm: Weight = 0.0
         identity: Weight = 0.0
         masked: Weight = 0.0
@@ -91,7 +91,7 @@ class CoMoE(Method):
             check_parser(
                 self.sizes.embed,
                 heads=self.moe_heads,
-                experts=self.experts,
+                num_experts=self.num_experts,
                 top_k=self.top_k,
                 reduction=self.reduction,
             )
@@ -252,7 +252,7 @@ def _parser(config: CoMoE.Config) -> Parser:
         layers=config.moe_layers,
         heads=config.moe_heads,
         axis=config.attention_axis,
-        experts=config.experts,
+        num_experts=config.num_experts,
         top_k=config.top_k,
         reduction=config.reduction,
         dropout=config.expert_dropout,

@@ -71,7 +71,7 @@ class PHP(Method):
         """Learned tokens that crfm pools into."""
         moe_layers: Count = 4
         moe_heads: Count = 8
-        experts: Count = 4
+        num_experts: Count = 4
         top_k: Count = 2
         """Experts that a token goes to."""
         reduction: Count = 8
@@ -83,7 +83,7 @@ class PHP(Method):
         sdm: Weight = 1.0
         itc: Weight = 5.0
         balance: Weight = 0.5
-        """Of the experts' load; its least value is blocks * 2 * top_k / experts times this."""
+        """Of the experts' load; its least value is blocks * 2 * top_k / num_experts times this."""
         cmpm: Weight = 0.0
         identity: Weight = 0.0
         masked: Weight = 0.0
@@ -104,7 +104,7 @@ class PHP(Method):
             check_parser(
                 self.sizes.embed,
                 heads=self.moe_heads,
-                experts=self.experts,
+                num_experts=self.num_experts,
                 top_k=self.top_k,
                 reduction=self.reduction,
             )
@@ -284,7 +284,7 @@ def _parser(config: PHP.Config) -> Parser:
         layers=config.moe_layers,
         heads=config.moe_heads,
         axis=config.attention_axis,
-        experts=config.experts,
+        num_experts=config.num_experts,
         top_k=config.top_k,
         reduction=config.reduction,
         dropout=config.expert_dropout,

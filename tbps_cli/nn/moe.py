@@ -64,7 +64,7 @@ def before(logit_X: Tensor) -> Tensor:
 
 
 class Mixture(nn.Module):
-    """[B, L, D] tokens -> the weighted sum of `top_k` of `experts` modules made by `expert()`.
+    """[B, L, D] tokens -> the weighted sum of `top_k` of `num_experts` modules made by `expert()`.
 
     gates: names of the token gates; a caller with several says at each call which one. alpha, learned
     and not clamped, mixes the token's logits with the context's.
@@ -73,20 +73,20 @@ class Mixture(nn.Module):
     def __init__(
         self,
         width: int,
-        experts: int,
+        num_experts: int,
         top_k: int,
         expert: Callable[[], nn.Module],
         gates: Sequence[str] = (INPUT_GATE,),
     ) -> None:
         super().__init__()
-        if not 1 <= top_k <= experts:
-            raise ValueError(f"top_k is {top_k}, it must be 1 to {experts}, the number of experts")
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(f"top_k is {top_k}, it must be 1 to {num_experts}, the number of experts")
         self.top_k = top_k
         self.alpha = nn.Parameter(torch.tensor(0.5))
         for gate in gates:
-            self.add_module(gate, nn.Linear(width, experts, bias=False))
-        self.task_gate = nn.Linear(width, experts, bias=False)
-        self.experts = nn.ModuleList(expert() for _ in range(experts))
+            self.add_module(gate, nn.Linear(width, num_experts, bias=False))
+        self.task_gate = nn.Linear(width, num_experts, bias=False)
+        self.experts = nn.ModuleList(expert() for _ in range(num_experts))
         self.keep: Callable[[Choice], None] | None = None
 
     def forward(self, x_BLD: Tensor, context_D: Tensor, gate: str = INPUT_GATE) -> Tensor:

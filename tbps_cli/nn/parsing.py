@@ -123,7 +123,7 @@ class Parser(nn.Module):
         layers: int,
         heads: int,
         axis: Axis,
-        experts: int,
+        num_experts: int,
         top_k: int,
         reduction: int,
         dropout: float,
@@ -132,7 +132,7 @@ class Parser(nn.Module):
         super().__init__()
 
         def block() -> ParserBlock:
-            mixture = Mixture(width, experts, top_k, lambda: Expert(width, reduction, dropout), gates)
+            mixture = Mixture(width, num_experts, top_k, lambda: Expert(width, reduction, dropout), gates)
             return ParserBlock(width, heads, axis, mixture)
 
         self.resblocks = nn.ModuleList(block() for _ in range(layers))
@@ -150,14 +150,14 @@ class Parser(nn.Module):
             block.initialise(generator)
 
 
-def check_parser(embed: int, *, heads: int, experts: int, top_k: int, reduction: int) -> None:
+def check_parser(embed: int, *, heads: int, num_experts: int, top_k: int, reduction: int) -> None:
     """Raises ValueError naming the key when a parser over embeddings of length `embed` cannot be built."""
     if embed % heads:
         raise ValueError(f"moe_heads = {heads}: must divide the embedding's length, {embed}")
     if embed % reduction:
         raise ValueError(f"reduction = {reduction}: must divide the embedding's length, {embed}")
-    if top_k > experts:
-        raise ValueError(f"top_k = {top_k}: must be at most the number of experts, {experts}")
+    if top_k > num_experts:
+        raise ValueError(f"top_k = {top_k}: must be at most num_experts, which is {num_experts}")
 
 
 def read_parser(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
@@ -168,7 +168,7 @@ def read_parser(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
     if gate is None or down is None:
         return {}
     layers = len({name.split(".")[1] for name in own})
-    return {"moe_layers": layers, "experts": len(gate), "reduction": down.shape[1] // len(down)}
+    return {"moe_layers": layers, "num_experts": len(gate), "reduction": down.shape[1] // len(down)}
 
 
 def draw_linear(layer: nn.Linear, generator: torch.Generator) -> None:

@@ -9,6 +9,7 @@ from tiny_experts import GOLDEN, apart, batch, drawn, embeddings, released, rele
 
 from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
+from tbps_cli.errors import RecipeError
 from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.comoe import CoMoE
 from tbps_cli.models import open_model
@@ -87,7 +88,7 @@ def test_chunks_give_the_gradient_of_the_whole_batch():
     ("key", "value", "said"),
     [
         ("tower", "RN50x4", "vision transformer"),
-        ("top_k", 9, "at most the number of experts, 4"),
+        ("top_k", 9, "at most num_experts, which is 4"),
         ("moe_heads", 3, "must divide"),
         ("parts", ("coa", "coa"), "names a part twice"),
     ],
@@ -95,6 +96,14 @@ def test_chunks_give_the_gradient_of_the_whole_batch():
 def test_impossible_settings_are_refused(key, value, said):
     with pytest.raises(ValidationError, match=said):
         CoMoE.Config.model_validate({"name": "comoe", key: value})
+
+
+@pytest.mark.parametrize("name", ["comoe", "dm_adapter", "php"])
+def test_the_number_of_experts_has_one_name_and_another_word_is_answered_with_it(name):
+    assert load(name, ["method.num_experts=3"]).method.num_experts == 3
+    with pytest.raises(RecipeError, match=rf"method.experts = 3 is not a setting of {name}") as caught:
+        load(name, ["method.experts=3"])
+    assert caught.value.hint == "Did you mean num_experts?"
 
 
 def test_a_released_folder_loads_in_the_released_form_and_can_be_set_right(tmp_path):
@@ -129,4 +138,4 @@ def test_parsers_of_their_own_are_read_from_a_released_file():
         names = [f"{head}v.{rest}", f"{head}t.{rest}"] if head == "STransformer" else [name]
         state |= dict.fromkeys(names, value)
     config = CoMoE.recognise(OfficialFiles(state, {"img_size": [64, 32], "moe_heads": 4}, "best.pth"))
-    assert (config.share_modalities, config.moe_layers, config.experts, config.reduction) == (False, 2, 4, 8)
+    assert (config.share_modalities, config.moe_layers, config.num_experts, config.reduction) == (False, 2, 4, 8)

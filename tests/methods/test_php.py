@@ -132,7 +132,7 @@ def test_every_parameter_moves():
     ("key", "value", "said"),
     [
         ("tower", "RN50", "vision transformer"),
-        ("top_k", 5, "at most the number of experts, 4"),
+        ("top_k", 5, "at most num_experts, which is 4"),
         ("moe_heads", 7, "must divide"),
         ("reduction", 5, "must divide"),
         ("parts", ["efp", "efp"], "names a part twice"),
