@@ -23,6 +23,16 @@ GREY = (0.2989, 0.587, 0.114)
 Box = tuple[int, int, int, int]
 """Top, left, height, width in pixels."""
 
+# The published numbers, for this way and for whole batches (`data/device_draws.py`).
+JITTER = 0.1
+DEGREES = 15.0
+CROP = (0.9, 1.0)
+GREY_P = 0.1
+FLIP = Flip(0.5)
+ERASE = Erase(0.5, (0.10, 0.20), (0.3, 3.3), value=(0.0, 0.0, 0.0), after_normalise=False)
+SIMCLR_JITTER_P, SIMCLR_GREY_P, SIMCLR_BLUR_P = 0.8, 0.2, 0.5
+SIMCLR_BLUR = (0.1, 2.0)
+
 
 def grey(pixel_CHW: Tensor) -> Tensor:
     """Luminance in all three channels, which share no memory: later steps write in place."""
@@ -99,7 +109,7 @@ def crop_box(height: int, width: int, draws: Draws, scale: tuple[float, float], 
 
 def _jitter(pixel_CHW: Tensor, draws: Draws) -> Tensor:
     order = draws.order(4)
-    factors = [draws.uniform(0.9, 1.1) for _ in range(3)]
+    factors = [draws.uniform(1 - JITTER, 1 + JITTER) for _ in range(3)]
     for chosen in order:
         if chosen < 3:  # the fourth is hue, which the pool leaves alone
             pixel_CHW = (brightness, contrast, saturation)[chosen](pixel_CHW, factors[chosen])
@@ -107,16 +117,16 @@ def _jitter(pixel_CHW: Tensor, draws: Draws) -> Tensor:
 
 
 def _rotate(pixel_CHW: Tensor, draws: Draws) -> Tensor:
-    return rotate(pixel_CHW, draws.uniform(-15.0, 15.0))
+    return rotate(pixel_CHW, draws.uniform(-DEGREES, DEGREES))
 
 
 def _crop(pixel_CHW: Tensor, draws: Draws) -> Tensor:
     height, width = pixel_CHW.shape[-2:]
-    return resized_crop(pixel_CHW, crop_box(height, width, draws, (0.9, 1.0), crop_ratio((height, width))))
+    return resized_crop(pixel_CHW, crop_box(height, width, draws, CROP, crop_ratio((height, width))))
 
 
 def _grey(pixel_CHW: Tensor, draws: Draws) -> Tensor:
-    return grey(pixel_CHW) if draws.share() < 0.1 else pixel_CHW
+    return grey(pixel_CHW) if draws.share() < GREY_P else pixel_CHW
 
 
 POOL: tuple[Callable[[Tensor, Draws], Tensor], ...] = (
@@ -124,8 +134,8 @@ POOL: tuple[Callable[[Tensor, Draws], Tensor], ...] = (
     _rotate,
     _crop,
     _grey,
-    Flip(0.5),
-    Erase(0.5, (0.10, 0.20), (0.3, 3.3), value=(0.0, 0.0, 0.0), after_normalise=False),
+    FLIP,
+    ERASE,
 )
 
 
@@ -144,12 +154,12 @@ def simclr_view(
     top, left, rows, columns = crop_box(image.height, image.width, draws, scale, crop_ratio(size))
     view = image.crop((left, top, left + columns, top + rows))
     view = view.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    if draws.share() <= 0.8:
+    if draws.share() <= SIMCLR_JITTER_P:
         view = _jitter_picture(view, draws, jitter)
-    if draws.share() < 0.2:
+    if draws.share() < SIMCLR_GREY_P:
         view = view.convert("L").convert("RGB")
-    if draws.share() <= 0.5:
-        view = view.filter(ImageFilter.GaussianBlur(draws.python.uniform(0.1, 2.0)))
+    if draws.share() <= SIMCLR_BLUR_P:
+        view = view.filter(ImageFilter.GaussianBlur(draws.python.uniform(*SIMCLR_BLUR)))
     return view
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ class Store:
     resample: Resample
     rows: dict[str, tuple[int, int, int]]
     """Path below the root -> (row, bytes of the file, its modification time in ns)."""
+    shapes: NDArray[np.int64] | None = None
+    """[rows, 2] height and width of each picture before it was resized; None in stores of older versions."""
 
     def __post_init__(self) -> None:
         self._pixels: NDArray[np.uint8] | None = None
@@ -73,6 +76,10 @@ class Store:
     def places(self, paths: Sequence[Path]) -> NDArray[np.int64]:
         """The row of each picture."""
         return np.array([self.rows[self._key(path)][0] for path in paths], dtype=np.int64)
+
+    def shapes_of(self, paths: Sequence[Path]) -> NDArray[np.int64] | None:
+        """[B, 2] height and width of each picture before it was resized, where the store knows them."""
+        return None if self.shapes is None else self.shapes[self.places(paths)]
 
     def stale(self, paths: Sequence[Path]) -> list[Path]:
         """Those pictures that the store lacks, or whose file has changed since."""
@@ -106,11 +113,22 @@ def _read(folder: Path, root: Path) -> Store | None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         height, width = manifest["size"]
         rows = {path: (row, int(size), int(time)) for row, (path, size, time) in enumerate(manifest["pictures"])}
-        store = Store(folder, root, (int(height), int(width)), manifest["resample"], rows)
+        shapes = _shapes(manifest.get("shapes"), len(rows))
+        store = Store(folder, root, (int(height), int(width)), manifest["resample"], rows, shapes)
         whole = (folder / PIXELS).stat().st_size == len(rows) * int(height) * int(width) * 3
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return store if whole and manifest.get("version") == VERSION else None
+
+
+def _shapes(found: object, count: int) -> NDArray[np.int64] | None:
+    """Raises ValueError for anything but nothing, or one height and width a picture."""
+    if not found:
+        return None
+    shapes = np.array(found)
+    if shapes.dtype != np.int64 or shapes.shape != (count, 2) or (shapes < 1).any():
+        raise ValueError("not the shapes of pictures")
+    return shapes
 
 
 def build_store(
@@ -135,8 +153,8 @@ def build_store(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        pictures, failed = _write_pixels(temporary / PIXELS, root, paths, size, resample, max_pixels, progress)
-        manifest = {"version": VERSION, "size": list(size), "resample": resample, "pictures": pictures}
+        written, failed = _write_pixels(temporary / PIXELS, root, paths, size, resample, max_pixels, progress)
+        manifest = {"version": VERSION, "size": list(size), "resample": resample, **written}
         (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -147,6 +165,13 @@ def build_store(
     return store, failed
 
 
+class _Decoded(NamedTuple):
+    path: Path
+    stamp: tuple[int, int]
+    shape: tuple[int, int]
+    pixels: bytes
+
+
 def _write_pixels(
     target: Path,
     root: Path,
@@ -155,37 +180,41 @@ def _write_pixels(
     resample: Resample,
     max_pixels: int,
     progress: Progress | None,
-) -> tuple[list[tuple[str, int, int]], list[UnreadableImage]]:
-    pictures: list[tuple[str, int, int]] = []
+) -> tuple[dict[str, list[Any]], list[UnreadableImage]]:
+    """Writes the bytes; returns what the manifest says of each picture, and the unreadable ones."""
+    written: dict[str, list[Any]] = {"pictures": [], "shapes": []}
     failed: list[UnreadableImage] = []
 
-    def decode(path: Path) -> tuple[Path, tuple[int, int] | None, bytes | UnreadableImage]:
+    def decode(path: Path) -> _Decoded | UnreadableImage:
         stamp = _stamp(path)  # before the pixels: a file that changes meanwhile makes its row stale
+        if stamp is None:
+            return UnreadableImage(path, "it is gone")
         try:
             image = read_image(path, allow_truncated=True, max_pixels=max_pixels)
         except UnreadableImage as error:
-            return path, stamp, error
-        return path, stamp, resized(image, size, resample).tobytes()
+            return error
+        return _Decoded(path, stamp, (image.height, image.width), resized(image, size, resample).tobytes())
 
     with target.open("wb") as out, ThreadPoolExecutor(THREADS) as pool:
-        for done, (path, stamp, result) in enumerate(_in_turn(pool, decode, paths), start=1):
-            if isinstance(result, UnreadableImage) or stamp is None:
-                failed.append(result if isinstance(result, UnreadableImage) else UnreadableImage(path, "it is gone"))
+        for done, result in enumerate(_in_turn(pool, decode, paths), start=1):
+            if isinstance(result, UnreadableImage):
+                failed.append(result)
             else:
-                out.write(result)
-                pictures.append((path.relative_to(root).as_posix(), *stamp))
+                out.write(result.pixels)
+                written["pictures"].append((result.path.relative_to(root).as_posix(), *result.stamp))
+                written["shapes"].append(result.shape)
             if progress:
                 progress(done, len(paths))
         out.flush()
         os.fsync(out.fileno())
-    return pictures, failed
+    return written, failed
 
 
 def _in_turn(
     pool: ThreadPoolExecutor,
-    decode: Callable[[Path], tuple[Path, tuple[int, int] | None, bytes | UnreadableImage]],
+    decode: Callable[[Path], _Decoded | UnreadableImage],
     paths: list[Path],
-) -> Iterator[tuple[Path, tuple[int, int] | None, bytes | UnreadableImage]]:
+) -> Iterator[_Decoded | UnreadableImage]:
     """`map` in bounded pieces, so that decoded pictures do not pile up in memory."""
     for start in range(0, len(paths), 512):
         yield from pool.map(decode, paths[start : start + 512])
