@@ -26,6 +26,10 @@ PARTS = ("losses", "gradients", "state")
 NO_GRADIENT = ("mlp.layers.0.bias", "attnpool.k_proj.bias")
 """In front of a batch norm or a softmax a bias changes nothing: its gradient is 0 and what it holds is rounding."""
 LIMIT = 1e-5
+LONG = (12, 11, 10, 2, 12, 1, 12, 12)
+"""Pairs of eight steps, with rests of fewer pairs than three processes."""
+LONG_OF = {"textreid": (12, 11, 10, 5, 12, 3, 12, 12)}
+"""Batch norms over one or two tiny pictures: there a change of the pictures by 1e-7 moves weights by up to 0.4."""
 CHUNKED = [name for name in methods.names() if name not in ("textreid", "rde")]
 """Those without statistics of the batch."""
 
@@ -43,7 +47,7 @@ def traces(rank: int):
 
 
 def many(rank: int):
-    return {name: trace(name, (12, 11, 10, 2, 12, 1, 12, 12)) for name in methods.names()}
+    return {name: trace(name, LONG_OF.get(name, LONG)) for name in methods.names()}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def test_two_processes_in_chunks_are_one_with_the_whole_batch(name, two) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("name", methods.names())
 def test_three_processes_are_one_over_eight_steps(name, three) -> None:
-    assert_same(trace(name, (12, 11, 10, 2, 12, 1, 12, 12)), [rank[name] for rank in three], 1e-4)
+    assert_same(trace(name, LONG_OF.get(name, LONG)), [rank[name] for rank in three], 1e-4)
 
 
 @pytest.mark.parametrize("name", methods.names())
