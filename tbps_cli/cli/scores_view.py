@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tbps_cli.cli.render import line, table
+from tbps_cli.retrieval.guard import words as guard_words
 
 Document = Mapping[str, Any]
 
@@ -90,20 +91,7 @@ def protocol_line(document: Document) -> str:
     reranked = "re-ranked" if protocol["reranked"] else "not re-ranked"
     companions = "DEPENDS on batch companions" if protocol["batch_dependent"] else "independent of the batch"
     parts = [f"Protocol: {selected}", reranked, f"embeddings {companions}", protocol["precision"]]
-    return " · ".join(parts + [guard_text(protocol["guard"])] * ("guard" in protocol))
-
-
-def guard_text(guard: Document) -> str:
-    """What the checks before the score found, in a few words."""
-    same = guard["difference"] <= guard["tolerance"]
-    found = [
-        f"{guard['rows']} rows alone {'=' if same else 'DIFFER from'} in company ({guard['difference']:.0e})",
-        f"{guard['duplicates']:,} duplicate picture{'s' * (guard['duplicates'] != 1)}",
-    ]
-    if guard["alike"]:
-        found.append(f"{guard['alike']} DIFFERENT pictures with equal embeddings")
-    found.append(f"{guard['tied'] or 'no'} tie{'s' * (guard['tied'] != 1)} in {guard['queries']} captions")
-    return f"guard: {', '.join(found)}"
+    return " · ".join(parts + [guard_words(protocol["guard"])] * ("guard" in protocol))
 
 
 def _ranks_title(documents: Sequence[Document]) -> str:
@@ -154,7 +142,7 @@ def _ranks_csv(documents: Sequence[Document]) -> str:
     for document in documents:
         for task, side in _SIDES.items():
             scores = [document[side][name] for name in _SCORES]
-            shown = [guard_text(value) if name == "guard" else value for name, value in document["protocol"].items()]
+            shown = [guard_words(value) if name == "guard" else value for name, value in document["protocol"].items()]
             found = document.get("interval", {})
             of_side = found if task == "t2i" else found.get(side, {})
             limits = [value for name in _SCORES for value in of_side.get(name, ())]

@@ -18,6 +18,7 @@ from tbps_cli.engine.log import step_line
 from tbps_cli.engine.observe import Evaluated, Observer, Plan, Progress, Silent, Summary
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
+from tbps_cli.retrieval.guard import words
 from tbps_cli.types import Scores
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ def evaluated_line(evaluated: Evaluated) -> str:
     """One evaluation in one line."""
     scores = ", ".join(f"{name} {value:.2f}" for name, value in evaluated.scores._asdict().items())
     best = "the best so far" if evaluated.improved else f"best R1: {evaluated.best:.2f} at epoch {evaluated.best_epoch}"
-    return f"epoch {evaluated.epoch} on {evaluated.split}: {scores} ({best})"
+    line = f"epoch {evaluated.epoch} on {evaluated.split}: {scores} ({best})"
+    found = evaluated.guard
+    return line if found is None or found.ok else f"{line}; {words(found.document())}"
 
 
 def finished_line(summary: Summary) -> str:
@@ -187,3 +190,18 @@ def results(runs: Sequence[Path]) -> None:
         spread = [f"{statistics.mean(column):.2f} ± {statistics.stdev(column):.2f}" for column in columns]
         rows.append([f"mean ± sd of {len(found)} seeds", "", "", *spread])
     render.table(["run", "epoch", "chosen on", *Scores._fields], rows, right=Scores._fields)
+    protocols = {folder: protocol_line(Run(folder)) for folder in runs}
+    if len(set(protocols.values())) == 1:
+        render.line(protocols[runs[0]])
+    else:
+        for folder, text in protocols.items():
+            render.line(f"{folder}: {text}")
+
+
+def protocol_line(run: Run) -> str:
+    """Under which conditions the best epoch's scores were measured."""
+    facts = run.facts()
+    chosen = f"best epoch chosen on {facts['selected_on']}"
+    if facts["selected_on"] == "test":
+        chosen += ", as the papers do (honest: --set train.select_on=val)"
+    return " · ".join(["Protocol: text to image", chosen, *([facts["guard"]] if "guard" in facts else [])])

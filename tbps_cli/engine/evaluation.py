@@ -1,7 +1,7 @@
 """Scores of the method under training, to choose its best epoch: text to image, nothing cached.
 
 Every rank embeds its part of the split in whole evaluation batches, the same ones that a single process
-would make; the rows are gathered and rank 0 ranks them.
+would make; the rows are gathered, and rank 0 ranks them and looks for what could falsify them.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ from tbps_cli.data.types import Split
 from tbps_cli.engine.setup import Parts
 from tbps_cli.methods.base import Method
 from tbps_cli.models.model import Model
-from tbps_cli.retrieval import metrics
-from tbps_cli.retrieval.encode import embed_split
+from tbps_cli.retrieval import guard, metrics
+from tbps_cli.retrieval.encode import Embedded, Report, embed_split
 from tbps_cli.types import Scores
 
 
-def select_scores(method: Method, parts: Parts, progress: Callable[[int, int], None]) -> Scores:
-    """The scores on `train.select_on`, on every rank; leaves the method in evaluation mode.
+def select_scores(
+    method: Method, parts: Parts, progress: Callable[[int, int], None]
+) -> tuple[Scores, guard.Guard | None]:
+    """The scores on `train.select_on`, on every rank, and on rank 0 what the protocol guard found.
 
     progress: called with (done, total), captions and pictures of this rank's part counted together.
+    Leaves the method in evaluation mode.
     """
     split = parts.dataset.split(parts.recipe.train.select_on)
     model = Model(method, parts.recipe, Path(), device=parts.device, tokenizer=parts.tokenizer)
     text_QE, image_GE = embedded(model, split, parts.recipe.train.eval_batch, progress)
-    scores = None
+    scores = found = None
     if distributed.current().main:
         scores = metrics.scores(text_QE, image_GE, split.caption_person, split.picture_person)
-    return Scores(*distributed.same(scores))
+        found = guard.check(model, split, Embedded(text_QE, image_GE, Report()), warn=False)
+    return Scores(*distributed.same(scores)), found
 
 
 def embedded(

@@ -15,6 +15,7 @@ from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
+from tbps_cli.retrieval.guard import words
 from tbps_cli.text.tokenizer import Tokenizer
 
 
@@ -47,6 +48,8 @@ class Keeper:
     def best(self, evaluated: Evaluated) -> None:
         """The present weights as the best ones, with the scores and the split that chose them."""
         facts = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **evaluated.scores._asdict()}
+        if evaluated.guard is not None:
+            facts["guard"] = words(evaluated.guard.document())
         self.run.save_weights("best", self.stepper.method.state_dict(), facts)
 
     def last(self, epoch: int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tbps_cli.retrieval.guard import Guard
 from tbps_cli.types import Scores, Step
 
 
@@ -86,6 +87,8 @@ class Evaluated:
     best: float
     best_epoch: int
     improved: bool
+    guard: Guard | None = None
+    """What was looked for before the scores were believed."""
 
 
 @dataclass(frozen=True)

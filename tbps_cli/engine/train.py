@@ -181,12 +181,12 @@ class Training:
     def _evaluate(self, number: int) -> None:
         """Score the `select_on` split, all ranks together; keep the weights when they are the best so far."""
         started, place = time.monotonic(), self.place
-        scores = select_scores(self.method, self.parts, self.observer.evaluating)
+        scores, found = select_scores(self.method, self.parts, self.observer.evaluating)
         improved = place.best is None or place.best < scores.R1  # strictly: the earlier of equals stays
         place.stale = 0 if improved else place.stale + 1
         if improved:
             place.best, place.best_epoch, place.best_scores = scores.R1, number, scores._asdict()
-        evaluated = Evaluated(number, self.recipe.train.select_on, scores, *self._best(), improved)
+        evaluated = Evaluated(number, self.recipe.train.select_on, scores, *self._best(), improved, found)
         if self.keeper:
             if improved:
                 self.keeper.best(evaluated)

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +91,31 @@ class Guard:
         return {**asdict(self), "difference": float(f"{self.difference:.2g}"), "ok": self.ok}
 
 
+def words(document: Mapping[str, Any]) -> str:
+    """The findings, as `Guard.document` has them, in a few words."""
+    same = document["difference"] <= document["tolerance"]
+    found = [
+        f"{document['rows']} rows alone {'=' if same else 'DIFFER from'} in company ({document['difference']:.0e})",
+        f"{document['duplicates']:,} duplicate picture{'s' * (document['duplicates'] != 1)}",
+    ]
+    if document["alike"]:
+        found.append(f"{document['alike']} DIFFERENT pictures with equal embeddings")
+    found.append(f"{document['tied'] or 'no'} tie{'s' * (document['tied'] != 1)} in {document['queries']} captions")
+    return f"guard: {', '.join(found)}"
+
+
 def check(
-    model: Encoder, split: Split, embedded: Embedded, *, cache_dir: Path | None = None, workers: int | None = None
+    model: Encoder,
+    split: Split,
+    embedded: Embedded,
+    *,
+    cache_dir: Path | None = None,
+    workers: int | None = None,
+    warn: bool = True,
 ) -> Guard:
     """Look at an embedded split; embeds about 40 rows again unless the same ones were checked before.
 
-    cache_dir: the folder of caches; None remembers nothing. Warns where a score would mislead.
+    cache_dir: the folder of caches; None remembers nothing. warn: log where a score would mislead.
     """
     rng = np.random.default_rng(SEED)
     caption_S = rng.permutation(len(split.captions))[:ROWS]
@@ -116,7 +136,8 @@ def check(
         queries=len(query_S),
         tied=tied(embedded.text_QE[query_S], embedded.image_GE, *_persons(split, query_S)),
     )
-    _warn(found)
+    if warn:
+        _warn(found)
     return found
 
 

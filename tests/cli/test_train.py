@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tbps_cli.cli import training_view
 from tbps_cli.cli.app import app
 from tbps_cli.engine.observe import Evaluated, Memory, Plan, Progress, Summary
+from tbps_cli.retrieval.guard import Guard
 from tbps_cli.types import Scores, Step
 
 
@@ -34,6 +35,7 @@ def test_runs_are_numbered_and_results_go_to_stdout_alone(place) -> None:
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "runs/tiny-clip-0001" in first.stdout and "runs/tiny-clip-0002" in second.stdout
     assert "epoch 1 on val: R1" in first.stderr and "epoch 1 on val" not in first.stdout
+    assert re.search(r"Protocol: text to image · best epoch chosen on val · guard: \d+ rows alone = in", first.stdout)
     assert "Epoch[1] Iteration[2/4], loss: " in first.stderr and "memory: about" in first.stderr
 
 
@@ -109,6 +111,11 @@ def test_an_evaluation_and_the_end_are_one_line_each(tmp_path) -> None:
     worse = training_view.evaluated_line(Evaluated(56, "test", scores, 73.384, 55, False))
     assert better.startswith("epoch 55 on test: R1 73.38, ") and "best so far" in better
     assert "best R1: 73.38 at epoch 55" in worse
+    found = Guard(32, 0.2, 1e-4, duplicates=0, alike=0, queries=64, tied=1)
+    doubtful = training_view.evaluated_line(Evaluated(56, "test", scores, 73.384, 55, False, found))
+    assert doubtful.endswith(
+        "guard: 32 rows alone DIFFER from in company (2e-01), 0 duplicate pictures, 1 tie in 64 captions"
+    )
     assert training_view.finished_line(Summary(tmp_path, 1.0, 3, 9, 61.0, True)) == (
         "finished after 9 epochs, stopped early, 1 min 1 s"
     )

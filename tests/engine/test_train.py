@@ -68,6 +68,7 @@ def test_the_log_is_in_the_fields_wording(tmp_path, data) -> None:
     line = r"Epoch\[1\] Iteration\[2/4\], loss: \d+\.\d{4}, sdm_loss: .*img_acc: .*, Base Lr: 1\.00e-04"
     assert re.search(line, log)
     assert "| task |" in log and re.search(r"best R1: \d+\.\d{3} at epoch \d", log)
+    assert re.search(r"guard: \d+ rows alone = in company .* ties? in \d+ captions", log)
     records = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "step"] == [2, 4, 6, 8, 10, 12]
     assert [record["split"] for record in records if record["kind"] == "eval"] == ["val"] * 3
@@ -117,13 +118,21 @@ def test_worker_processes_and_chunks_change_nothing_that_counts(tmp_path, data) 
     assert spy.summaries[0].epochs == 3
 
 
+def test_scores_that_depend_on_the_batch_say_so_during_training_too(tmp_path, data) -> None:
+    sets = ["method.attention_axis=batch", "train.epochs=1", "train.precision=fp32"]
+    wide = "method.tower={patch=8, width=64, layers=1, embed=64, text_width=64, text_layers=1}"
+    folder, spy = run(tmp_path, data, "php", [*sets, wide])
+    assert spy.evaluations[0].guard.dependent and not spy.evaluations[0].guard.ok
+    assert "DIFFER from in company" in Run(folder).facts()["guard"]
+
+
 # The best epoch ---------------------------------------------------------------------------------
 
 
 def scripted(monkeypatch, values) -> None:
     """Let the evaluations give these R@1 in turn."""
     left = iter(values)
-    monkeypatch.setattr(engine, "select_scores", lambda *_: Scores(next(left), 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(engine, "select_scores", lambda *_: (Scores(next(left), 0.0, 0.0, 0.0, 0.0), None))
 
 
 def test_the_earlier_of_equal_epochs_stays_the_best(tmp_path, data, monkeypatch) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiny_sets import cuhk_records, write_set
 
-from tbps_cli.cli.scores_view import guard_text, protocol_line
+from tbps_cli.cli.scores_view import protocol_line
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.transforms import EvalTransform
 from tbps_cli.data.types import Dataset
 from tbps_cli.retrieval.evaluate import evaluate
-from tbps_cli.retrieval.guard import equal_rows, tied
+from tbps_cli.retrieval.guard import equal_rows, tied, words
 
 
 class Fake:
@@ -124,7 +124,7 @@ def test_copies_of_a_picture_are_counted_and_do_no_harm(dataset) -> None:
     shutil.copy(split.paths[4], split.paths[5])
     _, guard = guarded(Fake(), dataset)
     assert (guard["duplicates"], guard["alike"], guard["ok"]) == (2, 0, True)
-    assert "2 duplicate pictures" in guard_text(guard)
+    assert "2 duplicate pictures" in words(guard)
 
 
 def test_a_collapsed_model_is_told_from_copies(dataset, caplog) -> None:
@@ -132,7 +132,7 @@ def test_a_collapsed_model_is_told_from_copies(dataset, caplog) -> None:
     assert (guard["duplicates"], guard["alike"], guard["tied"]) == (39, 39, 64)
     assert not guard["ok"]
     assert "order of the file decides" in caplog.text and "different picture" in caplog.text
-    assert "39 DIFFERENT pictures with equal embeddings, 64 ties" in guard_text(guard)
+    assert "39 DIFFERENT pictures with equal embeddings, 64 ties" in words(guard)
 
 
 small = arrays.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 3)), elements=st.sampled_from([0.5, 1.0]))
