@@ -48,7 +48,8 @@ def _remarks(documents: Sequence[Document]) -> list[str]:
     """The lines under a table: intervals, ceilings, protocols; of several data sets each with its name."""
     found = []
     for document in documents:
-        lines = interval_lines(document) + ceiling_line(document) + [protocol_line(document)]
+        lines = interval_lines(document) + ceiling_line(document) + published_line(document)
+        lines.append(protocol_line(document))
         found.append((document["data"], lines))
     if len({tuple(lines) for _, lines in found}) == 1:
         return found[0][1]
@@ -79,6 +80,20 @@ def ceiling_line(document: Document) -> list[str]:
     if not found:
         return []
     return ["ceiling t2i (true attributes): " + "  ".join(f"{name} {value:.2f}" for name, value in found.items())]
+
+
+def published_line(document: Document) -> list[str]:
+    """What the recipe's paper reports on this split, and whether R@1 differs from it at all; none elsewhere."""
+    found = document.get("published")
+    if not found:
+        return []
+    apart, open_ = document["text_to_image"]["R1"] - found["R1"], found["R1_chance"]
+    verdict = "within what chance leaves open" if abs(apart) <= open_ else "more than chance leaves open"
+    mean = "" if found["mAP"] is None else f", mAP {found['mAP']:.2f}"
+    return [
+        f"published ({found['venue']}): R1 {found['R1']:.2f} ± {open_:.1f}{mean}; R1 here {apart:+.2f}: {verdict} "
+        "(±: test captions alone, 95 %; seeds add about 2 points)"
+    ]
 
 
 def protocol_line(document: Document) -> str:

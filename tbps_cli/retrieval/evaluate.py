@@ -17,9 +17,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.layouts import ceiling, open_dataset
+from tbps_cli.data.layouts import ceiling, find_layout, open_dataset
 from tbps_cli.data.types import Dataset, Person, Split
 from tbps_cli.places import data_root as default_data_root
+from tbps_cli.recipe.catalogue import chance
+from tbps_cli.recipe.schema import Recipe
 from tbps_cli.retrieval import guard, metrics, rank
 from tbps_cli.retrieval.encode import Embedded, Encoder, embed_split
 from tbps_cli.retrieval.rerank import NeighbourBonus
@@ -71,6 +73,8 @@ class Evaluation:
     """Why scores of this form depend on the batch, or None."""
     ceiling: dict[str, float] | None = None
     """What a perfect reader of attributes would reach, where a data set knows the truth."""
+    published: dict[str, object] | None = None
+    """R1, mAP and venue of the recipe's paper on these very pictures, and what chance leaves open of that R1."""
 
     @property
     def scores(self) -> Scores:
@@ -90,6 +94,7 @@ class Evaluation:
             "protocol": self.protocol,
             "seconds": round(self.seconds, 3),
             **({"ceiling": self.ceiling} if self.ceiling else {}),
+            **({"published": self.published} if self.published else {}),
         }
 
 
@@ -146,7 +151,20 @@ def evaluate(
         seconds=time.perf_counter() - started,
         warning=warning,
         ceiling=ceiling(dataset, split),
+        published=_published(model.recipe, part),
     )
+
+
+def _published(recipe: Recipe | None, part: Split) -> dict[str, object] | None:
+    """What the recipe's paper reports, when this is its data set's whole test split."""
+    layout = find_layout(recipe.data.name) if recipe else None
+    if recipe is None or recipe.published is None or layout is None or layout.name != part.dataset:
+        return None
+    if part.name != "test" or layout.counts.get("test", ())[2:] != (len(part.captions),):
+        return None
+    paper = recipe.published
+    known = {"venue": f"{paper.venue} {paper.year}", "R1": paper.R1, "mAP": paper.mAP}
+    return {**known, "R1_chance": round(chance(paper.R1, len(part.captions)), 2)}
 
 
 def _warn_of_cut(model: Encoder, part: Split) -> None:

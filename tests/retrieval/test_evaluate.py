@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from tiny_runs import tiny_recipe, tiny_run
 from tiny_sets import cuhk_records, write_set
 
 from tbps_cli.cli.app import app
+from tbps_cli.cli.scores_view import published_line
+from tbps_cli.data.layouts import open_dataset
 from tbps_cli.models import open_model
+from tbps_cli.recipe.load import load
+from tbps_cli.retrieval import evaluate as evaluate_module
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.retrieval.keep import save_features, save_ranks
 
@@ -211,3 +216,15 @@ def test_selection_on_test_is_said_with_the_honest_setting(place, tbps) -> None:
     tiny_run(place / "runs" / "tiny-0002", tiny_recipe(), selected_on="test")
     _, out, _ = tbps("eval", "--ckpt", "runs/tiny-0002", "--data", "cuhk-pedes", "--plain")
     assert "selected on test" in out and "train.select_on=val" in out
+
+
+def test_the_published_score_stands_beside_that_of_its_own_test_split_alone(place, monkeypatch) -> None:
+    part, recipe = open_dataset("cuhk-pedes", place / "data").split("test"), load("irra")
+    assert evaluate_module._published(recipe, part) is None  # three persons are not CUHK-PEDES' thousand
+    whole = replace(part, captions=(part.captions * 6156)[:6156])
+    found = evaluate_module._published(recipe, whole)
+    assert found == {"venue": "CVPR 2023", "R1": 73.38, "mAP": 66.13, "R1_chance": 1.1}
+    assert evaluate_module._published(load("irra-icfg-pedes"), whole) is None
+    document = {"published": found, "text_to_image": {"R1": 72.5}}
+    assert "R1 73.38 ± 1.1, mAP 66.13; R1 here -0.88: within" in published_line(document)[0]
+    assert "R1 here -2.38: more than chance" in published_line({**document, "text_to_image": {"R1": 71.0}})[0]
