@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -36,11 +35,11 @@ class Entry:
 
     @property
     def chance(self) -> float | None:
-        """`chance` of the published R@1; None where nothing is published."""
+        """`Published.chance` on the data set's test captions; None where nothing is published."""
         published, layout = self.recipe.published, find_layout(self.recipe.data.name)
         if published is None or layout is None or "test" not in layout.counts:
             return None
-        return round(chance(published.R1, layout.counts["test"][2]), 2)
+        return round(published.chance(layout.counts["test"][2]), 2)
 
     def document(self) -> dict[str, object]:
         """The row as JSON-able values; scores are percent, null where nothing is published."""
@@ -64,16 +63,6 @@ class Entry:
             "inference": self.parameters.inference,
             "note": recipe.note,
         }
-
-
-def chance(R1: float, captions: int) -> float:
-    """Half the 95 % interval that so many test captions leave around an R@1 in percent, in points.
-
-    As if every caption were drawn alone; those of one person resemble each other, so the truth is wider
-    (`tbps eval --interval` asks the captions themselves). What another training seed gives comes on top.
-    """
-    share = R1 / 100
-    return 1.96 * 100 * math.sqrt(share * (1 - share) / captions)
 
 
 def catalogue() -> list[Entry]:

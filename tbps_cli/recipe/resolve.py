@@ -24,7 +24,7 @@ class Facts:
 
     device: "cpu", "cuda" or "mps"; bf16: whether the device computes in it; cpus: processors that
     this process may use; world: processes that share them; store: whether pre-decoded pictures
-    that fit the recipe were found.
+    that fit the recipe were found; shapes: whether these know how large the pictures were.
     """
 
     device: str = "cpu"
@@ -32,14 +32,16 @@ class Facts:
     cpus: int = 1
     world: int = 1
     store: bool = False
+    shapes: bool = True
 
     @classmethod
-    def here(cls, device: str, world: int = 1, store: bool = False) -> Facts:
+    def here(cls, device: str, world: int = 1, store: bool = False, shapes: bool = True) -> Facts:
         """The facts of this machine for a device such as "cuda:1"."""
         import torch
 
         kind = device.partition(":")[0]
-        return cls(kind, kind == "cuda" and torch.cuda.is_bf16_supported(), available_cpus(), world, store)
+        bf16 = kind == "cuda" and torch.cuda.is_bf16_supported()
+        return cls(kind, bf16, available_cpus(), world, store, shapes)
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,17 @@ def _augment_on(recipe: Recipe, facts: Facts) -> tuple[Literal["cpu", "device"],
 
     if not facts.store or recipe.data.store == "off":
         return "cpu", "exactly as published; whole batches need pre-decoded pictures"
-    against = refusal(methods.find(recipe.method.name).views(recipe.method).images)
+    images = methods.find(recipe.method.name).views(recipe.method).images
+    against = refusal(images)
     if against is not None:
         return "cpu", f"exactly as published; {recipe.method.name} cannot have whole batches, {against}"
     if facts.device != "cuda":
         return "cpu", "exactly as published; device is faster, with other draws of the same distribution"
-    return "device", "in whole batches, with other draws of the published distribution; cpu is exact"
+    if not any(how.whole for how in images.values()):
+        return "device", "in whole batches, with other draws of the published distribution; cpu is exact"
+    if not facts.shapes:
+        return "cpu", "exactly as published; device needs pictures decoded anew, by tbps prepare-data --decode"
+    return "device", "in whole batches, with other draws, strong views cut from the resized picture; cpu is exact"
 
 
 def _workers(facts: Facts, augment_on: str) -> tuple[int, str]:

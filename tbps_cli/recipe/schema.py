@@ -6,6 +6,7 @@ loading works with a dictionary, and a value is what its type says or the recipe
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -172,6 +173,15 @@ class Published(Section):
     """Of publication."""
     venue: Text
     """Conference or journal."""
+
+    def chance(self, captions: int) -> float:
+        """Half the 95 % interval that so many test captions leave around R1, in points.
+
+        As if every caption were drawn alone; those of one person resemble each other, so the truth is wider
+        (`tbps eval --interval` asks the captions themselves). What another training seed gives comes on top.
+        """
+        share = self.R1 / 100
+        return 1.96 * 100 * math.sqrt(share * (1 - share) / captions)
 
 
 class Recipe(Section):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from tbps_cli.data.layouts import ceiling, find_layout, open_dataset
 from tbps_cli.data.types import Dataset, Person, Split
 from tbps_cli.places import data_root as default_data_root
-from tbps_cli.recipe.catalogue import chance
-from tbps_cli.recipe.schema import Recipe
 from tbps_cli.retrieval import guard, metrics, rank
 from tbps_cli.retrieval.encode import Embedded, Encoder, embed_split
 from tbps_cli.retrieval.rerank import NeighbourBonus
 from tbps_cli.retrieval.similarity import Array, product
 from tbps_cli.types import Scores
+
+if TYPE_CHECKING:
+    from tbps_cli.recipe.schema import Recipe
 
 Direction = Literal["text_to_image", "image_to_text"]
 TASKS: dict[Direction, str] = {"text_to_image": "t2i", "image_to_text": "i2t"}
@@ -164,7 +165,7 @@ def _published(recipe: Recipe | None, part: Split) -> dict[str, object] | None:
         return None
     paper = recipe.published
     known = {"venue": f"{paper.venue} {paper.year}", "R1": paper.R1, "mAP": paper.mAP}
-    return {**known, "R1_chance": round(chance(paper.R1, len(part.captions)), 2)}
+    return {**known, "R1_chance": round(paper.chance(len(part.captions)), 2)}
 
 
 def _warn_of_cut(model: Encoder, part: Split) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tbps_cli.recipe.catalogue import chance, count_parameters, entry
+from tbps_cli.recipe.catalogue import count_parameters, entry
 from tbps_cli.recipe.load import load
 
 TOWERS = 149_617_664
@@ -35,5 +35,5 @@ def test_chance_is_what_resampled_captions_show() -> None:
     """1,000 draws of 6,156 captions, each right with the published share."""
     found = 100 * np.random.default_rng(0).binomial(6156, 0.7338, 1000) / 6156
     low, high = np.quantile(found, [0.025, 0.975])
-    assert chance(73.38, 6156) == pytest.approx((high - low) / 2, rel=0.1)
+    assert load("irra").published.chance(6156) == pytest.approx((high - low) / 2, rel=0.1)
     assert entry("irra").document()["R1_chance"] == 1.1 and entry("own").chance is None

@@ -57,7 +57,10 @@ def test_what_the_user_stated_stays() -> None:
         ("irra", Facts("cuda", store=True), "device", "in whole batches"),
         ("irra", Facts("cuda"), "cpu", "whole batches need pre-decoded pictures"),
         ("irra", Facts("cpu", store=True), "cpu", "exactly as published; device is faster"),
-        ("tbps_clip", Facts("cuda", store=True), "cpu", "tbps_clip cannot have whole batches, its view"),
+        ("tbps_clip", Facts("cuda", store=True), "device", "strong views cut from the resized picture"),
+        ("tbps_clip", Facts("cuda", store=True, shapes=False), "cpu", "tbps prepare-data --decode"),
+        ("tbps_clip_simplified", Facts("cuda", store=True, shapes=False), "device", "in whole batches"),
+        ("tbps_clip", Facts("cpu", store=True), "cpu", "exactly as published; device is faster"),
     ],
 )
 def test_pictures_are_changed_in_batches_on_a_gpu_that_has_them_decoded(recipe, facts, place, reason) -> None:
