@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tbps_cli.data import device
+from tbps_cli.data import device_draws
 from tbps_cli.data.draws import Draws
 from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image
 from tbps_cli.data.samplers import Order
@@ -110,12 +110,18 @@ class Maker(Dataset[Made]):
         return images, truncated
 
     def _plans(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
-        """View -> what happens to each picture, [B, 8]: see `device.draw`."""
-        plans = {}
+        """View -> what happens to each picture: see `device_draws.draw`."""
+        plans, shape_B2 = {}, self._shapes(picture_B)
         for name, how in self.views.images.items():
             seeds = [self._draws(work, row, name).seed for row in range(len(picture_B))]
-            plans[name] = torch.from_numpy(device.draw(how, self.size, seeds, picture_B))
+            plans[name] = torch.from_numpy(device_draws.draw(how, self.size, seeds, picture_B, shape_B2))
         return plans, []
+
+    def _shapes(self, picture_B: Order) -> Order | None:
+        """[B, 2] height and width of each picture as it was read, where a view is cut from it and they are known."""
+        if self.store is None or all(how.whole is None for how in self.views.images.values()):
+            return None
+        return self.store.shapes_of([self.split.paths[picture] for picture in picture_B])
 
     def _picture(self, picture: int, how: Augment) -> Image.Image:
         path = self.split.paths[picture]

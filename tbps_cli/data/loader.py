@@ -89,6 +89,8 @@ class Loader:
         self.truncated: set[int] = set()
         self._plan = _Plan()
         planned = self.painter is not None
+        if planned:
+            self._say_what_is_unknown()
         maker = Maker(
             self.split, self._drawn, self.tokenizer, self.size, self.seed, self.store, self.max_pixels, planned
         )
@@ -104,6 +106,16 @@ class Loader:
             pin_memory=self.pin,
             generator=torch.Generator(),  # its own, so that no global draw depends on how many epochs began
         )
+
+    def _say_what_is_unknown(self) -> None:
+        cut = any(how.whole is not None for how in self._drawn.images.values())
+        if cut and self.store is not None and self.store.shapes is None:
+            log.warning(
+                "store: it does not know how large its pictures were, so that views are cut as if they had been %dx%d. "
+                "Make it again: tbps prepare-data NAME --decode %dx%d",
+                *self.size,
+                *self.size,
+            )
 
     def __len__(self) -> int:
         """Iterations of the first epoch; of every epoch with the random sampler."""

@@ -102,6 +102,11 @@ def crop_box(height: int, width: int, draws: Draws, scale: tuple[float, float], 
         columns, rows = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < columns <= width and 0 < rows <= height:
             return draws.whole(height - rows + 1), draws.whole(width - columns + 1), rows, columns
+    return largest_box(height, width, ratio)
+
+
+def largest_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    """The largest central rectangle whose width-to-height ratio is within `ratio`."""
     shape = min(max(width / height, ratio[0]), ratio[1])
     columns, rows = min(width, round(height * shape)), min(height, round(width / shape))
     return (height - rows) // 2, (width - columns) // 2, rows, columns

@@ -95,7 +95,8 @@ def gather_parts(
     views = methods.find(recipe.method.name).views(recipe.method)
     store = _open_store(recipe, split, views)
     reading = for_training(recipe, dataset, data_root, kept=kept, saved=saved)
-    recipe, chosen = resolve(reading.recipe, Facts.here(str(place), ranks.world, store is not None))
+    shapes = store is not None and store.shapes is not None
+    recipe, chosen = resolve(reading.recipe, Facts.here(str(place), ranks.world, store is not None, shapes))
     painter = None
     if recipe.data.augment_on == "device":
         assert store is not None  # both `_open_store` and `resolve` see to it

@@ -1,18 +1,32 @@
 """Batches changed on the device: the published distribution, the same values for equal draws, no hidden state."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
 from tiny_training import tiny_recipe
 
-from tbps_cli.data import device
-from tbps_cli.data.device import Painter, draw, paint_slices, paint_whole, refusal, uniform
+from tbps_cli import methods
+from tbps_cli.data import device_draws
+from tbps_cli.data.device import Painter, refusal
+from tbps_cli.data.device_draws import Shares, draw, uniform
+from tbps_cli.data.device_paint import Buffers, paint_slices, paint_whole
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.loader import Loader
 from tbps_cli.data.store import build_store
-from tbps_cli.data.transforms import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Draws, Erase, Flip, PadCrop
+from tbps_cli.data.transforms import (
+    CLIP_TRAIN,
+    POOL_TRAIN,
+    SIMCLR_TRAIN,
+    Augment,
+    Draws,
+    Erase,
+    Flip,
+    PadCrop,
+    PoolOfTwo,
+    SimClr,
+)
 from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError
@@ -28,6 +42,20 @@ class ToyViews:
     masked: bool = False
     augment_text: str | None = None
     text_options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Solarise:
+    """A step of somebody's own."""
+
+    after_normalise = moves_only = False
+
+    def __call__(self, pixel_CHW, draws):
+        return torch.where(pixel_CHW > 0.5, 1 - pixel_CHW, pixel_CHW)
+
+
+class OwnCut(SimClr):
+    """A view of the whole picture of somebody's own."""
 
 
 class Letters:
@@ -96,10 +124,19 @@ def test_draws_are_uniform_and_independent():
     assert abs(np.corrcoef(share[1:, 0], share[:-1, 0])[0, 1]) < 4 / COUNT**0.5
 
 
+def test_draws_taken_in_parts_are_those_taken_at_once():
+    seed_B = np.arange(5, dtype=np.uint64)
+    shares = Shares(seed_B)
+    parts = [shares.take(2), shares.between(10.0, 20.0), shares.once_in(0.5)[:, None], shares.take(3)]
+    whole = uniform(seed_B, 7)
+    assert np.array_equal(np.concatenate([parts[0], parts[3]], axis=1), whole[:, [0, 1, 4, 5, 6]])
+    assert np.array_equal(parts[1], 10 + 10 * whole[:, 2:3]) and np.array_equal(parts[2], whole[:, 3:4] < 0.5)
+
+
 def test_flips_are_as_frequent_as_stated():
     for p in (0.0, 0.5, 1.0):
         plan = plan_of(Augment((Flip(p),)))
-        assert plan[:, device.FLIP].mean() == pytest.approx(p, abs=4 * 0.5 / COUNT**0.5 * (p == 0.5))
+        assert plan[:, device_draws.FLIP].mean() == pytest.approx(p, abs=4 * 0.5 / COUNT**0.5 * (p == 0.5))
 
 
 def test_crops_begin_where_the_published_transform_begins_them():
@@ -107,10 +144,10 @@ def test_crops_begin_where_the_published_transform_begins_them():
     middle = torch.arange(TALL[0] * TALL[1]).reshape(1, *TALL)
     exact = [PadCrop(10)(middle, Draws.of(2, 0, sample))[0, 48, 16].item() for sample in range(COUNT)]
     down, right = np.divmod(np.array(exact), TALL[1]) - np.array([[48], [16]]).reshape(2, 1)
-    for ours, theirs in ((plan[:, device.DOWN], down), (plan[:, device.RIGHT], right)):
+    for ours, theirs in ((plan[:, device_draws.DOWN], down), (plan[:, device_draws.RIGHT], right)):
         assert set(ours) == set(theirs) == set(range(-10, 11))
         assert apart(ours, theirs) < LIMIT
-    assert abs(np.corrcoef(plan[:, device.DOWN], plan[:, device.RIGHT])[0, 1]) < 4 / COUNT**0.5
+    assert abs(np.corrcoef(plan[:, device_draws.DOWN], plan[:, device_draws.RIGHT])[0, 1]) < 4 / COUNT**0.5
 
 
 def erased_boxes(step, count=COUNT):
@@ -127,7 +164,7 @@ def erased_boxes(step, count=COUNT):
 def test_erased_rectangles_have_the_published_places_areas_and_shapes():
     step = Erase(0.5, (0.02, 0.4), (0.3, 3.3), value=(1.0, 1.0, 1.0))
     theirs, plan = erased_boxes(step), plan_of(Augment((step,)))
-    ours = plan[plan[:, device.ROWS] > 0][:, device.TOP :]
+    ours = plan[plan[:, device_draws.ROWS] > 0][:, device_draws.TOP :]
     assert len(ours) / COUNT == pytest.approx(len(theirs) / COUNT, abs=4 * (0.5 / COUNT) ** 0.5)
     limit = 1.95 * (1 / len(ours) + 1 / len(theirs)) ** 0.5
     figures = {
@@ -144,7 +181,7 @@ def test_erased_rectangles_have_the_published_places_areas_and_shapes():
 
 def test_a_rectangle_that_never_fits_is_not_erased():
     plan = plan_of(Augment((Erase(1.0, (2.0, 3.0), (1.0, 1.1)),)), count=50)
-    assert not plan[:, device.TOP :].any()
+    assert not plan[:, device_draws.TOP :].any()
 
 
 # The same values for equal draws --------------------------------------------------------------------
@@ -199,14 +236,14 @@ def test_a_painter_that_holds_its_pictures_paints_the_same(split, store):
 
 
 def test_memory_of_a_batch_is_used_again_once_nobody_holds_it():
-    buffers = device.Buffers()
+    buffers = Buffers()
     view = torch.from_numpy(buffers.take(2, 3)).permute(1, 0)[1:]
     first = buffers.arrays[0].ctypes.data
     assert buffers.take(2, 3).ctypes.data != first  # the view still looks at it
     del view
     assert buffers.take(2, 3).ctypes.data == first
-    several = [torch.from_numpy(buffers.take(2, 3)) for _ in range(6)]
-    assert len({tensor.data_ptr() for tensor in several}) == 6 and len(buffers.arrays) <= buffers.KEPT
+    several = [torch.from_numpy(buffers.take(2, 3)) for _ in range(9)]
+    assert len({tensor.data_ptr() for tensor in several}) == 9 and len(buffers.arrays) <= buffers.KEPT
 
 
 def test_without_random_steps_the_values_are_those_of_the_exact_way(split, store):
@@ -261,8 +298,12 @@ def test_captions_that_are_rewritten_are_tokenised_each_time(split):
     [
         ({"image": CLIP_TRAIN, "plain": Augment((Flip(0.5),))}, None),
         ({"image": Augment(())}, None),
-        ({"image": POOL_TRAIN}, "uses PoolOfTwo"),
-        ({"image": CLIP_TRAIN, "view": SIMCLR_TRAIN}, "cut from the whole picture"),
+        ({"image": POOL_TRAIN, "second": POOL_TRAIN, "contrast_a": SIMCLR_TRAIN, "contrast_b": SIMCLR_TRAIN}, None),
+        ({"image": Augment((Flip(0.5), PoolOfTwo(3)), whole=SimClr())}, None),
+        ({"image": CLIP_TRAIN, "own": Augment((Flip(0.5), Solarise()))}, "its view 'own' uses Solarise"),
+        ({"image": Augment((PoolOfTwo(), Solarise()))}, "its view 'image' uses Solarise"),
+        ({"image": Augment((PoolOfTwo(), Erase()))}, "uses Erase beside its operations"),
+        ({"image": Augment((), whole=OwnCut())}, "uses OwnCut"),
         ({"image": Augment((PadCrop(2), Flip(0.5)))}, "an unusual order"),
         ({"image": Augment((Erase(after_normalise=False),))}, "erases before normalising"),
         ({"image": CLIP_TRAIN, "sharp": Augment((), resample="bicubic")}, "resize in different ways"),
@@ -274,18 +315,31 @@ def test_views_that_cannot_be_drawn_in_batches_are_named_with_the_reason(views, 
 
 
 @pytest.mark.parametrize(
-    ("method", "sets", "said"),
+    ("sets", "said"),
     [
-        ("clip", (), "data.augment_on = device, but there are no pre-decoded pictures"),
-        ("clip", ("data.store=off",), "as data.store = off"),
-        ("tbps_clip", (), "tbps_clip cannot have whole batches"),
+        ((), "data.augment_on = device, but there are no pre-decoded pictures"),
+        (("data.store=off",), "as data.store = off"),
     ],
 )
-def test_asking_for_what_cannot_be_is_refused(method, sets, said, cuhk, tmp_path):
-    recipe = tiny_recipe(tmp_path, method, sets=("data.augment_on=device", *sets))
+def test_asking_for_what_cannot_be_is_refused(sets, said, cuhk, tmp_path):
+    recipe = tiny_recipe(tmp_path, sets=("data.augment_on=device", *sets))
     with pytest.raises(RecipeError, match=said) as caught:
         gather_parts(recipe, data_root=cuhk, device="cpu", workers=0, saved=None)
     assert caught.value.hint
+
+
+def test_a_method_with_a_step_of_its_own_cannot_have_whole_batches(cuhk, tmp_path, monkeypatch):
+    views = replace(methods.find("clip").views(tiny_recipe(tmp_path).method), images={"image": Augment((Solarise(),))})
+    monkeypatch.setattr(methods.find("clip"), "views", lambda config: views)
+    with pytest.raises(RecipeError, match="clip cannot have whole batches, its view 'image' uses Solarise") as caught:
+        gather_parts(
+            tiny_recipe(tmp_path, sets=("data.augment_on=device",)),
+            data_root=cuhk,
+            device="cpu",
+            workers=0,
+            saved=None,
+        )
+    assert "augment_on=cpu" in caught.value.hint
 
 
 def test_training_in_whole_batches_says_so_and_resumes_as_it_began(cuhk, tmp_path):
