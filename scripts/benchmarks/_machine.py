@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -51,6 +52,31 @@ def peak_flops() -> float | None:
         return None
     name = torch.cuda.get_device_name()
     return next((figure for part, figure in PEAKS.items() if part in name), None)
+
+
+def wait(device: torch.device) -> None:
+    """Until everything that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def most_bytes(device: torch.device, work: Callable[[], object], standing: Sequence[torch.Tensor]) -> int:
+    """Most bytes of tensors while `work` runs: what stands before, and all that is allocated, as it happens."""
+    before = sum(tensor.numel() * tensor.element_size() for tensor in standing)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        work()
+        return before + int(torch.cuda.max_memory_allocated(device)) - held
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    most = held = 0
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most + before
 
 
 def line(device: str = "cpu") -> str:

@@ -60,16 +60,21 @@ def write_pictures(root: Path, count: int) -> Split:
     rng, records = np.random.default_rng(0), []
     (root / "CUHK-PEDES" / "imgs").mkdir(parents=True)
     for number in range(count):
-        width, height, kind = SHAPES[number % len(SHAPES)]
-        down, across = np.mgrid[0:height, 0:width]
-        waves = [120 + 70 * np.sin(across / (5 + c) + number) + 40 * np.cos(down / 19 + c) for c in range(3)]
-        pixels = np.stack(waves, -1) + rng.normal(0, 6, (height, width, 3))
-        name = f"{number:05}.{kind}"
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "CUHK-PEDES" / "imgs" / name, quality=90)
+        name = f"{number:05}.{SHAPES[number % len(SHAPES)][2]}"
+        draw_picture(rng, number).save(root / "CUHK-PEDES" / "imgs" / name, quality=90)
         caption = f"The person number {number} wears a striped shirt, blue jeans and white sneakers."
         records.append({"split": "train", "id": number + 1, "file_path": name, "captions": [caption]})
     (root / "CUHK-PEDES" / "reid_raw.json").write_text(json.dumps(records), encoding="utf-8")
     return open_dataset("cuhk-pedes", root).split("train")
+
+
+def draw_picture(rng: np.random.Generator, number: int) -> Image.Image:
+    """A smooth noisy picture of one of the shapes, in turn."""
+    width, height, _ = SHAPES[number % len(SHAPES)]
+    down, across = np.mgrid[0:height, 0:width]
+    waves = [120 + 70 * np.sin(across / (5 + c) + number) + 40 * np.cos(down / 19 + c) for c in range(3)]
+    pixels = np.stack(waves, -1) + rng.normal(0, 6, (height, width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 class Usual(torch.utils.data.Dataset[Any]):
@@ -86,12 +91,18 @@ class Usual(torch.utils.data.Dataset[Any]):
         return self.transform(image), torch.from_numpy(self.tokenizer([self.split.captions[index]])[0])
 
 
-def usual_loader(split: Split, batch: int, workers: int) -> torch.utils.data.DataLoader[Any]:
+def usual_transform(size: tuple[int, int]) -> Callable[[Any], Any]:
+    """The papers' changes of a training picture, by torchvision."""
     t = oracles.torchvision().transforms
-    steps = [t.Resize(SIZE), t.RandomHorizontalFlip(0.5), t.Pad(10), t.RandomCrop(SIZE), t.ToTensor()]
+    steps = [t.Resize(size), t.RandomHorizontalFlip(0.5), t.Pad(10), t.RandomCrop(size), t.ToTensor()]
     steps += [t.Normalize(CLIP_MEAN, CLIP_STD), t.RandomErasing(scale=(0.02, 0.4), value=CLIP_MEAN)]
+    return t.Compose(steps)
+
+
+def usual_loader(split: Split, batch: int, workers: int) -> torch.utils.data.DataLoader[Any]:
+    samples = Usual(split, usual_transform(SIZE))
     return torch.utils.data.DataLoader(
-        Usual(split, t.Compose(steps)), batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        samples, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
 
 

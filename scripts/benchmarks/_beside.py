@@ -1,0 +1,147 @@
+"""Whole training steps, ours and the usual way in alternating rounds, for `scripts/bench train`.
+
+Both train the same method, so the weights are the same; that they do the same work is checked first. A round ends
+the worker processes of its side, so that none prepares batches while the other side is timed, and its clock starts
+when the first batch is there.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import _machine
+import _usual
+import torch
+from torch import Tensor
+
+from tbps_cli.engine.step import Stepper
+from tbps_cli.types import Batch, Step
+
+if TYPE_CHECKING:
+    import train
+
+SAME = 1e-4
+"""Most that losses of the first step, and the length of its gradient, may differ, relative to their size."""
+
+
+class Way(Protocol):
+    """One side of the comparison."""
+
+    method: Any
+    optimizer: torch.optim.Optimizer
+
+    def batches(self) -> Iterator[Batch]: ...
+    def step(self, batch: Batch) -> Any: ...
+
+
+class Ours:
+    """The bench's own training as a side of the comparison."""
+
+    def __init__(self, bench: train.Bench) -> None:
+        self.bench, self.method, self.optimizer = bench, bench.method, bench.stepper.optimizer
+
+    def batches(self) -> Iterator[Batch]:
+        try:
+            yield from self.bench.forever()
+        finally:
+            self.bench.parts.loader.close()
+
+    def step(self, batch: Batch) -> None:
+        self.bench.stepper([batch], Step())
+
+
+def first_step(bench: train.Bench) -> tuple[float, float]:
+    """How far both ways differ on one batch, in float32 and without dropout: (losses, length of the gradient)."""
+    bench.method.eval()
+    settings = bench.recipe.train.model_copy(update={"precision": "fp32"})
+    ours = Stepper(bench.method, bench.stepper.optimizer, train=settings)
+    usual = _usual.Usual(bench.method, bench.parts)
+    batch = next(bench.batches)
+    ours.optimizer.zero_grad(set_to_none=True)
+    with _usual.exact():
+        found = {name: float(value) for name, value in ours.backward(batch, Step()).losses.items()}
+    length = gradient_length(ours.parameters)
+    expected = {name: float(value) for name, value in usual.backward(batch).items()}
+    usual_length = gradient_length(ours.parameters)
+    ours.optimizer.zero_grad(set_to_none=True)
+    bench.method.train()
+    assert found.keys() == expected.keys(), f"losses {', '.join(found)} beside {', '.join(expected)}"
+    losses = max(abs(found[name] - value) / max(1.0, abs(value)) for name, value in expected.items())
+    return losses, abs(length - usual_length) / usual_length
+
+
+def gradient_length(parameters: list[torch.nn.Parameter]) -> float:
+    lengths = [parameter.grad.double().norm() for parameter in parameters if parameter.grad is not None]
+    return float(torch.stack(lengths).norm())
+
+
+def with_data(way: Way, steps: int, device: torch.device) -> float:
+    """Seconds a step, a batch for each; from the first batch on."""
+    batches = way.batches()
+    batch = next(batches)
+    _machine.wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        way.step(batch)
+        batch = next(batches)
+    _machine.wait(device)
+    took = time.perf_counter() - started
+    batches.close()  # type: ignore[attr-defined]
+    return took / steps
+
+
+def alone(way: Way, steps: int, device: torch.device, batch: Batch) -> float:
+    """Seconds a step on a batch that lies on the device."""
+    _machine.wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        way.step(batch)
+    _machine.wait(device)
+    return (time.perf_counter() - started) / steps
+
+
+def rounds(ways: tuple[Way, Way], count: int, seconds: Callable[[Way], float]) -> list[tuple[float, float]]:
+    """Seconds a step of both ways, round by round."""
+    found = []
+    for _ in range(count):
+        pair = []
+        for way in ways:
+            pair.append(seconds(way))
+            way.optimizer.zero_grad(set_to_none=True)  # the next side may share the parameters
+        found.append((pair[0], pair[1]))
+    return found
+
+
+def peak(way: Way, batch: Batch, device: torch.device) -> int:
+    """Most bytes of tensors during a step, without those of the other way."""
+    standing: list[Tensor] = [*way.method.parameters(), *way.method.buffers()]
+    for kept in way.optimizer.state.values():
+        standing += [value for value in kept.values() if isinstance(value, Tensor)]
+    most = _machine.most_bytes(device, lambda: way.step(batch), standing)
+    way.optimizer.zero_grad(set_to_none=True)
+    return most
+
+
+def report(bench: train.Bench, precision: str, count: int, steps: int) -> None:
+    """Time both ways and print the table."""
+    device, pairs = bench.device, bench.recipe.train.batch
+    bench.restart()
+    batch = next(bench.batches).to(device)
+    bench.restart()
+    usual = _usual.Usual(bench.method, bench.parts, precision)
+    ways: tuple[Way, Way] = (usual, Ours(bench))
+    for way in ways:
+        alone(way, 1, device, batch)  # the optimisers' numbers are made, kernels chosen
+        way.optimizer.zero_grad(set_to_none=True)
+    whole = rounds(ways, count, lambda way: with_data(way, steps, device))
+    model = rounds(ways, count, lambda way: alone(way, steps, device, batch))
+    most = [peak(way, batch, device) / 2**20 for way in ways]
+    print(f"{f'the usual way in {precision}':32}{'usual':>9}{'ours':>9}{'ratio':>8}   lowest to highest round")
+    for name, figures in (("pairs/s, with their data", whole), ("pairs/s, the model alone", model)):
+        slow, fast = (pairs / statistics.median(column) for column in zip(*figures, strict=True))
+        ratios = sorted(one / other for one, other in figures)
+        print(f"{name:32}{slow:9,.1f}{fast:9,.1f}{fast / slow:8.2f}   {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    print(f"{'peak memory of a step, MB':32}{most[0]:9,.0f}{most[1]:9,.0f}{most[0] / most[1]:8.2f}", flush=True)
