@@ -36,13 +36,11 @@ class Keeper:
     def __init__(self, out: Path, recipe: Recipe, stepper: Stepper, tokenizer: Tokenizer, saved: State | None) -> None:
         self.out, self.recipe, self.stepper = out, recipe, stepper
         state.sweep(out)
-        if saved is None:
-            self.run = Run.create(out, recipe, tokenizer, anew=True)
-        else:
-            self.run = Run(out)
-        cut(out, saved.logs if saved else {})
         steps = saved.place.steps if saved else 0
-        self.log = RunLog(out, sinks(recipe.train.loggers, out, steps, state.settings(recipe)))
+        curves = sinks(recipe.train.loggers, out, steps, state.settings(recipe))  # refused: the folder is no run yet
+        self.run = Run.create(out, recipe, tokenizer, anew=True) if saved is None else Run(out)
+        cut(out, saved.logs if saved else {})
+        self.log = RunLog(out, curves)
         self.saved_at = time.monotonic()
 
     def best(self, evaluated: Evaluated) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from tbps_cli.engine.observe import Evaluated, Progress
-from tbps_cli.errors import MissingExtra
+from tbps_cli.errors import MissingExtra, UsageError
 from tbps_cli.retrieval.guard import words
 from tbps_cli.types import Scores
+from tbps_cli.weights.files import write_text
 
 FILES = ("log.txt", "metrics.jsonl")
 
@@ -159,22 +161,43 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases under the run folder's name."""
+    """A run of Weights & Biases under the run folder's name; a resumed run goes on in the same one."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         try:
             import wandb
         except ImportError:
             raise MissingExtra("wandb", "wandb", 'train.loggers = ["wandb"]') from None
-        self.run: Any = wandb.init(
-            project="tbps", name=folder.name, id=folder.name, resume="allow", dir=str(folder), config=dict(config)
-        )
+        try:
+            self.run: Any = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "tbps"),
+                name=folder.name,
+                id=_wandb_id(folder),
+                resume="allow",
+                dir=str(folder),
+                config=dict(config),
+            )
+        except wandb.Error as error:
+            first = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f'train.loggers = ["wandb"]: Weights & Biases refused: {first}',
+                "Log in with: wandb login. Or keep the curves in the run folder with WANDB_MODE=offline.",
+            ) from None
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:
         self.run.finish()
+
+
+def _wandb_id(folder: Path) -> str:
+    """The run's id there, kept in the run folder: other machines have a runs/irra-0001 too."""
+    path = folder / "wandb" / "tbps-id"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, f"{folder.name}-{secrets.token_hex(4)}")
+    return path.read_text("utf-8").strip()
 
 
 def sinks(names: Sequence[str], folder: Path, first_step: int, config: Mapping[str, Any]) -> list[Sink]:

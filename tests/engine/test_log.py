@@ -1,6 +1,7 @@
 """What a run writes down, and how figures reach it."""
 
 import sys
+import types
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tbps_cli.engine import log
 from tbps_cli.engine.observe import Evaluated, Progress
 from tbps_cli.engine.step import Outcome
 from tbps_cli.engine.watch import NotFinite, Watch
-from tbps_cli.errors import MissingExtra
+from tbps_cli.errors import MissingExtra, UsageError
 from tbps_cli.types import Scores, Step
 
 AT = Step(2, 99, 1065, 60)
@@ -54,6 +55,44 @@ def test_a_missing_logger_is_one_line_with_what_to_type(tmp_path, monkeypatch, n
     with pytest.raises(MissingExtra) as missing:
         log.sinks((name,), tmp_path, 0, {})
     assert missing.value.hint == f"Type: pip install 'tbps[{name}]'"
+
+
+class FakeWandb(types.ModuleType):
+    """What we use of the package, remembering how it was called."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, refusal: str = "") -> None:
+        super().__init__("wandb")
+        self.refusal, self.calls = refusal, []
+
+    def init(self, **settings):
+        if self.refusal:
+            raise self.Error(self.refusal)
+        self.calls.append(settings)
+        return self
+
+
+def test_a_run_keeps_its_own_id_at_weights_and_biases(tmp_path, monkeypatch) -> None:
+    """Not its folder's name alone: everybody has a runs/irra-0001."""
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    for place in ("a", "b", "a"):
+        folder = tmp_path / place / "irra-0001"
+        folder.mkdir(parents=True, exist_ok=True)
+        log.sinks(("wandb",), folder, 0, {"lr": 1})
+    first, other, resumed = (call["id"] for call in fake.calls)
+    assert first == resumed != other and first.startswith("irra-0001-")
+    assert {(call["project"], call["name"], call["resume"]) for call in fake.calls} == {("tbps", "irra-0001", "allow")}
+
+
+def test_weights_and_biases_without_a_login_is_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb("No API key configured. Use `wandb login` to log in.\nMore"))
+    with pytest.raises(UsageError, match=r"No API key configured. Use `wandb login` to log in.$") as refused:
+        log.sinks(("wandb",), tmp_path, 0, {})
+    assert "WANDB_MODE=offline" in refused.value.hint
 
 
 def test_curves_reach_every_sink(tmp_path) -> None:
