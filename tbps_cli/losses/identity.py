@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional as F
+
+Classify = Callable[[Tensor], Tensor]
+"""[B, E] features -> [B, N] scores of the training identities."""
+
+
+def person_scores(classify: Classify | None, image_BE: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of pictures and of captions by the classifier that both share.
+
+    Raises ValueError without one: a task of no identities builds none.
+    """
+    if classify is None:
+        raise ValueError("the identity loss needs a task that says how many identities there are")
+    return classify(image_BE), classify(text_BE)
 
 
 def identity(image_logit_BN: Tensor, text_logit_BN: Tensor, person_B: Tensor) -> Tensor:

@@ -19,13 +19,12 @@ from torch import Tensor
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.losses.family import pair_losses, person_figures
-from tbps_cli.losses.identity import identity
+from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
 from tbps_cli.nn.adapters import AdapterBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import caption_end
-from tbps_cli.nn.heads import Classifier, person_scores
+from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.prompts import PromptBank, make_room
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.text.bpe import Bpe
@@ -133,21 +132,13 @@ class CSKT(Method):
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe; published: sdm alone."""
-        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
-        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "triplet": c.triplet}
-        losses = pair_losses(image_BE, text_BE, person_B, weights, temperature=c.temperature)
-        if c.identity:
-            losses["identity"] = c.identity * identity(*self._persons(features), person_B)
-        return losses
+        c = self.config
+        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "triplet": c.triplet, "identity": c.identity}
+        return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
-    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        return person_scores(self.classifier, features["image"], features["text"])
-
-    @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        if self.classifier is None:
-            return {}
-        return person_figures(self._persons(features), batch.person_B)
+        """Batch shares of persons named right."""
+        return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:
         """CLIP is frozen but for adapters and ln_3; biases at their own rate without decay."""

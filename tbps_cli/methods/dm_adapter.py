@@ -18,15 +18,13 @@ from torch import Tensor
 
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
-from tbps_cli.losses.balance import balance, use_of_experts
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.losses.family import pair_losses, person_figures
-from tbps_cli.losses.identity import identity
+from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
-from tbps_cli.nn.heads import Classifier, person_scores
+from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.moe import collecting
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, end_of, used
@@ -141,25 +139,20 @@ class DMAdapter(Method):
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe; published: sdm and balance. Source: the released code."""
-        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
-        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "triplet": c.triplet}
-        losses = pair_losses(image_BE, text_BE, person_B, weights, temperature=c.temperature)
-        if c.balance:
-            losses["balance"] = c.balance * balance(features["balance"])
-        if c.identity:
-            losses["identity"] = c.identity * identity(*self._persons(features), person_B)
-        return losses
+        c = self.config
+        weights = {
+            "sdm": c.sdm,
+            "balance": c.balance,
+            "itc": c.itc,
+            "cmpm": c.cmpm,
+            "triplet": c.triplet,
+            "identity": c.identity,
+        }
+        return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
-    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        return person_scores(self.classifier, features["image"], features["text"])
-
-    @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
         """How unevenly the experts are used; batch shares of persons named right."""
-        figures = use_of_experts(features["balance"]) if "balance" in features else {}
-        if self.classifier is not None:
-            figures |= person_figures(self._persons(features), batch.person_B)
-        return figures
+        return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:
         """CLIP is frozen but for adapters, gates and ln_3; biases at their own rate without decay.

@@ -18,14 +18,13 @@ from torch import Tensor
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.losses.family import pair_losses, person_figures
-from tbps_cli.losses.identity import identity
-from tbps_cli.losses.masked import caption_cost, caption_hits, per_word
+from tbps_cli.losses.family import family_figures, family_losses
+from tbps_cli.losses.masked import caption_figures
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.cross_modal import CrossModal
 from tbps_cli.nn.features import image_feature, text_feature
-from tbps_cli.nn.heads import Classifier, WordHead, person_scores
+from tbps_cli.nn.heads import Classifier, WordHead
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end
 from tbps_cli.text.bpe import Bpe
@@ -107,10 +106,7 @@ class IRRA(Method):
         else:
             features["text"] = text_feature(self.clip, batch.tokens["text"])
         score_NV = self.word_scores(masked_BTE, image_BPE, label_BT)
-        row_N, word_N = label_BT.nonzero()[:, 0], label_BT[label_BT != 0]
-        features["masked_cost"] = caption_cost(score_NV, word_N, row_N, len(label_BT))
-        features["masked_hits"] = caption_hits(score_NV, word_N, row_N, len(label_BT))
-        return features
+        return features | caption_figures(score_NV, label_BT)
 
     def word_scores(self, text_BTE: Tensor, image_BPE: Tensor, label_BT: Tensor) -> Tensor:
         """Scores over the vocabulary at the N labelled places, row by row, [N, V] float32."""
@@ -120,27 +116,13 @@ class IRRA(Method):
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe. Source: IRRA, equations 6, 8 and 10, and its released code."""
-        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
-        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm}
-        losses = pair_losses(image_BE, text_BE, person_B, weights, temperature=c.temperature)
-        if c.identity:
-            losses["identity"] = c.identity * identity(*self._persons(features), person_B)
-        if c.masked:
-            losses["masked"] = c.masked * per_word(features["masked_cost"], batch.tokens["label"])
-        return losses
+        c = self.config
+        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "identity": c.identity, "masked": c.masked}
+        return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
-    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        return person_scores(self.classifier, features["image"], features["text"])
-
-    @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
         """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words)."""
-        figures: dict[str, float] = {}
-        if self.classifier is not None:
-            figures |= person_figures(self._persons(features), batch.person_B)
-        if "masked_hits" in features:
-            figures["mlm_acc"] = per_word(features["masked_hits"], batch.tokens["label"]).item()
-        return figures
+        return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:
         """The released code's rules, on its own names, later ones overriding earlier ones.

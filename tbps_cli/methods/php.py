@@ -20,14 +20,12 @@ from torch import Tensor, nn
 
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
-from tbps_cli.losses.balance import balance, use_of_experts
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.losses.family import pair_losses, person_figures
-from tbps_cli.losses.identity import identity
-from tbps_cli.losses.masked import caption_figures, per_word
+from tbps_cli.losses.family import family_figures, family_losses
+from tbps_cli.losses.masked import caption_figures
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.heads import Classifier, person_scores
+from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.moe import collecting
 from tbps_cli.nn.parsing import Axis, Parser, PartPool, check_parser, read_parser
@@ -210,31 +208,14 @@ class PHP(Method):
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe. Source: the released code; published: sdm, itc and balance."""
-        image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
-        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm}
-        losses = pair_losses(image_BE, text_BE, person_B, weights, temperature=c.temperature)
-        if c.balance and "balance" in features:
-            losses["balance"] = c.balance * balance(features["balance"])
-        if c.identity:
-            losses["identity"] = c.identity * identity(*self._persons(features), person_B)
-        if c.masked:
-            losses["masked"] = c.masked * per_word(features["masked_cost"], batch.tokens["label"])
-        return losses
+        c = self.config
+        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "balance": c.balance}
+        weights |= {"identity": c.identity, "masked": c.masked}
+        return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
-    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        return person_scores(self.classifier, features["image"], features["text"])
-
-    @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
         """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words); how busy experts are."""
-        figures: dict[str, float] = {}
-        if "balance" in features:
-            figures |= use_of_experts(features["balance"])
-        if self.classifier is not None:
-            figures |= person_figures(self._persons(features), batch.person_B)
-        if "masked_hits" in features:
-            figures["mlm_acc"] = per_word(features["masked_hits"], batch.tokens["label"]).item()
-        return figures
+        return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:
         """IRRA's rules on the released names; "transformer" and "experts" are groups of their own.

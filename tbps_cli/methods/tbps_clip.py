@@ -22,7 +22,7 @@ from tbps_cli.data.transforms import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN, Ev
 from tbps_cli.fields import Count, Positive, Share, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import citc, nitc, ritc, unit
-from tbps_cli.losses.identity import identity
+from tbps_cli.losses.identity import identity, person_scores
 from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.losses.views import simclr
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
@@ -215,7 +215,7 @@ class TbpsClip(Method):
             views = features["contrast_a"], features["contrast_b"]
             losses["simclr"] = c.simclr * simclr(*views, temperature=c.simclr_temperature)
         if c.identity:
-            losses["identity"] = c.identity * self._identity(image_BE, text_BE, person_B)
+            losses["identity"] = c.identity * identity(*person_scores(self.classifier, image_BE, text_BE), person_B)
         if c.masked:
             losses["masked"] = c.masked * per_word(features["masked_cost"], batch.tokens["label"])
         return losses
@@ -226,11 +226,6 @@ class TbpsClip(Method):
         text_BE, soft_BE = features["text"], features.get("soft_text")
         each = [nitc(v, text_BE, person_B, scale=scale, softness=softness, soft_text_BE=soft_BE) for v in views]
         return torch.stack(each).mean()
-
-    def _identity(self, image_BE: Tensor, text_BE: Tensor, person_B: Tensor) -> Tensor:
-        if self.classifier is None:
-            raise ValueError("the identity loss needs a task that says how many identities there are")
-        return identity(self.classifier(image_BE), self.classifier(text_BE), person_B)
 
     def scale(self) -> Tensor:
         """What multiplies the cosines now; at most 100, with the gradient of the unlimited one, as released."""

@@ -21,12 +21,12 @@ from tbps_cli.errors import RecipeError, WeightsError
 from tbps_cli.fields import Count, Positive, Share, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.losses.identity import accuracy, smoothed_identity
+from tbps_cli.losses.family import family_figures
+from tbps_cli.losses.identity import person_scores, smoothed_identity
 from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, strangers
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
-from tbps_cli.nn.heads import person_scores
 from tbps_cli.nn.momentum import MomentumHead, PlainHead, draw_linear
 from tbps_cli.nn.resnet import EXPANSION, ResNet, picture_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
@@ -228,8 +228,8 @@ class TextReID(Method):
         image_BE, text_BE, person_B, c = features["image"], features["text"], batch.person_B, self.config
         losses = {}
         if c.identity:
-            smoothed = smoothed_identity(*self._persons(features), person_B, smoothing=c.label_smoothing)
-            losses["identity"] = c.identity * smoothed
+            logits = person_scores(self.head.loss_evaluator, image_BE, text_BE)
+            losses["identity"] = c.identity * smoothed_identity(*logits, person_B, smoothing=c.label_smoothing)
         if c.align:
             constants = {"alpha": c.alpha, "beta": c.beta, "scale_pos": c.scale_pos, "scale_neg": c.scale_neg}
             losses["align"] = c.align * alignment(image_BE, text_BE, person_B, **constants)
@@ -246,19 +246,9 @@ class TextReID(Method):
         head.enqueue(features["image_key"], features["text_key"], person_B)
         return image + text
 
-    def _persons(self, features: Features) -> tuple[Tensor, Tensor]:
-        return person_scores(self.head.loss_evaluator, features["image"], features["text"])
-
-    @torch.no_grad()
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
         """Batch shares named right: img_acc, txt_acc (persons)."""
-        if self.head.loss_evaluator is None:
-            return {}
-        image_BN, text_BN = self._persons(features)
-        return {
-            "img_acc": accuracy(image_BN, batch.person_B).item(),
-            "txt_acc": accuracy(text_BN, batch.person_B).item(),
-        }
+        return family_figures(features, batch, self.head.loss_evaluator)
 
     def group_of(self, name: str) -> Group:
         """Biases at their own rate without decay; copies move by momentum alone."""

@@ -20,16 +20,6 @@ class Classifier(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-def person_scores(classifier: nn.Module | None, image_BE: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores of pictures and of captions by the classifier that both share.
-
-    Raises ValueError without one: a task of no identities builds none.
-    """
-    if classifier is None:
-        raise ValueError("the identity loss needs a task that says how many identities there are")
-    return classifier(image_BE), classifier(text_BE)
-
-
 class WordHead(nn.Module):
     """[..., E] -> [..., V] scores over the vocabulary: linear, QuickGELU, layer norm, linear."""
 
