@@ -11,6 +11,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[1] / "scripts" / "benchmarks"
+TINIER = {"width": 64, "layers": 1, "embed": 64, "heads": 1, "text_width": 64, "text_layers": 1, "text_heads": 1}
 
 
 @cache
@@ -89,6 +90,119 @@ def test_curves_become_a_picture_that_a_browser_reads():
     x, y = (float(value) for value in lines[0].get("points").split()[1].split(","))
     span = 3  # log2 of 5x, rounded up
     assert x == pytest.approx(60 + 480 / span) and y == pytest.approx(520 - 480 / span * np.log2(1.9), abs=0.1)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Makes benches of training at tiny sizes."""
+    train, made = benchmark("train"), []
+
+    def make(recipe="irra", *sets):
+        root = tmp_path / str(len(made))
+        root.mkdir()
+        sets = ["train.batch=4", "data.image_size=[96,32]", *sets]
+        made.append(train.Bench(train.write_set(root, 8, (96, 32)), recipe, "cpu", sets, train.TINY | TINIER))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.parts.loader.close()
+
+
+@pytest.mark.parametrize("recipe", ["irra", "clip", "cskt", "dm_adapter", "rde"])
+def test_the_usual_training_step_has_our_losses_and_our_gradient(tiny, recipe):
+    beside = benchmark("train")._beside
+    bench = tiny(recipe)
+    assert benchmark("train")._usual.refusal(bench.parts) is None
+    losses, gradient = beside.first_step(bench)
+    assert losses < 1e-5 and gradient < 1e-5
+
+
+def test_the_first_steps_differ_when_one_side_computes_something_else(tiny, monkeypatch):
+    train = benchmark("train")
+    usual, bench = train._usual, tiny()
+    plain = usual.attention
+    monkeypatch.setattr(usual, "attention", lambda q, k, v, is_causal=False: plain(q, k, v))
+    losses, gradient = train._beside.first_step(bench)
+    assert losses > 1e-2 and gradient > 1e-2, "a causal mask that is left out"
+    with pytest.raises(AssertionError, match="do not do the same"):
+        train.beside(bench, ["fp32"], 1)
+    monkeypatch.setattr(usual, "attention", plain)
+    whole = usual.irra_features
+    free = lambda method, batch: whole(method, batch) | {"masked_cost": torch.zeros(len(batch))}  # noqa: E731
+    monkeypatch.setattr(usual, "irra_features", free)
+    assert train._beside.first_step(bench)[0] > 1e-2, "words that cost nothing"
+
+
+def test_the_usual_training_step_computes_every_place_and_puts_everything_back(tiny, monkeypatch):
+    train = benchmark("train")
+    usual, bench = train._usual, tiny()
+    fused, used = torch.nn.functional.scaled_dot_product_attention, train._usual.passes.used
+    seen, plain = [], usual.attention
+    monkeypatch.setattr(usual, "attention", lambda q, k, v, **how: seen.append(q.shape[2]) or plain(q, k, v, **how))
+    way = usual.Usual(bench.method, bench.parts)
+    batch = next(bench.batches)
+    before = [parameter.detach().clone() for parameter in bench.method.parameters()]
+    losses = way.step(batch)
+    assert set(losses) == {"sdm", "identity", "masked"} and all(isinstance(value, float) for value in losses.values())
+    assert any(not torch.equal(*pair) for pair in zip(before, bench.method.parameters(), strict=True))
+    # one block of pictures, the text tower twice, words that look at the picture, four blocks above
+    assert seen == [13, 77, 77, 77, *[77] * 4]
+    assert torch.nn.functional.scaled_dot_product_attention is fused and usual.passes.used is used
+    assert usual.passes.GROUPS > 1
+
+
+def test_the_usual_samples_are_drawn_as_often_as_wanted_and_masked(tiny):
+    usual, bench = benchmark("train")._usual, tiny()
+    loader = usual.loader(bench.parts)
+    assert loader.num_workers == 2
+    made = usual.assembled(torch.utils.data.default_collate([loader.dataset[index] for index in range(8)]))
+    assert made.images["image"].shape == (8, 3, 96, 32)
+    assert ((made.tokens["label"] != 0).sum(1) >= 1).all()
+    ours = next(bench.parts.loader.epoch(0))
+    rows = {int(sample): row for row, sample in enumerate(made.sample_B)}
+    for row, sample in enumerate(ours.sample_B.tolist()):
+        assert torch.equal(ours.tokens["text"][row], made.tokens["text"][rows[sample]])
+        assert ours.person_B[row] == made.person_B[rows[sample]] and ours.picture_B[row] == made.picture_B[rows[sample]]
+
+
+def test_recipes_without_a_usual_way_say_why(tiny, capsys):
+    train = benchmark("train")
+    for bench, reason in (
+        (tiny("tbps_clip"), "tbps_clip with these settings"),
+        (tiny("irra", "train.chunk=2"), "no accumulation, chunks"),
+        (tiny("irra", "data.augment=false"), "not of IRRA's family"),
+    ):
+        train.beside(bench, ["fp32"], 1)
+        assert reason in capsys.readouterr().out
+
+
+def test_the_table_of_a_training_step_has_both_ways(tiny, capsys, monkeypatch):
+    train = benchmark("train")
+    monkeypatch.setattr(train._usual, "WORKERS", 0)
+    bench = tiny()
+    train.beside(bench, ["fp32"], 1)
+    train.beside(bench, [], 1)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("first step, ours beside the usual: losses differ by ")
+    assert [line.split("  ")[0] for line in said[1:]] == [
+        "the usual way in fp32",
+        "pairs/s, with their data",
+        "pairs/s, the model alone",
+        "work of a step, TFLOP",
+        "peak memory of a step, MB",
+    ]
+    usual, ours, ratio = (float(word.replace(",", "")) for word in said[5].split()[-3:])
+    assert usual > ours and ratio == pytest.approx(usual / ours, abs=0.2)
+
+
+def test_half_weights_of_the_usual_way_are_copies(tiny):
+    usual, bench = benchmark("train")._usual, tiny("clip")
+    way = usual.Usual(bench.method, bench.parts, "fp16-pure")
+    losses = way.step(next(bench.batches))
+    assert all(parameter.dtype == torch.float32 for parameter in bench.method.parameters())
+    assert {parameter.dtype for parameter in way.method.parameters()} == {torch.float16, torch.float32}
+    assert all(np.isfinite(value) for value in losses.values())
 
 
 @pytest.mark.slow

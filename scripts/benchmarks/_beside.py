@@ -138,10 +138,14 @@ def report(bench: train.Bench, precision: str, count: int, steps: int) -> None:
         way.optimizer.zero_grad(set_to_none=True)
     whole = rounds(ways, count, lambda way: with_data(way, steps, device))
     model = rounds(ways, count, lambda way: alone(way, steps, device, batch))
+    work = [_machine.flops(lambda: usual.backward(batch)) / 1e12, bench.flops() / 1e12]
+    usual.optimizer.zero_grad(set_to_none=True)
     most = [peak(way, batch, device) / 2**20 for way in ways]
     print(f"{f'the usual way in {precision}':32}{'usual':>9}{'ours':>9}{'ratio':>8}   lowest to highest round")
     for name, figures in (("pairs/s, with their data", whole), ("pairs/s, the model alone", model)):
         slow, fast = (pairs / statistics.median(column) for column in zip(*figures, strict=True))
         ratios = sorted(one / other for one, other in figures)
-        print(f"{name:32}{slow:9,.1f}{fast:9,.1f}{fast / slow:8.2f}   {ratios[0]:.2f} to {ratios[-1]:.2f}")
+        speeds = f"{_machine.rate(slow):>9}{_machine.rate(fast):>9}"
+        print(f"{name:32}{speeds}{fast / slow:8.2f}   {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    print(f"{'work of a step, TFLOP':32}{work[0]:9.3f}{work[1]:9.3f}{work[0] / work[1]:8.2f}")
     print(f"{'peak memory of a step, MB':32}{most[0]:9,.0f}{most[1]:9,.0f}{most[0] / most[1]:8.2f}", flush=True)

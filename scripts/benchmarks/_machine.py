@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 PEAKS = {
     "B200": 2250e12,
@@ -77,6 +78,18 @@ def most_bytes(device: torch.device, work: Callable[[], object], standing: Seque
         held += event.nbytes()
         most = max(most, held)
     return most + before
+
+
+def flops(work: Callable[[], object]) -> float:
+    """What the work's products take, multiplications and additions counted apart."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def rate(value: float) -> str:
+    """So many a second, with three digits where it is slow."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def line(device: str = "cpu") -> str:

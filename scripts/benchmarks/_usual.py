@@ -3,7 +3,7 @@
 What the released codes of IRRA and its descendants do, in plain PyTorch, on the weights of one of our methods:
 
 * every picture opened, resized, flipped, padded, cropped, normalised and partly erased by torchvision in two worker
-  processes, every caption tokenised and masked again each time it comes;
+  processes (IRRA's default is eight), every caption tokenised and masked again each time it comes;
 * attention as a product, a mask, a softmax and a product; all 77 places of every caption;
 * IRRA: the text tower twice (the captions, then the masked captions, which masking in place has made the same), and
   scores over the whole vocabulary at all 77 places before the loss ignores those without a label;
@@ -88,12 +88,17 @@ def causal_mask(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((count, count), float("-inf"), dtype=dtype, device=device).triu(1)
 
 
+def plain_attention() -> AbstractContextManager[object]:
+    """While open, attention is computed in plain steps (and PyTorch's flop counter sees it on the CPU too)."""
+    return patch.object(F, "scaled_dot_product_attention", attention)
+
+
 @contextmanager
 def written_out() -> Iterator[None]:
     """While open, our methods compute with plain attention and at all places of every caption."""
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("tbps_cli.")]
     with ExitStack() as stack:
-        stack.enter_context(patch.object(F, "scaled_dot_product_attention", attention))
+        stack.enter_context(plain_attention())
         for module in modules:
             if getattr(module, "used", None) is text_tower.used:
                 stack.enter_context(patch.object(module, "used", lambda token_BT: token_BT))
@@ -149,8 +154,9 @@ class Usual:
 
     def __init__(self, method: Method, parts: Parts, precision: str = "fp32") -> None:
         self.recipe, self.precision, self.device = parts.recipe, precision, parts.device
-        self.method = to_half(copy.deepcopy(method)) if precision == "fp16-pure" else method
-        assert isinstance(self.method, Method)
+        self.method = copy.deepcopy(method) if precision == "fp16-pure" else method
+        if precision == "fp16-pure":
+            to_half(self.method)
         self.optimizer = optimizer(self.method, parts.recipe.optim)
         self.scaler = torch.amp.GradScaler(parts.device.type, enabled=precision == "fp16")
         self.loader = loader(parts)
@@ -194,7 +200,7 @@ def floating(tensor: Tensor) -> Tensor:
 @contextmanager
 def exact() -> Iterator[None]:
     """While open, float32 products on CUDA are float32 products."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    places: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [place.allow_tf32 for place in places]
     try:
         for place in places:
@@ -208,15 +214,20 @@ def exact() -> Iterator[None]:
 # The data -----------------------------------------------------------------------------------------
 
 
-class Samples(data.Usual):
+class Samples(torch.utils.data.Dataset[Any]):
     """A training sample as the papers' code makes it: picture, caption, masked caption, labels, person."""
 
     def __init__(self, parts: Parts) -> None:
-        super().__init__(parts.train, data.usual_transform(parts.recipe.data.image_size))
-        self.tokenizer, self.views = parts.tokenizer, views_of(parts)
+        self.pairs = data.Usual(parts.train, data.usual_transform(parts.recipe.data.image_size))
+        tokenizer: Any = parts.tokenizer  # with IRRA's mask
+        self.pairs.tokenizer = self.tokenizer = tokenizer
+        self.split, self.views = parts.train, views_of(parts)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, text_T = super().__getitem__(index)
+        image, text_T = self.pairs[index]
         tokens = {"text": text_T}
         if self.views.augment_text is not None:
             tokens["text"] = torch.tensor(augment_ids("vary", text_T.tolist(), random.Random(), **self._special()))

@@ -25,9 +25,10 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parent))
 
 import _machine
+import _usual
 
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import text_feature
+from tbps_cli.nn.features import caption_end, text_feature
 from tbps_cli.nn.sizes import TOWERS
 
 START, END = 49406, 49407
@@ -49,22 +50,9 @@ def captions(count: int) -> Tensor:
 
 
 def usual(clip: Clip, token_BT: Tensor) -> Tensor:
-    """The feature of every caption, as CLIP's code and its descendants compute it, written out."""
-    count = token_BT.shape[1]
-    mask_TT = torch.full((count, count), float("-inf"), device=token_BT.device).triu(1)
-    x_BTD = clip.token_embedding(token_BT) + clip.positional_embedding
-    for block in clip.transformer.resblocks:
-        x_BTD = x_BTD + attention(block.attn, block.ln_1(x_BTD), mask_TT)
-        x_BTD = x_BTD + block.mlp(block.ln_2(x_BTD))
-    x_BTE = clip.ln_final(x_BTD) @ clip.text_projection
-    return x_BTE[torch.arange(len(x_BTE)), token_BT.argmax(-1)]
-
-
-def attention(module: torch.nn.Module, x_BTD: Tensor, mask_TT: Tensor) -> Tensor:
-    packed = torch.nn.functional.linear(x_BTD, module.in_proj_weight, module.in_proj_bias)
-    query, key, value = (part.unflatten(-1, (module.heads, -1)).transpose(1, 2) for part in packed.chunk(3, -1))
-    score = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + mask_TT
-    return module.out_proj((score.softmax(-1) @ value).transpose(1, 2).flatten(2))
+    """The feature of every caption, as CLIP's code and its descendants compute it."""
+    with _usual.written_out():
+        return caption_end(clip, token_BT)
 
 
 def forward(way: Callable[[Clip, Tensor], Tensor], clip: Clip, token_BT: Tensor) -> None:
