@@ -95,6 +95,14 @@ class OfficialFiles:
         usable = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         return value if usable else None
 
+    def numbers(self, table: Mapping[str, tuple[str, type]]) -> dict[str, Any]:
+        """Our keys for the options that are numbers above 0; table: our key -> (the option, its type)."""
+        return {key: kind(value) for key, (option, kind) in table.items() if (value := self.number(option))}
+
+    def losses(self, published: str) -> list[str]:
+        """The losses it was trained with; published: what to believe without options, as "sdm+id"."""
+        return str(self.options.get("loss_names", published)).split("+")
+
 
 class Method(nn.Module):
     """The base of all methods: an encoder for pictures, one for captions, and a training loss."""

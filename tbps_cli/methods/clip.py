@@ -103,6 +103,6 @@ class PlainCLIP(Method):
         ours, unknown = cls.official.to_ours(files.tensors)
         if unknown or "visual.conv1.weight" not in files.tensors or "token_embedding.weight" not in files.tensors:
             return None
-        sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
+        sizes = read_sizes(ours, prefix="clip.")
         config = cls.Config(name="clip", tower=named(sizes))
         return config if cls.fits(files, config) else None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
@@ -24,15 +24,14 @@ from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
-from tbps_cli.nn.moe import collecting
-from tbps_cli.nn.parsing import Axis, Parser, check_parser, read_parser
+from tbps_cli.nn.parsing import Axis, Parser, check_parser
+from tbps_cli.nn.parts import Parts, Side, read_parts
 from tbps_cli.nn.sizes import named, read_sizes
-from tbps_cli.nn.text_tower import at_end
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
-GATES = {"image": "gate_img", "text": "gate_txt"}
+GATES: dict[Side, str] = {"image": "gate_img", "text": "gate_txt"}
 """Side -> the token gate that routes it; a third gate, on the context vector, is common."""
 OPTIONS: dict[str, tuple[str, type]] = {
     "stride": ("stride_size", int),
@@ -86,22 +85,29 @@ class CoMoE(Method):
                 raise ValueError('parts: names a part twice; allowed are [] and ["coa"]')
             if self.sizes.is_resnet:
                 raise ValueError("tower: comoe needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
-            check_parser(
-                self.sizes.embed,
-                heads=self.moe_heads,
-                num_experts=self.num_experts,
-                top_k=self.top_k,
-                reduction=self.reduction,
-            )
+            check_parser(self.sizes.embed, **self.parser)
             return self
+
+        @property
+        def parser(self) -> dict[str, Any]:
+            """A parser's sizes, as `nn.parsing.Parser` takes them."""
+            return {
+                "layers": self.moe_layers,
+                "heads": self.moe_heads,
+                "axis": self.attention_axis,
+                "num_experts": self.num_experts,
+                "top_k": self.top_k,
+                "reduction": self.reduction,
+                "dropout": self.expert_dropout,
+            }
 
     paper = "CoMoE: Collaboration Mixture-of-Experts for Text-based Person Retrieval, code of 2026"
     official = KeyTable(
         {
             r"base_model\.(.*)": r"clip.\1",
-            r"STransformer\.(.*)": r"parser.both.\1",
-            r"STransformerv\.(.*)": r"parser.image.\1",
-            r"STransformert\.(.*)": r"parser.text.\1",
+            r"STransformer\.(.*)": r"parts.parser.both.\1",
+            r"STransformerv\.(.*)": r"parts.parser.image.\1",
+            r"STransformert\.(.*)": r"parts.parser.text.\1",
             r"(cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post)\.(.*)": r"words.cross.\1.\2",
             r"mlm_head\.(.*)": r"words.head.\1",
             r"classifier\.(.*)": r"classifier.\1",
@@ -115,10 +121,14 @@ class CoMoE(Method):
         super().__init__(config, task)
         sizes = config.sizes
         self.clip = Clip(sizes, task.image_size, stride=config.stride)
-        self.parser = self.words = self.classifier = None
-        if config.parts:
-            sides = ("both",) if config.share_modalities else ("image", "text")
-            self.parser = nn.ModuleDict({side: _parser(config) for side in sides})
+        self.parts = Parts(
+            shared=config.share_modalities,
+            parser=(lambda: Parser(sizes.embed, **config.parser, gates=tuple(GATES.values())))
+            if config.parts
+            else None,
+            gates=GATES,
+        )
+        self.words = self.classifier = None
         if config.masked:
             self.words = MaskedWords(sizes.embed, sizes.vocabulary, config.cross_layers, sizes.cross_heads)
         if config.identity and task.identities:
@@ -142,42 +152,21 @@ class CoMoE(Method):
         )
 
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(self.image_feature(self.clip.image_tokens(image_BCHW)))
+        return unit(self.parts.image_feature(self.clip.image_tokens(image_BCHW)))
 
     def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(self.text_feature(self.clip.text_tokens(token_BT), token_BT))
-
-    def image_feature(self, image_BPE: Tensor) -> Tensor:
-        """[B, 1 + P, E] projected tokens -> [B, E] float32, not normalised."""
-        return image_BPE[:, 0].float() + self._parsed(image_BPE[:, 1:], "image")
-
-    def text_feature(self, text_BTE: Tensor, token_BT: Tensor) -> Tensor:
-        """[B, T, E] projected tokens, padding included as released -> [B, E] float32, not normalised."""
-        return at_end(text_BTE, token_BT).float() + self._parsed(text_BTE, "text")
-
-    def _parsed(self, x_BLE: Tensor, side: str) -> Tensor:
-        """The mean over the parsed tokens, [B, E] float32; 0 without a parser."""
-        if self.parser is None:
-            return x_BLE.new_zeros((), dtype=torch.float32)
-        parser = self.parser["both" if self.config.share_modalities else side]
-        return parser(x_BLE, GATES[side]).mean(1).float()
+        return unit(self.parts.text_feature(self.clip.text_tokens(token_BT), token_BT))
 
     # Training -----------------------------------------------------------------------------
 
     def features(self, batch: Batch) -> Features:
         """Embeddings before normalisation; the experts' shares; with masked words their cost and hits."""
         image_BPE = self.clip.image_tokens(batch.images["image"])
-        view = "masked" if self.words is not None and self.config.mask_global_text else "text"
-        text_BTE = self.clip.text_tokens(batch.tokens[view])
-        with collecting(self) as shares:
-            features = {
-                "image": self.image_feature(image_BPE),
-                "text": self.text_feature(text_BTE, batch.tokens[view]),
-            }
-        if shares:
-            features["balance"] = torch.stack(shares, 1)
+        token_BT = batch.tokens["masked" if self.words is not None and self.config.mask_global_text else "text"]
+        text_BTE = self.clip.text_tokens(token_BT)
+        features = self.parts.features(image_BPE, text_BTE, token_BT)
         if self.words is not None:
-            masked_BTE = text_BTE if view == "masked" else self.clip.text_tokens(batch.tokens["masked"])
+            masked_BTE = text_BTE if self.config.mask_global_text else self.clip.text_tokens(batch.tokens["masked"])
             label_BT = batch.tokens["label"]
             features |= caption_figures(self.words(masked_BTE, image_BPE, label_BT), label_BT)
         return features
@@ -201,7 +190,7 @@ class CoMoE(Method):
             return Group("new", decay=not bias)
         if bias:
             return Group("bias", decay=False)
-        if name.startswith("parser."):
+        if name.startswith("parts."):
             return Group("experts" if ".experts." in name or "gate" in name else "transformer")
         return Group("new" if "cross" in official else "tower")
 
@@ -209,10 +198,9 @@ class CoMoE(Method):
         return [f"clip.{name}" for name in self.clip.start_from(state)]
 
     def initialise(self, generator: torch.Generator) -> None:
-        self.clip.initialise(generator)
-        for module in self.modules():
-            if isinstance(module, Parser | MaskedWords | Classifier):
-                module.initialise(generator)
+        for part in (self.clip, self.parts, self.words, self.classifier):
+            if part is not None:
+                part.initialise(generator)
 
     # Foreign checkpoints --------------------------------------------------------------------
 
@@ -220,43 +208,22 @@ class CoMoE(Method):
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """CoMoE's when the file has its parser."""
         ours, unknown = cls.official.to_ours(files.tensors)
-        found = any(name.startswith("parser.") for name in ours)
+        found = any(name.startswith("parts.") for name in ours)
         if unknown or not found or "clip.visual.conv1.weight" not in ours:
             return None
         config = _config(ours, files)
         return config if cls.fits(files, config) else None
 
 
-def _parser(config: CoMoE.Config) -> Parser:
-    return Parser(
-        config.sizes.embed,
-        layers=config.moe_layers,
-        heads=config.moe_heads,
-        axis=config.attention_axis,
-        num_experts=config.num_experts,
-        top_k=config.top_k,
-        reduction=config.reduction,
-        dropout=config.expert_dropout,
-        gates=tuple(GATES.values()),
-    )
-
-
 def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> CoMoE.Config:
     """Sizes from shapes, the rest from the options; the attention axis is the released one."""
-    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
-    names = str(files.options.get("loss_names", "sdm+itc+aux")).split("+")
-    share = not any(name.startswith("parser.image.") for name in ours)
-    prefix = f"parser.{'both' if share else 'image'}."
-    numbers: dict[str, Any] = read_parser(ours, prefix) | read_layers(ours, "words.cross.")
-    for key, (option, kind) in OPTIONS.items():
-        if value := files.number(option):
-            numbers[key] = kind(value)
+    sizes, names = read_sizes(ours, prefix="clip."), files.losses("sdm+itc+aux")
+    numbers = read_parts(ours, "parts.") | read_layers(ours, "words.cross.") | files.numbers(OPTIONS)
     if "aux" not in names or files.options.get("aux_factor") == 0:
         numbers["balance"] = 0.0
     return CoMoE.Config(
         name="comoe",
         tower=named(sizes),
-        share_modalities=share,
         attention_axis="batch",
         sdm=float("sdm" in names),
         itc=5.0 * ("itc" in names),

@@ -10,7 +10,7 @@ checkpoints are written; `ctx_init = "clip"` offers the start that was meant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -36,6 +36,9 @@ X = 343
 """Id of the letter x, of which the released code makes its placeholders."""
 VOCABULARY = 49408
 """Rows of CLIP's word table: `ctx_init = "clip"` means these words."""
+
+OPTIONS = {"stride": ("stride_size", int), "temperature": ("temperature", float)}
+"""Our keys that no tensor tells -> options of the released code."""
 
 
 class CSKT(Method):
@@ -181,19 +184,13 @@ class CSKT(Method):
         ours, unknown = cls.official.to_ours(files.tensors)
         if unknown or "clip.visual.conv1.weight" not in ours or "prompts.ctx" not in ours:
             return None
-        config = _config(ours, files.options)
+        config = _config(ours, files)
         return config if cls.fits(files, config) else None
 
 
-def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> CSKT.Config:
-    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
+def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> CSKT.Config:
+    sizes, names = read_sizes(ours, prefix="clip."), files.losses("sdm")
     down = ours.get("clip.visual.transformer.resblocks.0.adapter_mlp.down.weight")
-    names = str(options.get("loss_names", "sdm")).split("+")
-    numbers: dict[str, Any] = {}
-    for key, option, kind in (("stride", "stride_size", int), ("temperature", "temperature", float)):
-        value = options.get(option)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            numbers[key] = kind(value)
     return CSKT.Config(
         name="cskt",
         tower=named(sizes),
@@ -205,5 +202,5 @@ def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> CSKT.Conf
         cmpm=float("cmpm" in names),
         triplet=float("triplet" in names),
         identity=float("id" in names and "classifier.weight" in ours),
-        **numbers,
+        **files.numbers(OPTIONS),
     )

@@ -10,7 +10,6 @@ in the code (factors of the adapters, weight of the balance, masked captions) ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from pydantic import model_validator
@@ -203,13 +202,9 @@ def _block(config: DMAdapter.Config, width: int, heads: int, scale: float) -> Mi
 
 
 def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> DMAdapter.Config:
-    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
+    sizes, names = read_sizes(ours, prefix="clip."), files.losses("sdm+aux")
     mixture = "clip.visual.transformer.resblocks.0.feed_forward."
     down = ours.get(f"{mixture}experts.0.down.weight")
-    names = str(files.options.get("loss_names", "sdm+aux")).split("+")
-    numbers: dict[str, Any] = {
-        key: kind(value) for key, (option, kind) in OPTIONS.items() if (value := files.number(option))
-    }
     return DMAdapter.Config(
         name="dm_adapter",
         tower=named(sizes),
@@ -221,5 +216,5 @@ def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> DMAdapter.Confi
         cmpm=float("cmpm" in names),
         triplet=0.5 * ("triplet" in names),
         identity=float("id" in names and "classifier.weight" in ours),
-        **numbers,
+        **files.numbers(OPTIONS),
     )

@@ -10,7 +10,6 @@ here is a switch (`mask_global_text`, on as released).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +24,14 @@ from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.cross_modal import CrossModal
 from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.heads import Classifier, WordHead
+from tbps_cli.nn.masked_words import read_layers
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
+
+OPTIONS = {"stride": ("stride_size", int), "temperature": ("temperature", float)}
+"""Our keys that no tensor tells -> options of the released code."""
 
 
 class IRRA(Method):
@@ -156,35 +159,22 @@ class IRRA(Method):
         ours, unknown = cls.official.to_ours(files.tensors)
         if unknown or "clip.visual.conv1.weight" not in ours:
             return None
-        config = _config(ours, files.options)
+        config = _config(ours, files)
         return config if cls.fits(files, config) else None
 
 
-def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> IRRA.Config:
+def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> IRRA.Config:
     """What shapes and options say; losses whose heads the file lacks are off."""
-    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
-    names = str(options.get("loss_names", "sdm+id+mlm")).split("+")
-    layers = {name.split(".")[3] for name in ours if name.startswith("cross.cross_modal_transformer.resblocks.")}
+    names = files.losses("sdm+id+mlm")
+    identity, masked = files.number("id_loss_weight") or 1.0, files.number("mlm_loss_weight") or 1.0
     return IRRA.Config(
         name="irra",
-        tower=named(sizes),
-        stride=_number(options, "stride_size", int),
-        temperature=_number(options, "temperature", float) or IRRA.Config.model_fields["temperature"].default,
-        cross_layers=len(layers) or IRRA.Config.model_fields["cross_layers"].default,
+        tower=named(read_sizes(ours, prefix="clip.")),
         sdm=float("sdm" in names),
         itc=float("itc" in names),
         cmpm=float("cmpm" in names),
-        identity=_weight(options, "id_loss_weight") if "classifier.weight" in ours else 0.0,
-        masked=_weight(options, "mlm_loss_weight") if "mlm_head.fc.weight" in ours else 0.0,
+        identity=float(identity) if "classifier.weight" in ours else 0.0,
+        masked=float(masked) if "mlm_head.fc.weight" in ours else 0.0,
+        **read_layers(ours, "cross."),
+        **files.numbers(OPTIONS),
     )
-
-
-def _number(options: Mapping[str, Any], key: str, kind: type) -> Any:
-    """A number above 0 of the options, or None when it is missing or something else."""
-    value = options.get(key)
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    return kind(value) if usable else None
-
-
-def _weight(options: Mapping[str, Any], key: str) -> float:
-    return _number(options, key, float) or 1.0

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
@@ -27,16 +27,16 @@ from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
-from tbps_cli.nn.moe import collecting
-from tbps_cli.nn.parsing import Axis, Parser, PartPool, check_parser, read_parser
+from tbps_cli.nn.parsing import Axis, Parser, PartPool, check_parser
+from tbps_cli.nn.parts import Parts, read_parts
 from tbps_cli.nn.sizes import named, read_sizes
-from tbps_cli.nn.text_tower import at_end
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 
 Part = Literal["crfm", "efp"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
-PARTS: tuple[Part, ...] = ("crfm", "efp")
+PARTS: dict[Part, str] = {"crfm": "parts.pool.", "efp": "parts.parser."}
+"""Names of the paper -> where our parameters of them lie."""
 OPTIONS: dict[str, tuple[str, type]] = {
     "stride": ("stride_size", int),
     "temperature": ("temperature", float),
@@ -59,7 +59,7 @@ class PHP(Method):
         """Pixels between patches; the patch size when left out."""
         temperature: Positive = 0.02
         """Divides every cosine of sdm and itc; a constant."""
-        parts: tuple[Part, ...] = PARTS
+        parts: tuple[Part, ...] = ("crfm", "efp")
         """What stands above the towers: pooling into parts, experts, both or neither."""
         share_modalities: bool = True
         """One pooling and one parser for pictures and captions; false: one each."""
@@ -99,25 +99,32 @@ class PHP(Method):
         def _possible(self) -> PHP.Config:
             if self.sizes.is_resnet:
                 raise ValueError("tower: php needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
-            check_parser(
-                self.sizes.embed,
-                heads=self.moe_heads,
-                num_experts=self.num_experts,
-                top_k=self.top_k,
-                reduction=self.reduction,
-            )
+            check_parser(self.sizes.embed, **self.parser)
             return self
+
+        @property
+        def parser(self) -> dict[str, Any]:
+            """A parser's sizes, as `nn.parsing.Parser` takes them."""
+            return {
+                "layers": self.moe_layers,
+                "heads": self.moe_heads,
+                "axis": self.attention_axis,
+                "num_experts": self.num_experts,
+                "top_k": self.top_k,
+                "reduction": self.reduction,
+                "dropout": self.expert_dropout,
+            }
 
     paper = "Align What Truly Matters: Pedestrian-relevant Hierarchical Parsing Network (PHP), code of 2025"
     official = KeyTable(
         {
             r"base_model\.(.*)": r"clip.\1",
-            r"safl\.(.*)": r"crfm.both.\1",
-            r"saflv\.(.*)": r"crfm.image.\1",
-            r"saflt\.(.*)": r"crfm.text.\1",
-            r"shared_transformer\.(.*)": r"efp.both.\1",
-            r"shared_transformerv\.(.*)": r"efp.image.\1",
-            r"shared_transformert\.(.*)": r"efp.text.\1",
+            r"safl\.(.*)": r"parts.pool.both.\1",
+            r"saflv\.(.*)": r"parts.pool.image.\1",
+            r"saflt\.(.*)": r"parts.pool.text.\1",
+            r"shared_transformer\.(.*)": r"parts.parser.both.\1",
+            r"shared_transformerv\.(.*)": r"parts.parser.image.\1",
+            r"shared_transformert\.(.*)": r"parts.parser.text.\1",
             r"(cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post)\.(.*)": r"words.cross.\1.\2",
             r"mlm_head\.(.*)": r"words.head.\1",
             r"classifier\.(.*)": r"classifier.\1",
@@ -130,15 +137,15 @@ class PHP(Method):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
-        sides = ("both",) if config.share_modalities else ("image", "text")
         self.clip = Clip(sizes, task.image_size, stride=config.stride)
-        self.crfm = self.efp = self.words = self.classifier = None
-        if "crfm" in config.parts:
-            self.crfm = nn.ModuleDict(
-                {side: PartPool(sizes.embed, config.part_tokens, config.part_dropout) for side in sides}
-            )
-        if "efp" in config.parts:
-            self.efp = nn.ModuleDict({side: _parser(config) for side in sides})
+        self.parts = Parts(
+            shared=config.share_modalities,
+            pool=(lambda: PartPool(sizes.embed, config.part_tokens, config.part_dropout))
+            if "crfm" in config.parts
+            else None,
+            parser=(lambda: Parser(sizes.embed, **config.parser)) if "efp" in config.parts else None,
+        )
+        self.words = self.classifier = None
         if config.masked:
             self.words = MaskedWords(sizes.embed, sizes.vocabulary, config.cross_layers, sizes.cross_heads)
         if config.identity and task.identities:
@@ -162,46 +169,21 @@ class PHP(Method):
         )
 
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(self.image_feature(self.clip.image_tokens(image_BCHW)))
+        return unit(self.parts.image_feature(self.clip.image_tokens(image_BCHW)))
 
     def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(self.text_feature(self.clip.text_tokens(token_BT), token_BT))
-
-    def image_feature(self, image_BPE: Tensor) -> Tensor:
-        """[B, 1 + P, E] projected tokens -> [B, E] float32, not normalised."""
-        return image_BPE[:, 0].float() + self._parsed(image_BPE[:, 1:], "image")
-
-    def text_feature(self, text_BTE: Tensor, token_BT: Tensor) -> Tensor:
-        """[B, T, E] projected tokens, padding included as released -> [B, E] float32, not normalised."""
-        return at_end(text_BTE, token_BT).float() + self._parsed(text_BTE, "text")
-
-    def _parsed(self, x_BLE: Tensor, side: str) -> Tensor:
-        """The mean over the tokens that the parts make of these, [B, E] float32; 0 without parts."""
-        module = "both" if self.config.share_modalities else side
-        if self.crfm is None and self.efp is None:
-            return x_BLE.new_zeros((), dtype=torch.float32)
-        if self.crfm is not None:
-            x_BLE = self.crfm[module](x_BLE)
-        if self.efp is not None:
-            x_BLE = self.efp[module](x_BLE)
-        return x_BLE.mean(1).float()
+        return unit(self.parts.text_feature(self.clip.text_tokens(token_BT), token_BT))
 
     # Training -----------------------------------------------------------------------------
 
     def features(self, batch: Batch) -> Features:
         """Embeddings before normalisation; the experts' shares; with masked words their cost and hits."""
         image_BPE = self.clip.image_tokens(batch.images["image"])
-        view = "masked" if self.words is not None and self.config.mask_global_text else "text"
-        text_BTE = self.clip.text_tokens(batch.tokens[view])
-        with collecting(self) as shares:
-            features = {
-                "image": self.image_feature(image_BPE),
-                "text": self.text_feature(text_BTE, batch.tokens[view]),
-            }
-        if shares:
-            features["balance"] = torch.stack(shares, 1)
+        token_BT = batch.tokens["masked" if self.words is not None and self.config.mask_global_text else "text"]
+        text_BTE = self.clip.text_tokens(token_BT)
+        features = self.parts.features(image_BPE, text_BTE, token_BT)
         if self.words is not None:
-            masked_BTE = text_BTE if view == "masked" else self.clip.text_tokens(batch.tokens["masked"])
+            masked_BTE = text_BTE if self.config.mask_global_text else self.clip.text_tokens(batch.tokens["masked"])
             label_BT = batch.tokens["label"]
             features |= caption_figures(self.words(masked_BTE, image_BPE, label_BT), label_BT)
         return features
@@ -238,10 +220,9 @@ class PHP(Method):
         return [f"clip.{name}" for name in self.clip.start_from(state)]
 
     def initialise(self, generator: torch.Generator) -> None:
-        self.clip.initialise(generator)
-        for module in self.modules():
-            if isinstance(module, PartPool | Parser | MaskedWords | Classifier):
-                module.initialise(generator)
+        for part in (self.clip, self.parts, self.words, self.classifier):
+            if part is not None:
+                part.initialise(generator)
 
     # Foreign checkpoints --------------------------------------------------------------------
 
@@ -249,7 +230,7 @@ class PHP(Method):
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """PHP's when the file has a pooling or a parser of it. What was trained with fewer parts says its folder."""
         ours, unknown = cls.official.to_ours(files.tensors)
-        parts = tuple(part for part in PARTS if any(name.startswith(f"{part}.") for name in ours))
+        parts = tuple(part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in ours))
         if unknown or not parts or "clip.visual.conv1.weight" not in ours:
             return None
         config = _config(ours, parts, files)
@@ -259,38 +240,16 @@ class PHP(Method):
         return config.model_copy(update={"parts": ABLATIONS[ablation[1]]}) if ablation else config
 
 
-def _parser(config: PHP.Config) -> Parser:
-    return Parser(
-        config.sizes.embed,
-        layers=config.moe_layers,
-        heads=config.moe_heads,
-        axis=config.attention_axis,
-        num_experts=config.num_experts,
-        top_k=config.top_k,
-        reduction=config.reduction,
-        dropout=config.expert_dropout,
-    )
-
-
 def _config(ours: Mapping[str, Tensor], parts: tuple[Part, ...], files: OfficialFiles) -> PHP.Config:
     """Sizes from shapes, the rest from the options; the attention axis is the released one."""
-    sizes = read_sizes({name.removeprefix("clip."): tensor for name, tensor in ours.items()})
-    names = str(files.options.get("loss_names", "sdm+itc+aux")).split("+")
-    share = not any(name.startswith(("crfm.image.", "efp.image.")) for name in ours)
-    side = "both" if share else "image"
-    numbers: dict[str, Any] = read_parser(ours, f"efp.{side}.") | read_layers(ours, "words.cross.")
-    if f"crfm.{side}.part_tokens" in ours:
-        numbers["part_tokens"] = len(ours[f"crfm.{side}.part_tokens"])
-    for key, (option, kind) in OPTIONS.items():
-        if value := files.number(option):
-            numbers[key] = kind(value)
+    sizes, names = read_sizes(ours, prefix="clip."), files.losses("sdm+itc+aux")
+    numbers = read_parts(ours, "parts.") | read_layers(ours, "words.cross.") | files.numbers(OPTIONS)
     if "aux" not in names or files.options.get("aux_factor") == 0:
         numbers["balance"] = 0.0
     return PHP.Config(
         name="php",
         tower=named(sizes),
         parts=parts,
-        share_modalities=share,
         attention_axis="batch",
         sdm=float("sdm" in names),
         itc=5.0 * ("itc" in names),

@@ -11,7 +11,7 @@ nothing. What changed in it after the paper is a switch (`tse_bn_train`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,14 @@ from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 
 Loss = Literal["TAL", "TRL", "InfoNCE", "SDM"]
+OPTIONS = {
+    "stride": ("stride_size", int),
+    "select_ratio": ("select_ratio", float),
+    "tau": ("tau", float),
+    "margin": ("margin", float),
+    "temperature": ("temperature", float),
+}
+"""Our keys that no tensor tells -> options of the released code."""
 
 
 class RDE(Method):
@@ -230,7 +238,7 @@ class RDE(Method):
         ours, unknown = cls.official.to_ours(files.tensors)
         if unknown or "clip.visual.conv1.weight" not in ours:
             return None
-        config = _config(ours, files.options)
+        config = _config(ours, files)
         return config if cls.fits(files, config) else None
 
 
@@ -239,35 +247,19 @@ def _side_by_side(global_BE: Tensor, selected_BF: Tensor) -> Tensor:
     return torch.cat([unit(global_BE), unit(selected_BF)], dim=-1) * 0.5**0.5
 
 
-_NUMBERS = {
-    "stride": ("stride_size", int),
-    "select_ratio": ("select_ratio", float),
-    "tau": ("tau", float),
-    "margin": ("margin", float),
-    "temperature": ("temperature", float),
-}
-
-
-def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> RDE.Config:
+def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> RDE.Config:
     """What shapes and options say."""
-    sizes = read_sizes(
-        {name.removeprefix("clip."): tensor for name, tensor in ours.items() if name.startswith("clip.")}
-    )
-    said: dict[str, Any] = {}
-    for key, (option, kind) in _NUMBERS.items():
-        value = options.get(option)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            said[key] = kind(value)
+    losses = files.losses("TAL")
     asked: tuple[Loss, ...] = get_args(Loss)
-    loss = next((name for name in asked if name in str(options.get("loss_names", "")).split("+")), asked[0])
+    loss = next((name for name in asked if name in losses), asked[0])
     # a norm that never counted a batch was never trained by one: the code behind the paper's figures
     batches = ours.get("image_selection.mlp.bns.0.num_batches_tracked")
     return RDE.Config(
         name="rde",
-        tower=named(sizes),
+        tower=named(read_sizes(ours, prefix="clip.")),
         tse_dim=len(ours["image_selection.fc.weight"]),
         tse_bn_train=batches is not None and int(batches) > 0,
         loss=loss,
-        vary_words=bool(options.get("txt_aug", True)),
-        **said,
+        vary_words=bool(files.options.get("txt_aug", True)),
+        **files.numbers(OPTIONS),
     )

@@ -295,7 +295,7 @@ def _config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> TbpsClip
     full = "simclr_mlp.0.weight" in state
     seen: dict[str, Any] = {
         "name": "tbps_clip",
-        "tower": named(read_sizes({name.removeprefix("clip."): tensor for name, tensor in state.items()})),
+        "tower": named(read_sizes(state, prefix="clip.")),
     }
     seen |= read_layers(state, "words.cross.")
     if full:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class MaskedWords(nn.Module):
         self.head.initialise(generator, len(self.cross.cross_modal_transformer.resblocks))
 
 
-def read_layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
+def read_layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """`cross_layers` of the cross-modal encoder below `prefix`; nothing when there is none."""
     blocks = f"{prefix}cross_modal_transformer.resblocks."
     layers = {name.removeprefix(blocks).split(".")[0] for name in tensors if name.startswith(blocks)}

@@ -7,7 +7,7 @@ layer that expects the sequence first, so each of the L positions attends over t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -150,25 +150,17 @@ class Parser(nn.Module):
             block.initialise(generator)
 
 
-def check_parser(embed: int, *, heads: int, num_experts: int, top_k: int, reduction: int) -> None:
-    """Raises ValueError naming the key when a parser over embeddings of length `embed` cannot be built."""
+def check_parser(embed: int, *, heads: int, num_experts: int, top_k: int, reduction: int, **others: object) -> None:
+    """Raises ValueError naming the key when a parser over embeddings of length `embed` cannot be built.
+
+    others: the keywords of `Parser` that fit any.
+    """
     if embed % heads:
         raise ValueError(f"moe_heads = {heads}: must divide the embedding's length, {embed}")
     if embed % reduction:
         raise ValueError(f"reduction = {reduction}: must divide the embedding's length, {embed}")
     if top_k > num_experts:
         raise ValueError(f"top_k = {top_k}: must be at most num_experts, which is {num_experts}")
-
-
-def read_parser(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
-    """What the shapes of a parser's tensors below `prefix` say, under the names of the recipes' keys."""
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    mixture = "resblocks.0.feed_forward"
-    gate, down = own.get(f"{mixture}.task_gate.weight"), own.get(f"{mixture}.experts.0.down.weight")
-    if gate is None or down is None:
-        return {}
-    layers = len({name.split(".")[1] for name in own})
-    return {"moe_layers": layers, "num_experts": len(gate), "reduction": down.shape[1] // len(down)}
 
 
 def draw_linear(layer: nn.Linear, generator: torch.Generator) -> None:

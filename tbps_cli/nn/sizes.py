@@ -138,11 +138,14 @@ def named_resnet(state: Mapping[str, _Shaped]) -> str | Tower:
     return Tower(width=width, layers=layers, embed=embed, text_width=embed, text_layers=1)
 
 
-def read_sizes(state: Mapping[str, _Shaped], activation: Literal["quickgelu", "gelu"] = "quickgelu") -> Tower:
-    """The sizes of a state dict with OpenAI's names. Raises WeightsError when it is no CLIP model.
+def read_sizes(
+    state: Mapping[str, _Shaped], activation: Literal["quickgelu", "gelu"] = "quickgelu", *, prefix: str = ""
+) -> Tower:
+    """The sizes of a state dict with OpenAI's names below `prefix`. Raises WeightsError when it is no CLIP model.
 
     Sources: the rules of OpenAI's loader; heads are width // 64.
     """
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     for name in _NEEDED:
         if name not in state:
             raise WeightsError(f"this is no CLIP state: it has no tensor {name}.")

@@ -26,7 +26,7 @@ def test_the_real_model_has_the_published_number_of_parameters():
     with torch.device("meta"):
         method = CoMoE(CoMoE.Config(name="comoe"), Task((384, 128)))
     sizes = {part: sum(v.numel() for v in module.parameters()) for part, module in method.named_children()}
-    assert sizes == {"clip": 149_617_664, "parser": 13_714_436}
+    assert sizes == {"clip": 149_617_664, "parts": 13_714_436}
     assert sum(sizes.values()) == 163_332_100
     assert len(method.state_dict()) == 473
     assert all(method.group_of(name).rate != "frozen" for name, _ in method.named_parameters())
@@ -34,8 +34,8 @@ def test_the_real_model_has_the_published_number_of_parameters():
 
 def test_pure_half_precision_keeps_the_published_tensors_whole():
     method = to_half(drawn("comoe"))
-    whole = {n for n, v in method.state_dict().items() if v.dtype == torch.float32 and n.startswith("parser")}
-    assert {name.removeprefix("parser.both.resblocks.")[2:] for name in whole} == {
+    whole = {n for n, v in method.state_dict().items() if v.dtype == torch.float32 and n.startswith("parts")}
+    assert {name.removeprefix("parts.parser.both.resblocks.")[2:] for name in whole} == {
         "comb_param",
         "feed_forward.alpha",
         *(f"ln_{number}.{part}" for number in (1, 2, 3) for part in ("weight", "bias")),
@@ -65,7 +65,7 @@ def test_each_modality_is_routed_by_its_own_gate():
     method, data = drawn("comoe"), batch()
     before = embeddings(method, data)
     with torch.no_grad():
-        for block in method.parser["both"].resblocks:
+        for block in method.parts.parser["both"].resblocks:
             block.feed_forward.gate_txt.weight.neg_()
     after = embeddings(method, data)
     assert torch.equal(before[:, :32], after[:, :32]), "pictures followed the captions' gate"

@@ -29,8 +29,10 @@ DEAD = 162 * 512
 def test_the_real_model_has_the_published_number_of_parameters():
     with torch.device("meta"):
         method = PHP(PHP.Config(name="php"), Task((384, 128)))
-    sizes = {part: sum(v.numel() for v in module.parameters()) for part, module in method.named_children()}
+    modules = {"clip": method.clip, "crfm": method.parts.pool, "efp": method.parts.parser}
+    sizes = {part: sum(v.numel() for v in module.parameters()) for part, module in modules.items()}
     assert sizes == {"clip": 149_617_664, "crfm": 2_188_288 - DEAD, "efp": 13_706_244}
+    assert sum(v.numel() for v in method.parameters()) == sum(sizes.values())
     assert sum(sizes.values()) + DEAD == 165_512_196
     assert len(method.state_dict()) + 1 == 477
     assert all(method.group_of(name).rate != "frozen" for name, _ in method.named_parameters())
@@ -73,7 +75,7 @@ def test_the_released_axis_depends_on_companions_and_names_the_key_that_mends_it
 
 def test_fresh_experts_add_what_they_get_and_the_balance_starts_within_its_bounds():
     method, data = drawn("php", lively=False), batch()
-    expert = method.efp["both"].resblocks[0].feed_forward.experts[0]
+    expert = method.parts.parser["both"].resblocks[0].feed_forward.experts[0]
     x_BLE = torch.randn(2, 3, 32)
     assert torch.equal(expert(x_BLE), x_BLE)
     losses = method(data, Step())
@@ -148,7 +150,7 @@ def test_impossible_settings_are_refused(key, value, said):
 def test_the_rates_of_an_older_code_state_are_groups():
     method, recipe = drawn("php"), load("php", ["optim.scale.transformer=1.5", "optim.scale.experts=2"])
     found = optim.settings(method, recipe.optim)
-    block, base = "efp.both.resblocks.0", recipe.optim.lr
+    block, base = "parts.parser.both.resblocks.0", recipe.optim.lr
     assert found[f"{block}.comb_param"].lr == pytest.approx(1.5 * base)
     assert found[f"{block}.feed_forward.task_gate.weight"].lr == pytest.approx(2 * base)
     assert found[f"{block}.feed_forward.experts.0.up.bias"].lr == pytest.approx(2 * base)

@@ -22,7 +22,7 @@ def check(golden: Golden) -> None:
         parsing.losses(golden.outputs, prefix, models["whole"], data)
     parsing.chunks(golden.outputs, whole["batch"], data)
     parsing.similarity(golden.outputs, whole["batch"], data)
-    parsing.activations(golden.outputs, whole["batch"], "parser.both", data)
+    parsing.activations(golden.outputs, whole["batch"], "parts.parser.both", data)
     parsing.position_table(golden, whole["batch"])
     parsing.files(golden, lambda: _variant(golden, VARIANTS["whole"], "batch"), data)
 

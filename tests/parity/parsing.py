@@ -116,8 +116,8 @@ def activations(out: Figures, method: Any, parser: str, data: Batch) -> None:
     """Inside the blocks: attention, gate logits, choice, mixture, what leaves the block, cumulative balance."""
     image_BPE, text_BTE = tokens(out, method, data)
     calls = {
-        "image": lambda: method.image_feature(image_BPE),
-        "text": lambda: method.text_feature(text_BTE, data.tokens["text"]),
+        "image": lambda: method.parts.image_feature(image_BPE),
+        "text": lambda: method.parts.text_feature(text_BTE, data.tokens["text"]),
     }
     blocks = method.get_submodule(f"{parser}.resblocks")
     for side, call in calls.items():

@@ -27,7 +27,7 @@ def check(golden: Golden) -> None:
     parsing.chunks(golden.outputs, whole["batch"], data)
     parsing.similarity(golden.outputs, whole["batch"], data)
     _pooled(golden, whole["batch"], data)
-    parsing.activations(golden.outputs, whole["batch"], "efp.both", data)
+    parsing.activations(golden.outputs, whole["batch"], "parts.parser.both", data)
     parsing.position_table(golden, whole["batch"])
     parsing.files(golden, lambda: _variant(golden, VARIANTS["whole"], "batch"), data)
 
@@ -49,8 +49,8 @@ def _variant(golden: Golden, parts: tuple[Part, ...], axis: str) -> PHP:
 
 @torch.no_grad()
 def _pooled(golden: Golden, method: PHP, data: Batch) -> None:
-    assert method.crfm is not None
-    pool = method.crfm["both"]
+    assert method.parts.pool is not None
+    pool = method.parts.pool["both"]
     image_BPE, text_BTE = parsing.tokens(golden.outputs, method, data)
     golden.outputs.check("act.crfm.image", pool(image_BPE[:, 1:]))
     golden.outputs.check("act.crfm.text", pool(text_BTE))
