@@ -7,6 +7,7 @@ method with its buffers, the optimiser, the running means of the epoch and the b
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ _HARMLESS = {
     "train.eval_batch",
     "data.store",
 }
+
+# Our own temporary names, and those under which safetensors first writes what it is told to write.
+_HALF_WRITTEN = re.compile(r"\..*\.tmp|\.tmp[A-Za-z0-9]{6}")
 
 
 @dataclass
@@ -84,8 +88,9 @@ def load(folder: Path) -> State | None:
 
 def sweep(folder: Path) -> None:
     """Remove half-written files that a killed process left behind."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    for path in folder.glob(".*"):
+        if _HALF_WRITTEN.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
