@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbps_cli import distributed
 from tbps_cli.nn.norm import BatchNorm1d
 from tbps_cli.nn.text_tower import end_of
 
@@ -25,7 +26,8 @@ class RowNorm(BatchNorm1d):
     """[N, D] normalised per channel, in float32, by the batch in training and by running statistics else.
 
     from_batch: false uses the running statistics in training too and leaves them as they are, so
-    that rows do not depend on each other; the affine part is trained either way.
+    that rows do not depend on each other; the affine part is trained either way. So does a batch of
+    a single row, which has no deviation (the released code stops there).
     """
 
     def __init__(self, width: int, *, from_batch: bool) -> None:
@@ -37,6 +39,11 @@ class RowNorm(BatchNorm1d):
         return super().train(mode and self.from_batch)
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) == 1 and not distributed.sharing():
+            alone = F.batch_norm(
+                input.float(), self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+            return alone.to(input.dtype)
         return super().forward(input.float()).to(input.dtype)
 
 

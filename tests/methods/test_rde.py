@@ -165,6 +165,21 @@ def test_pure_half_precision_stays_near_float32():
 # Training -------------------------------------------------------------------------------------
 
 
+def test_a_last_batch_of_one_pair_with_one_word_is_normalised_by_what_ran_before():
+    """Batch norm over one row has no deviation: PyTorch refuses it with a traceback."""
+    method, data = drawn(tse_bn_train=True).train(), batch()
+    method.features(data)  # statistics that are not those of the start
+    method.text_selection.mlp.bns[0].running_mean -= 0.5
+    before = {name: value.clone() for name, value in method.text_selection.state_dict().items()}
+    features = method.features(data.rows(0, 1))
+    features["text_tse"].sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in method.text_selection.state_dict().items())
+    assert method.text_selection.mlp.bns[0].weight.grad.abs().max() > 0
+    with torch.no_grad():
+        wanted = method.eval().text_features(data.rows(0, 1).tokens["text"])[1]
+    assert torch.allclose(features["text_tse"], wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("tse_bn_train", [True, False])
 def test_steps_move_every_parameter_that_is_used(tse_bn_train):
     method, recipe = drawn(tse_bn_train=tse_bn_train).train(), load("rde")
