@@ -1,9 +1,10 @@
 """Pictures per second: the usual way to feed a training beside ours, in one run.
 
-scripts/bench data [--pictures N] [--rounds N] [--batch N] [--device cpu|cuda]
+scripts/bench data [--views irra|tbps_clip] [--pictures N] [--rounds N] [--batch N] [--device cpu|cuda]
 
 The usual way is the papers': every picture is opened, converted, resized, flipped, padded, cropped, normalised
-and partly erased by torchvision in two worker processes. Ours are the exact way (same draws as the papers, from
+and partly erased by torchvision in two worker processes; or made into TBPS-CLIP's four views, which count as four
+pictures. Ours are the exact way (same draws as the papers, from
 files or from pre-decoded pictures, in as many processes) and whole batches on the device. Pictures of the sizes
 and formats of CUHK-PEDES are drawn into a temporary folder. The first epoch of each way is not timed; rounds then
 alternate between all of them, so that a busy machine slows them alike; the median round counts.
@@ -30,6 +31,7 @@ from PIL import Image
 sys.path.extend(map(str, (Path(__file__).parent, Path(__file__).parents[2] / "tests")))
 
 import _machine
+import _views
 import oracles
 
 from tbps_cli.data.device import Painter
@@ -47,7 +49,7 @@ SHAPES = ((60, 160, "png"), (64, 128, "jpg"), (110, 290, "png"), (90, 220, "jpg"
 
 @dataclass(frozen=True)
 class Views:
-    """IRRA's pictures; no masking, which the usual way below does not do either."""
+    """IRRA's pictures, or others; no masking, which the usual way below does not do either."""
 
     images: dict[str, Any] = field(default_factory=lambda: {"image": CLIP_TRAIN})
     masked: bool = False
@@ -99,8 +101,10 @@ def usual_transform(size: tuple[int, int]) -> Callable[[Any], Any]:
     return t.Compose(steps)
 
 
-def usual_loader(split: Split, batch: int, workers: int) -> torch.utils.data.DataLoader[Any]:
-    samples = Usual(split, usual_transform(SIZE))
+def usual_loader(
+    split: Split, batch: int, workers: int, transform: Callable[[Any], Any] | None = None
+) -> torch.utils.data.DataLoader[Any]:
+    samples = Usual(split, transform or usual_transform(SIZE))
     return torch.utils.data.DataLoader(
         samples, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
@@ -109,12 +113,15 @@ def usual_loader(split: Split, batch: int, workers: int) -> torch.utils.data.Dat
 def passes(split: Split, options: argparse.Namespace, store: Any) -> dict[str, Callable[[int], Iterator[Any]]]:
     """Name -> an epoch's batches."""
     common: dict[str, Any] = {"batch": options.batch, "seed": 1, "workers": options.workers}
-    usual = usual_loader(split, options.batch, options.workers)
-    files = Loader(split, Views(), Bpe(), SIZE, **common)
-    stored = Loader(split, Views(), Bpe(), SIZE, store=store, **common)
+    views, transform = Views(), usual_transform(store.size)
+    if options.views == "tbps_clip":
+        views, transform = Views(_views.FOUR), _views.usual_four(store.size)
+    usual = usual_loader(split, options.batch, options.workers, transform)
+    files = Loader(split, views, Bpe(), store.size, **common)
+    stored = Loader(split, views, Bpe(), store.size, store=store, **common)
     common["workers"] = 0
     painter = Painter(store, split.paths, options.device)
-    whole = Loader(split, Views(), Bpe(), SIZE, store=store, painter=painter, **common)
+    whole = Loader(split, views, Bpe(), store.size, store=store, painter=painter, **common)
     return {
         "the usual way": lambda number: iter(usual),
         "ours, exact, from files": files.epoch,
@@ -127,8 +134,8 @@ def speed(batches: Iterator[Any], device: str) -> tuple[float, float]:
     """Pictures a second over one epoch, by the clock and by the processor time of all our processes."""
     started, count, busy = time.perf_counter(), 0, _machine.processor_seconds()
     for batch in batches:
-        image = batch.images["image"] if hasattr(batch, "images") else batch[0]
-        count += len(image.to(device, non_blocking=True))
+        for image in batch.images.values() if hasattr(batch, "images") else batch[:1]:
+            count += image.to(device, non_blocking=True).shape[:-3].numel()
     if device == "cuda":
         torch.cuda.synchronize()
     return count / (time.perf_counter() - started), count / max(1e-9, _machine.processor_seconds() - busy)
@@ -139,11 +146,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in (("pictures", 1280), ("rounds", 5), ("batch", 64), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--views", default="irra", choices=["irra", "tbps_clip"])
     options = parser.parse_args(argv)
+    size = SIZE if options.views == "irra" else _views.SIZE
     print(_machine.line(options.device))
     with tempfile.TemporaryDirectory() as folder:
         split = write_pictures(Path(folder), options.pictures)
-        store = build_store(split.root, split.paths, SIZE)[0]
+        store = build_store(split.root, split.paths, size)[0]
         ways = passes(split, options, store)
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for number in range(options.rounds + 1):
@@ -152,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if number:  # the first epoch starts processes and fills caches
                     seen[name].append(figure)
     print(
-        f"{options.pictures} pictures of {SIZE[0]} x {SIZE[1]}, batches of {options.batch}, {options.workers} workers"
+        f"{options.pictures} pictures of {size[0]} x {size[1]}, views of {options.views}, "
+        f"batches of {options.batch}, {options.workers} workers"
     )
     print(f"{'':30}{'pictures/s':>12}{'x usual':>9}   {'a core-second':>14}{'x usual':>9}   lowest to highest round")
     first: list[float] = []

@@ -1,0 +1,46 @@
+"""TBPS-CLIP's four views of a picture for `scripts/bench data --views tbps_clip`: ours, and with torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import oracles
+import torch
+
+from tbps_cli.data.transforms import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN
+
+FOUR = {"image": POOL_TRAIN, "second": POOL_TRAIN, "contrast_a": SIMCLR_TRAIN, "contrast_b": SIMCLR_TRAIN}
+SIZE = (224, 224)
+
+
+def usual_four(size: tuple[int, int]) -> Callable[[Any], torch.Tensor]:
+    """A picture -> [4, 3, H, W]: two of six operations, the same drawn anew, and two self-supervised views."""
+    t = oracles.torchvision().transforms
+    end = t.Normalize(IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"])
+    pool = [
+        t.ColorJitter(0.1, 0.1, 0.1, 0),
+        t.RandomRotation(15),
+        t.RandomResizedCrop(size, (0.9, 1.0), antialias=True),
+        t.RandomGrayscale(0.1),
+        t.RandomHorizontalFlip(0.5),
+        t.RandomErasing(scale=(0.10, 0.20), value=0),
+    ]
+
+    def two(pixel: Any) -> Any:
+        for chosen in torch.randint(len(pool), (2,)).tolist():
+            pixel = pool[chosen](pixel)
+        return pixel
+
+    blur = t.Lambda(lambda picture: _blurred(picture, float(torch.empty(1).uniform_(0.1, 2.0))))
+    strong = [t.RandomResizedCrop(size, (0.2, 1.0)), t.RandomApply([t.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)]
+    strong += [t.RandomGrayscale(0.2), t.RandomApply([blur], 0.5), t.RandomHorizontalFlip(0.5), t.ToTensor(), end]
+    pooled = t.Compose([t.Resize(size), t.ToTensor(), t.Lambda(two), end])
+    four = pooled, pooled, t.Compose(strong), t.Compose(strong)
+    return lambda picture: torch.stack([view(picture) for view in four])
+
+
+def _blurred(picture: Any, radius: float) -> Any:
+    from PIL import ImageFilter
+
+    return picture.filter(ImageFilter.GaussianBlur(radius))
