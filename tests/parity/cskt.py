@@ -10,12 +10,10 @@ from parity import tools
 from parity.check import Figures, Golden
 from torch import Tensor
 
-from tbps_cli.losses.contrastive import sdm
 from tbps_cli.methods.cskt import CSKT, PHRASE, X
 from tbps_cli.nn.position import resize_grid
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.prompts import make_room
-from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Step, Task
 
@@ -31,7 +29,8 @@ def check(golden: Golden) -> None:
     every = tools.load(CSKT, _config(golden, "all"), task, golden.weights)
     default = tools.load(CSKT, _config(golden, "default"), task, _without_head(golden.weights))
     _features(golden, every, data)
-    _losses(golden, every, default, data)
+    tools.losses(golden.outputs, every, data, LOSSES)
+    golden.outputs.loss("total.default", tools.total(default(data, Step())))
     _activations(golden, every, data)
     tools.gradients(golden.outputs, "grad_all.", every, tools.total(every(data, Step())))
     tools.gradients(golden.outputs, "grad_default.", default, tools.total(default(data, Step())))
@@ -74,43 +73,15 @@ def _batch(inputs: dict[str, Tensor]) -> Batch:
 
 @torch.no_grad()
 def _features(golden: Golden, method: CSKT, data: Batch) -> None:
-    out, features = golden.outputs, method.features(data)
-    image, text = method.encode_images(data.images["image"]), method.encode_texts(data.tokens["text"])
-    out.check("image_features", features["image"])
-    out.check("text_features", features["text"])
-    out.check("image_features_norm", image)
-    out.check("text_features_norm", text)
-    out.check("similarity_t2i", text @ image.T)
-    out.check("temperature", method.config.temperature)
-    assert method.classifier is not None
-    out.check("image_logits", method.classifier(features["image"]))
-    out.check("text_logits", method.classifier(features["text"]))
-    for name, value in method.metrics(features, data).items():
-        out.check(name, value)
+    out = golden.outputs
+    tools.embeddings(out, method, data)
+    tools.persons(out, method, data)
     placeholder_K = golden.inputs["prompt_token_ids"][1 : 1 + method.prompts.tokens]
     shifted_BT = make_room(data.tokens["text"], method.prompts.tokens, placeholder_K)
     out.exact("caption_ids_with_prompt", shifted_BT)
     out.exact("text_end_index", shifted_BT.argmax(-1))
     resized = resize_grid(golden.inputs["clip_positional_embedding_src"], method.clip.visual.grid)
     out.check("clip_positional_embedding_resized", resized)
-
-
-@torch.no_grad()
-def _losses(golden: Golden, method: CSKT, default: CSKT, data: Batch) -> None:
-    out, features = golden.outputs, method.features(data)
-    losses = method.losses(features, data, Step())
-    for name, value in losses.items():
-        out.loss(f"loss.{LOSSES[name]}", value)
-    out.loss("total.all", tools.total(losses))
-    out.loss("total.default", tools.total(default(data, Step())))
-    by_picture = sdm(
-        features["image"],
-        features["text"],
-        data.person_B,
-        temperature=method.config.temperature,
-        picture_B=data.picture_B,
-    )
-    out.loss("loss.sdm_with_image_ids", by_picture)
 
 
 @torch.no_grad()
@@ -153,7 +124,7 @@ def _steps(golden: Golden, name: str, rate: float, method: CSKT, data: Batch) ->
     out, trained = golden.outputs, copy.deepcopy(method)
     before = {key: value.detach().clone() for key, value in tools.named_official(trained).items()}
     count = golden.config["training_steps"]["steps"]
-    losses, rates = tools.steps(trained, data, _optim(rate), count, epochs=60)
+    losses, rates = tools.steps(trained, data, tools.irra_optim(rate), count, epochs=60)
     out.loss(f"{name}.losses", losses, golden.config["tolerance"]["train_losses_relative"])
     out.check(f"{name}.base_lr", rates, 1e-6, relative=True)
     tools.parameters(out, f"{name}.after{count}.", trained)
@@ -169,18 +140,6 @@ def _steps(golden: Golden, name: str, rate: float, method: CSKT, data: Batch) ->
     frozen = [key for key in before if trained.group_of(trained.official.ours(key) or key).rate == "frozen"]
     same = all(torch.equal(before[key], after[key]) for key in frozen)
     golden.report.judge(f"{name}.frozen", 0.0 if same else float("inf"), 0.0)
-
-
-def _optim(lr: float, eps: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999)) -> OptimSection:
-    return OptimSection(
-        kind="adam",
-        lr=lr,
-        eps=eps,
-        betas=betas,
-        weight_decay=4e-5,
-        scale={"new": 5.0, "bias": 2.0},
-        warmup_epochs=5,
-    )
 
 
 @torch.no_grad()
@@ -214,7 +173,7 @@ def _files(golden: Golden, method: CSKT) -> None:
     if golden.has("optim.json"):
         optim = golden.file("optim.json")
         adam = optim.use("order", "target_lr", "adam")
-        section = _optim(optim.use("base_lr"), adam["eps"], tuple(adam["betas"]))
+        section = tools.irra_optim(optim.use("base_lr"), eps=adam["eps"], betas=tuple(adam["betas"]))
         tools.groups(optim, "groups", method, section)
         rates = Figures(
             {"cosine/linear": optim.use("lr_per_epoch_base")}, golden.report, "optim.json:lr_per_epoch_base."

@@ -15,8 +15,6 @@ from tbps_cli.methods.dm_adapter import TRAINED, DMAdapter
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.moe import choose
 from tbps_cli.nn.position import resize_grid
-from tbps_cli.recipe.schema import OptimSection
-from tbps_cli.retrieval.metrics import details_of_similarity
 from tbps_cli.types import Batch, Step, Task
 
 LOSSES = {"sdm": "sdm", "balance": "aux", "itc": "itc", "cmpm": "cmpm", "triplet": "triplet", "identity": "id"}
@@ -106,22 +104,10 @@ def _total(method: DMAdapter, data: Batch) -> Tensor:
 
 @torch.no_grad()
 def _features(golden: Golden, method: DMAdapter, data: Batch) -> None:
-    out, features, limit = golden.outputs, method.features(data), _limit(golden, "features_and_activations_abs")
-    image, text = method.encode_images(data.images["image"]), method.encode_texts(data.tokens["text"])
-    similarity = text @ image.T
-    out.check("image_features", features["image"], limit)
-    out.check("text_features", features["text"], limit)
-    out.check("image_features_norm", image)
-    out.check("text_features_norm", text)
-    out.check("similarity_t2i", similarity)
-    out.check("temperature", method.config.temperature)
-    for name, value in method.metrics(features, data).items():
-        out.check(name, value)
-    for way, matrix in {"t2i": similarity, "i2t": similarity.T.contiguous()}.items():
-        found = details_of_similarity(matrix, data.person_B, data.person_B)
-        out.check(f"metrics.{way}.cmc_1_to_5", found.cmc(5), 1e-4)
-        for name, value in found.scores()._asdict().items():
-            out.check(f"metrics.{way}.{name}", value, 1e-4)
+    out = golden.outputs
+    similarity = tools.embeddings(out, method, data, _limit(golden, "features_and_activations_abs"))
+    tools.persons(out, method, data)
+    tools.ranked(out, similarity, data.person_B, 1e-4)
     resized = resize_grid(golden.inputs["clip_positional_embedding_src"], method.clip.visual.grid)
     out.check("clip_positional_embedding_resized", resized)
 
@@ -226,7 +212,7 @@ def _gradients(golden: Golden, default: DMAdapter, with_id: DMAdapter, data: Bat
 def _steps(golden: Golden, method: DMAdapter, data: Batch) -> None:
     out, training, trained = golden.outputs, golden.config["training_steps"], copy.deepcopy(method)
     before = {name: value.detach().clone() for name, value in trained.named_parameters()}
-    losses, rates = tools.steps(trained, data, _optim(training["lr"]), training["steps"], epochs=60)
+    losses, rates = tools.steps(trained, data, tools.irra_optim(training["lr"]), training["steps"], epochs=60)
     out.check("train.losses", losses, _limit(golden, "train_losses_abs"))
     out.check("train.base_lr", rates, 1e-6, relative=True)
     prefix = f"train.after{training['steps']}."
@@ -252,22 +238,10 @@ def _start(golden: Golden, task: Task, data: Batch) -> None:
         golden.outputs.check(f"init.{side}_features", value, _limit(golden, "features_and_activations_abs"))
 
 
-def _optim(lr: float, eps: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999)) -> OptimSection:
-    return OptimSection(
-        kind="adam",
-        lr=lr,
-        eps=eps,
-        betas=betas,
-        weight_decay=4e-5,
-        scale={"new": 5.0, "bias": 2.0},
-        warmup_epochs=5,
-    )
-
-
 def _optimiser(optim: Figures, method: DMAdapter) -> None:
     """Groups without the parameters that the released code makes and never reads."""
     adam = optim.use("note", "adam")
-    section = _optim(optim.use("base_lr"), adam["eps"], tuple(adam["betas"]))
+    section = tools.irra_optim(optim.use("base_lr"), eps=adam["eps"], betas=tuple(adam["betas"]))
     read = [entry for entry in optim.use("groups") if not method.official.drops(entry["name"])]
     tools.groups(Figures({"groups": read}, optim.report, optim.prefix), "groups", method, section)
     factors = optim.use("schedule_multiplier_epochs_1_to_60")

@@ -6,14 +6,12 @@ import copy
 from typing import Any
 
 import torch
-from parity import tools
+from parity import files, tools
 from parity.check import Figures, Golden
 from torch import Tensor
 
-from tbps_cli.losses.contrastive import sdm
 from tbps_cli.methods.irra import IRRA
 from tbps_cli.nn.precision import to_half
-from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Step, Task
 
@@ -30,8 +28,10 @@ def check(golden: Golden) -> None:
     task = Task(tuple(model["image_size"]), model["num_classes"])
     method = tools.load(IRRA, config, task, golden.weights)
     data = _batch(golden.inputs)
-    _features(golden, method, data)
-    _losses(golden, method, data)
+    tools.embeddings(golden.outputs, method, data)
+    tools.persons(golden.outputs, method, data)
+    _masked_words(golden, method, data)
+    tools.losses(golden.outputs, method, data, LOSSES)
     _activations(golden, method, data)
     default = tools.load(IRRA, _config(golden, "default"), task, golden.weights)
     golden.outputs.loss("total.default", tools.total(default(data, Step())))
@@ -66,41 +66,12 @@ def _batch(inputs: dict[str, Tensor]) -> Batch:
 
 
 @torch.no_grad()
-def _features(golden: Golden, method: IRRA, data: Batch) -> None:
-    out, features = golden.outputs, method.features(data)
-    image, text = method.encode_images(data.images["image"]), method.encode_texts(data.tokens["text"])
-    out.check("image_features", features["image"])
-    out.check("text_features", features["text"])
-    out.check("image_features_norm", image)
-    out.check("text_features_norm", text)
-    out.check("similarity_t2i", text @ image.T)
-    out.check("temperature", method.config.temperature)
-    if method.classifier is not None:
-        out.check("image_logits", method.classifier(features["image"]))
-        out.check("text_logits", method.classifier(features["text"]))
-    for name, value in method.metrics(features, data).items():
-        out.check(name, value)
+def _masked_words(golden: Golden, method: IRRA, data: Batch) -> None:
     if method.cross is not None:
         image_BPE = method.clip.image_tokens(data.images["image"])
         text_BTE = method.clip.text_tokens(data.tokens["masked"])
-        out.check("mlm_scores_at_labels", method.word_scores(text_BTE, image_BPE, data.tokens["label"]))
-
-
-@torch.no_grad()
-def _losses(golden: Golden, method: IRRA, data: Batch) -> None:
-    out, features = golden.outputs, method.features(data)
-    losses = method.losses(features, data, Step())
-    for name, value in losses.items():
-        out.loss(f"loss.{LOSSES[name]}", value)
-    out.loss("total.all", tools.total(losses))
-    by_picture = sdm(
-        features["image"],
-        features["text"],
-        data.person_B,
-        temperature=method.config.temperature,
-        picture_B=data.picture_B,
-    )
-    out.loss("loss.sdm_with_image_ids", by_picture)
+        scores = method.word_scores(text_BTE, image_BPE, data.tokens["label"])
+        golden.outputs.check("mlm_scores_at_labels", scores)
 
 
 @torch.no_grad()
@@ -124,25 +95,10 @@ def _activations(golden: Golden, method: IRRA, data: Batch) -> None:
     golden.outputs.check("act.text_tokens", method.clip.text_tokens(caption))
 
 
-def _optim(
-    lr: float, eps: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), target: float = 0.0
-) -> OptimSection:
-    return OptimSection(
-        kind="adam",
-        lr=lr,
-        eps=eps,
-        betas=betas,
-        weight_decay=4e-5,
-        scale={"new": 5.0, "bias": 2.0},
-        warmup_epochs=5,
-        target_lr=target,
-    )
-
-
 def _steps(golden: Golden, method: IRRA, data: Batch) -> None:
     training = golden.config["training_steps"]
     method = copy.deepcopy(method)
-    losses, rates = tools.steps(method, data, _optim(training["lr"]), training["steps"], epochs=60)
+    losses, rates = tools.steps(method, data, tools.irra_optim(training["lr"]), training["steps"], epochs=60)
     golden.outputs.loss("train.losses", losses)
     golden.outputs.check("train.base_lr", rates, 1e-6, relative=True)
     tools.parameters(golden.outputs, f"train.after{training['steps']}.", method)
@@ -164,19 +120,20 @@ def _files(golden: Golden, task: Task) -> None:
     if golden.has("optim.json"):
         optim = golden.file("optim.json")
         adam = optim.use("adam")
-        section = _optim(optim.use("base_lr"), adam["eps"], tuple(adam["betas"]), float(optim.use("target_lr")))
+        given = {"eps": adam["eps"], "betas": tuple(adam["betas"]), "target_lr": float(optim.use("target_lr"))}
+        section = tools.irra_optim(optim.use("base_lr"), **given)
         tools.groups(optim, "groups", IRRA(_config(golden, "default"), task), section)
         tools.schedules(optim.sub("lr_per_epoch"), section)
     if golden.has("clip_init.safetensors"):
         _clip_init(golden, task)
     if golden.has("tokenizer.json"):
-        tools.tokenizer(golden.file("tokenizer.json"), bpe)
+        files.tokenizer(golden.file("tokenizer.json"), bpe)
     if golden.has("mlm_masking.json"):
-        tools.masking(golden.file("mlm_masking.json"), bpe)
+        files.masking(golden.file("mlm_masking.json"), bpe)
     if golden.has("metrics.json"):
-        tools.metrics(golden.file("metrics.json"))
+        files.metrics(golden.file("metrics.json"))
     if golden.has("transforms.safetensors"):
-        tools.transforms(golden.file("transforms.safetensors"), golden.file("transforms.json"))
+        files.transforms(golden.file("transforms.safetensors"), golden.file("transforms.json"))
 
 
 def _clip_init(golden: Golden, task: Task) -> None:

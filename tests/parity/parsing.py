@@ -17,7 +17,6 @@ from tbps_cli.methods.base import Method
 from tbps_cli.nn.moe import Mixture, before, collecting
 from tbps_cli.nn.position import resize_grid
 from tbps_cli.recipe.schema import OptimSection
-from tbps_cli.retrieval.metrics import details_of_similarity
 from tbps_cli.types import Batch, Step
 
 LOSSES = {
@@ -93,12 +92,7 @@ def similarity(out: Figures, method: Any, data: Batch) -> None:
     found = method.encode_texts(data.tokens["text"]) @ method.encode_images(data.images["image"]).T
     out.check("similarity.whole", found)
     out.check("temperature", method.config.temperature)
-    ways = {"t2i": found, "i2t": found.T.contiguous()}
-    for way, score in ways.items():
-        details = details_of_similarity(score, data.person_B, data.person_B)
-        out.check(f"metrics.{way}.cmc_1_to_5", details.cmc(5))
-        for name, value in details.scores()._asdict().items():
-            out.check(f"metrics.{way}.{name}", value)
+    tools.ranked(out, found, data.person_B)
 
 
 @torch.no_grad()
@@ -178,14 +172,7 @@ def files(golden: Golden, build: Callable[[], Method], data: Batch) -> None:
 
 
 def _optim(extra: Mapping[str, float]) -> OptimSection:
-    return OptimSection(
-        kind="adam",
-        lr=1e-3,
-        eps=1e-3,
-        weight_decay=4e-5,
-        scale={"new": 5.0, "bias": 2.0, **extra},
-        warmup_epochs=5,
-    )
+    return tools.irra_optim(1e-3, scale={"new": 5.0, "bias": 2.0, **extra})
 
 
 def _groups(rule: Figures, method: Method, section: OptimSection) -> None:

@@ -81,13 +81,8 @@ def _batch(inputs: Mapping[str, Tensor], text: str = "token_ids") -> Batch:
 
 @torch.no_grad()
 def _features(golden: Golden, method: TbpsClip, data: Batch) -> None:
-    out, features = golden.outputs, method.features(data)
-    image, text = method.encode_images(data.images["image"]), method.encode_texts(data.tokens["text"])
-    out.check("image_features", features["image"])
-    out.check("text_features", features["text"])
-    out.check("image_features_norm", image)
-    out.check("text_features_norm", text)
-    out.check("similarity_t2i", text @ image.T)
+    out = golden.outputs
+    tools.embeddings(out, method, data)
     out.check("image_dense_row0", method.clip.image_tokens(data.images["image"])[0])
     out.check("text_dense_row0", method.clip.text_tokens(data.tokens["text"])[0])
 

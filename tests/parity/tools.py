@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from parity.check import Figures
+from parity.check import TOLERANCE, Figures
 from torch import Tensor
 
 from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
+from tbps_cli.losses.contrastive import sdm
 from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
 from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.retrieval.metrics import details_of_similarity
-from tbps_cli.text.bpe import Bpe
-from tbps_cli.text.masking import mask_words
 from tbps_cli.types import Batch, Step, Task
 
 AnyMethod = TypeVar("AnyMethod", bound=Method)
@@ -83,6 +81,53 @@ def named_official(method: Method) -> dict[str, torch.nn.Parameter]:
     return {method.official.foreign(name) or name: value for name, value in method.named_parameters()}
 
 
+@torch.no_grad()
+def embeddings(out: Figures, method: Method, data: Batch, tolerance: float = TOLERANCE) -> Tensor:
+    """Both embeddings before and after normalisation; returns the cosines of captions to pictures."""
+    features = method.features(data)
+    image_BE, text_BE = method.encode_images(data.images["image"]), method.encode_texts(data.tokens["text"])
+    out.check("image_features", features["image"], tolerance)
+    out.check("text_features", features["text"], tolerance)
+    out.check("image_features_norm", image_BE)
+    out.check("text_features_norm", text_BE)
+    out.check("similarity_t2i", text_BE @ image_BE.T)
+    return text_BE @ image_BE.T
+
+
+@torch.no_grad()
+def persons(out: Figures, method: Any, data: Batch) -> None:
+    """IRRA's family: the temperature, the classifier's scores where there is one, the figures of the log."""
+    features = method.features(data)
+    out.check("temperature", method.config.temperature)
+    if method.classifier is not None:
+        out.check("image_logits", method.classifier(features["image"]))
+        out.check("text_logits", method.classifier(features["text"]))
+    for name, value in method.metrics(features, data).items():
+        out.check(name, value)
+
+
+@torch.no_grad()
+def losses(out: Figures, method: Any, data: Batch, names: Mapping[str, str]) -> None:
+    """Each loss (names: ours -> the golden one), their sum, and sdm with pictures for persons."""
+    features = method.features(data)
+    found = method.losses(features, data, Step())
+    for name, value in found.items():
+        out.loss(f"loss.{names[name]}", value)
+    out.loss("total.all", total(found))
+    pair, temperature = (features["image"], features["text"]), method.config.temperature
+    by_picture = sdm(*pair, data.person_B, temperature=temperature, picture_B=data.picture_B)
+    out.loss("loss.sdm_with_image_ids", by_picture)
+
+
+def ranked(out: Figures, text_image: Tensor, person_B: Tensor, tolerance: float = TOLERANCE) -> None:
+    """The scores of the batch as its own gallery, in both directions."""
+    for way, score in {"t2i": text_image, "i2t": text_image.T.contiguous()}.items():
+        found = details_of_similarity(score, person_B, person_B)
+        out.check(f"metrics.{way}.cmc_1_to_5", found.cmc(5), tolerance)
+        for name, value in found.scores()._asdict().items():
+            out.check(f"metrics.{way}.{name}", value, tolerance)
+
+
 def gradients(figures: Figures, prefix: str, method: Method, loss: Tensor, tolerance: float = 2e-5) -> None:
     """Compare `prefix` + official parameter name with the gradient of a loss."""
     method.zero_grad(set_to_none=True)
@@ -93,6 +138,12 @@ def gradients(figures: Figures, prefix: str, method: Method, loss: Tensor, toler
             grad = own[name].grad
             figures.gradient(prefix + name, torch.zeros_like(own[name]) if grad is None else grad, tolerance)
     method.zero_grad(set_to_none=True)
+
+
+def irra_optim(lr: float, **more: Any) -> OptimSection:
+    """The rules that IRRA's whole family trains by; more: further keys, or other values."""
+    rules: dict[str, Any] = {"eps": 1e-3, "weight_decay": 4e-5, "scale": {"new": 5.0, "bias": 2.0}, "warmup_epochs": 5}
+    return OptimSection(kind="adam", lr=lr, **rules | more)
 
 
 def steps(
@@ -155,58 +206,3 @@ def schedules(figures: Figures, optim: OptimSection) -> None:
         expected = figures.values[name]
         ours = [section.lr * schedule.factor(section, len(expected), epoch) for epoch in range(len(expected))]
         figures.check(name, ours, RATE, relative=True)
-
-
-def tokenizer(figures: Figures, bpe: Bpe) -> None:
-    """tokenizer.json of IRRA: the special ids and, caption by caption, ids and whole rows."""
-    figures.exact("vocab_size", bpe.vocabulary)
-    figures.exact("mask", bpe.mask_id)
-    figures.exact("sot", bpe.start)
-    figures.exact("eot", bpe.end)
-    cases = figures.use("note", "cases")
-    for number, case in enumerate(cases):
-        entry = Figures(case, figures.report, f"{figures.prefix}cases.{number}.")
-        text = entry.use("text")
-        entry.exact("ids", bpe.encode(text))
-        entry.exact("tokens77", bpe([text])[0])
-        entry.close()
-
-
-def masking(figures: Figures, bpe: Bpe) -> None:
-    """mlm_masking.json of IRRA: masked rows and labels from seeded draws."""
-    cases = figures.use("rng", "replacement_population", "cases")
-    for number, case in enumerate(cases):
-        entry = Figures(case, figures.report, f"{figures.prefix}cases.{number}.")
-        rng = random.Random(entry.use("seed"))
-        masked, labels = mask_words(entry.use("tokens"), rng, mask=bpe.mask_id, first_special=bpe.mask_id)
-        entry.exact("masked", masked)
-        entry.exact("labels", labels)
-        entry.close()
-
-
-def metrics(figures: Figures) -> None:
-    """metrics.json of IRRA: a similarity matrix scored in both directions; scores are float32 there."""
-    similarity = torch.tensor(figures.use("note", "similarity"))
-    query, gallery = figures.use("query_pids"), figures.use("gallery_pids")
-    ways = {"t2i": (similarity, query, gallery), "i2t": (similarity.T.contiguous(), gallery, query)}
-    expected = figures.sub("expected")
-    for way, given in ways.items():
-        found = details_of_similarity(*given)
-        table = expected.sub(way)
-        table.check("cmc", found.cmc(len(table.values["cmc"])))
-        for name, value in found.scores()._asdict().items():
-            table.check(name, value)
-
-
-def transforms(tensors: Figures, remarks: Figures) -> None:
-    """transforms.* of IRRA: one picture, its evaluation tensor and seeded training tensors."""
-    from PIL import Image
-
-    from tbps_cli.data.transforms import CLIP_EVAL, CLIP_TRAIN, PLAIN_TRAIN, Draws, EvalTransform, augment
-
-    size = tuple(remarks.use("note", "torch", "torchvision", "pillow", "size"))
-    picture = Image.fromarray(tensors.use("image_uint8_hwc").numpy())
-    tensors.check("eval", EvalTransform(size, **CLIP_EVAL)(picture))
-    for name, how in (("train_aug", CLIP_TRAIN), ("train_noaug", PLAIN_TRAIN)):
-        for seed in tensors.starting(f"{name}.seed"):
-            tensors.check(f"{name}.seed{seed}", augment(picture, size, how, Draws(int(seed))))

@@ -1,0 +1,67 @@
+"""The further files of a golden folder: captions to ids, masked words, metrics, pictures to tensors."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from parity.check import Figures
+
+from tbps_cli.retrieval.metrics import details_of_similarity
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.text.masking import mask_words
+
+
+def tokenizer(figures: Figures, bpe: Bpe) -> None:
+    """tokenizer.json of IRRA: the special ids and, caption by caption, ids and whole rows."""
+    figures.exact("vocab_size", bpe.vocabulary)
+    figures.exact("mask", bpe.mask_id)
+    figures.exact("sot", bpe.start)
+    figures.exact("eot", bpe.end)
+    cases = figures.use("note", "cases")
+    for number, case in enumerate(cases):
+        entry = Figures(case, figures.report, f"{figures.prefix}cases.{number}.")
+        text = entry.use("text")
+        entry.exact("ids", bpe.encode(text))
+        entry.exact("tokens77", bpe([text])[0])
+        entry.close()
+
+
+def masking(figures: Figures, bpe: Bpe) -> None:
+    """mlm_masking.json of IRRA: masked rows and labels from seeded draws."""
+    cases = figures.use("rng", "replacement_population", "cases")
+    for number, case in enumerate(cases):
+        entry = Figures(case, figures.report, f"{figures.prefix}cases.{number}.")
+        rng = random.Random(entry.use("seed"))
+        masked, labels = mask_words(entry.use("tokens"), rng, mask=bpe.mask_id, first_special=bpe.mask_id)
+        entry.exact("masked", masked)
+        entry.exact("labels", labels)
+        entry.close()
+
+
+def metrics(figures: Figures) -> None:
+    """metrics.json of IRRA: a similarity matrix scored in both directions; scores are float32 there."""
+    similarity = torch.tensor(figures.use("note", "similarity"))
+    query, gallery = figures.use("query_pids"), figures.use("gallery_pids")
+    ways = {"t2i": (similarity, query, gallery), "i2t": (similarity.T.contiguous(), gallery, query)}
+    expected = figures.sub("expected")
+    for way, given in ways.items():
+        found = details_of_similarity(*given)
+        table = expected.sub(way)
+        table.check("cmc", found.cmc(len(table.values["cmc"])))
+        for name, value in found.scores()._asdict().items():
+            table.check(name, value)
+
+
+def transforms(tensors: Figures, remarks: Figures) -> None:
+    """transforms.* of IRRA: one picture, its evaluation tensor and seeded training tensors."""
+    from PIL import Image
+
+    from tbps_cli.data.transforms import CLIP_EVAL, CLIP_TRAIN, PLAIN_TRAIN, Draws, EvalTransform, augment
+
+    size = tuple(remarks.use("note", "torch", "torchvision", "pillow", "size"))
+    picture = Image.fromarray(tensors.use("image_uint8_hwc").numpy())
+    tensors.check("eval", EvalTransform(size, **CLIP_EVAL)(picture))
+    for name, how in (("train_aug", CLIP_TRAIN), ("train_noaug", PLAIN_TRAIN)):
+        for seed in tensors.starting(f"{name}.seed"):
+            tensors.check(f"{name}.seed{seed}", augment(picture, size, how, Draws(int(seed))))
