@@ -225,6 +225,16 @@ def test_a_cut_of_the_stores_picture_shows_what_the_same_cut_of_the_file_shows(s
         assert difference.mean() < 0.01 and difference.max() < 0.1, (difference.mean(), difference.max())
 
 
+@pytest.mark.slow
+def test_nothing_of_a_batch_on_a_device_is_left_on_the_cpu(monkeypatch):
+    """PyTorch's device without values refuses what lies elsewhere, as a GPU would."""
+    plan_BX, pixel_NHWC = plan_of(MANY, (16, 12), 40), pictures((16, 12)).to("meta")
+    for piece in (device_views.PIECE, 10 * 3 * 16 * 12):
+        monkeypatch.setattr(device_views, "PIECE", piece)
+        found = paint_operations(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, MANY)
+        assert found.device.type == "meta" and found.shape == (40, 3, 16, 12)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("how", [POOL_TRAIN, SIMCLR_TRAIN, MANY])
