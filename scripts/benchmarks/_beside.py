@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import _machine
 import _usual
@@ -33,7 +34,7 @@ class Way(Protocol):
     method: Any
     optimizer: torch.optim.Optimizer
 
-    def batches(self) -> Iterator[Batch]: ...
+    def batches(self) -> Generator[Batch]: ...
     def step(self, batch: Batch) -> Any: ...
 
 
@@ -43,7 +44,7 @@ class Ours:
     def __init__(self, bench: train.Bench) -> None:
         self.bench, self.method, self.optimizer = bench, bench.method, bench.stepper.optimizer
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch]:
         try:
             yield from self.bench.forever()
         finally:
@@ -78,38 +79,52 @@ def gradient_length(parameters: list[torch.nn.Parameter]) -> float:
     return float(torch.stack(lengths).norm())
 
 
-def with_data(way: Way, steps: int, device: torch.device) -> float:
-    """Seconds a step, a batch for each; from the first batch on."""
+class Took(NamedTuple):
+    """Seconds a step."""
+
+    clock: float
+    processor: float
+    """Of this process alone, whatever else the machine had to do."""
+
+
+@contextmanager
+def timed(steps: int, device: torch.device) -> Iterator[list[Took]]:
+    """Puts into the list what each of the steps inside took."""
+    found: list[Took] = []
+    _machine.wait(device)
+    started, busy = time.perf_counter(), time.process_time()
+    yield found
+    _machine.wait(device)
+    found.append(Took((time.perf_counter() - started) / steps, (time.process_time() - busy) / steps))
+
+
+def with_data(way: Way, steps: int, device: torch.device) -> Took:
+    """Steps with a batch for each; from the first batch on."""
     batches = way.batches()
     batch = next(batches)
-    _machine.wait(device)
-    started = time.perf_counter()
-    for _ in range(steps):
-        way.step(batch)
-        batch = next(batches)
-    _machine.wait(device)
-    took = time.perf_counter() - started
-    batches.close()  # type: ignore[attr-defined]
-    return took / steps
+    with timed(steps, device) as found:
+        for _ in range(steps):
+            way.step(batch)
+            batch = next(batches)
+    batches.close()
+    return found[0]
 
 
-def alone(way: Way, steps: int, device: torch.device, batch: Batch) -> float:
-    """Seconds a step on a batch that lies on the device."""
-    _machine.wait(device)
-    started = time.perf_counter()
-    for _ in range(steps):
-        way.step(batch)
-    _machine.wait(device)
-    return (time.perf_counter() - started) / steps
+def alone(way: Way, steps: int, device: torch.device, batch: Batch) -> Took:
+    """Steps on a batch that lies on the device."""
+    with timed(steps, device) as found:
+        for _ in range(steps):
+            way.step(batch)
+    return found[0]
 
 
-def rounds(ways: tuple[Way, Way], count: int, seconds: Callable[[Way], float]) -> list[tuple[float, float]]:
-    """Seconds a step of both ways, round by round."""
+def rounds(ways: tuple[Way, Way], count: int, took: Callable[[Way], Took]) -> list[tuple[Took, Took]]:
+    """What a step of each way took, round by round."""
     found = []
     for _ in range(count):
         pair = []
         for way in ways:
-            pair.append(seconds(way))
+            pair.append(took(way))
             way.optimizer.zero_grad(set_to_none=True)  # the next side may share the parameters
         found.append((pair[0], pair[1]))
     return found
@@ -142,7 +157,13 @@ def report(bench: train.Bench, precision: str, count: int, steps: int) -> None:
     usual.optimizer.zero_grad(set_to_none=True)
     most = [peak(way, batch, device) / 2**20 for way in ways]
     print(f"{f'the usual way in {precision}':32}{'usual':>9}{'ours':>9}{'ratio':>8}   lowest to highest round")
-    for name, figures in (("pairs/s, with their data", whole), ("pairs/s, the model alone", model)):
+    figures_of = {
+        "pairs/s, with their data": [(one.clock, other.clock) for one, other in whole],
+        "pairs/s, the model alone": [(one.clock, other.clock) for one, other in model],
+    }
+    if device.type == "cpu":
+        figures_of["  the same, a core-second"] = [(one.processor, other.processor) for one, other in model]
+    for name, figures in figures_of.items():
         slow, fast = (pairs / statistics.median(column) for column in zip(*figures, strict=True))
         ratios = sorted(one / other for one, other in figures)
         speeds = f"{_machine.rate(slow):>9}{_machine.rate(fast):>9}"

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -161,7 +161,7 @@ class Usual:
         self.scaler = torch.amp.GradScaler(parts.device.type, enabled=precision == "fp16")
         self.loader = loader(parts)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch]:
         """Batches without end from new worker processes."""
         for made in self.loader:
             yield assembled(made)
