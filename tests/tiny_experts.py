@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tbps_cli import methods
-from tbps_cli.methods.base import Method, OfficialFiles
+from tbps_cli.methods.base import Method
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.types import Batch, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = Tower(width=64, layers=1, patch=16, embed=32, text_width=64, text_layers=1, context=12, vocabulary=60)

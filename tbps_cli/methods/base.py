@@ -23,6 +23,7 @@ from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 
 class MethodConfig(Section):
@@ -76,32 +77,6 @@ class Views:
     text_options: Mapping[str, float] = field(default_factory=dict)
     sampler: Literal["random", "identity", "identity-chunks"] = "random"
     drop_last: bool = False
-
-
-@dataclass(frozen=True)
-class OfficialFiles:
-    """A foreign checkpoint, safely read: its tensors and whatever options lay beside it."""
-
-    tensors: Mapping[str, Tensor]
-    """Under the names of the file, a common `module.` removed."""
-    options: Mapping[str, Any]
-    """The flat options of configs.yaml, or the pickled configuration; empty when there is none."""
-    name: str
-    """The path, for messages."""
-
-    def number(self, option: str) -> float | int | None:
-        """A number above 0 of the options, or None when it is missing or something else."""
-        value = self.options.get(option)
-        usable = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        return value if usable else None
-
-    def numbers(self, table: Mapping[str, tuple[str, type]]) -> dict[str, Any]:
-        """Our keys for the options that are numbers above 0; table: our key -> (the option, its type)."""
-        return {key: kind(value) for key, (option, kind) in table.items() if (value := self.number(option))}
-
-    def losses(self, published: str) -> list[str]:
-        """The losses it was trained with; published: what to believe without options, as "sdm+id"."""
-        return str(self.options.get("loss_names", published)).split("+")
 
 
 class Method(nn.Module):
@@ -255,17 +230,9 @@ class Method(nn.Module):
         tensors, _ = cls.official.to_ours(files.tensors)
         persons = tensors.get("classifier.weight")
         identities = 0 if persons is None else len(persons)
-        stated = _image_size(files.options.get("img_size"))
+        stated = files.image_size()
         if stated or "clip.visual.positional_embedding" not in tensors:
             return Task(stated or PEDESTRIAN, identities)
         patch = int(tensors["clip.visual.conv1.weight"].shape[-1])
         stride = getattr(config, "stride", None) or patch
         return Task(image_size_of(len(tensors["clip.visual.positional_embedding"]), patch, stride), identities)
-
-
-def _image_size(value: object) -> tuple[int, int] | None:
-    """(height, width) when an option says so in two whole numbers above 0."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        return None
-    height, width = value
-    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(value) > 0 else None

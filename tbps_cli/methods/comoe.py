@@ -20,7 +20,7 @@ from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
@@ -29,6 +29,7 @@ from tbps_cli.nn.parts import Parts, Side, read_parts
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 GATES: dict[Side, str] = {"image": "gate_img", "text": "gate_txt"}
@@ -120,14 +121,12 @@ class CoMoE(Method):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
+
+        def parser() -> Parser:
+            return Parser(sizes.embed, **config.parser, gates=tuple(GATES.values()))
+
         self.clip = Clip(sizes, task.image_size, stride=config.stride)
-        self.parts = Parts(
-            shared=config.share_modalities,
-            parser=(lambda: Parser(sizes.embed, **config.parser, gates=tuple(GATES.values())))
-            if config.parts
-            else None,
-            gates=GATES,
-        )
+        self.parts = Parts(shared=config.share_modalities, parser=parser if config.parts else None, gates=GATES)
         self.words = self.classifier = None
         if config.masked:
             self.words = MaskedWords(sizes.embed, sizes.vocabulary, config.cross_layers, sizes.cross_heads)
@@ -217,13 +216,13 @@ class CoMoE(Method):
 
 def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> CoMoE.Config:
     """Sizes from shapes, the rest from the options; the attention axis is the released one."""
-    sizes, names = read_sizes(ours, prefix="clip."), files.losses("sdm+itc+aux")
+    names = files.losses("sdm+itc+aux")
     numbers = read_parts(ours, "parts.") | read_layers(ours, "words.cross.") | files.numbers(OPTIONS)
     if "aux" not in names or files.options.get("aux_factor") == 0:
         numbers["balance"] = 0.0
     return CoMoE.Config(
         name="comoe",
-        tower=named(sizes),
+        tower=named(read_sizes(ours, prefix="clip.")),
         attention_axis="batch",
         sdm=float("sdm" in names),
         itc=5.0 * ("itc" in names),

@@ -20,7 +20,7 @@ from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
+from tbps_cli.methods.base import Method, MethodConfig
 from tbps_cli.nn.adapters import AdapterBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import caption_end
@@ -29,6 +29,7 @@ from tbps_cli.nn.prompts import PromptBank, make_room
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 PHRASE = (320, 1125, 539, 320, 2533, 541, 320, 18256)
 """Ids of "a photo of a person or a pedestrian", in CLIP's vocabulary."""

@@ -19,7 +19,7 @@ from tbps_cli.fields import Count, Positive, Weight
 from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
@@ -29,6 +29,7 @@ from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, end_of, used
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 TRAINED = ("ln_3", "feed_forward", "task_param")
 """Parts of names below `clip.` that are trained; the rest is CLIP's own and frozen."""

@@ -19,7 +19,7 @@ from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.cross_modal import CrossModal
 from tbps_cli.nn.features import image_feature, text_feature
@@ -29,6 +29,7 @@ from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 OPTIONS = {"stride": ("stride_size", int), "temperature": ("temperature", float)}
 """Our keys that no tensor tells -> options of the released code."""

@@ -23,7 +23,7 @@ from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
@@ -32,6 +32,7 @@ from tbps_cli.nn.parts import Parts, read_parts
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 Part = Literal["crfm", "efp"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -137,13 +138,18 @@ class PHP(Method):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
+
+        def pool() -> PartPool:
+            return PartPool(sizes.embed, config.part_tokens, config.part_dropout)
+
+        def parser() -> Parser:
+            return Parser(sizes.embed, **config.parser)
+
         self.clip = Clip(sizes, task.image_size, stride=config.stride)
         self.parts = Parts(
             shared=config.share_modalities,
-            pool=(lambda: PartPool(sizes.embed, config.part_tokens, config.part_dropout))
-            if "crfm" in config.parts
-            else None,
-            parser=(lambda: Parser(sizes.embed, **config.parser)) if "efp" in config.parts else None,
+            pool=pool if "crfm" in config.parts else None,
+            parser=parser if "efp" in config.parts else None,
         )
         self.words = self.classifier = None
         if config.masked:
@@ -242,13 +248,13 @@ class PHP(Method):
 
 def _config(ours: Mapping[str, Tensor], parts: tuple[Part, ...], files: OfficialFiles) -> PHP.Config:
     """Sizes from shapes, the rest from the options; the attention axis is the released one."""
-    sizes, names = read_sizes(ours, prefix="clip."), files.losses("sdm+itc+aux")
+    names = files.losses("sdm+itc+aux")
     numbers = read_parts(ours, "parts.") | read_layers(ours, "words.cross.") | files.numbers(OPTIONS)
     if "aux" not in names or files.options.get("aux_factor") == 0:
         numbers["balance"] = 0.0
     return PHP.Config(
         name="php",
-        tower=named(sizes),
+        tower=named(read_sizes(ours, prefix="clip.")),
         parts=parts,
         attention_axis="batch",
         sdm=float("sdm" in names),

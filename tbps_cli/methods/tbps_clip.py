@@ -25,7 +25,7 @@ from tbps_cli.losses.contrastive import citc, nitc, ritc, unit
 from tbps_cli.losses.identity import identity, person_scores
 from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.losses.views import simclr
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.heads import Classifier, ContrastHead
@@ -35,6 +35,7 @@ from tbps_cli.nn.text_tower import at_end
 from tbps_cli.nn.vit import VisionTransformer
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 FIRST_SCALE = 1 / 0.07
 """What multiplies the cosines where no weights are loaded. Source: CLIP."""
@@ -280,17 +281,17 @@ class TbpsClip(Method):
         texts = any(name.startswith("encode_text.") for name in files.tensors)
         if unknown or not texts or "clip.visual.conv1.weight" not in ours:
             return None
-        config = _config(ours, files.options)
+        config = _config(ours, files)
         return config if cls.fits(files, config) else None
 
     @classmethod
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
         """Its options say the picture's size among the settings of the experiment."""
-        size = _experiment(files.options).get("input_resolution")
+        size = _experiment(files).get("input_resolution")
         return super().recognise_task(replace(files, options={"img_size": size, **files.options}), config)
 
 
-def _config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> TbpsClip.Config:
+def _config(state: Mapping[str, Tensor], files: OfficialFiles) -> TbpsClip.Config:
     """What shapes and options say; without options a file with the head of simclr is the full version's."""
     full = "simclr_mlp.0.weight" in state
     seen: dict[str, Any] = {
@@ -302,7 +303,7 @@ def _config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> TbpsClip
         seen |= {"simclr_hidden": len(state["simclr_mlp.0.weight"]), "simclr_embed": len(state["simclr_mlp.2.weight"])}
     heads = {"citc": full, "ss": full, "id": "classifier.weight" in state, "mlm": "words.head.fc.weight" in state}
     try:
-        return TbpsClip.Config(**seen, **_told({**heads, "mvs_image": full, **_experiment(options)}))
+        return TbpsClip.Config(**seen, **_told({**heads, "mvs_image": full, **_experiment(files)}))
     except ValidationError:  # numbers that no run can have had; searching needs none of them
         return TbpsClip.Config(**seen, **_told({**heads, "mvs_image": full}))
 
@@ -318,7 +319,7 @@ def _told(said: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _experiment(options: Mapping[str, Any]) -> dict[str, Any]:
+def _experiment(files: OfficialFiles) -> dict[str, Any]:
     """The settings of a run, from the two sections that hold them; none when they are missing or something else."""
-    sections = (options.get("experiment"), options.get("model"))
+    sections = (files.at("experiment"), files.at("model"))
     return {key: value for section in sections if isinstance(section, Mapping) for key, value in section.items()}

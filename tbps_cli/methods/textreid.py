@@ -25,14 +25,15 @@ from tbps_cli.losses.family import family_figures
 from tbps_cli.losses.identity import person_scores, smoothed_identity
 from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, strangers
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
-from tbps_cli.nn.momentum import MomentumHead, PlainHead, draw_linear
+from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, draw_linear, read_head
 from tbps_cli.nn.resnet import EXPANSION, ResNet, picture_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
-from tbps_cli.nn.word_gru import Floor, WordGRU
+from tbps_cli.nn.word_gru import Floor, WordGRU, read_gru
 from tbps_cli.text.words import Words
 from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles, pair_of_sides
 
 POOL = "attnpool."
 TABLE = "visual.attnpool.positional_embedding"
@@ -127,17 +128,7 @@ class TextReID(Method):
             r"(word_table)": r"\1",
         }
     )
-    training_only = (
-        "head.loss_evaluator.",
-        "head.v_encoder_k.",
-        "head.t_encoder_k.",
-        "head.v_fc_",
-        "head.t_fc_",
-        "head.v_queue",
-        "head.t_queue",
-        "head.id_queue",
-        "head.queue_ptr",
-    )
+    training_only = tuple(f"head.{name}" for name in TRAINING)
     config: Config
     word_table: Tensor
 
@@ -252,7 +243,7 @@ class TextReID(Method):
 
     def group_of(self, name: str) -> Group:
         """Biases at their own rate without decay; copies move by momentum alone."""
-        if name.startswith(("head.v_encoder_k.", "head.t_encoder_k.", "head.v_fc_k.", "head.t_fc_k.")):
+        if name.startswith(tuple(f"head.{key}" for key in KEYS)):
             return Group("frozen")
         return Group("bias", decay=False) if "bias" in name else Group()
 
@@ -299,7 +290,7 @@ class TextReID(Method):
                 f"{files.name}: this is TextReID's baseline on an ImageNet ResNet, which is not offered.",
                 "Its models on CLIP's RN50 and RN101 are.",
             )
-        config = _config(ours, files.options)
+        config = _config(ours, files)
         return config if cls.fits(files, config) else None
 
     @classmethod
@@ -311,7 +302,7 @@ class TextReID(Method):
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
         ours, _ = cls.official.to_ours(files.tensors)
         projection = ours.get("head.loss_evaluator.projection")
-        size, _ = picture_of(len(ours[TABLE]), _stated(files.options))
+        size, _ = picture_of(len(ours[TABLE]), _stated(files))
         return Task(size, 0 if projection is None else projection.shape[1])
 
 
@@ -326,44 +317,19 @@ def _is_pool_layer(name: str) -> bool:
     return name.startswith(POOL) and not name.endswith("positional_embedding")
 
 
-def _config(ours: Mapping[str, Tensor], options: Mapping[str, Any]) -> TextReID.Config:
+def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> TextReID.Config:
     """What shapes and the YAML's options say."""
     visual = {name.removeprefix("visual."): value for name, value in ours.items() if name.startswith("visual.")}
-    moco = "head.v_embed_layer.weight" in ours
-    embed = ours["head.v_embed_layer.weight" if moco else "head.visual_embed_layer.weight"]
-    inside, linear = ours["textual.gru.weight_ih_l0"].shape[1], ours.get("textual.embed.weight")
-    values: dict[str, Any] = {}
-    if "head.v_queue" in ours:
-        values["queue"] = ours["head.v_queue"].shape[1]
-    epsilon, momentum = _option(options, "MODEL", "EMBEDDING", "EPSILON"), _option(options, "MODEL", "MOCO", "M")
+    values = read_gru(ours, "textual.") | read_head(ours, "head.")
+    epsilon, momentum = files.at("MODEL", "EMBEDDING", "EPSILON"), files.at("MODEL", "MOCO", "M")
     if isinstance(epsilon, int | float):
         values["label_smoothing"] = 0.1 if epsilon > 0 else 0.0  # the released code knows no other value
     if isinstance(momentum, int | float) and 0 <= momentum <= 1:
         values["momentum"] = float(momentum)
-    return TextReID.Config(
-        name="textreid",
-        tower=named_resnet(visual),
-        last_stride=picture_of(len(ours[TABLE]), _stated(options))[1],
-        word_width=inside if linear is None else linear.shape[1],
-        gru_input=inside,
-        hidden=ours["textual.gru.weight_hh_l0"].shape[1],
-        embed=len(embed),
-        head="moco" if moco else "simple",
-        contrast_mlp="head.v_fc_q.0.weight" in ours,
-        **values,
-    )
+    _, last_stride = picture_of(len(ours[TABLE]), _stated(files))
+    return TextReID.Config(name="textreid", tower=named_resnet(visual), last_stride=last_stride, **values)
 
 
-def _stated(options: Mapping[str, Any]) -> tuple[int, int] | None:
+def _stated(files: OfficialFiles) -> tuple[int, int] | None:
     """The picture size that options or YAML say."""
-    size = options.get("img_size") or (_option(options, "INPUT", "HEIGHT"), _option(options, "INPUT", "WIDTH"))
-    known = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
-    return (int(size[0]), int(size[1])) if known else None
-
-
-def _option(options: Mapping[str, Any], *path: str) -> Any:
-    """A value of a nested YAML; None where it is not."""
-    value: Any = options
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    return files.image_size() or pair_of_sides((files.at("INPUT", "HEIGHT"), files.at("INPUT", "WIDTH")))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tbps_cli import methods
 from tbps_cli.errors import RecipeError, WeightsError
-from tbps_cli.methods.base import Method, MethodConfig, OfficialFiles
+from tbps_cli.methods.base import Method, MethodConfig
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run, check_new, number
 from tbps_cli.models.settings import check_sets, with_words
@@ -33,6 +33,7 @@ from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
 from tbps_cli.weights.files import read_tensors, read_yaml
+from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.hub import state_of
 
 logger = logging.getLogger("tbps")

@@ -7,11 +7,17 @@ Keys, queues and classifier serve training only and are not built for a model th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+KEYS = ("v_encoder_k.", "t_encoder_k.", "v_fc_k.", "t_fc_k.")
+"""Parts of a `MomentumHead` that follow the queries; no gradient moves them."""
+TRAINING = (*KEYS, "loss_evaluator.", "v_fc_q.", "t_fc_q.", "v_queue", "t_queue", "id_queue", "queue_ptr")
+"""How the names of what only training needs begin, in both heads."""
 
 
 class Projection(nn.Module):
@@ -156,6 +162,18 @@ class MomentumHead(nn.Module):
         self.id_queue.fill_(-1)
         self.queue_ptr.zero_()
         self.loss_evaluator.initialise(generator)
+
+
+def read_head(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """What the tensors of a head below `prefix` say, under the names of the recipes' keys."""
+    queue, moco = tensors.get(f"{prefix}v_queue"), f"{prefix}v_embed_layer.weight" in tensors
+    layer = "v_embed_layer" if moco else "visual_embed_layer"
+    return {
+        "head": "moco" if moco else "simple",
+        "embed": len(tensors[f"{prefix}{layer}.weight"]),
+        "contrast_mlp": f"{prefix}v_fc_q.0.weight" in tensors,
+        **({} if queue is None else {"queue": queue.shape[1]}),
+    }
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

@@ -8,7 +8,8 @@ caption; `"batch"` does as released.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,16 @@ class WordGRU(nn.Module):
             version=20,
         )
         return state_T2BH.permute(2, 0, 1, 3).flatten(2)
+
+
+def read_gru(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """What the shapes of a WordGRU below `prefix` say, under the names of the recipes' keys."""
+    inside, linear = tensors[f"{prefix}gru.weight_ih_l0"].shape[1], tensors.get(f"{prefix}embed.weight")
+    return {
+        "word_width": inside if linear is None else linear.shape[1],
+        "gru_input": inside,
+        "hidden": tensors[f"{prefix}gru.weight_hh_l0"].shape[1],
+    }
 
 
 def _onnx_order(weight_GW: Tensor) -> Tensor:

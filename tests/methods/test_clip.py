@@ -5,10 +5,10 @@ import torch
 
 from tbps_cli.losses.contrastive import itc
 from tbps_cli.methods import find
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.clip import COLDEST, PlainCLIP
 from tbps_cli.nn.sizes import TOWERS, Tower
 from tbps_cli.types import Batch, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 TINY = Tower(width=64, layers=1, patch=16, embed=32, text_width=64, text_layers=1, context=12, vocabulary=60)
 

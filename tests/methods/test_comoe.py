@@ -10,13 +10,13 @@ from tiny_experts import GOLDEN, apart, batch, drawn, embeddings, released, rele
 from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.comoe import CoMoE
 from tbps_cli.models import open_model
 from tbps_cli.models.official import convert
 from tbps_cli.nn.precision import to_half
 from tbps_cli.recipe.load import load
 from tbps_cli.types import Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 INPUTS = load_file(GOLDEN / "comoe" / "inputs.safetensors")
 OUTPUTS = load_file(GOLDEN / "comoe" / "outputs.safetensors")

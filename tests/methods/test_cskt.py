@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from tbps_cli.engine import optim
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.cskt import CSKT
 from tbps_cli.methods.irra import IRRA
 from tbps_cli.nn.prompts import make_room
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.recipe.load import load
 from tbps_cli.types import Batch, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 WEIGHTS = load_file(Path(__file__).parents[1] / "golden" / "cskt" / "weights.safetensors")
 TINY = Tower(width=64, layers=2, patch=16, embed=64, text_width=64, text_layers=2, context=20, vocabulary=60)

@@ -17,7 +17,6 @@ from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import WeightsError
 from tbps_cli.losses.balance import balance
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.clip import PlainCLIP
 from tbps_cli.methods.dm_adapter import DMAdapter
 from tbps_cli.models import open_model
@@ -27,6 +26,7 @@ from tbps_cli.nn.sizes import Tower
 from tbps_cli.recipe.load import load
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.types import Batch, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dm_adapter"
 TINY = Tower(width=64, layers=2, patch=16, embed=64, text_width=64, text_layers=2, context=20, vocabulary=60)

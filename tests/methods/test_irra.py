@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods import find
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.irra import IRRA
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.types import Batch, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 WEIGHTS = load_file(Path(__file__).parents[1] / "golden" / "irra" / "weights.safetensors")
 TINY = Tower(width=64, layers=1, patch=16, embed=64, text_width=64, text_layers=1, context=12, vocabulary=60)

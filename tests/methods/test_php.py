@@ -13,7 +13,6 @@ from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.php import PHP
 from tbps_cli.models import open_model
 from tbps_cli.models.official import convert
@@ -21,6 +20,7 @@ from tbps_cli.nn.precision import to_half
 from tbps_cli.recipe.load import load
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.types import Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 DEAD = 162 * 512
 """The table that the released code makes and never reads; ours does not make it."""

@@ -11,7 +11,6 @@ from tiny_runs import GOLDEN
 from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.cskt import CSKT
 from tbps_cli.methods.irra import IRRA
 from tbps_cli.methods.rde import RDE
@@ -22,6 +21,7 @@ from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.types import Batch, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 WEIGHTS = load_file(GOLDEN.parent / "rde" / "weights.safetensors")
 TINY = Tower(width=64, layers=2, patch=16, embed=32, text_width=64, text_layers=2, context=20, vocabulary=60)

@@ -18,7 +18,6 @@ from torch import Tensor
 from tbps_cli import methods
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.errors import WeightsError
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.tbps_clip import TbpsClip
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
@@ -26,6 +25,7 @@ from tbps_cli.models.official import convert
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.types import Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HEADS = ["method.tower.heads=4", "method.tower.text_heads=2"]

@@ -12,13 +12,13 @@ from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError, WeightsError
 from tbps_cli.methods import find
-from tbps_cli.methods.base import OfficialFiles
 from tbps_cli.methods.textreid import TextReID
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.momentum import MomentumHead, follow
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.recipe.schema import OptimSection, TrainSection
 from tbps_cli.types import Batch, Group, Step, Task
+from tbps_cli.weights.foreign import OfficialFiles
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "textreid"
 WEIGHTS = load_file(GOLDEN / "weights.safetensors")
