@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,9 +131,19 @@ class Teller(Spy):
 
 
 def work(
-    pipe: connection.Connection, rank: int, world: int, port: int, path: Path, sets: list[str], data: Path, out: Path
+    pipe: connection.Connection,
+    rank: int,
+    world: int,
+    port: int,
+    path: Path,
+    sets: list[str],
+    data: Path,
+    out: Path,
+    room: int | None,
 ) -> None:
-    """What every process of a run does; it may be killed at any moment."""
+    """What every process of a run does; it may be killed at any moment. room: no file may have more bytes."""
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     if world > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -192,10 +203,18 @@ class Child:
 class Run:
     """One training in `world` processes, under way."""
 
-    def __init__(self, path: Path, data: Path, out: Path, world: int = 1, sets: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        data: Path,
+        out: Path,
+        world: int = 1,
+        sets: tuple[str, ...] = (),
+        room: int | None = None,
+    ) -> None:
         port = free_port() if world > 1 else 0
         self.began = time.monotonic()
-        self.children = [Child(rank, world, port, path, list(sets), data, out) for rank in range(world)]
+        self.children = [Child(rank, world, port, path, list(sets), data, out, room) for rank in range(world)]
 
     @property
     def running(self) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from tbps_cli.engine.observe import Evaluated, Progress
-from tbps_cli.errors import MissingExtra, UsageError
+from tbps_cli.errors import MissingExtra, UsageError, WeightsError
 from tbps_cli.retrieval.guard import words
 from tbps_cli.types import Scores
 from tbps_cli.weights.files import write_text
@@ -60,8 +61,9 @@ class RunLog:
     """The log files of a run folder, and the sinks beside them."""
 
     def __init__(self, folder: Path, sinks: Sequence[Sink] = ()) -> None:
-        self.sinks = sinks
-        self.files: dict[str, TextIO] = {name: (folder / name).open("a", encoding="utf-8") for name in FILES}
+        self.folder, self.sinks = folder, sinks
+        with _told(folder):
+            self.files: dict[str, TextIO] = {name: (folder / name).open("a", encoding="utf-8") for name in FILES}
 
     def text(self, text: str) -> None:
         """One line (or table) of log.txt."""
@@ -89,24 +91,38 @@ class RunLog:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file that are safely on disk: where `cut` goes back to."""
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        for name, file in self.files.items():
+            with _told(self.folder / name):
+                file.flush()
+                os.fsync(file.fileno())
         return {name: os.fstat(file.fileno()).st_size for name, file in self.files.items()}
 
     def close(self) -> None:
         for file in self.files.values():
-            file.close()
+            with suppress(OSError):  # every line was flushed: what is left could not be, and was told
+                file.close()
         for sink in self.sinks:
             sink.close()
 
     def _write(self, name: str, text: str) -> None:
-        self.files[name].write(text + "\n")
-        self.files[name].flush()
+        with _told(self.folder / name):
+            self.files[name].write(text + "\n")
+            self.files[name].flush()
 
     def _sink(self, values: Mapping[str, float], step: int) -> None:
         for sink in self.sinks:
             sink.scalars(values, step)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A full disk in one line; the checkpoint is whole, since logs are cut back to it."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written: {error.strerror}.", "Free some space, then go on with --resume."
+        ) from error
 
 
 def cut(folder: Path, sizes: Mapping[str, int]) -> None:

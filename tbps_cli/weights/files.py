@@ -10,6 +10,7 @@ file only when it is complete on disk.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
 _YAML_LIMIT = 4 << 20
 _DISK_WORDS = "os error", "inline_container", "iostream"
 """How the writers of safetensors and torch speak of a file that cannot be written."""
+
+_NOTHING = 1 << 16
+"""Bytes free on a disk that is as good as full."""
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except Exception as error:
         if isinstance(error, OSError) or any(word in str(error) for word in _DISK_WORDS):
             raise WeightsError(
-                f"{path} cannot be written: {error}. The previous file, if any, is untouched.",
+                f"{path} cannot be written: {_reason(error, path.parent)}. The previous file, if any, is untouched.",
                 "Free some space or choose another folder.",
             ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why a file could not be written: where the disk is full, torch's writer speaks of positions."""
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    full = folder.is_dir() and shutil.disk_usage(folder).free <= _NOTHING
+    if isinstance(error, OSError) or "os error" in said or not full:
+        return said
+    return "No space left on device"
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tbps_cli.engine import log
 from tbps_cli.engine.observe import Evaluated, Progress
 from tbps_cli.engine.step import Outcome
 from tbps_cli.engine.watch import NotFinite, Watch
-from tbps_cli.errors import MissingExtra, UsageError
+from tbps_cli.errors import MissingExtra, UsageError, WeightsError
 from tbps_cli.types import Scores, Step
 
 AT = Step(2, 99, 1065, 60)
@@ -46,6 +47,16 @@ def test_logs_are_cut_back_to_the_checkpoint(tmp_path) -> None:
     log.cut(tmp_path, sizes)
     assert (tmp_path / "log.txt").read_text() == log.step_line(PROGRESS) + "\n"
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_line_for_which_there_is_no_room_is_one_clear_error(tmp_path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    written = log.RunLog(tmp_path)
+    with pytest.raises(WeightsError, match=r"log\.txt cannot be written: No space left on device\.") as told:
+        written.text("a line")
+    assert "--resume" in told.value.hint
+    written.close()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

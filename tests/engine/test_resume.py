@@ -57,6 +57,20 @@ def test_a_killed_run_ends_bit_identical(place, method, step, more) -> None:
     assert difference(place / f"{method}-whole", place / name) is None
 
 
+def test_a_checkpoint_for_which_there_is_no_room_leaves_the_one_before(place) -> None:
+    """The write really fails half-way; once there is room again, the run goes on bit-identically."""
+    path, out, sets = place / "clip.toml", place / "clip-cramped", ("train.save_every=1e-6",)
+    run = Run(path, place / "data", out, sets=sets)
+    run.wait_for_step(2)
+    run.kill()
+    before = (out / state.FILE).read_bytes()
+    ended = Run(path, place / "data", out, sets=sets, room=len(before) // 2).end()[0]
+    assert ended.startswith(f"{out / state.FILE} cannot be written: ") and "previous file" in ended
+    assert (out / state.FILE).read_bytes() == before and not list(out.glob(".*"))
+    finish(place, path, out.name)
+    assert difference(place / "clip-whole", out) is None
+
+
 def test_the_comparison_sees_a_last_digit_a_line_and_a_left_over_file(tmp_path, place) -> None:
     def changed(change):
         copy = tmp_path / change.__name__

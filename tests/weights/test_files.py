@@ -272,6 +272,16 @@ def test_the_writers_own_errors_on_a_full_device_are_clear_too(tmp_path: Path) -
         write_safetensors(tmp_path / "no" / "such" / "folder", {"a": torch.zeros(1)})
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_called_so_where_torch_speaks_of_positions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100})())
+    with pytest.raises(WeightsError, match="cannot be written: No space left on device") as told:
+        files.write_atomically(tmp_path / "a", lambda target: torch.save({"a": torch.zeros(9999)}, "/dev/full"))
+    assert "inline_container" not in told.value.message
+
+
 def test_a_mistake_in_the_caller_is_not_called_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         files.write_atomically(tmp_path / "a", lambda target: 1 // 0)
