@@ -54,6 +54,12 @@ class MethodConfig(Section):
         """The towers' sizes, whether named or stated."""
         return self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
 
+    def need_vit(self) -> Tower:
+        """The sizes, for a method that changes or reads a transformer's blocks. Raises ValueError for a ResNet."""
+        if self.sizes.is_resnet:
+            raise ValueError(f"tower: {self.name} needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
+        return self.sizes
+
     def check_batch(self, pairs: int) -> None:
         """Raises RecipeError when training cannot take batches of so many pairs (queues)."""
 
@@ -236,3 +242,17 @@ class Method(nn.Module):
         patch = int(tensors["clip.visual.conv1.weight"].shape[-1])
         stride = getattr(config, "stride", None) or patch
         return Task(image_size_of(len(tensors["clip.visual.positional_embedding"]), patch, stride), identities)
+
+
+def irra_group(official: str) -> Group:
+    """The rules of IRRA's released code on its own names, later ones overriding earlier ones.
+
+    So biases of the cross-modal part take the biases' rate, those of both heads the heads'. PHP and CoMoE
+    kept them.
+    """
+    bias = "bias" in official
+    if "classifier" in official or "mlm_head" in official:
+        return Group("new", decay=not bias)
+    if bias:
+        return Group("bias", decay=False)
+    return Group("new" if "cross" in official else "tower")

@@ -20,7 +20,7 @@ from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views, irra_group
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
@@ -84,9 +84,7 @@ class CoMoE(Method):
         def _possible(self) -> CoMoE.Config:
             if len(self.parts) > 1:
                 raise ValueError('parts: names a part twice; allowed are [] and ["coa"]')
-            if self.sizes.is_resnet:
-                raise ValueError("tower: comoe needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
-            check_parser(self.sizes.embed, **self.parser)
+            check_parser(self.need_vit().embed, **self.parser)
             return self
 
         @property
@@ -183,15 +181,9 @@ class CoMoE(Method):
 
     def group_of(self, name: str) -> Group:
         """IRRA's rules on the released names; "transformer" and "experts" are groups of their own, without a factor."""
-        official = self.official.foreign(name) or name
-        bias = "bias" in official
-        if "classifier" in official or "mlm_head" in official:
-            return Group("new", decay=not bias)
-        if bias:
-            return Group("bias", decay=False)
-        if name.startswith("parts."):
-            return Group("experts" if ".experts." in name or "gate" in name else "transformer")
-        return Group("new" if "cross" in official else "tower")
+        if "bias" in name or not name.startswith("parts."):
+            return irra_group(self.official.foreign(name) or name)
+        return Group("experts" if ".experts." in name or "gate" in name else "transformer")
 
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         return [f"clip.{name}" for name in self.clip.start_from(state)]

@@ -70,9 +70,7 @@ class CSKT(Method):
 
         @model_validator(mode="after")
         def _possible(self) -> CSKT.Config:
-            sizes = self.sizes
-            if sizes.is_resnet:
-                raise ValueError("tower: cskt needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
+            sizes = self.need_vit()
             if sizes.width % self.reduction or sizes.text_width % self.reduction:
                 raise ValueError(f"reduction: must divide both widths, {sizes.width} and {sizes.text_width}")
             return self

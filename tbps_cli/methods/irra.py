@@ -19,7 +19,7 @@ from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views, irra_group
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.cross_modal import CrossModal
 from tbps_cli.nn.features import image_feature, text_feature
@@ -129,17 +129,7 @@ class IRRA(Method):
         return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:
-        """The released code's rules, on its own names, later ones overriding earlier ones.
-
-        So biases of the cross-modal part take the biases' rate, those of both heads the heads'.
-        """
-        official = self.official.foreign(name) or name
-        bias = "bias" in official
-        if "classifier" in official or "mlm_head" in official:
-            return Group("new", decay=not bias)
-        if bias:
-            return Group("bias", decay=False)
-        return Group("new" if "cross" in official else "tower")
+        return irra_group(self.official.foreign(name) or name)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         return [f"clip.{name}" for name in self.clip.start_from(state)]

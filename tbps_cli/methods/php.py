@@ -23,7 +23,7 @@ from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, Views
+from tbps_cli.methods.base import Method, MethodConfig, Views, irra_group
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
@@ -98,9 +98,7 @@ class PHP(Method):
 
         @model_validator(mode="after")
         def _possible(self) -> PHP.Config:
-            if self.sizes.is_resnet:
-                raise ValueError("tower: php needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
-            check_parser(self.sizes.embed, **self.parser)
+            check_parser(self.need_vit().embed, **self.parser)
             return self
 
         @property
@@ -211,16 +209,11 @@ class PHP(Method):
         The recipe gives those two no factor, as the released code does; an older state of it had one each.
         """
         official = self.official.foreign(name) or name
-        bias = "bias" in official
-        if "classifier" in official or "mlm_head" in official:
-            return Group("new", decay=not bias)
-        if bias:
-            return Group("bias", decay=False)
-        if re.search(r"feed_forward\.(experts|input_gate|task_gate)", official):
-            return Group("experts")
-        if official.startswith("shared_transformer"):
-            return Group("transformer")
-        return Group("new" if "cross" in official else "tower")
+        if "bias" in official or not official.startswith("shared_transformer"):
+            return irra_group(official)
+        return Group(
+            "experts" if re.search(r"feed_forward\.(experts|input_gate|task_gate)", official) else "transformer"
+        )
 
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         return [f"clip.{name}" for name in self.clip.start_from(state)]

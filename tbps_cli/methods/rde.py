@@ -77,10 +77,7 @@ class RDE(Method):
 
         @model_validator(mode="after")
         def _possible(self) -> RDE.Config:
-            if self.sizes.is_resnet:
-                raise ValueError(
-                    "tower: rde reads the attention of a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)"
-                )
+            self.need_vit()  # token selections read its attention
             return self
 
     paper = "Qin et al.: Noisy-Correspondence Learning for Text-to-Image Person Re-identification (CVPR 2024)"

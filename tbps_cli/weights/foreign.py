@@ -6,6 +6,7 @@ is not usable reads as absent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +33,9 @@ class OfficialFiles:
         return value
 
     def number(self, *path: str) -> float | int | None:
-        """A number above 0 of the options, or None when it is missing or something else."""
+        """A finite number above 0 of the options, or None when it is missing or something else."""
         value = self.at(*path)
-        usable = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
         return value if usable else None
 
     def numbers(self, table: Mapping[str, tuple[str, type]]) -> dict[str, Any]:

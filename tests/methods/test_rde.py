@@ -111,7 +111,7 @@ def test_groups_have_the_published_rates():
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("tower", "RN50", "reads the attention of a vision transformer"),
+        ("tower", "RN50", "rde needs a vision transformer"),
         ("select_ratio", 0.0, "greater than 0"),
         ("select_ratio", 1.5, "less than or equal to 1"),
         ("tse_dim", 7, "multiple of 2"),
