@@ -211,9 +211,8 @@ class PHP(Method):
         official = self.official.foreign(name) or name
         if "bias" in official or not official.startswith("shared_transformer"):
             return irra_group(official)
-        return Group(
-            "experts" if re.search(r"feed_forward\.(experts|input_gate|task_gate)", official) else "transformer"
-        )
+        mixture = re.search(r"feed_forward\.(experts|input_gate|task_gate)", official)
+        return Group("experts" if mixture else "transformer")
 
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         return [f"clip.{name}" for name in self.clip.start_from(state)]

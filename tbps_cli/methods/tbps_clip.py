@@ -294,12 +294,9 @@ class TbpsClip(Method):
 def _config(state: Mapping[str, Tensor], files: OfficialFiles) -> TbpsClip.Config:
     """What shapes and options say; without options a file with the head of simclr is the full version's."""
     full = "simclr_mlp.0.weight" in state
-    seen: dict[str, Any] = {
-        "name": "tbps_clip",
-        "tower": named(read_sizes(state, prefix="clip.")),
-    }
+    seen: dict[str, Any] = {"name": "tbps_clip", "tower": named(read_sizes(state, prefix="clip."))}
     seen |= read_layers(state, "words.cross.")
-    if full:
+    if full and "simclr_mlp.2.weight" in state:
         seen |= {"simclr_hidden": len(state["simclr_mlp.0.weight"]), "simclr_embed": len(state["simclr_mlp.2.weight"])}
     heads = {"citc": full, "ss": full, "id": "classifier.weight" in state, "mlm": "words.head.fc.weight" in state}
     try:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbps_cli.errors import WeightsError
+
 KEYS = ("v_encoder_k.", "t_encoder_k.", "v_fc_k.", "t_fc_k.")
 """Parts of a `MomentumHead` that follow the queries; no gradient moves them."""
 TRAINING = (*KEYS, "loss_evaluator.", "v_fc_q.", "t_fc_q.", "v_queue", "t_queue", "id_queue", "queue_ptr")
@@ -165,12 +167,19 @@ class MomentumHead(nn.Module):
 
 
 def read_head(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """What the tensors of a head below `prefix` say, under the names of the recipes' keys."""
+    """What the tensors of a head below `prefix` say, under the names of the recipes' keys.
+
+    Raises WeightsError when they are of neither head.
+    """
     queue, moco = tensors.get(f"{prefix}v_queue"), f"{prefix}v_embed_layer.weight" in tensors
-    layer = "v_embed_layer" if moco else "visual_embed_layer"
+    layer = tensors.get(f"{prefix}{'v_embed_layer' if moco else 'visual_embed_layer'}.weight")
+    if layer is None:
+        raise WeightsError(
+            "the embedding layer of TextReID's head is missing.", "The file is incomplete: copy it again."
+        )
     return {
         "head": "moco" if moco else "simple",
-        "embed": len(tensors[f"{prefix}{layer}.weight"]),
+        "embed": len(layer),
         "contrast_mlp": f"{prefix}v_fc_q.0.weight" in tensors,
         **({} if queue is None else {"queue": queue.shape[1]}),
     }

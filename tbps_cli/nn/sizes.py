@@ -164,8 +164,11 @@ def read_sizes(
             activation=activation,
             **text,
         )
+    first = "visual.layer1.0.conv1.weight"
+    if first not in state:
+        raise WeightsError(f"this is no CLIP state: it has neither visual.proj (of a ViT) nor {first} (of a ResNet).")
     stages = tuple(_count(state, rf"visual\.layer{stage}\.(\d+)\..*") for stage in range(1, 5))
-    width = int(state["visual.layer1.0.conv1.weight"].shape[0])
+    width = int(state[first].shape[0])
     return _tower(width=width, layers=(stages[0], stages[1], stages[2], stages[3]), activation=activation, **text)
 
 
