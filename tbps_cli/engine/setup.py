@@ -27,8 +27,9 @@ from tbps_cli.models import device as devices
 from tbps_cli.models import open_model
 from tbps_cli.models.run import run_of
 from tbps_cli.models.words import TENSOR, for_training
-from tbps_cli.nn.block import Transformer
+from tbps_cli.nn.block import Block, Transformer
 from tbps_cli.nn.precision import to_half
+from tbps_cli.nn.resnet import Bottleneck
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
@@ -232,6 +233,8 @@ def build_method(parts: Parts, init: Path | None, resumed: Mapping[str, Any] | N
         to_half(method)
     if recipe.train.checkpointing:
         _recompute(method)
+    if recipe.train.compile:
+        compile_blocks(method)
     method.to(parts.device)
     distributed.broadcast([*method.parameters(), *method.buffers()])
     return method, notes
@@ -247,6 +250,19 @@ def _recompute(method: Method) -> None:
         )
     for transformer in transformers:
         transformer.checkpointing = True
+
+
+def compile_blocks(method: Method, backend: str = "inductor") -> None:
+    """Let PyTorch compile each repeated block: those of one kind and width share what is made of the first.
+
+    Whole towers would take minutes, and break where captions pass in groups of their own lengths.
+    """
+    torch._inductor.config.fallback_random = True  # dropout draws what it draws without compiling
+    # one graph for each kind, width, causality, mode and once more when lengths vary; past the limit a block is eager
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    for module in method.modules():
+        if isinstance(module, Block | Bottleneck):
+            module.compile(backend=backend)
 
 
 def _same_tower(parts: Parts, resumed: Mapping[str, Any]) -> None:

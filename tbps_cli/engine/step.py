@@ -75,7 +75,7 @@ class Stepper:
         self.parameters = groups.trained(method)
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=train.precision == "fp16")
-        self.embed = torch.compile(method.features) if train.compile else method.features
+        self.embed = method.features
         refuse_cuts(method, train.chunk, distributed.current().world)
 
     def __call__(self, micro: Sequence[Batch], at: Step, *, measure: bool = False) -> Outcome:

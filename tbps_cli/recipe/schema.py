@@ -141,7 +141,7 @@ class TrainSection(Section):
     save_every: Positive = 300.0
     """Seconds between checkpoints for --resume inside an epoch; each epoch ends with one too."""
     compile: bool = False
-    """torch.compile over the towers."""
+    """PyTorch compiles the towers' blocks: a minute or more at the start, then fewer passes over memory."""
     checkpointing: bool = False
     """Compute each block of the towers again in the backward pass: slower, a fraction of the memory."""
 
