@@ -29,7 +29,7 @@ from tbps_cli.models.run import run_of
 from tbps_cli.models.words import TENSOR, for_training
 from tbps_cli.nn.block import Block, Transformer
 from tbps_cli.nn.precision import to_half
-from tbps_cli.nn.resnet import Bottleneck
+from tbps_cli.nn.resnet import Bottleneck, ResNet
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
@@ -237,6 +237,10 @@ def build_method(parts: Parts, init: Path | None, resumed: Mapping[str, Any] | N
         compile_blocks(method)
     method.to(parts.device)
     distributed.broadcast([*method.parameters(), *method.buffers()])
+    for module in method.modules():
+        if isinstance(module, ResNet):
+            # the faster order for convolutions; PyTorch documents the keyword, its stubs lack it
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method, notes
 
 

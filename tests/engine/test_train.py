@@ -12,7 +12,7 @@ from tiny_training import Spy, tiny_recipe, write_data
 
 from tbps_cli.engine import estimate, state
 from tbps_cli.engine import train as engine
-from tbps_cli.engine.setup import start_from
+from tbps_cli.engine.setup import build_method, gather_parts, start_from
 from tbps_cli.engine.stops import Interrupted, OutOfMemory, memory_advice
 from tbps_cli.engine.train import train
 from tbps_cli.engine.watch import NotFinite
@@ -124,6 +124,21 @@ def test_scores_that_depend_on_the_batch_say_so_during_training_too(tmp_path, da
     folder, spy = run(tmp_path, data, "php", [*sets, wide])
     assert spy.evaluations[0].guard.dependent and not spy.evaluations[0].guard.ok
     assert "DIFFER from in company" in Run(folder).facts()["guard"]
+
+
+def test_convolutions_lie_in_the_faster_order_and_weights_are_written_in_the_usual_one(tmp_path, data) -> None:
+    words = 'word_weights = "random"\nword_width = 6\ngru_input = 6\nhidden = 4\nembed = 8\nqueue = 24'
+    recipe = tiny_recipe(
+        tmp_path,
+        "textreid",
+        words,
+        ("method.tower.layers=[1, 1, 1, 1]", "method.tower.width=4", "data.image_size=[32, 32]"),
+    )
+    parts = gather_parts(recipe, data_root=data, device="cpu", workers=0, saved=None)
+    kernel = build_method(parts, None)[0].get_parameter("visual.conv2.weight")
+    assert kernel.stride() == kernel.contiguous(memory_format=torch.channels_last).stride() != (1,) * 4
+    folder = train(recipe, data_root=data, out=tmp_path / "run", device="cpu")
+    assert all(tensor.is_contiguous() for tensor in read_safetensors(folder / "last.safetensors").values())
 
 
 # The best epoch ---------------------------------------------------------------------------------
