@@ -56,9 +56,9 @@ def test_paths_texts_and_open_pictures_are_the_same_picture(run: Run, tmp_path: 
     model = opened(run.folder)
     (path,) = pictures(tmp_path / "pictures", 1)
     rows = model.encode_images([path, str(path), Image.open(path)])
-    assert np.array_equal(rows[0], rows[1])
-    assert np.array_equal(rows[0], rows[2])
-    assert np.array_equal(model.encode_images(path)[0], rows[0])  # type: ignore[arg-type]
+    alone = model.encode_images(path)[0]  # type: ignore[arg-type]
+    for other in (rows[1], rows[2], alone):  # the same up to where threads cut a batch
+        assert abs(rows[0] - other).max() < 1e-6
 
 
 def test_a_broken_picture_is_named(run: Run, tmp_path: Path) -> None:
