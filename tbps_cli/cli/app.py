@@ -7,6 +7,7 @@ none of them imports torch before it runs, so `tbps --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -143,6 +144,19 @@ def tbps(
         typer.echo(ctx.get_help())
         raise typer.Exit
     render.show_log()
+    if ctx.invoked_subcommand != "train":
+        _stay_alone(ctx.invoked_subcommand)
+
+
+def _stay_alone(command: str) -> None:
+    """Under torchrun, let the first process alone do what is not training; the others end."""
+    from tbps_cli.cli import render
+
+    if os.environ.get("RANK", "0") != "0":
+        raise typer.Exit
+    started = os.environ.pop("WORLD_SIZE", "1")
+    if started != "1":
+        render.note(f"tbps {command} works in one process; the others that torchrun started have ended.")
 
 
 def _is_written(name: str) -> bool:
@@ -191,7 +205,5 @@ def _help_hint(mistake: object) -> str:
 
 def _forget_stdout() -> None:
     """The reader of our output has left (`tbps ... | head`): end quietly, also at exit."""
-    import os
-
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())

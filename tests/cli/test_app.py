@@ -216,3 +216,12 @@ def test_a_wrong_library_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
         _ = tbps_cli.serach
+
+
+@pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
+def test_under_torchrun_only_the_first_process_does_what_is_not_training(rank, shown) -> None:
+    words = [sys.executable, "-m", "tbps_cli", "recipes", "irra", "--json"]
+    env = {**os.environ, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and bool(done.stdout) == shown
+    assert ("tbps recipes works in one process" in done.stderr) == shown
