@@ -32,7 +32,7 @@ from tbps_cli.weights.files import read_metadata, read_safetensors
 SAVES = ("1e-6", "0.1", "1e9")
 """Seconds between checkpoints, drawn for each process anew."""
 LOST = "another process of this training has ended."
-PHASES = ("starting", "stepping", "passing over the pairs", "writing", "closing an epoch", "finishing")
+PHASES = ("starting", "meeting", "stepping", "passing over the pairs", "writing", "closing an epoch", "finishing")
 
 
 @dataclass
@@ -98,8 +98,8 @@ class Records:
 
 
 TABLE = (
-    "| method | kills | starting | stepping | RDE's pass | writing a file | closing an epoch | finishing "
-    "| left a file half written | runs compared | verdict |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    "| method | kills | starting | meeting | stepping | RDE's pass | writing a file | closing an epoch | finishing "
+    "| left a file half written | runs compared | verdict |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -234,6 +234,8 @@ class Campaign:
         ends = [end for rank, end in enumerate(run.end(60)) if rank not in victims]
         if not set(ends) <= {LOST, "done"}:
             self.records.difference = f"after a kill the other process {ends[0]}"
+        if "done" in ends and self._place() != "is finished":
+            self.records.difference = "the other process said that it was done, but the run is not finished"
         return ", ".join(ends)
 
     def _anew(self) -> None:

@@ -223,6 +223,7 @@ class Training:
             self.keeper.log.text(f"finished: best R1: {best:.3f} at epoch {best_epoch}")
             self.keeper.card(place)
             self.keeper.checkpoint(place, self.meter)
+        distributed.barrier()  # no process says that it is done before everything is written
         scores = Scores(**place.best_scores)
         self.observer.finished(Summary(self.out, best, best_epoch, place.epoch, place.seconds, early, scores))
 

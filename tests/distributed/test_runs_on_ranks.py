@@ -15,6 +15,9 @@ from tiny_training import tiny_recipe
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine.evaluation import embedded, share
+from tbps_cli.engine.keep import Keeper
+from tbps_cli.engine.train import train
+from tbps_cli.errors import TbpsError, WeightsError
 from tbps_cli.methods import find
 from tbps_cli.models.model import Model
 from tbps_cli.retrieval.encode import embed_split
@@ -72,6 +75,26 @@ def test_another_number_of_processes_goes_on(name, tmp_path) -> None:
     assert worst(whole, alone) < 1e-5 and worst(whole, three) < 1e-5
     if name == "rde":
         assert torch.equal(whole["trusted"], alone["trusted"]) and not whole["trusted"].all()
+
+
+def failing_at_the_end(rank: int):
+    """How a training ends in this rank when rank 0 cannot write its last file."""
+
+    def no_room(*_):
+        raise WeightsError("no room for the card.")
+
+    Keeper.card = no_room  # in this process alone
+    recipe = tiny_recipe(own(Path.cwd(), rank), sets=["train.epochs=1"])
+    try:
+        train(recipe, data_root=Path.cwd() / "data", out=Path.cwd() / "run", device="cpu")
+    except TbpsError as error:
+        return error.message
+    return "done"
+
+
+def test_no_process_says_that_it_is_done_before_everything_is_written(tmp_path) -> None:
+    write_data(tmp_path / "data")
+    assert in_processes(failing_at_the_end, tmp_path, group=False) == ["no room for the card.", LOST]
 
 
 # Evaluation -----------------------------------------------------------------------------------
