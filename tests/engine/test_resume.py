@@ -4,7 +4,9 @@
 its table. Here every method is killed twenty times (slow), and one of them once (quick).
 """
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from kill_campaign import campaign, difference
@@ -14,6 +16,8 @@ from tiny_training import tiny_recipe
 from tbps_cli import methods
 from tbps_cli.engine import state
 from tbps_cli.weights.files import read_metadata, read_safetensors, write_safetensors
+
+PAGE = Path(__file__).parents[2] / "docs" / "resume.md"
 
 
 def test_every_method_is_killed_in_the_campaign() -> None:
@@ -26,6 +30,14 @@ def test_every_method_is_killed_in_the_campaign() -> None:
 def test_twenty_kills_in_a_row_end_bit_identical(tmp_path, method) -> None:
     records = campaign(method, 20, folder=tmp_path)
     assert records.verdict == "bit-identical" and len(records.kills) == 20
+
+
+def test_the_page_shows_twenty_kills_of_every_method_and_two_of_each_on_two_processes() -> None:
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (.*) \| ([^|]+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    one, two = ([row for row in rows if row[2].count("|") == columns] for columns in (7, 8))
+    assert {method for method, *_ in one} == {method for method, *_ in two} == set(METHODS)
+    assert all(int(kills) >= 20 for _, kills, *_ in one) and all(int(kills) >= 2 for _, kills, *_ in two)
+    assert {verdict for *_, verdict in rows} == {"bit-identical"}
 
 
 # Quickly --------------------------------------------------------------------------------------
