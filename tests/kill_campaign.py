@@ -26,6 +26,7 @@ import torch
 from tiny_kills import METHODS, Run, write_data, write_recipe
 
 from tbps_cli.engine import state
+from tbps_cli.engine.log import MACHINE
 from tbps_cli.errors import TbpsError
 from tbps_cli.weights.files import read_metadata, read_safetensors
 
@@ -306,7 +307,7 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 def _timeless(row: str) -> dict[str, object]:
-    return {key: value for key, value in json.loads(row).items() if key != "pairs_per_second"}
+    return {key: value for key, value in json.loads(row).items() if key not in MACHINE}
 
 
 def difference(first: Path, second: Path) -> str | None:

@@ -10,6 +10,7 @@ buffers put back.
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,8 +152,15 @@ def available(device: torch.device) -> int | None:
 
 
 def highest(device: torch.device) -> int | None:
-    """Most bytes that tensors took on the device so far; None where it cannot say."""
-    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+    """Most bytes held so far: by tensors on CUDA, by this whole process on a CPU; None where nobody can say."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 class Clock:

@@ -21,6 +21,8 @@ from tbps_cli.types import Scores
 from tbps_cli.weights.files import write_text
 
 FILES = ("log.txt", "metrics.jsonl")
+MACHINE = ("pairs_per_second", "seconds_left", "memory_mb")
+"""Columns of metrics.jsonl that tell of the machine, not of the training; MB of 2^20 bytes, the most so far."""
 
 
 class Meter:
@@ -74,9 +76,10 @@ class RunLog:
         self.text(step_line(progress))
         at = progress.at
         record = {"kind": "step", "epoch": at.epoch + 1, "step": progress.step, **progress.losses, "lr": progress.rate}
-        self._write("metrics.jsonl", json.dumps({**record, "pairs_per_second": round(progress.pairs_per_second, 1)}))
+        machine = _machine(progress)
+        self._write("metrics.jsonl", json.dumps({**record, **machine}))
         self._sink({f"train/{name}": value for name, value in progress.losses.items()}, progress.step)
-        self._sink({"train/lr": progress.rate, "train/pairs_per_second": progress.pairs_per_second}, progress.step)
+        self._sink({f"train/{name}": value for name, value in {"lr": progress.rate, **machine}.items()}, progress.step)
 
     def evaluated(self, evaluated: Evaluated, step: int) -> None:
         """The table after an epoch."""
@@ -123,6 +126,14 @@ def _told(path: Path) -> Iterator[None]:
         raise WeightsError(
             f"{path} cannot be written: {error.strerror}.", "Free some space, then go on with --resume."
         ) from error
+
+
+def _machine(progress: Progress) -> dict[str, float]:
+    """What the machine makes of a step; no two runs agree on it."""
+    memory = () if progress.memory is None else (round(progress.memory / 2**20),)
+    return dict(
+        zip(MACHINE, (round(progress.pairs_per_second, 1), round(progress.seconds_left), *memory), strict=False)
+    )
 
 
 def cut(folder: Path, sizes: Mapping[str, int]) -> None:

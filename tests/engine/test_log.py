@@ -1,7 +1,9 @@
 """What a run writes down, and how figures reach it."""
 
+import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,16 @@ def test_weights_and_biases_without_a_login_is_one_line(tmp_path, monkeypatch) -
     with pytest.raises(UsageError, match=r"No API key configured. Use `wandb login` to log in.$") as refused:
         log.sinks(("wandb",), tmp_path, 0, {})
     assert "WANDB_MODE=offline" in refused.value.hint
+
+
+def test_a_line_for_programs_has_losses_rate_speed_time_left_and_memory(tmp_path) -> None:
+    written = log.RunLog(tmp_path)
+    written.stepped(replace(PROGRESS, seconds_left=61.4, memory=3 << 30))
+    written.close()
+    record = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert {name: record[name] for name in ("loss", "sdm", "lr", *log.MACHINE)} == {
+        "loss": 4.1234, "sdm": 2.0, "lr": 6.4e-6, "pairs_per_second": 100.0, "seconds_left": 61, "memory_mb": 3072,
+    }  # fmt: skip
 
 
 def test_curves_reach_every_sink(tmp_path) -> None:
