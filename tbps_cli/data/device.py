@@ -92,7 +92,7 @@ class Painter:
             return paint_operations(pixel_BHWC, picture_B, plan_BX, how, self.buffers)
         plan_BX = torch.cat([picture_B[:, None], plan_BX[:, 1:]], dim=1)
         if self.device.type == "cpu":
-            image_BHWC = paint_slices(pixel_BHWC, plan_BX, how, torch.get_num_threads(), self.buffers)
+            image_BHWC = paint_slices(pixel_BHWC, plan_BX, how, self.buffers)
         else:
             image_BHWC = paint_whole(pixel_BHWC, plan_BX.to(self.device, non_blocking=True), how)
         return image_BHWC.permute(0, 3, 1, 2)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tbps_cli.data.device_draws import PLACE, Kind
-from tbps_cli.data.device_paint import Buffers
+from tbps_cli.data.device_paint import Buffers, each
 from tbps_cli.data.operations import GREY, SIMCLR_BLUR
 from tbps_cli.data.transforms import Augment
 
@@ -49,25 +48,8 @@ def paint_operations(
         changed_BCHW = changed(pixel_BCHW, plan_BX[piece, 1:])
         torch.sub(changed_BCHW, mean, out=image_BCHW[piece]).div_(std)
 
-    _each(paint, range(0, len(picture_B), count), torch.get_num_threads() if here else 1)
+    each(paint, range(0, len(picture_B), count), torch.get_num_threads() if here else 1)
     return image_BCHW
-
-
-def _each(paint: Callable[[int], None], starts: range, threads: int) -> None:
-    """All of them, shared out among threads of our own.
-
-    PyTorch's own threads would share every single operation, and waiting for each other took longer than working.
-    """
-    if threads == 1:
-        for start in starts:
-            paint(start)
-        return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(paint, starts))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def changed(pixel_BCHW: Tensor, plan_BX: Tensor) -> Tensor:
