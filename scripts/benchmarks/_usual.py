@@ -4,7 +4,8 @@ What the released codes of IRRA and its descendants do, in plain PyTorch, on the
 
 * every picture opened, resized, flipped, padded, cropped, normalised and partly erased by torchvision in two worker
   processes (IRRA's default is eight), every caption tokenised and masked again each time it comes;
-* attention as a product, a mask, a softmax and a product; all 77 places of every caption;
+* attention as a product, a mask, a softmax and a product; all 77 places of every caption, and all tokens in the last
+  block too;
 * IRRA: the text tower twice (the captions, then the masked captions, which masking in place has made the same), and
   scores over the whole vocabulary at all 77 places before the loss ignores those without a label;
 * the optimiser's loop over parameters, a group for each; the value of every loss read at every step.
@@ -41,7 +42,9 @@ from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.irra import IRRA
 from tbps_cli.nn import features as passes
 from tbps_cli.nn import text_tower
+from tbps_cli.nn.block import Hooks, token_at
 from tbps_cli.nn.precision import to_half
+from tbps_cli.nn.vit import VisionTransformer
 from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.text.augment import augment_ids
 from tbps_cli.text.masking import mask_words
@@ -74,9 +77,13 @@ def views_of(parts: Parts) -> Views:
 # The towers ---------------------------------------------------------------------------------------
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = False) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
     """[B, H, L, K] each: what PyTorch's fused kernel computes, in plain steps."""
     score = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if attn_mask is not None:
+        score = score.masked_fill(~attn_mask, float("-inf"))
     if is_causal:
         score = score + causal_mask(score.shape[-1], score.dtype, score.device)
     return score.softmax(-1) @ value
@@ -95,7 +102,7 @@ def plain_attention() -> AbstractContextManager[object]:
 
 @contextmanager
 def written_out() -> Iterator[None]:
-    """While open, our methods compute with plain attention and at all places of every caption."""
+    """While open, our methods compute with plain attention, and every block at all places of every row."""
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("tbps_cli.")]
     with ExitStack() as stack:
         stack.enter_context(plain_attention())
@@ -103,7 +110,19 @@ def written_out() -> Iterator[None]:
             if getattr(module, "used", None) is text_tower.used:
                 stack.enter_context(patch.object(module, "used", lambda token_BT: token_BT))
         stack.enter_context(patch.object(passes, "GROUPS", 1))
+        stack.enter_context(patch.object(VisionTransformer, "first", first_of_all))
+        stack.enter_context(patch.object(text_tower.TextTower, "ends", ends_of_all))
         yield
+
+
+def first_of_all(tower: VisionTransformer, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
+    """The class token, after all tokens have passed the last block and the projection."""
+    return tower(image_BCHW, hooks)[:, 0]
+
+
+def ends_of_all(tower: text_tower.TextTower, x_BTD: Tensor, end_B: Tensor, hooks: Hooks | None = None) -> Tensor:
+    """The captions' end tokens, after all tokens have passed the last block and the projection."""
+    return token_at(tower.projected(tower.transformer(x_BTD, causal=True, hooks=hooks)), end_B)[:, 0]
 
 
 def features(method: Method, batch: Batch) -> Features:

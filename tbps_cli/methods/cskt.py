@@ -117,7 +117,7 @@ class CSKT(Method):
 
     def image_feature(self, image_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, E] float32, not normalised."""
-        return self.clip.image_tokens(image_BCHW, self.prompts.image_hooks())[:, 0].float()
+        return self.clip.image_token(image_BCHW, self.prompts.image_hooks()).float()
 
     def text_feature(self, token_BT: Tensor) -> Tensor:
         """[B, T] ids as the tokenizer gives them -> [B, E] float32, not normalised."""

@@ -56,6 +56,8 @@ class MixtureBlock(Block):
     task_param: a learned vector [D] of the block, through which its gates know where they stand.
     """
 
+    alone = False  # how the experts are loaded is counted over all tokens
+
     def __init__(
         self, width: int, heads: int, act: Activation, *, num_experts: int, top_k: int, reduction: int, scale: float
     ) -> None:

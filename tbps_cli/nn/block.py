@@ -68,18 +68,21 @@ class Attention(nn.Module):
         other_BSD: Tensor | None = None,
         *,
         causal: bool = False,
+        seen_BS: Tensor | None = None,
         place_B: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend from `query` to itself, or to `other` (keys and values); [B, L, D] in and out.
 
-        With `place_B`, one position a row, also the probabilities with which that token looks at
-        the others, averaged over the heads: [B, S] float32, without gradient.
+        seen_BS: which of the others a row's queries may look at; all without it. With `place_B`, one
+        position a row, also the probabilities with which that token looks at the others, averaged over
+        the heads: [B, S] float32, without gradient.
         """
         query, key, value = self._project(query_BLD, other_BSD)
         if self.training and self.dropout:
             mixed = dropout.attention(query, key, value, self.dropout, causal=causal)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+            mask_B11S = None if seen_BS is None else seen_BS[:, None, None]
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11S, is_causal=causal)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out if place_B is None else (out, _looks(query, key, place_B, causal))
 
@@ -126,6 +129,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One residual block of CLIP. Subclasses add adapters or mixtures beside the MLP."""
 
+    alone = True
+    """Whether the second half looks at each token alone, so that one can pass without the others."""
+
     def __init__(self, width: int, heads: int, act: Activation = "quickgelu", dropout: float = 0.0) -> None:
         super().__init__()
         self.attn = Attention(width, heads, dropout)
@@ -133,8 +139,22 @@ class Block(nn.Module):
         self.mlp = Mlp(width, act)
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool = False) -> Tensor:
-        return self.feed(self.attend(x_BLD, causal=causal))
+    def forward(self, x_BLD: Tensor, *, causal: bool = False, place_B: Tensor | None = None) -> Tensor:
+        """[B, L, D] in and out; with `place_B`, one position a row, that token alone comes out, [B, 1, D]."""
+        if place_B is None:
+            return self.feed(self.attend(x_BLD, causal=causal))
+        if not self.alone or (self.training and self.attn.dropout):  # dropout's draws belong to whole rows
+            return token_at(self.feed(self.attend(x_BLD, causal=causal)), place_B)
+        return self.feed(self.attend_at(x_BLD, place_B, causal=causal))
+
+    def attend_at(self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False) -> Tensor:
+        """`attend` for one token a row, which looks at all (causal: at those before it), [B, 1, D]."""
+        normed_BLD = self.ln_1(x_BLD)
+        seen_BL = None
+        if causal:
+            seen_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) <= place_B[:, None]
+        attended = self.attn(token_at(normed_BLD, place_B), normed_BLD, seen_BS=seen_BL)
+        return token_at(x_BLD, place_B) + attended
 
     def attend(self, x_BLD: Tensor, *, causal: bool = False) -> Tensor:
         """The first half: attention with its residual."""
@@ -149,6 +169,11 @@ class Block(nn.Module):
         """`forward`, and where the token at `place_B` looks: probabilities over the row, [B, L]."""
         attended, look_BL = self.attn(self.ln_1(x_BLD), causal=causal, place_B=place_B)
         return self.feed(x_BLD + attended), look_BL
+
+
+def token_at(x_BLD: Tensor, place_B: Tensor) -> Tensor:
+    """[B, L, D] -> [B, 1, D], the token at one position a row."""
+    return x_BLD.gather(1, place_B[:, None, None].expand(-1, 1, x_BLD.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -173,16 +198,24 @@ class Transformer(nn.Module):
         self.resblocks = nn.ModuleList(block(index) for index in range(layers))
         self.checkpointing = False
 
-    def forward(self, x_BLD: Tensor, *, causal: bool = False, hooks: Hooks | None = None) -> Tensor:
-        return self._through(len(self.resblocks), x_BLD, causal, hooks)
+    def forward(
+        self, x_BLD: Tensor, *, causal: bool = False, hooks: Hooks | None = None, place_B: Tensor | None = None
+    ) -> Tensor:
+        """[B, L, D] in and out; with `place_B` one token a row, [B, 1, D], and no other from the last block."""
+        return self._through(len(self.resblocks), x_BLD, causal, hooks, place_B)
 
-    def _through(self, count: int, x_BLD: Tensor, causal: bool, hooks: Hooks | None) -> Tensor:
+    def _through(
+        self, count: int, x_BLD: Tensor, causal: bool, hooks: Hooks | None, place_B: Tensor | None = None
+    ) -> Tensor:
         for index in range(count):
             block, x_BLD = self.resblocks[index], self._edit(index, x_BLD, hooks)
+            given = (
+                {"causal": causal} if place_B is None or index < count - 1 else {"causal": causal, "place_B": place_B}
+            )
             if self.checkpointing and torch.is_grad_enabled():
-                x_BLD = checkpoint(block, x_BLD, causal=causal, use_reentrant=False)
+                x_BLD = checkpoint(block, x_BLD, **given, use_reentrant=False)
             else:
-                x_BLD = block(x_BLD, causal=causal)
+                x_BLD = block(x_BLD, **given)
         return x_BLD
 
     def forward_with_looks(

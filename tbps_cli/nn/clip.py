@@ -59,6 +59,12 @@ class Clip(TextTower):
         assert isinstance(self.visual, VisionTransformer)
         return self.visual(image_BCHW, hooks)
 
+    def image_token(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, E], the picture's feature: row 0 of `image_tokens` alone."""
+        if isinstance(self.visual, VisionTransformer):
+            return self.visual.first(image_BCHW, hooks)
+        return self.image_tokens(image_BCHW)[:, 0]
+
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every parameter as CLIP does before training. Source: OpenAI CLIP."""
         normal = nn.init.normal_

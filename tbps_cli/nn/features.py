@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tbps_cli.nn.block import Block, Hooks
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.text_tower import at_end, end_of, used
+from tbps_cli.nn.text_tower import end_of, used
 
 GROUPS = 4
 """Most passes that one batch of captions is cut into."""
@@ -17,7 +17,7 @@ WORTH = {"cpu": 8, "cuda": 128}
 
 def image_feature(clip: Clip, image_BCHW: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, E], the class token after the projection, float32, not normalised."""
-    return clip.image_tokens(image_BCHW)[:, 0].float()
+    return clip.image_token(image_BCHW).float()
 
 
 def text_feature(clip: Clip, token_BT: Tensor) -> Tensor:
@@ -36,8 +36,7 @@ def text_feature(clip: Clip, token_BT: Tensor) -> Tensor:
     parts = []
     for row_B in order_B.chunk(groups):
         row_B, width = row_B.to(token_BT.device), ends[row_B[-1]] + 1
-        y_BTD = clip.transformer(x_BTD[row_B, :width], causal=True)
-        parts.append(clip.projected(at_end(y_BTD, token_BT[row_B])).float())
+        parts.append(clip.ends(x_BTD[row_B, :width], end_of(token_BT[row_B])).float())
     return torch.cat(parts)[order_B.argsort().to(token_BT.device)]
 
 
@@ -54,4 +53,4 @@ def caption_end(clip: Clip, token_BT: Tensor, hooks: Hooks | None = None) -> Ten
     cannot depend on what the ids say.
     """
     kept_BT = token_BT if torch.compiler.is_compiling() else used(token_BT)
-    return at_end(clip.text_tokens(kept_BT, hooks), kept_BT).float()
+    return clip.end_token(kept_BT, hooks).float()

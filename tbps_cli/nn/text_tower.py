@@ -39,6 +39,14 @@ class TextTower(nn.Module):
         """Projected tokens at every position, [B, T, E]."""
         return self.projected(self.transformer(self.embedded(token_BT, hooks), causal=True, hooks=hooks))
 
+    def end_token(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """[B, T] -> [B, E], the projected token at each caption's end alone: the last block computes no other."""
+        return self.ends(self.embedded(token_BT, hooks), end_of(token_BT), hooks)
+
+    def ends(self, x_BTD: Tensor, end_B: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """Words and positions, and where each caption ends -> [B, E]."""
+        return self.projected(self.transformer(x_BTD, causal=True, hooks=hooks, place_B=end_B))[:, 0]
+
     def text_tokens_with_looks(self, token_BT: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
         """`text_tokens`, and where each end token looks in the last block, averaged over the heads, [B, T]."""
         x_BTD = self.embedded(token_BT, hooks)

@@ -46,11 +46,15 @@ class VisionTransformer(nn.Module):
         x_BPD = self.transformer(self.embedded(image_BCHW, hooks), hooks=hooks)
         return self.projected(x_BPD)
 
+    def first(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """Row 0 of `forward` alone, the class token, [B, E]: the last block computes no other."""
+        x_BPD = self.embedded(image_BCHW, hooks)
+        return self.projected(self.transformer(x_BPD, hooks=hooks, place_B=_first(x_BPD)))[:, 0]
+
     def forward_with_looks(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
         """`forward`, and where the class token looks in the last block, averaged over the heads, [B, 1 + P]."""
         x_BPD = self.embedded(image_BCHW, hooks)
-        first_B = torch.zeros(x_BPD.shape[0], dtype=torch.int64, device=x_BPD.device)
-        x_BPD, look_BP = self.transformer.forward_with_looks(x_BPD, first_B, hooks=hooks)
+        x_BPD, look_BP = self.transformer.forward_with_looks(x_BPD, _first(x_BPD), hooks=hooks)
         return self.projected(x_BPD), look_BP
 
     def embedded(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
@@ -65,3 +69,8 @@ class VisionTransformer(nn.Module):
     def projected(self, x_BPD: Tensor) -> Tensor:
         """`ln_post` and the projection, on all tokens."""
         return self.ln_post(x_BPD) @ self.proj
+
+
+def _first(x_BPD: Tensor) -> Tensor:
+    """The position of the class token in every row, [B]."""
+    return torch.zeros(x_BPD.shape[0], dtype=torch.int64, device=x_BPD.device)

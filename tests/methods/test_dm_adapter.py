@@ -101,7 +101,7 @@ def test_a_fresh_model_is_the_clip_that_it_starts_from():
     method = drawn(lively=False)
     method.load_weights(source.clip.state_dict())
     for ours, theirs in zip(embeddings(method, batch()), embeddings(source, batch()), strict=True):
-        assert torch.equal(ours, theirs)
+        assert (ours - theirs).abs().max() < 1e-6  # CLIP's last block computes one token, in another kernel
 
 
 def test_a_fresh_balance_is_near_its_least_value():

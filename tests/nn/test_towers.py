@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from tbps_cli.errors import WeightsError
+from tbps_cli.nn.adapters import AdapterBlock, MixtureBlock
+from tbps_cli.nn.block import Hooks
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.sizes import TOWERS, Tower, named, read_sizes, spelled
-from tbps_cli.nn.text_tower import end_of, used
+from tbps_cli.nn.text_tower import at_end, end_of, used
 
 VIT = Tower(width=64, layers=2, patch=16, embed=32, text_width=64, text_layers=2, context=12, vocabulary=50)
 RESNET = Tower(width=32, layers=(1, 2, 1, 1), embed=32, text_width=64, text_layers=1, context=12, vocabulary=50)
@@ -55,6 +57,46 @@ def test_both_towers_equal_open_clips_under_the_same_names(sizes, side):
 def test_a_tall_picture_with_a_stride_of_its_own_gives_a_token_for_each_place():
     clip = drawn(VIT, (64, 32), stride=8)
     assert clip.image_tokens(pictures(64, 32)).shape == (2, 1 + 7 * 3, 32)
+
+
+ADAPTED = lambda _: AdapterBlock(64, 1, "quickgelu", reduction=4, scale=0.5)  # noqa: E731
+MIXED = lambda _: MixtureBlock(64, 1, "quickgelu", num_experts=3, top_k=2, reduction=4, scale=0.5)  # noqa: E731
+
+
+@pytest.mark.parametrize("block", [None, ADAPTED, MIXED], ids=["plain", "adapters", "experts"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_one_token_of_the_last_block_is_that_token_of_all(block, dropout):
+    """Features and gradients, under hooks too; dropout draws what it draws for all tokens."""
+    found = []
+    hooks = Hooks(before_block=lambda index, x_BLD: x_BLD * (1 + 0.1 * index))
+    for alone in (True, False):
+        torch.manual_seed(0)
+        clip = Clip(VIT, (64, 32), image_block=block, text_block=block, text_dropout=dropout).train()
+        clip.initialise(torch.Generator().manual_seed(1))
+        images = pictures(64, 32)
+        torch.manual_seed(3)
+        if alone:
+            parts = clip.image_token(images, hooks), clip.end_token(TOKENS, hooks)
+        else:
+            parts = clip.image_tokens(images, hooks)[:, 0], at_end(clip.text_tokens(TOKENS, hooks), TOKENS)
+        torch.cat(parts).square().sum().backward()
+        gradients = {name: value.grad for name, value in clip.named_parameters() if value.grad is not None}
+        found.append((*parts, gradients))
+    one, all_of_them = found
+    assert (one[0] - all_of_them[0]).abs().max() < 1e-6 and (one[1] - all_of_them[1]).abs().max() < 1e-6
+    assert one[2].keys() == all_of_them[2].keys()
+    for name, gradient in one[2].items():
+        assert (gradient - all_of_them[2][name]).abs().max() <= 2e-5 * max(gradient.abs().max(), 1e-2), name
+
+
+def test_the_last_block_computes_the_one_token_that_is_wanted():
+    seen, clip = [], drawn(VIT, (64, 32))
+    for tower in (clip.visual, clip):
+        for block in tower.transformer.resblocks:
+            block.mlp.register_forward_hook(lambda _, given, made: seen.append(made.shape[1]))
+    image_feature(clip, pictures(64, 32))
+    text_feature(clip, TOKENS)
+    assert seen == [1 + 4 * 2, 1, 7, 1]
 
 
 def test_padding_and_later_words_do_not_change_a_caption():

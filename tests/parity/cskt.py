@@ -108,8 +108,8 @@ def _activations(golden: Golden, method: CSKT, data: Batch) -> None:
     ]
 
     def run() -> None:
-        method.image_feature(few.images["image"])
-        # all 77 positions: the towers themselves, without the cut at the longest caption
+        # all tokens at all 77 positions: the towers themselves, where features need less
+        method.clip.image_tokens(few.images["image"], method.prompts.image_hooks())
         shifted = make_room(few.tokens["text"], method.prompts.tokens)
         seen["act.text.tokens"] = method.clip.text_tokens(shifted, method.prompts.text_hooks())
 

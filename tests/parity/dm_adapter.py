@@ -139,8 +139,8 @@ def _activations(golden: Golden, method: DMAdapter, data: Batch) -> None:
     text: dict[str, Tensor] = {}
 
     def run() -> None:
-        method.encode_images(few.images["image"])
-        # all 77 positions: the towers themselves, without the cut at the longest caption
+        # all tokens at all 77 positions: the towers themselves, where features need less
+        method.clip.image_tokens(few.images["image"])
         text["act.text_tokens"] = method.clip.text_tokens(few.tokens["text"])
 
     found = tools.activations(method, names, run) | text
