@@ -150,7 +150,7 @@ def test_the_usual_training_step_computes_every_place_and_puts_everything_back(t
     # one block of pictures, the text tower twice, words that look at the picture, four blocks above
     assert seen == [13, 77, 77, 77, *[77] * 4]
     assert torch.nn.functional.scaled_dot_product_attention is fused and usual.passes.used is used
-    assert usual.passes.GROUPS > 1
+    assert usual.passes.tokens_alone.__module__ == "tbps_cli.nn.features"
 
 
 def test_the_usual_samples_are_drawn_as_often_as_wanted_and_masked(tiny):

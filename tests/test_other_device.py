@@ -32,7 +32,7 @@ class Answers(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         aten, kwargs = torch.ops.aten, kwargs or {}
-        if function is aten.nonzero.default:
+        if function is aten.nonzero.default and args[0].is_meta:
             self.waits += 1
             return args[0].new_empty((WORDS, args[0].dim()), dtype=torch.int64)
         if function is aten._local_scalar_dense.default and args[0].is_meta:

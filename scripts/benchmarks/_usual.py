@@ -109,7 +109,7 @@ def written_out() -> Iterator[None]:
         for module in modules:
             if getattr(module, "used", None) is text_tower.used:
                 stack.enter_context(patch.object(module, "used", lambda token_BT: token_BT))
-        stack.enter_context(patch.object(passes, "GROUPS", 1))
+        stack.enter_context(patch.object(passes, "tokens_alone", lambda clip: False))
         stack.enter_context(patch.object(VisionTransformer, "first", first_of_all))
         stack.enter_context(patch.object(text_tower.TextTower, "ends", ends_of_all))
         yield

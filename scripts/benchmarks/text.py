@@ -3,8 +3,8 @@
 scripts/bench text [--device cpu|cuda] [--batch N] [--layers N] [--captions N] [--rounds N]
 
 The usual way is the papers': every caption is 77 tokens long, attention is a product, a mask, a softmax and a
-product, in float32. Ours computes no column past the end, lets captions of similar length pass together, computes
-the end token alone in the last block, and attends through the fused kernel. Both have the same weights and give the
+product, in float32. Ours packs the captions without their padding, computes the end token alone in the last
+block, and attends through the fused kernel. Both have the same weights and give the
 same features (checked here). Captions have the lengths of CUHK-PEDES: 23.5 words on average, 12 to 96.
 """
 

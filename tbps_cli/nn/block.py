@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tbps_cli.nn import dropout
+from tbps_cli.nn.packing import Packing
 
 Activation = Literal["quickgelu", "gelu"]
 
@@ -86,6 +87,23 @@ class Attention(nn.Module):
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out if place_B is None else (out, _looks(query, key, place_B, causal))
 
+    def packed(self, x_ND: Tensor, packing: Packing, *, ends: bool = False) -> Tensor:
+        """Causal attention within each caption of packed tokens, [N, D]; of their last tokens alone, [B, D]."""
+        if not ends:
+            asked, key, value = self._spread(F.linear(x_ND, self.in_proj_weight, self.in_proj_bias), packing, 3)
+            mixed = F.scaled_dot_product_attention(asked, key, value, is_causal=True)
+            return self.out_proj(packing.gather(mixed.transpose(1, 2).flatten(2)))
+        width = x_ND.shape[-1]
+        asked = F.linear(x_ND[packing.last_B, None], self.in_proj_weight[:width], self.in_proj_bias[:width])
+        known = F.linear(x_ND, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        key, value = self._spread(known, packing, 2)
+        seen_B11T = packing.real_BT[:, None, None]
+        mixed = F.scaled_dot_product_attention(self._split(asked), key, value, attn_mask=seen_B11T)
+        return self.out_proj(mixed.flatten(1))
+
+    def _spread(self, x_NX: Tensor, packing: Packing, parts: int) -> list[Tensor]:
+        return [self._split(part) for part in packing.spread(x_NX).chunk(parts, dim=-1)]
+
     def _project(self, query: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if other is None:
             packed = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
@@ -139,8 +157,22 @@ class Block(nn.Module):
         self.mlp = Mlp(width, act)
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool = False, place_B: Tensor | None = None) -> Tensor:
-        """[B, L, D] in and out; with `place_B`, one position a row, that token alone comes out, [B, 1, D]."""
+    def forward(
+        self,
+        x_BLD: Tensor,
+        *,
+        causal: bool = False,
+        place_B: Tensor | None = None,
+        packing: Packing | None = None,
+        ends: bool = False,
+    ) -> Tensor:
+        """[B, L, D] in and out; with `place_B`, one position a row, that token alone comes out, [B, 1, D].
+
+        With `packing` captions without their padding, [N, D] in and out; of `ends` the last tokens alone, [B, D].
+        """
+        if packing is not None:
+            kept_XD = x_BLD[packing.last_B] if ends else x_BLD
+            return self.feed(kept_XD + self.attn.packed(self.ln_1(x_BLD), packing, ends=ends))
         if place_B is None:
             return self.feed(self.attend(x_BLD, causal=causal))
         if not self.alone or (self.training and self.attn.dropout):  # dropout's draws belong to whole rows
@@ -209,14 +241,24 @@ class Transformer(nn.Module):
     ) -> Tensor:
         for index in range(count):
             block, x_BLD = self.resblocks[index], self._edit(index, x_BLD, hooks)
-            given = (
-                {"causal": causal} if place_B is None or index < count - 1 else {"causal": causal, "place_B": place_B}
-            )
-            if self.checkpointing and torch.is_grad_enabled():
-                x_BLD = checkpoint(block, x_BLD, **given, use_reentrant=False)
-            else:
-                x_BLD = block(x_BLD, **given)
-        return x_BLD
+            if place_B is not None and index == count - 1 and isinstance(block, Block):
+                return self._run(block, x_BLD, causal=causal, place_B=place_B)
+            x_BLD = self._run(block, x_BLD, causal=causal)
+        return x_BLD if place_B is None else token_at(x_BLD, place_B)
+
+    def _run(self, block: nn.Module, x: Tensor, **given: Any) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            made: Tensor = checkpoint(block, x, **given, use_reentrant=False)
+        else:
+            made = block(x, **given)
+        return made
+
+    def packed_ends(self, x_ND: Tensor, packing: Packing) -> Tensor:
+        """Captions without their padding -> the last token of each, [B, D]."""
+        last = len(self.resblocks) - 1
+        for index, block in enumerate(self.resblocks):
+            x_ND = self._run(block, x_ND, packing=packing, ends=index == last)
+        return x_ND
 
     def forward_with_looks(
         self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False, hooks: Hooks | None = None

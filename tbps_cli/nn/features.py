@@ -7,12 +7,7 @@ from torch import Tensor
 
 from tbps_cli.nn.block import Block, Hooks
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.text_tower import end_of, used
-
-GROUPS = 4
-"""Most passes that one batch of captions is cut into."""
-WORTH = {"cpu": 8, "cuda": 128}
-"""Captions that keep a device busy: a pass of its own needs as many."""
+from tbps_cli.nn.text_tower import used
 
 
 def image_feature(clip: Clip, image_BCHW: Tensor) -> Tensor:
@@ -23,25 +18,16 @@ def image_feature(clip: Clip, image_BCHW: Tensor) -> Tensor:
 def text_feature(clip: Clip, token_BT: Tensor) -> Tensor:
     """[B, T] -> [B, E], the token at the end id after the projection, float32, not normalised.
 
-    A large batch passes in groups of similar length, so that a long caption makes few others long.
+    Several captions pass without the padding between them.
     """
-    if torch.compiler.is_compiling() or not _rows_alone(clip):  # a traced batch has no length to ask for
+    # a traced batch has no lengths to ask for, and must not be asked for its own
+    if torch.compiler.is_compiling() or not tokens_alone(clip) or len(token_BT) == 1:
         return caption_end(clip, token_BT)
-    groups = min(GROUPS, len(token_BT) // WORTH.get(token_BT.device.type, 128))
-    if groups < 2:
-        return caption_end(clip, token_BT)
-    ends = end_of(token_BT).tolist()
-    order_B = torch.tensor(sorted(range(len(ends)), key=ends.__getitem__))
-    x_BTD = clip.embedded(used(token_BT))  # once: every call has a gradient of the whole word table
-    parts = []
-    for row_B in order_B.chunk(groups):
-        row_B, width = row_B.to(token_BT.device), ends[row_B[-1]] + 1
-        parts.append(clip.ends(x_BTD[row_B, :width], end_of(token_BT[row_B])).float())
-    return torch.cat(parts)[order_B.argsort().to(token_BT.device)]
+    return clip.packed_ends(token_BT).float()
 
 
-def _rows_alone(clip: Clip) -> bool:
-    """Whether CLIP's own blocks, without random draws, look at each row alone: groups then change nothing."""
+def tokens_alone(clip: Clip) -> bool:
+    """Whether the text tower's blocks are CLIP's own and draw nothing: padding then takes no part in anything."""
     blocks = list(clip.transformer.resblocks)
     return all(type(block) is Block and not (block.training and block.attn.dropout) for block in blocks)
 

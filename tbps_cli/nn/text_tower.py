@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tbps_cli.nn.block import Hooks, LayerNorm, Transformer
+from tbps_cli.nn.packing import pack
 
 
 class TextTower(nn.Module):
@@ -46,6 +47,12 @@ class TextTower(nn.Module):
     def ends(self, x_BTD: Tensor, end_B: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Words and positions, and where each caption ends -> [B, E]."""
         return self.projected(self.transformer(x_BTD, causal=True, hooks=hooks, place_B=end_B))[:, 0]
+
+    def packed_ends(self, token_BT: Tensor) -> Tensor:
+        """`end_token` without any padding: for blocks of CLIP's own kind, which draw nothing."""
+        packing = pack(end_of(token_BT))
+        x_BTD = self.embedded(token_BT[:, : packing.real_BT.shape[1]])
+        return self.projected(self.transformer.packed_ends(packing.gather(x_BTD), packing))
 
     def text_tokens_with_looks(self, token_BT: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
         """`text_tokens`, and where each end token looks in the last block, averaged over the heads, [B, T]."""

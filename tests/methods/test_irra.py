@@ -83,7 +83,7 @@ def test_masking_the_caption_of_all_losses_equals_training_on_masked_captions():
 @pytest.mark.parametrize(("switch", "runs"), [(True, 1), (False, 2)])
 def test_the_text_tower_runs_once_when_one_caption_serves_all_losses(switch, runs):
     method, calls = drawn(mask_global_text=switch), []
-    method.clip.transformer.register_forward_hook(lambda *_: calls.append(1))
+    method.clip.ln_final.register_forward_hook(lambda *_: calls.append(1))
     method.features(batch())
     assert len(calls) == runs
 

@@ -1,11 +1,13 @@
-"""Captions pass in groups of similar length, and nobody can tell."""
+"""Captions pass without the padding between them, and nobody can tell."""
 
 import pytest
 import torch
 
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import caption_end, text_feature
+from tbps_cli.nn.features import text_feature
+from tbps_cli.nn.packing import pack
 from tbps_cli.nn.sizes import Tower
+from tbps_cli.nn.text_tower import at_end
 
 SIZES = Tower(patch=8, width=16, layers=1, embed=8, text_width=16, text_layers=2, heads=2, text_heads=2)
 
@@ -25,22 +27,27 @@ def captions(rows, seed=0):
     return token_BT
 
 
-def passes(clip, token_BT):
-    """The shapes that went through the tower, and the features."""
-    shapes = []
-    hook = clip.transformer.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape[:2])))
+def tokens_of(clip, token_BT):
+    """How many tokens each block's MLP saw, and the features."""
+    seen = []
+    hooks = [
+        block.mlp.register_forward_hook(lambda _, given, made: seen.append(made.shape[:-1].numel()))
+        for block in clip.transformer.resblocks
+    ]
     try:
-        return shapes, text_feature(clip, token_BT)
+        return seen, text_feature(clip, token_BT)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
-@pytest.mark.parametrize("rows", [1, 7, 16, 33, 70])
-def test_groups_of_captions_give_the_features_and_gradients_of_the_whole_width(rows):
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 7, 33])
+def test_packed_captions_give_the_features_and_gradients_of_each_alone(rows, checkpointing):
     one, two, token_BT = made(), made(), captions(rows)
-    whole_BE = torch.stack([caption_end(one, row[None])[0] for row in token_BT])
-    shapes, found_BE = passes(two, token_BT)
-    assert len(shapes) == max(1, min(4, rows // 8)) and sum(rows for rows, _ in shapes) == rows
+    two.transformer.checkpointing = checkpointing
+    whole_BE = torch.stack([at_end(one.text_tokens(row[None]), row[None])[0] for row in token_BT])
+    found_BE = text_feature(two, token_BT)
     assert (found_BE - whole_BE).abs().max() < 1e-5
     weight_BE = torch.randn(whole_BE.shape, generator=torch.Generator().manual_seed(1))
     for value in (whole_BE, found_BE):
@@ -50,19 +57,37 @@ def test_groups_of_captions_give_the_features_and_gradients_of_the_whole_width(r
             assert (parameter.grad - expected.grad).abs().max() <= 1e-5 * expected.grad.abs().max(), name
 
 
-def test_short_captions_do_not_pay_for_a_long_one():
+def test_nothing_but_words_is_computed_and_of_the_last_block_the_ends_alone():
     token_BT = captions(32)
-    token_BT[1:, 10:], token_BT[1:, 9] = 0, 49407
-    shapes, _ = passes(made(), token_BT)
-    assert [width for _, width in shapes[:-1]] == [10, 10, 10]
+    seen, _ = tokens_of(made(), token_BT)
+    assert seen == [int((token_BT.argmax(1) + 1).sum()), 32]
 
 
-def test_a_batch_with_random_draws_is_not_cut():
-    assert len(passes(made(0.1).train(), captions(32))[0]) == 1
-    assert len(passes(made(0.1).eval(), captions(32))[0]) == 4
+def test_packing_and_spreading_are_each_others_inverse():
+    packing = pack(torch.tensor([2, 0, 4]))
+    x_ND = torch.randn(9, 3)
+    spread_BTD = packing.spread(x_ND)
+    assert spread_BTD.shape == (3, 5, 3) and torch.equal(packing.gather(spread_BTD), x_ND)
+    assert not spread_BTD[~packing.real_BT].any() and packing.last_B.tolist() == [2, 3, 8]
 
 
-def test_blocks_that_may_look_at_other_rows_are_not_cut():
-    clip = made()
-    clip.transformer.resblocks[1].__class__ = type("Own", (type(clip.transformer.resblocks[0]),), {})
-    assert len(passes(clip, captions(32))[0]) == 1
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_half_precision_packs_too(precision):
+    clip, token_BT = made(), captions(9)
+    with torch.autocast("cpu", dtype=precision):
+        half = text_feature(clip, token_BT)
+    assert half.dtype == torch.float32
+    assert torch.cosine_similarity(half, text_feature(clip, token_BT)).min() > 0.999
+
+
+def test_a_batch_with_random_draws_is_not_packed():
+    token_BT = captions(32)
+    width = 32 * int(token_BT.argmax(1).max() + 1)
+    assert tokens_of(made(0.1).train(), token_BT)[0] == [width, width]
+    assert tokens_of(made(0.1).eval(), token_BT)[0] == [int((token_BT.argmax(1) + 1).sum()), 32]
+
+
+def test_blocks_that_may_look_at_other_tokens_are_not_packed():
+    clip, token_BT = made(), captions(32)
+    clip.transformer.resblocks[0].__class__ = type("Own", (type(clip.transformer.resblocks[1]),), {})
+    assert tokens_of(clip, token_BT)[0] == [32 * int(token_BT.argmax(1).max() + 1), 32]

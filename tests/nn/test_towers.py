@@ -93,10 +93,10 @@ def test_the_last_block_computes_the_one_token_that_is_wanted():
     seen, clip = [], drawn(VIT, (64, 32))
     for tower in (clip.visual, clip):
         for block in tower.transformer.resblocks:
-            block.mlp.register_forward_hook(lambda _, given, made: seen.append(made.shape[1]))
+            block.mlp.register_forward_hook(lambda _, given, made: seen.append(made.shape[:-1].numel()))
     image_feature(clip, pictures(64, 32))
     text_feature(clip, TOKENS)
-    assert seen == [1 + 4 * 2, 1, 7, 1]
+    assert seen == [2 * (1 + 4 * 2), 2, 4 + 7, 2]  # captions without their padding
 
 
 def test_padding_and_later_words_do_not_change_a_caption():
