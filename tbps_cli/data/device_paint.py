@@ -64,12 +64,13 @@ def paint_slices(pixel_NHWC: Tensor, plan_B8: Tensor, how: Augment, buffers: Buf
 
 def _show(whole_HWC: Tensor, image_HWC: Tensor, down: int, right: int) -> None:
     """Write the picture as seen from a place `down` and `right` of its corner; black outside."""
-    if down or right:
-        image_HWC.zero_()
     height, width = whole_HWC.shape[:2]
-    rows, columns = max(0, height - abs(down)), max(0, width - abs(right))  # 0: nothing but padding is seen
-    to_HWC = image_HWC[max(0, -down) :, max(0, -right) :][:rows, :columns]
-    to_HWC.copy_(whole_HWC[max(0, down) :, max(0, right) :][:rows, :columns])
+    top, left = min(max(0, -down), height), min(max(0, -right), width)
+    bottom, end = max(top, min(height, height - down)), max(left, min(width, width - right))
+    for outside in (image_HWC[:top], image_HWC[bottom:], image_HWC[:, :left], image_HWC[:, end:]):
+        if outside.numel():
+            outside.zero_()
+    image_HWC[top:bottom, left:end].copy_(whole_HWC[top + down : bottom + down, left + right : end + right])
 
 
 def each(work: Callable[[int], None], starts: range, threads: int) -> None:
