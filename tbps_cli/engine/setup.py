@@ -259,7 +259,7 @@ def _recompute(method: Method) -> None:
 def compile_blocks(method: Method, backend: str = "inductor") -> None:
     """Let PyTorch compile each repeated block: those of one kind and width share what is made of the first.
 
-    Whole towers would take minutes, and break where captions pass in groups of their own lengths.
+    Whole towers would take minutes, and break where sizes depend on what the captions say.
     """
     torch._inductor.config.fallback_random = True  # dropout draws what it draws without compiling
     # one graph for each kind, width, causality, mode and once more when lengths vary; past the limit a block is eager
