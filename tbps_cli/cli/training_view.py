@@ -138,7 +138,10 @@ def plan_lines(plan: Plan) -> list[str]:
             f"optimiser {render.bytes_text(plan.memory.optimizer)})"
         )
     if plan.seconds is not None:
-        lines.append(f"time: about {duration(plan.seconds)}, without evaluation (a first guess from a few pairs)")
+        apart = " and what processes send each other" if plan.processes > 1 else ""
+        lines.append(
+            f"time: about {duration(plan.seconds)}, without evaluation{apart} (a first guess from a few pairs)"
+        )
     return lines
 
 

@@ -101,7 +101,8 @@ def test_the_plan_is_told_line_by_line(tmp_path) -> None:
                 64, 1065, 60, 2, "test", Step(3, 4, 1065, 60), memory, 80 << 30, 7980.0)  # fmt: skip
     text = "\n".join(training_view.plan_lines(plan))
     for part in ("a: b (c)", "68,126 training pairs", "chosen on test", "194.5 M", "64 pairs each on 2 processes",
-                 "resumed: epoch 4", "memory: about 8.0 GB of 80.0 GB free on cuda:0", "2 h 13 min"):  # fmt: skip
+                 "resumed: epoch 4", "memory: about 8.0 GB of 80.0 GB free on cuda:0", "2 h 13 min",
+                 "without evaluation and what processes send each other"):  # fmt: skip
         assert part in text, part
 
 
