@@ -42,7 +42,7 @@ from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.irra import IRRA
 from tbps_cli.nn import features as passes
 from tbps_cli.nn import text_tower
-from tbps_cli.nn.block import Hooks, token_at
+from tbps_cli.nn.block import Hooks
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.vit import VisionTransformer
 from tbps_cli.recipe.schema import OptimSection
@@ -111,7 +111,7 @@ def written_out() -> Iterator[None]:
                 stack.enter_context(patch.object(module, "used", lambda token_BT: token_BT))
         stack.enter_context(patch.object(passes, "tokens_alone", lambda clip: False))
         stack.enter_context(patch.object(VisionTransformer, "first", first_of_all))
-        stack.enter_context(patch.object(text_tower.TextTower, "ends", ends_of_all))
+        stack.enter_context(patch.object(text_tower.TextTower, "end_token", end_of_all))
         yield
 
 
@@ -120,9 +120,9 @@ def first_of_all(tower: VisionTransformer, image_BCHW: Tensor, hooks: Hooks | No
     return tower(image_BCHW, hooks)[:, 0]
 
 
-def ends_of_all(tower: text_tower.TextTower, x_BTD: Tensor, end_B: Tensor, hooks: Hooks | None = None) -> Tensor:
+def end_of_all(tower: text_tower.TextTower, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
     """The captions' end tokens, after all tokens have passed the last block and the projection."""
-    return token_at(tower.projected(tower.transformer(x_BTD, causal=True, hooks=hooks)), end_B)[:, 0]
+    return text_tower.at_end(tower.text_tokens(token_BT, hooks), token_BT)
 
 
 def features(method: Method, batch: Batch) -> Features:

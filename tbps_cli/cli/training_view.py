@@ -18,7 +18,6 @@ from tbps_cli.engine.log import step_line
 from tbps_cli.engine.observe import Evaluated, Observer, Plan, Progress, Silent, Summary
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.retrieval.guard import words
 from tbps_cli.types import Scores
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def evaluated_line(evaluated: Evaluated) -> str:
     best = "the best so far" if evaluated.improved else f"best R1: {evaluated.best:.2f} at epoch {evaluated.best_epoch}"
     line = f"epoch {evaluated.epoch} on {evaluated.split}: {scores} ({best})"
     found = evaluated.guard
-    return line if found is None or found.ok else f"{line}; {words(found.document())}"
+    return line if found is None or found.ok else f"{line}; {found}"
 
 
 def finished_line(summary: Summary) -> str:

@@ -15,7 +15,6 @@ from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.retrieval.guard import words
 from tbps_cli.text.tokenizer import Tokenizer
 
 
@@ -47,7 +46,7 @@ class Keeper:
         """The present weights as the best ones, with the scores and the split that chose them."""
         facts = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **evaluated.scores._asdict()}
         if evaluated.guard is not None:
-            facts["guard"] = words(evaluated.guard.document())
+            facts["guard"] = str(evaluated.guard)
         self.run.save_weights("best", self.stepper.method.state_dict(), facts)
 
     def last(self, epoch: int) -> None:

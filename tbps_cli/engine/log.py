@@ -16,7 +16,6 @@ from typing import Any, Protocol, TextIO
 
 from tbps_cli.engine.observe import Evaluated, Progress
 from tbps_cli.errors import MissingExtra, UsageError, WeightsError
-from tbps_cli.retrieval.guard import words
 from tbps_cli.types import Scores
 from tbps_cli.weights.files import write_text
 
@@ -86,7 +85,7 @@ class RunLog:
         scores = evaluated.scores
         self.text(f"Validation Results - Epoch: {evaluated.epoch} ({evaluated.split})\n{score_table(scores)}")
         if evaluated.guard is not None:
-            self.text(words(evaluated.guard.document()))
+            self.text(str(evaluated.guard))
         self.text(f"best R1: {evaluated.best:.3f} at epoch {evaluated.best_epoch}")
         record = {"kind": "eval", "epoch": evaluated.epoch, "step": step, "split": evaluated.split, **scores._asdict()}
         self._write("metrics.jsonl", json.dumps({**record, "best": evaluated.improved}))

@@ -93,10 +93,8 @@ class Attention(nn.Module):
             asked, key, value = self._spread(F.linear(x_ND, self.in_proj_weight, self.in_proj_bias), packing, 3)
             mixed = F.scaled_dot_product_attention(asked, key, value, is_causal=True)
             return self.out_proj(packing.gather(mixed.transpose(1, 2).flatten(2)))
-        width = x_ND.shape[-1]
-        asked = F.linear(x_ND[packing.last_B, None], self.in_proj_weight[:width], self.in_proj_bias[:width])
-        known = F.linear(x_ND, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        key, value = self._spread(known, packing, 2)
+        asked = self._asked(x_ND[packing.last_B, None])
+        key, value = self._spread(self._known(x_ND), packing, 2)
         seen_B11T = packing.real_BT[:, None, None]
         mixed = F.scaled_dot_product_attention(self._split(asked), key, value, attn_mask=seen_B11T)
         return self.out_proj(mixed.flatten(1))
@@ -108,10 +106,18 @@ class Attention(nn.Module):
         if other is None:
             packed = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
             return self._split(packed[0]), self._split(packed[1]), self._split(packed[2])
-        width = query.shape[-1]
-        asked = F.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        key, value = F.linear(other, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
-        return self._split(asked), self._split(key), self._split(value)
+        key, value = self._known(other).chunk(2, dim=-1)
+        return self._split(self._asked(query)), self._split(key), self._split(value)
+
+    def _asked(self, x: Tensor) -> Tensor:
+        """Queries of tokens."""
+        width = x.shape[-1]
+        return F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
+
+    def _known(self, x: Tensor) -> Tensor:
+        """Keys and values of tokens, side by side."""
+        width = x.shape[-1]
+        return F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
 
     def _split(self, x_BLD: Tensor) -> Tensor:
         return x_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tbps_cli.nn.block import Hooks, LayerNorm, Transformer
+from tbps_cli.nn.block import Hooks, LayerNorm, Transformer, token_at
 from tbps_cli.nn.packing import pack
 
 
@@ -42,11 +42,8 @@ class TextTower(nn.Module):
 
     def end_token(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
         """[B, T] -> [B, E], the projected token at each caption's end alone: the last block computes no other."""
-        return self.ends(self.embedded(token_BT, hooks), end_of(token_BT), hooks)
-
-    def ends(self, x_BTD: Tensor, end_B: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Words and positions, and where each caption ends -> [B, E]."""
-        return self.projected(self.transformer(x_BTD, causal=True, hooks=hooks, place_B=end_B))[:, 0]
+        x_BTD = self.embedded(token_BT, hooks)
+        return self.projected(self.transformer(x_BTD, causal=True, hooks=hooks, place_B=end_of(token_BT)))[:, 0]
 
     def packed_ends(self, token_BT: Tensor) -> Tensor:
         """`end_token` without any padding: for blocks of CLIP's own kind, which draw nothing."""
@@ -80,8 +77,7 @@ def end_of(token_BT: Tensor) -> Tensor:
 
 def at_end(x_BTE: Tensor, token_BT: Tensor) -> Tensor:
     """[B, T, E] tokens -> [B, E], each caption's token at its end id."""
-    end_B1E = end_of(token_BT)[:, None, None].expand(-1, 1, x_BTE.shape[-1])
-    return x_BTE.gather(1, end_B1E).squeeze(1)
+    return token_at(x_BTE, end_of(token_BT)).squeeze(1)
 
 
 def used(token_BT: Tensor) -> Tensor:

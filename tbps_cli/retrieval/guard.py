@@ -90,6 +90,9 @@ class Guard:
         """The findings as JSON-able values."""
         return {**asdict(self), "difference": float(f"{self.difference:.2g}"), "ok": self.ok}
 
+    def __str__(self) -> str:
+        return words(self.document())
+
 
 def words(document: Mapping[str, Any]) -> str:
     """The findings, as `Guard.document` has them, in a few words."""

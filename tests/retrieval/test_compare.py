@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_runs import tiny_recipe, tiny_run
-from tiny_sets import cuhk_records, write_set
 
-from tbps_cli.cli.app import app
 from tbps_cli.models import open_model
 from tbps_cli.retrieval.compare import Difference, compare, differences_of, p_value, verdict
 from tbps_cli.retrieval.evaluate import Side, evaluate
@@ -92,28 +90,10 @@ def test_verdict_of_runs_without_any_difference() -> None:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A folder with two runs and a data set."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("TBPS_DATA_ROOT", raising=False)
-    write_set(tmp_path / "data" / "CUHK-PEDES", cuhk_records(persons=(1, 2, 6)))
-    tiny_run(tmp_path / "runs" / "tiny-0001")
-    tiny_run(tmp_path / "runs" / "tiny-0002", seed=1, selected_on="test")
-    return tmp_path
-
-
-@pytest.fixture
-def tbps(capsys):
-    """Runs the command line in this process: (status, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            app(list(words))
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return run
+def place(place) -> Path:
+    """The folder with a second run beside the first."""
+    tiny_run(place / "runs" / "tiny-0002", seed=1, selected_on="test")
+    return place
 
 
 RUNS = "runs/tiny-0001", "runs/tiny-0002"

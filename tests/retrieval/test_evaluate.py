@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import oracles_retrieval as oracle
@@ -13,7 +12,6 @@ import pytest
 from tiny_runs import tiny_recipe, tiny_run
 from tiny_sets import cuhk_records, write_set
 
-from tbps_cli.cli.app import app
 from tbps_cli.cli.scores_view import published_line
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.models import open_model
@@ -21,30 +19,6 @@ from tbps_cli.recipe.load import load
 from tbps_cli.retrieval import evaluate as evaluate_module
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.retrieval.keep import save_features, save_ranks
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A folder with a run and a data set."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("TBPS_DATA_ROOT", raising=False)
-    write_set(tmp_path / "data" / "CUHK-PEDES", cuhk_records(persons=(1, 2, 6)))
-    tiny_run(tmp_path / "runs" / "tiny-0001")
-    return tmp_path
-
-
-@pytest.fixture
-def tbps(capsys):
-    """Runs the command line in this process: (status, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            app(list(words))
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return run
 
 
 def test_document_holds_what_plain_loops_give(place) -> None:
