@@ -149,7 +149,7 @@ class Bench:
 def watched(bench: Bench, found: dict[str, float]) -> Iterator[None]:
     """Measure the parts of a step by wrapping the functions that do them."""
     places: list[tuple[Any, str, str]] = [
-        (bench.stepper, "embed", "forward"),
+        (bench.method, "features", "forward"),
         (bench.method, "losses", "losses"),
         (torch.Tensor, "backward", "backward"),
         (distributed, "gather", "gather"),

@@ -75,7 +75,6 @@ class Stepper:
         self.parameters = groups.trained(method)
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=train.precision == "fp16")
-        self.embed = method.features
         refuse_cuts(method, train.chunk, distributed.current().world)
 
     def __call__(self, micro: Sequence[Batch], at: Step, *, measure: bool = False) -> Outcome:
@@ -129,7 +128,7 @@ class Stepper:
         torch.manual_seed(seed)
         start_at(piece.place)
         with self._autocast():
-            features = self.embed(piece.batch)
+            features = self.method.features(piece.batch)
         return {name: _float(value) for name, value in features.items()} if self.half else features
 
     def _cached(self, pieces: Sequence[Piece], seed: int) -> Features:

@@ -75,11 +75,6 @@ class Letters:
 
 
 @pytest.fixture
-def split(cuhk):
-    return open_dataset("cuhk-pedes", cuhk).split("train")
-
-
-@pytest.fixture
 def store(split):
     return build_store(split.root, split.paths, SIZE)[0]
 

@@ -238,11 +238,6 @@ class Views:
 
 
 @pytest.fixture
-def split(cuhk):
-    return open_dataset("cuhk-pedes", cuhk).split("train")
-
-
-@pytest.fixture
 def store(split):
     return build_store(split.root, split.paths, SIZE)[0]
 

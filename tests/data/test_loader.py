@@ -46,11 +46,6 @@ class ToyTokenizer:
         return {"kind": "toy"}
 
 
-@pytest.fixture
-def split(cuhk):
-    return open_dataset("cuhk-pedes", cuhk).split("train")
-
-
 def loader(split, views=None, **options):
     options = {"batch": 5, "seed": 3, **options}
     return Loader(split, views or ToyViews(), ToyTokenizer(), SIZE, **options)

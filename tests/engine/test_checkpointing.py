@@ -40,7 +40,7 @@ def test_the_key_reaches_every_transformer_and_keeps_less(tmp_path):
         parts = gather_parts(recipe, data_root=tmp_path, device="cpu", workers=0, saved=None)
         built, _ = build_method(parts, None)
         stepper = make_stepper(tmp_path, "clip")
-        stepper.method, stepper.embed = built, built.features
+        stepper.method = built
         kept.append(estimate._kept_bytes(stepper, make_batch(8)))
     assert kept[1] < 0.6 * kept[0]
 

@@ -46,7 +46,7 @@ def test_chunks_draw_in_both_passes_what_the_whole_batch_draws(tmp_path) -> None
         seen.append(dropped(torch.ones(len(batch), 8), 0.5))
         return found
 
-    stepper.embed = features
+    stepper.method.features = features
     stepper.backward(make_batch(4), Step())
     stepper.chunk = None
     stepper.backward(make_batch(4), Step())
