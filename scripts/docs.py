@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from tbps_cli.cli.app import app
-from tbps_cli.fields import Section
 from tbps_cli.recipe.save import toml_value
 from tbps_cli.recipe.schema import DataSection, OptimSection, Published, TrainSection
+from tbps_cli.section import Section
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SECTIONS: dict[str, type[Section]] = {

@@ -21,7 +21,7 @@ _WHERE = {
     "evaluate": ("tbps_cli.retrieval.evaluate", "evaluate"),
     "index": ("tbps_cli.search.index", "index"),
     "search": ("tbps_cli.search.query", "search"),
-    "export": ("tbps_cli.export.folder", "export"),
+    "export": ("tbps_cli.export.exporter", "export"),
     "convert": ("tbps_cli.models.official", "convert"),
 }
 """Public name -> module and function."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_ranks import in_processes
-from tiny_sets import cuhk_records, write_set
-from tiny_training import tiny_recipe, write_data
+from support.ranks import in_processes
+from support.sets import cuhk_records, write_set
+from support.training import tiny_recipe, write_data
 
 from tbps_cli import distributed, methods
 from tbps_cli.engine.launch import launch

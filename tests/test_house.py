@@ -165,7 +165,7 @@ def test_rich_and_typer_live_in_the_command_line_only() -> None:
 
 
 def test_h5py_is_used_in_two_places() -> None:
-    assert users_of("h5py") <= {"retrieval/cache.py", "search/galleries/hdf5.py"}
+    assert users_of("h5py") <= {"features/store.py", "search/galleries/hdf5.py"}
 
 
 def test_torch_load_stands_in_one_file() -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_colours import PERSONS, SIZE, draw, write_colours
-from tiny_training import Spy
+from support.colours import PERSONS, SIZE, draw, write_colours
+from support.training import Spy
 from torch import Tensor
 
 import tbps_cli.engine.train as engine

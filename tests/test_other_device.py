@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny_ranks import pairs, stepper
+from support.ranks import pairs, stepper
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbps_cli import methods

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from tiny_training import write_data
+from support.training import write_data
 
 import tbps_cli.methods
 from tbps_cli.engine.train import train

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from tbps_cli import methods
-from tbps_cli.data.transforms import CLIP_TRAIN
+from tbps_cli.augment.exact import CLIP_TRAIN
 from tbps_cli.engine import optim
 from tbps_cli.engine.setup import Parts
 from tbps_cli.methods.base import Method, Views

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import oracles
 import torch
+from support import oracles
 
-from tbps_cli.data.transforms import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN
+from tbps_cli.augment.exact import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN
 
 FOUR = {"image": POOL_TRAIN, "second": POOL_TRAIN, "contrast_a": SIMCLR_TRAIN, "contrast_b": SIMCLR_TRAIN}
 SIZE = (224, 224)

@@ -32,14 +32,14 @@ sys.path.extend(map(str, (Path(__file__).parent, Path(__file__).parents[2] / "te
 
 import _machine
 import _views
-import oracles
+from support import oracles
 
-from tbps_cli.data.device import Painter
+from tbps_cli.augment.batched import Painter
+from tbps_cli.augment.exact import CLIP_MEAN, CLIP_STD, CLIP_TRAIN
 from tbps_cli.data.layouts import open_dataset
-from tbps_cli.data.loader import Loader
-from tbps_cli.data.store import build_store
-from tbps_cli.data.transforms import CLIP_MEAN, CLIP_STD, CLIP_TRAIN
 from tbps_cli.data.types import Split
+from tbps_cli.loading.loader import Loader
+from tbps_cli.prepare.store import build_store
 from tbps_cli.text.bpe import Bpe
 
 SIZE = (384, 128)

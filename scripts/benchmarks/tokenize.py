@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-import oracles
+
+from support import oracles
 
 from tbps_cli.text.bpe import Bpe
 

@@ -44,10 +44,10 @@ import data
 
 from tbps_cli import distributed
 from tbps_cli.data.layouts import open_dataset
-from tbps_cli.data.store import build_store
 from tbps_cli.engine import estimate, optim
 from tbps_cli.engine.setup import Parts, build_method, gather_parts
 from tbps_cli.engine.step import Stepper
+from tbps_cli.prepare.store import build_store
 from tbps_cli.recipe.load import load
 from tbps_cli.types import Batch, Step
 

@@ -103,7 +103,7 @@ def command(
     from tbps_cli.places import cache_dir
     from tbps_cli.retrieval import interval as intervals
     from tbps_cli.retrieval.evaluate import evaluate
-    from tbps_cli.retrieval.keep import check_output
+    from tbps_cli.retrieval.outputs import check_output
 
     if as_json and style is not Format.table:
         raise UsageError(f"--json and --format {style} exclude each other.", "Leave one of them out.")
@@ -191,7 +191,7 @@ def run_at(ckpt: Path | None) -> Run | None:
 def _keep(evaluation: Evaluation, mark: str, html: Path | None, features: Path | None, ranks: Path | None) -> None:
     """Write the files that were asked for; `mark` keeps those of several data sets apart."""
     from tbps_cli.cli import render
-    from tbps_cli.retrieval import keep
+    from tbps_cli.retrieval import outputs as keep
     from tbps_cli.search import sheet
 
     def place(path: Path) -> Path:

@@ -35,7 +35,7 @@ def command(
     """Write a model as files for other programs, after checking that they give the same answers."""
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
-    from tbps_cli.export.folder import FORMATS, Format, check, check_out, export
+    from tbps_cli.export.exporter import FORMATS, Format, check, check_out, export
     from tbps_cli.export.samples import samples
     from tbps_cli.models import open_model
     from tbps_cli.models.model import Model

@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Check a data set (or unpack it, or draw one); an absent one is told whom to ask for it."""
     from tbps_cli.cli import render
-    from tbps_cli.data.prepare import AbsentData, prepare
     from tbps_cli.places import data_root as root_of
+    from tbps_cli.prepare.prepare import AbsentData, prepare
 
     try:
         report = prepare(

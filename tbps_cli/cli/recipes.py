@@ -9,7 +9,7 @@ import typer
 from tbps_cli.cli.options import Json, Sets
 
 if TYPE_CHECKING:
-    from tbps_cli.recipe.catalogue import Entry
+    from tbps_cli.recipe.listing import Entry
 
 
 def command(
@@ -30,7 +30,7 @@ def command(
 
 def _print_all(as_json: bool) -> None:
     from tbps_cli.cli import render
-    from tbps_cli.recipe.catalogue import catalogue
+    from tbps_cli.recipe.listing import catalogue
 
     entries = catalogue()
     if as_json:
@@ -67,7 +67,7 @@ def _row(entry: Entry) -> list[object]:
 def _print_one(name: str, sets: list[str], as_json: bool) -> None:
     from tbps_cli.cli import render
     from tbps_cli.models.device import choose
-    from tbps_cli.recipe.catalogue import count_parameters
+    from tbps_cli.recipe.listing import count_parameters
     from tbps_cli.recipe.load import load
     from tbps_cli.recipe.resolve import Facts, resolve
     from tbps_cli.recipe.save import dump

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from tbps_cli.data.check import Report
     from tbps_cli.export.agree import Agreement
+    from tbps_cli.prepare.check import Report
     from tbps_cli.search.gallery import Gallery
     from tbps_cli.search.query import Answer
 

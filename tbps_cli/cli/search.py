@@ -111,7 +111,7 @@ def _check_files(place: Path | None, html: Path | None) -> None:
     from tbps_cli.errors import DataError
 
     if html:
-        from tbps_cli.retrieval.keep import check_output
+        from tbps_cli.retrieval.outputs import check_output
 
         check_output(html, "--html", (".html", ".htm"))
     if place is not None and not place.expanduser().exists():
@@ -175,7 +175,7 @@ def _keep(found: list[Answer], gallery: Gallery, run: str, html: Path | None, co
     from tbps_cli.cli import render
 
     if html:
-        from tbps_cli.retrieval.keep import write_bytes
+        from tbps_cli.retrieval.outputs import write_bytes
         from tbps_cli.search.hits import page
 
         with render.progress("Thumbnails") as progress:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tbps_cli.data.layouts import LAYOUTS, aptm, folder, official, pairs, rasa, records, tbps_clip, textreid
-from tbps_cli.data.layouts.official import Layout
+from tbps_cli.data.layouts import LAYOUTS, aptm, folder, pairs, rasa, records, tbps_clip, textreid
+from tbps_cli.data.layouts import benchmark as official
+from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError

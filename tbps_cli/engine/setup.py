@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from tbps_cli import distributed, methods
-from tbps_cli.data.device import Painter, refusal
+from tbps_cli.augment.batched import Painter, refusal
 from tbps_cli.data.layouts import open_dataset
-from tbps_cli.data.loader import Loader
-from tbps_cli.data.noise import add_noise
-from tbps_cli.data.store import Store, open_store
 from tbps_cli.data.types import Dataset, Split
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
+from tbps_cli.loading.loader import Loader
+from tbps_cli.loading.noise import add_noise
 from tbps_cli.methods.base import Method
 from tbps_cli.models import device as devices
 from tbps_cli.models import open_model
@@ -30,6 +29,7 @@ from tbps_cli.models.words import TENSOR, for_training
 from tbps_cli.nn.block import Block, Transformer
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.resnet import Bottleneck, ResNet
+from tbps_cli.prepare.store import Store, open_store
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
@@ -287,7 +287,7 @@ def _set_activation(parts: Parts, activation: Any) -> None:
 
 def _clip_weights(parts: Parts) -> dict[str, Tensor]:
     """The towers' weights; the recipe takes over the activation that they were trained with."""
-    from tbps_cli.weights.hub import clip_state
+    from tbps_cli.weights.pretrained import clip_state
 
     config = parts.recipe.method
     state, activation = clip_state(config.weights, config.tower if isinstance(config.tower, str) else "")

@@ -12,17 +12,18 @@ from itertools import islice
 from pathlib import Path
 
 from tbps_cli import distributed
-from tbps_cli.data.draws import Draws
-from tbps_cli.engine import estimate, keep, optim, schedule, state
+from tbps_cli.augment.rng import Draws
+from tbps_cli.engine import estimate, optim, schedule, state
+from tbps_cli.engine import run_writer as keep
 from tbps_cli.engine.evaluation import select_scores
 from tbps_cli.engine.log import Meter
+from tbps_cli.engine.loss_reader import NotFinite, Seen, Watch
 from tbps_cli.engine.observe import Evaluated, Observer, Progress, Silent, Summary
 from tbps_cli.engine.plan import make_plan
 from tbps_cli.engine.setup import Parts, build_method, gather_parts
 from tbps_cli.engine.state import Place, State
 from tbps_cli.engine.step import Stepper
 from tbps_cli.engine.stops import Interrupted, Wish, listening, memory_advice
-from tbps_cli.engine.watch import NotFinite, Seen, Watch
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Batch, Features, Scores, Step

@@ -37,7 +37,7 @@ def samples(model: Model, data_root: Path | None = None, count: int = COUNT) -> 
 
 def drawn(count: int) -> Examples:
     """Pictures and captions of synthetic pedestrians."""
-    from tbps_cli.data.draw.build import build
+    from tbps_cli.synthetic.build import build
 
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder) / "synthetic", identities=8, seed=0, workers=1)

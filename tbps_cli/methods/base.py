@@ -15,15 +15,15 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from tbps_cli.data.transforms import CLIP_EVAL, CLIP_TRAIN, Augment, EvalTransform
+from tbps_cli.augment.exact import CLIP_EVAL, CLIP_TRAIN, Augment, EvalTransform
 from tbps_cli.errors import WeightsError
-from tbps_cli.fields import Section
-from tbps_cli.keys import KeyTable
 from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
+from tbps_cli.section import Section
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 
 class MethodConfig(Section):

@@ -14,16 +14,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tbps_cli.fields import Count, Positive
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import itc, unit
 from tbps_cli.methods.base import Method, MethodConfig
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.section import Count, Positive
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 COLDEST = 0.01
 """A learned temperature stops here. Source: CLIP, section 2.5 (the scale is clipped at 100)."""

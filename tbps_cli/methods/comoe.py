@@ -15,8 +15,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tbps_cli.fields import Count, Positive, Weight
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
@@ -27,9 +25,11 @@ from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.parsing import Axis, Parser, check_parser
 from tbps_cli.nn.parts import Parts, Side, read_parts
 from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.section import Count, Positive, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 GATES: dict[Side, str] = {"image": "gate_img", "text": "gate_txt"}

@@ -16,8 +16,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tbps_cli.fields import Count, Positive, Weight
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method, MethodConfig
@@ -27,9 +25,11 @@ from tbps_cli.nn.features import caption_end
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.prompts import PromptBank, make_room
 from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.section import Count, Positive, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 PHRASE = (320, 1125, 539, 320, 2533, 541, 320, 18256)
 """Ids of "a photo of a person or a pedestrian", in CLIP's vocabulary."""

@@ -15,8 +15,6 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from tbps_cli.fields import Count, Positive, Weight
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method, MethodConfig, Views
@@ -27,9 +25,11 @@ from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.moe import collecting
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, end_of, used
+from tbps_cli.section import Count, Positive, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 TRAINED = ("ln_3", "feed_forward", "task_param")
 """Parts of names below `clip.` that are trained; the rest is CLIP's own and frozen."""

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tbps_cli.fields import Count, Positive, Weight
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
@@ -27,9 +25,11 @@ from tbps_cli.nn.heads import Classifier, WordHead
 from tbps_cli.nn.masked_words import read_layers
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end
+from tbps_cli.section import Count, Positive, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 OPTIONS = {"stride": ("stride_size", int), "temperature": ("temperature", float)}
 """Our keys that no tensor tells -> options of the released code."""

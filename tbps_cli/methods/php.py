@@ -18,8 +18,6 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from tbps_cli.fields import Count, Positive, Weight
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
@@ -30,9 +28,11 @@ from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.parsing import Axis, Parser, PartPool, check_parser
 from tbps_cli.nn.parts import Parts, read_parts
 from tbps_cli.nn.sizes import named, read_sizes
+from tbps_cli.section import Count, Positive, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 Part = Literal["crfm", "efp"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]

@@ -19,8 +19,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tbps_cli import distributed
-from tbps_cli.fields import Count, Positive, Weight
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses import division, ranking
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.methods.base import Method, MethodConfig, Views
@@ -29,9 +27,11 @@ from tbps_cli.nn.selection import Selection, select_patches, select_words, share
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, used
 from tbps_cli.nn.vit import VisionTransformer
+from tbps_cli.section import Count, Positive, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 Loss = Literal["TAL", "TRL", "InfoNCE", "SDM"]
 OPTIONS = {

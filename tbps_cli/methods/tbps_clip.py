@@ -18,9 +18,7 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from tbps_cli.data.transforms import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN, EvalTransform
-from tbps_cli.fields import Count, Positive, Share, Weight
-from tbps_cli.keys import KeyTable
+from tbps_cli.augment.exact import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN, EvalTransform
 from tbps_cli.losses.contrastive import citc, nitc, ritc, unit
 from tbps_cli.losses.identity import identity, person_scores
 from tbps_cli.losses.masked import caption_figures, per_word
@@ -33,9 +31,11 @@ from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end
 from tbps_cli.nn.vit import VisionTransformer
+from tbps_cli.section import Count, Positive, Share, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.key_table import KeyTable
 
 FIRST_SCALE = 1 / 0.07
 """What multiplies the cosines where no weights are loaded. Source: CLIP."""

@@ -18,8 +18,6 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from tbps_cli.errors import RecipeError, WeightsError
-from tbps_cli.fields import Count, Positive, Share, Weight
-from tbps_cli.keys import KeyTable
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures
 from tbps_cli.losses.identity import person_scores, smoothed_identity
@@ -31,9 +29,11 @@ from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, draw_l
 from tbps_cli.nn.resnet import EXPANSION, ResNet, picture_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
 from tbps_cli.nn.word_gru import Floor, WordGRU, read_gru
+from tbps_cli.section import Count, Positive, Share, Weight
 from tbps_cli.text.words import Words
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles, pair_of_sides
+from tbps_cli.weights.key_table import KeyTable
 
 POOL = "attnpool."
 TABLE = "visual.attnpool.positional_embedding"

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.data.images import read_image
-from tbps_cli.data.transforms import EvalTransform
 from tbps_cli.errors import MissingExtra, WeightsError
-from tbps_cli.text.pieces import Cutting, embed_pieces
+from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer, from_description
 
 if TYPE_CHECKING:

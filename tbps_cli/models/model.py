@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps_cli import methods
+from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.data.images import read_image, to_rgb
-from tbps_cli.data.transforms import EvalTransform
 from tbps_cli.errors import UsageError
+from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.methods.base import Method
 from tbps_cli.models import device as devices
 from tbps_cli.models import official
@@ -29,10 +30,9 @@ from tbps_cli.models.settings import check_sets, with_words
 from tbps_cli.models.states import load_into
 from tbps_cli.models.words import for_run
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.text.pieces import Cutting, embed_pieces
+from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
-from tbps_cli.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -34,7 +34,7 @@ from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
 from tbps_cli.weights.files import read_tensors, read_yaml
 from tbps_cli.weights.foreign import OfficialFiles
-from tbps_cli.weights.hub import state_of
+from tbps_cli.weights.pretrained import state_of
 
 logger = logging.getLogger("tbps")
 

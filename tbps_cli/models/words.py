@@ -33,7 +33,7 @@ from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.text.words import Words, WordTable, build_vocabulary, pair_vocabulary
-from tbps_cli.weights.hub import clip_state
+from tbps_cli.weights.pretrained import clip_state
 
 logger = logging.getLogger("tbps")
 

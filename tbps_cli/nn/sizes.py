@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from pydantic import ValidationError, model_validator
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.fields import Count, Section
+from tbps_cli.section import Count, Section
 
 HEAD = 64
 _NEEDED = (

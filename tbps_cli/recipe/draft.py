@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tbps_cli.errors import RecipeError, UsageError
-from tbps_cli.recipe.lines import KeyPath, key_lines
 from tbps_cli.recipe.names import locate
+from tbps_cli.recipe.toml_positions import KeyPath, key_lines
 
 OWN = "name", "note", "published"
 """Keys that speak about one file and are not inherited."""

@@ -16,13 +16,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from tbps_cli import methods
-from tbps_cli.fields import Section
 from tbps_cli.methods.base import MethodConfig
 from tbps_cli.recipe.draft import Draft, read
 from tbps_cli.recipe.names import nearest
 from tbps_cli.recipe.problems import Problem, explain, refuse
 from tbps_cli.recipe.save import toml_value
 from tbps_cli.recipe.schema import DataSection, OptimSection, Published, Recipe, TrainSection
+from tbps_cli.section import Section
 
 _SECTIONS: dict[str, type[Section]] = {
     "data": DataSection,

@@ -107,7 +107,7 @@ def _precision(facts: Facts) -> tuple[Precision, str]:
 
 
 def _augment_on(recipe: Recipe, facts: Facts) -> tuple[Literal["cpu", "device"], str]:
-    from tbps_cli.data.device import refusal
+    from tbps_cli.augment.batched import refusal
 
     if not facts.store or recipe.data.store == "off":
         return "cpu", "exactly as published; whole batches need pre-decoded pictures"

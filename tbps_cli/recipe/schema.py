@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from tbps_cli.fields import Count, ImageSize, Positive, Section, Share, Weight, Whole
 from tbps_cli.methods.base import MethodConfig
+from tbps_cli.section import Count, ImageSize, Positive, Section, Share, Weight, Whole
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from tbps_cli.data.layouts import ceiling, find_layout, open_dataset
 from tbps_cli.data.types import Dataset, Person, Split
+from tbps_cli.features.pipeline import Embedded, Encoder, embed_split
 from tbps_cli.places import data_root as default_data_root
 from tbps_cli.retrieval import guard, metrics, rank
-from tbps_cli.retrieval.encode import Embedded, Encoder, embed_split
 from tbps_cli.retrieval.rerank import NeighbourBonus
 from tbps_cli.retrieval.similarity import Array, product
 from tbps_cli.types import Scores

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.data.types import Split
-from tbps_cli.retrieval.cache import FeatureFile, feature_path
-from tbps_cli.retrieval.encode import Embedded, Encoder, embed_pictures, embed_texts, sources_of
-from tbps_cli.retrieval.rows import content_hash
+from tbps_cli.features.fingerprint import fingerprint
+from tbps_cli.features.pipeline import Embedded, Encoder, embed_pictures, embed_texts, sources_of
+from tbps_cli.features.rows import content_hash
+from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.retrieval.similarity import codes, product
-from tbps_cli.weights.fingerprint import fingerprint
 
 log = logging.getLogger("tbps")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tbps_cli.data.images import require_pictures
 from tbps_cli.data.types import Person, Split
+from tbps_cli.features.pipeline import embed_pictures, picture_file, sources_of
 from tbps_cli.places import cache_dir
-from tbps_cli.retrieval.encode import embed_pictures, picture_file, sources_of
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import refuse_batch_dependent
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tbps_cli.data.images import MAX_PIXELS, UnreadableImage, read_image
-from tbps_cli.retrieval.cache import FeatureFile
-from tbps_cli.retrieval.rows import Row, content_hash
+from tbps_cli.features.rows import Row, content_hash
+from tbps_cli.features.store import FeatureFile
 from tbps_cli.search.scan import Found
 
 if TYPE_CHECKING:

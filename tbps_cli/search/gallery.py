@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tbps_cli.retrieval.rows import Person, Row
+from tbps_cli.features.rows import Person, Row
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
-from tbps_cli.retrieval.cache import FeatureFile, feature_path, read_about
+from tbps_cli.features.store import FeatureFile, feature_path, read_about
 from tbps_cli.search.embed import Outcome, Progress, embed
 from tbps_cli.search.gallery import Gallery, LeftOut, Update
-from tbps_cli.search.left_out import Ledger, name_once
 from tbps_cli.search.scan import Scan, scan
+from tbps_cli.search.skipped import Ledger, name_once
 
 if TYPE_CHECKING:
     from tbps_cli.models.exported import ExportedModel

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import UsageError
+from tbps_cli.features.rows import Person
 from tbps_cli.retrieval.rank import topk
-from tbps_cli.retrieval.rows import Person
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import index, open_index, refuse_batch_dependent
 from tbps_cli.search.where import Where, parse

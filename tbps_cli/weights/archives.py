@@ -17,8 +17,8 @@ from typing import IO, Any
 import torch
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights.names import storage_type
-from tbps_cli.weights.notes import ITEM_BYTES, Array, Damaged, Name, Storage, Stored
+from tbps_cli.weights.allowlist import storage_type
+from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, Damaged, Name, Storage, Stored
 from tbps_cli.weights.pickles import unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final, Protocol, cast
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights.names import StandIns, call, named, plain_key, set_state
-from tbps_cli.weights.notes import Damaged, Refused, Storage
+from tbps_cli.weights.allowlist import StandIns, call, named, plain_key, set_state
+from tbps_cli.weights.pickle_types import Damaged, Refused, Storage
 
 HINT = (
     "Only tensors, numbers and plain containers are read. Ask for a safetensors file, or for one made by "

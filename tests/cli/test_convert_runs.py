@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import golden_state, irra_folder, tiny_run
+from support.runs import golden_state, irra_folder, tiny_run
 from typer.testing import CliRunner
 
 from tbps_cli.cli import app as house

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_sets import cuhk_records, write_set
+from support.sets import cuhk_records, write_set
 
 from tbps_cli.cli.app import main
 

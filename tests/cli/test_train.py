@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from tiny_training import tiny_recipe, write_data
+from support.training import tiny_recipe, write_data
 from typer.testing import CliRunner
 
 from tbps_cli.cli import training_view

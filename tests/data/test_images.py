@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_sets import save_picture
+from support.sets import save_picture
 
 from tbps_cli.data.images import TRUNCATED, UnreadableImage, find_missing, read_image, require_pictures, to_rgb
 from tbps_cli.errors import DataError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_picture, write_set
 
 from tbps_cli.data.layouts import LAYOUTS, find_layout, open_dataset, records
 from tbps_cli.data.types import class_numbers

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_sets import save_picture
+from support.sets import save_picture
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.layouts.pairs import deal_splits

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_picture, write_set
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.errors import DataError

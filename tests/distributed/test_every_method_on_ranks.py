@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_ranks import ROWS, apart, in_processes, pairs, stepper, trace
+from support.ranks import ROWS, apart, in_processes, pairs, stepper, trace
 from torch import nn
 
 from tbps_cli import methods

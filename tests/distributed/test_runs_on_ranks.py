@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kill_campaign import LOST, campaign, difference
-from tiny_kills import METHODS, Run, write_data, write_recipe
-from tiny_ranks import in_processes
-from tiny_sets import cuhk_records, write_set
-from tiny_training import tiny_recipe
+from support.kill_campaign import LOST, campaign, difference
+from support.kills import METHODS, Run, write_data, write_recipe
+from support.ranks import in_processes
+from support.sets import cuhk_records, write_set
+from support.training import tiny_recipe
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine.evaluation import embedded, share
-from tbps_cli.engine.keep import Keeper
+from tbps_cli.engine.run_writer import Keeper
 from tbps_cli.engine.train import train
 from tbps_cli.errors import TbpsError, WeightsError
+from tbps_cli.features.pipeline import embed_split
 from tbps_cli.methods import find
 from tbps_cli.models.model import Model
-from tbps_cli.retrieval.encode import embed_split
 from tbps_cli.types import Task
 from tbps_cli.weights.files import read_safetensors
 

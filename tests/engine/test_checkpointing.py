@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_training import make_batch, make_stepper, tiny_recipe, write_data
+from support.training import make_batch, make_stepper, tiny_recipe, write_data
 
 from tbps_cli import methods
 from tbps_cli.engine import estimate

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny_ranks import pairs, stepper
-from tiny_training import tiny_recipe, write_data
+from support.ranks import pairs, stepper
+from support.training import tiny_recipe, write_data
 
 from tbps_cli import methods
 from tbps_cli.engine.setup import build_method, compile_blocks, gather_parts

@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from tiny_training import make_batch, make_stepper
+from support.training import make_batch, make_stepper
 
 from tbps_cli.engine import estimate
 

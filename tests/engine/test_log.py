@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tbps_cli.engine import log
+from tbps_cli.engine.loss_reader import NotFinite, Watch
 from tbps_cli.engine.observe import Evaluated, Progress
 from tbps_cli.engine.step import Outcome
-from tbps_cli.engine.watch import NotFinite, Watch
 from tbps_cli.errors import MissingExtra, UsageError, WeightsError
 from tbps_cli.types import Scores, Step
 

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from kill_campaign import campaign, difference
-from tiny_kills import METHODS, Run, write_data, write_recipe
-from tiny_training import tiny_recipe
+from support.kill_campaign import campaign, difference
+from support.kills import METHODS, Run, write_data, write_recipe
+from support.training import tiny_recipe
 
 from tbps_cli import methods
 from tbps_cli.engine import state

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_training import make_batch, make_stepper
+from support.training import make_batch, make_stepper
 from torch import nn
 
 from tbps_cli.engine.step import refuse_cuts

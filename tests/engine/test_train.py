@@ -7,16 +7,16 @@ import signal
 
 import pytest
 import torch
-from tiny_runs import golden_state
-from tiny_training import Spy, tiny_recipe, write_data
+from support.runs import golden_state
+from support.training import Spy, tiny_recipe, write_data
 
 from tbps_cli.engine import estimate, state
 from tbps_cli.engine import train as engine
 from tbps_cli.engine.log import MACHINE
+from tbps_cli.engine.loss_reader import NotFinite
 from tbps_cli.engine.setup import build_method, gather_parts, start_from
 from tbps_cli.engine.stops import Interrupted, OutOfMemory, memory_advice
 from tbps_cli.engine.train import train
-from tbps_cli.engine.watch import NotFinite
 from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.run import Run
@@ -263,7 +263,7 @@ def test_an_official_checkpoint_is_a_start_too(tmp_path) -> None:
 
 
 def test_a_data_set_without_the_chosen_split_is_refused_before_training(tmp_path) -> None:
-    from tiny_sets import cuhk_records, write_set
+    from support.sets import cuhk_records, write_set
 
     write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(4, 0, 2)))
     with pytest.raises(DataError, match="no val split"):

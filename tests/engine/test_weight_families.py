@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_training import tiny_recipe, write_data
+from support.training import tiny_recipe, write_data
 
 from tbps_cli.engine.train import train
 from tbps_cli.models import open_model

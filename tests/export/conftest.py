@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import tiny_recipe, tiny_run
+from support.runs import tiny_recipe, tiny_run
 
 from tbps_cli.cli import render
 from tbps_cli.export.agree import Agreement, Examples
-from tbps_cli.export.folder import export
+from tbps_cli.export.exporter import export
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
 from tbps_cli.recipe.draft import Draft

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import oracles
 import pytest
 import torch
+from support import oracles
 
 from tbps_cli.errors import TbpsError, UsageError, WeightsError
-from tbps_cli.export import folder as module
+from tbps_cli.export import exporter as module
 from tbps_cli.export import graphs
 from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare
-from tbps_cli.export.folder import export
+from tbps_cli.export.exporter import export
 from tbps_cli.export.samples import samples
 from tbps_cli.models import open_model
 from tbps_cli.models.exported import ExportedModel

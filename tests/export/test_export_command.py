@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_picture, write_set
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app

@@ -2,8 +2,8 @@
 
 import math
 
-import oracles_losses as oracle
 import pytest
+import support.oracles_losses as oracle
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

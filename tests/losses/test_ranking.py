@@ -2,8 +2,8 @@
 
 import math
 
-import oracles_losses as oracles
 import pytest
+import support.oracles_losses as oracles
 import torch
 
 from tbps_cli.losses import ranking

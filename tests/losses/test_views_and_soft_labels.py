@@ -1,7 +1,7 @@
 """TBPS-CLIP's losses against slow loops, and what they do and do not look at."""
 
-import oracles_losses as oracle
 import pytest
+import support.oracles_losses as oracle
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_experts import GOLDEN, apart, batch, drawn, embeddings, released, released_folder
+from support.experts import GOLDEN, apart, batch, drawn, embeddings, released, released_folder
 
 from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_sets import cuhk_records, write_set
+from support.sets import cuhk_records, write_set
 
 from tbps_cli import methods
 from tbps_cli.data.layouts import open_dataset

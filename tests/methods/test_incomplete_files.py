@@ -4,7 +4,7 @@ import re
 
 import pytest
 from safetensors.torch import load_file
-from tiny_experts import GOLDEN
+from support.experts import GOLDEN
 
 from tbps_cli import methods
 from tbps_cli.errors import WeightsError

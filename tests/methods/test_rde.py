@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_runs import GOLDEN
+from support.runs import GOLDEN
 
 from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
@@ -16,7 +16,7 @@ from tbps_cli.methods.irra import IRRA
 from tbps_cli.methods.rde import RDE
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.sizes import Tower
-from tbps_cli.recipe.catalogue import entry
+from tbps_cli.recipe.listing import entry
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.resolve import Facts, resolve

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import GOLDEN
-from tiny_sets import cuhk_records, write_set
-from tiny_training import Spy, tiny_recipe, write_data
+from support.runs import GOLDEN
+from support.sets import cuhk_records, write_set
+from support.training import Spy, tiny_recipe, write_data
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine.stops import Interrupted

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tbps_cli.data.transforms import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN
+from tbps_cli.augment.exact import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN
 from tbps_cli.engine import optim
 from tbps_cli.methods import find
 from tbps_cli.methods.tbps_clip import TbpsClip
 from tbps_cli.nn.sizes import Tower
-from tbps_cli.recipe.catalogue import entry
+from tbps_cli.recipe.listing import entry
 from tbps_cli.recipe.load import load
 from tbps_cli.types import Batch, Group, Step, Task
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from easydict import EasyDict
 from safetensors.torch import load_file
-from tiny_sets import cuhk_records, save_picture
+from support.sets import cuhk_records, save_picture
 from torch import Tensor
 
 from tbps_cli import methods

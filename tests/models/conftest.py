@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_runs import tiny_run
+from support.runs import tiny_run
 
 from tbps_cli.models.run import Run
 

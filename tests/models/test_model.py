@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import tiny_recipe, tiny_run
+from support.runs import tiny_recipe, tiny_run
 
 import tbps_cli
 from tbps_cli.data.images import UnreadableImage

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import GOLDEN, golden_state, irra_folder, tiny_recipe
+from support.runs import GOLDEN, golden_state, irra_folder, tiny_recipe
 
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
@@ -163,8 +163,8 @@ def test_a_file_of_no_known_method_says_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_twins_under_two_names_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tbps_cli.keys import KeyTable
     from tbps_cli.methods.clip import PlainCLIP
+    from tbps_cli.weights.key_table import KeyTable
 
     rows = {pattern.pattern: name for pattern, name in PlainCLIP.official.rows}
     twin = KeyTable(rows | {r"again\.(.*)": r"clip.\1"}, drop=("logit_scale",))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import tiny_recipe, tiny_run
+from support.runs import tiny_recipe, tiny_run
 
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.models.card import card

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_runs import tiny_recipe, tiny_run
+from support.runs import tiny_recipe, tiny_run
 
 from tbps_cli.models.run import Run
 from tbps_cli.models.summary import read_head, summaries

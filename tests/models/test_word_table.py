@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_textreid as tiny
+import support.textreid as tiny
 import torch
 from safetensors.torch import load_file
 
@@ -132,7 +132,7 @@ def test_one_annotation_file_alone_does_not_tell_every_word(tmp_path: Path) -> N
 
 
 def test_words_for_a_method_without_any_are_refused(tmp_path: Path) -> None:
-    from tiny_runs import tiny_run
+    from support.runs import tiny_run
 
     tiny_run(tmp_path / "clip")
     with pytest.raises(UsageError, match="clip needs no word table"):
@@ -193,7 +193,7 @@ def test_random_vectors_follow_from_the_seed() -> None:
 
 
 def test_words_are_numbered_as_the_annotation_does_else_by_first_appearance(tmp_path: Path, data: Path) -> None:
-    from tiny_sets import cuhk_records, write_set
+    from support.sets import cuhk_records, write_set
 
     assert vocabulary_of(open_dataset("cuhk-pedes", data)) == tiny.words()
     write_set(tmp_path / "CUHK-PEDES", cuhk_records())

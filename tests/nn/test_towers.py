@@ -1,8 +1,8 @@
 """Both towers against open_clip's, and what is ours alone: pictures of any shape, starting from CLIP."""
 
-import oracles
 import pytest
 import torch
+from support import oracles
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.nn.adapters import AdapterBlock, MixtureBlock

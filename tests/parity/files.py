@@ -57,7 +57,7 @@ def transforms(tensors: Figures, remarks: Figures) -> None:
     """transforms.* of IRRA: one picture, its evaluation tensor and seeded training tensors."""
     from PIL import Image
 
-    from tbps_cli.data.transforms import CLIP_EVAL, CLIP_TRAIN, PLAIN_TRAIN, Draws, EvalTransform, augment
+    from tbps_cli.augment.exact import CLIP_EVAL, CLIP_TRAIN, PLAIN_TRAIN, Draws, EvalTransform, augment
 
     size = tuple(remarks.use("note", "torch", "torchvision", "pillow", "size"))
     picture = Image.fromarray(tensors.use("image_uint8_hwc").numpy())

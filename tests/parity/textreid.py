@@ -14,10 +14,10 @@ from parity import tools
 from parity.check import TOLERANCE, Figures, Golden
 from torch import Tensor
 
-from tbps_cli.data import samplers
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
+from tbps_cli.loading import samplers
 from tbps_cli.losses.queue import queue_scores, strangers
 from tbps_cli.methods.textreid import TextReID
 from tbps_cli.nn.momentum import MomentumHead

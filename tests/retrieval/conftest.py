@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_runs import tiny_run
-from tiny_sets import cuhk_records, write_set
+from support.runs import tiny_run
+from support.sets import cuhk_records, write_set
 
 from tbps_cli.cli.app import app
 

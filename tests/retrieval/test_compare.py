@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_recipe, tiny_run
+from support.runs import tiny_recipe, tiny_run
 
 from tbps_cli.models import open_model
 from tbps_cli.retrieval.compare import Difference, compare, differences_of, p_value, verdict

@@ -7,10 +7,10 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import oracles_retrieval as oracle
 import pytest
-from tiny_runs import tiny_recipe, tiny_run
-from tiny_sets import cuhk_records, write_set
+import support.oracles_retrieval as oracle
+from support.runs import tiny_recipe, tiny_run
+from support.sets import cuhk_records, write_set
 
 from tbps_cli.cli.scores_view import published_line
 from tbps_cli.data.layouts import open_dataset
@@ -18,7 +18,7 @@ from tbps_cli.models import open_model
 from tbps_cli.recipe.load import load
 from tbps_cli.retrieval import evaluate as evaluate_module
 from tbps_cli.retrieval.evaluate import evaluate
-from tbps_cli.retrieval.keep import save_features, save_ranks
+from tbps_cli.retrieval.outputs import save_features, save_ranks
 
 
 def test_document_holds_what_plain_loops_give(place) -> None:

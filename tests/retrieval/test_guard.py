@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tiny_sets import cuhk_records, write_set
+from support.sets import cuhk_records, write_set
 
+from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.cli.scores_view import protocol_line
 from tbps_cli.data.layouts import open_dataset
-from tbps_cli.data.transforms import EvalTransform
 from tbps_cli.data.types import Dataset
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.retrieval.guard import equal_rows, tied, words

@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import oracles_retrieval as oracle
 import pytest
+import support.oracles_retrieval as oracle
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

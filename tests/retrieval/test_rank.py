@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import numpy as np
-import oracles_retrieval as oracle
 import pytest
+import support.oracles_retrieval as oracle
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

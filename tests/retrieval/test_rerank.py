@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import oracles_retrieval as oracle
 import pytest
+import support.oracles_retrieval as oracle
 from safetensors.numpy import load_file
 
 from tbps_cli.retrieval import metrics

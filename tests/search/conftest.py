@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.cli import render
-from tbps_cli.data.transforms import EvalTransform
 from tbps_cli.text.bpe import Bpe
 
 COLOURS = {"red": (220, 10, 10), "green": (10, 220, 10), "blue": (10, 10, 220), "yellow": (220, 220, 10)}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
-from tbps_cli.retrieval.cache import FeatureFile
+from tbps_cli.features.store import FeatureFile
 from tbps_cli.search import embed
 from tbps_cli.search import scan as scanning
 from tbps_cli.search.gallery import Gallery

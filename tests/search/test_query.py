@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_picture, write_set
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.errors import DataError, TbpsError, UsageError
-from tbps_cli.retrieval.encode import embed_split
-from tbps_cli.retrieval.rows import Row, Rows
+from tbps_cli.features.pipeline import embed_split
+from tbps_cli.features.rows import Row, Rows
 from tbps_cli.search.dataset import of_split
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import index

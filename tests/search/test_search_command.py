@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_runs import tiny_run
-from tiny_sets import cuhk_records, save_picture, write_set
+from support.runs import tiny_run
+from support.sets import cuhk_records, save_picture, write_set
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app

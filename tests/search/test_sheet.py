@@ -8,7 +8,7 @@ import re
 from html.parser import HTMLParser
 
 from PIL import Image
-from tiny_sets import save_picture
+from support.sets import save_picture
 
 from tbps_cli.search.sheet import MOST, Answer, Group, Place, _parts, sheet
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracles
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import oracles
 
 from tbps_cli.errors import TbpsError
 from tbps_cli.text import bpe

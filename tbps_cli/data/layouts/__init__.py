@@ -11,7 +11,7 @@ import difflib
 from pathlib import Path
 
 from tbps_cli.data.layouts import cuhk_pedes, icfg_pedes, rstpreid, synthetic
-from tbps_cli.data.layouts.official import Layout, missing_annotation
+from tbps_cli.data.layouts.benchmark import Layout, missing_annotation
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tbps_cli.data.layouts.official import Layout
+from tbps_cli.data.layouts.benchmark import Layout
 
 LAYOUT = Layout(
     name="cuhk-pedes",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from tbps_cli.data.layouts.official import Layout
+from tbps_cli.data.layouts.benchmark import Layout
 
 _MSMT17 = re.compile(r"^\d+_\d+_(\d+)_(\d+(?:morning|noon|afternoon))")
 

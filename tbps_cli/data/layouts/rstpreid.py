@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tbps_cli.data.layouts.official import Layout
+from tbps_cli.data.layouts.benchmark import Layout
 
 _NAME = re.compile(r"^\d+_c(\d+)_\d+")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from tbps_cli.data.draw import oracle
 from tbps_cli.data.layouts import records
-from tbps_cli.data.layouts.official import Layout
+from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.types import Dataset
+from tbps_cli.synthetic import oracle
 
 _CAMERA = re.compile(r"^cam_([^/]+)/")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tbps_cli.data.layouts import official, records
+from tbps_cli.data.layouts import benchmark as official
+from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.records import Builder
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
 from tbps_cli.data.types import Picture

@@ -1,0 +1,191 @@
+"""Making one training batch from a list of captions: pictures in every view, tokens, numbers.
+
+This is what travels to worker processes. Every draw is derived from (seed, epoch, caption, view), so a batch is
+the same wherever it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tbps_cli.augment import batched_draws as device_draws
+from tbps_cli.augment.exact import Augment, Flip, augment
+from tbps_cli.augment.rng import Draws
+from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image
+from tbps_cli.data.types import Split
+from tbps_cli.errors import TbpsError
+from tbps_cli.loading.samplers import Order
+from tbps_cli.prepare.store import Store
+from tbps_cli.text.augment import augment_caption, augment_ids
+from tbps_cli.text.masking import mask_words
+from tbps_cli.text.tokenizer import Tokenizer
+
+Made = dict[str, Any]
+"""A batch on its way from a worker: plain dictionaries, which PyTorch knows how to pin."""
+
+
+class Views(Protocol):
+    """What a method asks of a batch; `methods.base.Views` is one."""
+
+    @property
+    def images(self) -> Mapping[str, Augment]: ...
+    @property
+    def masked(self) -> bool: ...
+    @property
+    def augment_text(self) -> str | None: ...
+    @property
+    def text_options(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """One batch to be made: the captions, and how often each has come before in this epoch."""
+
+    epoch: int
+    captions: list[int]
+    repeats: list[int]
+    whole: bool = False
+    """Fewer pairs than ranks: every rank makes all of them."""
+
+
+@dataclass
+class Maker(Dataset[Made]):
+    """Makes batches from `Work`; it is what travels to worker processes.
+
+    planned: draw what happens to the pictures, and leave the doing to a `device.Painter`.
+    """
+
+    split: Split
+    views: Views
+    tokenizer: Tokenizer
+    size: tuple[int, int]
+    seed: int
+    store: Store | None = None
+    max_pixels: int = MAX_PIXELS
+    planned: bool = False
+    _rows: dict[int, NDArray[np.int32]] = field(default_factory=dict, repr=False)
+    """Captions whose ids are known: they are the same in every epoch."""
+
+    def __getitem__(self, work: Work) -> Made:
+        try:
+            return self.make(work)
+        except TbpsError as error:
+            return {"error": error}
+
+    def make(self, work: Work) -> Made:
+        """Pictures in every view, tokens, and the numbers that say what they are."""
+        captions = np.array(work.captions, dtype=np.int64)
+        picture_B = self.split.caption_picture[captions]
+        images, truncated = self._plans(work, picture_B) if self.planned else self._images(work, picture_B)
+        return {
+            "images": images,
+            "tokens": self._tokens(work),
+            "person_B": torch.from_numpy(self.split.class_of[picture_B]),
+            "picture_B": torch.from_numpy(picture_B),
+            "sample_B": torch.from_numpy(captions),
+            "truncated": truncated,
+        }
+
+    def _images(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
+        images = {name: torch.empty(len(picture_B), 3, *self.size) for name in self.views.images}
+        truncated: list[int] = []
+        for row, picture in enumerate(picture_B):
+            loaded: dict[bool, Image.Image] = {}
+            for name, how in self.views.images.items():
+                whole = how.whole is not None
+                if whole not in loaded:
+                    loaded[whole] = self._picture(int(picture), how)
+                images[name][row] = augment(loaded[whole], self.size, how, self._draws(work, row, name))
+            if any(image.info.get(TRUNCATED) for image in loaded.values()):
+                truncated.append(int(picture))
+        return images, truncated
+
+    def _plans(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
+        """View -> what happens to each picture: see `device_draws.draw`."""
+        plans, shape_B2 = {}, self._shapes(picture_B)
+        for name, how in self.views.images.items():
+            seeds = [self._draws(work, row, name).seed for row in range(len(picture_B))]
+            plans[name] = torch.from_numpy(device_draws.draw(how, self.size, seeds, picture_B, shape_B2))
+        return plans, []
+
+    def _shapes(self, picture_B: Order) -> Order | None:
+        """[B, 2] height and width of each picture as it was read, where a view is cut from it and they are known."""
+        if self.store is None or all(how.whole is None for how in self.views.images.values()):
+            return None
+        return self.store.shapes_of([self.split.paths[picture] for picture in picture_B])
+
+    def _picture(self, picture: int, how: Augment) -> Image.Image:
+        path = self.split.paths[picture]
+        fits = self.store and how.whole is None and how.resample == self.store.resample
+        if self.store and fits:
+            return self.store.picture(path)
+        return read_image(path, allow_truncated=True, max_pixels=self.max_pixels)
+
+    def _draws(self, work: Work, row: int, view: str) -> Draws:
+        again = work.repeats[row]
+        return Draws.of(self.seed, work.epoch, work.captions[row], f"{view}#{again}" if again else view)
+
+    def _tokens(self, work: Work) -> dict[str, Tensor]:
+        ids = self._ids(work)
+        if self.views.augment_text == "vary":
+            ids = np.array([self._varied(work, row, ids[row].tolist()) for row in range(len(ids))], dtype=np.int64)
+        tokens = {"text": torch.from_numpy(ids)}
+        if self.views.masked:
+            pairs = [self._masked(work, row, ids[row].tolist()) for row in range(len(ids))]
+            tokens["masked"] = torch.tensor([masked for masked, _ in pairs], dtype=torch.int64)
+            tokens["label"] = torch.tensor([label for _, label in pairs], dtype=torch.int64)
+        return tokens
+
+    def _ids(self, work: Work) -> NDArray[np.int64]:
+        """[B, T]; every caption is tokenised once, unless its words are drawn anew each time."""
+        texts = range(len(work.captions))
+        if self.views.augment_text == "rewrite":
+            return self.tokenizer([self._text(work, row) for row in texts])
+        fresh = [row for row in texts if work.captions[row] not in self._rows]
+        if fresh:
+            ids = self.tokenizer([self._text(work, row) for row in fresh]).astype(np.int32)
+            self._rows.update(zip((work.captions[row] for row in fresh), ids, strict=True))
+        return np.stack([self._rows[caption] for caption in work.captions]).astype(np.int64)
+
+    def _text(self, work: Work, row: int) -> str:
+        caption, name = work.captions[row], self.views.augment_text
+        text = self.split.captions[caption]
+        if name is None:
+            return text
+        rng = self._draws(work, row, "text").python
+        return augment_caption(name, text, self.split.back_translations[caption], rng, self.views.text_options)
+
+    def _varied(self, work: Work, row: int, ids: list[int]) -> list[int]:
+        rng = self._draws(work, row, "ids").python
+        return augment_ids("vary", ids, rng, mask=self._mask_id(), first_special=self._mask_id())
+
+    def _masked(self, work: Work, row: int, ids: list[int]) -> tuple[list[int], list[int]]:
+        rng = self._draws(work, row, "mask").python
+        return mask_words(ids, rng, mask=self._mask_id(), first_special=self._mask_id())
+
+    def _mask_id(self) -> int:
+        return int(getattr(self.tokenizer, "mask_id"))  # noqa: B009 (only some tokenizers have one)
+
+
+@dataclass(frozen=True)
+class PlainViews:
+    """A method's views with nothing drawn but the flip."""
+
+    images: Mapping[str, Augment]
+    masked: bool
+    augment_text: str | None
+    text_options: Mapping[str, float]
+
+    @classmethod
+    def of(cls, views: Views) -> PlainViews:
+        plain = {name: replace(how, steps=(Flip(0.5),)) for name, how in views.images.items()}
+        return cls(plain, views.masked, views.augment_text, views.text_options)

@@ -1,0 +1,220 @@
+"""Training batches: which captions (samplers), which pictures (files or store), which draws (all stateless).
+
+A batch depends on (seed, epoch, place in the epoch) and on nothing else: not on the number of worker
+processes, on how they start, on ranks, or on whether training was interrupted. Worker processes come
+from PyTorch; what goes wrong in one arrives here as the error that it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from tbps_cli.augment.batched import Painter
+from tbps_cli.data.images import MAX_PIXELS, require_pictures
+from tbps_cli.data.types import Split
+from tbps_cli.errors import DataError, TbpsError
+from tbps_cli.loading import samplers
+from tbps_cli.loading.batches import Made, Maker, PlainViews, Views, Work
+from tbps_cli.loading.samplers import Order
+from tbps_cli.prepare.store import Store
+from tbps_cli.text.tokenizer import Tokenizer
+from tbps_cli.types import Batch
+
+log = logging.getLogger("tbps")
+SamplerName = Literal["random", "identity", "identity-chunks"]
+
+
+class _Plan(Sampler[Work]):
+    """What the loader is to make next; read by PyTorch in the main process each time an epoch begins."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+
+    def __iter__(self) -> Iterator[Work]:
+        return iter(self.works)
+
+    def __len__(self) -> int:
+        return len(self.works)
+
+
+@dataclass
+class Loader:
+    """Batches of a training split, epoch by epoch.
+
+    size: height and width in pixels. batch: pairs per step over all ranks; this rank's share is made.
+    workers: processes that make batches; 0 makes them here, with equal results.
+    painter: does the drawn changes in batches on its device, where the pictures then are; the store behind it
+    must hold every picture. Without one, each picture is changed exactly as the published code does.
+    augmented: false leaves the flip alone of every view's steps.
+    limit: only the first so many captions, for trials.
+    Raises DataError at once when pictures are missing.
+    """
+
+    split: Split
+    views: Views
+    tokenizer: Tokenizer
+    size: tuple[int, int]
+    batch: int = field(kw_only=True)
+    seed: int = field(kw_only=True)
+    workers: int = field(default=0, kw_only=True)
+    rank: int = field(default=0, kw_only=True)
+    world: int = field(default=1, kw_only=True)
+    sampler: SamplerName = field(default="random", kw_only=True)
+    per_identity: int = field(default=4, kw_only=True)
+    drop_last: bool = field(default=False, kw_only=True)
+    augmented: bool = field(default=True, kw_only=True)
+    store: Store | None = field(default=None, kw_only=True)
+    painter: Painter | None = field(default=None, kw_only=True)
+    max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
+    limit: int | None = field(default=None, kw_only=True)
+    pin: bool = field(default=False, kw_only=True)
+    start_method: str | None = field(default=None, kw_only=True)
+    """How worker processes start: fork, spawn or forkserver; None is the platform's way."""
+
+    def __post_init__(self) -> None:
+        require_pictures(self.split.paths, self.split.root, self.split.dataset)
+        if self.batch < self.world:
+            raise DataError(f"train.batch = {self.batch} is less than one pair for each of {self.world} devices.")
+        self._drawn = self.views if self.augmented else PlainViews.of(self.views)
+        self.truncated: set[int] = set()
+        self._plan = _Plan()
+        planned = self.painter is not None
+        if planned:
+            self._say_what_is_unknown()
+        maker = Maker(
+            self.split, self._drawn, self.tokenizer, self.size, self.seed, self.store, self.max_pixels, planned
+        )
+        self._torch_loader: DataLoader[Made] = DataLoader(
+            maker,
+            batch_size=None,
+            sampler=self._plan,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            persistent_workers=self.workers > 0,
+            worker_init_fn=_start_worker if self.workers else None,
+            multiprocessing_context=self.start_method if self.workers else None,
+            pin_memory=self.pin,
+            generator=torch.Generator(),  # its own, so that no global draw depends on how many epochs began
+        )
+
+    def _say_what_is_unknown(self) -> None:
+        cut = any(how.whole is not None for how in self._drawn.images.values())
+        if cut and self.store is not None and self.store.shapes is None:
+            log.warning(
+                "store: it does not know how large its pictures were, so that views are cut as if they had been %dx%d. "
+                "Make it again: tbps prepare-data NAME --decode %dx%d",
+                *self.size,
+                *self.size,
+            )
+
+    def __len__(self) -> int:
+        """Iterations of the first epoch; of every epoch with the random sampler."""
+        return self.iterations(0)
+
+    def iterations(self, epoch: int) -> int:
+        """Iterations of one epoch."""
+        if self.sampler != "random":
+            return len(self.batches(epoch))
+        count = self._count()
+        kept = count % self.batch > 0 and not (self.drop_last and count > self.batch)
+        return count // self.batch + kept
+
+    def batches(self, epoch: int) -> list[Order]:
+        """The captions of every global batch of an epoch, in order."""
+        if self.sampler == "random":
+            return samplers.random_batches(self._count(), self.batch, self.seed, epoch, drop_last=self.drop_last)
+        return self._identity_batches(self.split.caption_class[: self._count()], epoch)
+
+    def _identity_batches(self, person: Order, epoch: int) -> list[Order]:
+        if self.sampler == "identity":
+            return samplers.identity_batches(
+                person, self.batch, self.per_identity, self.seed, epoch, drop_last=self.drop_last
+            )
+        permutation = samplers.random_order(len(person), self.seed, epoch)
+        rng = random.Random(f"{self.seed}/{epoch}")
+        return samplers.chunk_batches(person, permutation, self.batch, self.per_identity, rng)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from iteration `start` on, exactly as an uninterrupted epoch has them."""
+        self._plan.works = list(self._works(number))[start:]
+        try:
+            for work, made in zip(self._plan.works, self._torch_loader, strict=True):
+                yield self._received(made, work.whole)
+        except RuntimeError as error:
+            self.close()
+            raise _worker_error(error, self.workers) from None
+        except TbpsError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the worker processes now; the next epoch starts new ones.
+
+        Left to the garbage collector after an error, their queues may go first, and the main process then
+        waits seconds for each of them.
+        """
+        iterator = getattr(self._torch_loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+            self._torch_loader._iterator = None
+
+    def _works(self, epoch: int) -> Iterator[Work]:
+        seen: Counter[int] = Counter()
+        for rows in self.batches(epoch):
+            repeats = []
+            for caption in rows.tolist():
+                repeats.append(seen[caption])
+                seen[caption] += 1
+            # fewer rows than ranks: each takes all of them, since none can embed nothing
+            whole = len(rows) < self.world
+            mine = slice(None) if whole else samplers.share_of(rows, self.rank, self.world)
+            yield Work(epoch, rows[mine].tolist(), repeats[mine], whole)
+
+    def _received(self, made: Made, whole: bool) -> Batch:
+        if "error" in made:
+            raise made["error"]
+        self._count_truncated(made.pop("truncated"))
+        if self.painter is not None:
+            hows = self._drawn.images
+            made["images"] = {name: self.painter(plan, hows[name]) for name, plan in made["images"].items()}
+        return Batch(**made, whole=whole)
+
+    def _count_truncated(self, pictures: Sequence[int]) -> None:
+        fresh = [picture for picture in pictures if picture not in self.truncated]
+        if fresh and not self.truncated:
+            log.warning("data: %s ends early and is used as far as it goes, as the papers do", self._path(fresh[0]))
+        self.truncated.update(fresh)
+
+    def _path(self, picture: int) -> Path:
+        return self.split.paths[picture]
+
+    def _count(self) -> int:
+        return len(self.split) if self.limit is None else min(self.limit, len(self.split))
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _start_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the main process
+
+
+def _worker_error(error: RuntimeError, workers: int) -> Exception:
+    """A worker that the system killed, as something a user can act on; other errors stay themselves."""
+    if workers and "DataLoader worker" in str(error):
+        return DataError(
+            f"a process that reads pictures was ended by the system: {str(error).splitlines()[0]}",
+            "Memory is the usual reason (also /dev/shm in containers): set train.workers lower, or to 0.",
+        )
+    return error

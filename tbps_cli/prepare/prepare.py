@@ -1,0 +1,139 @@
+"""What `tbps prepare-data` does: bring a data set into place or draw it, then look at every file of it.
+
+The outcome is a `Report`: counts beside the official ones, what is missing, unreadable or there twice, what
+the audit found, where the pre-decoded pictures are. It is also written beside the data set's folder, so that
+somebody else can be shown what one has.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+from tbps_cli.data import exclusions
+from tbps_cli.data.layouts import find_layout, home_of, open_dataset
+from tbps_cli.data.layouts.benchmark import Layout
+from tbps_cli.data.types import Dataset
+from tbps_cli.errors import DataError, UsageError
+from tbps_cli.prepare.audit import audit, exclusion_list
+from tbps_cli.prepare.check import Phase, Report, check
+from tbps_cli.prepare.install import install
+from tbps_cli.prepare.store import build_store
+
+log = logging.getLogger("tbps")
+ALTERNATIVES = """\
+While you wait, without asking anybody:
+  tbps prepare-data synthetic     drawn here in a minute, any size (--identities 13003 is as large as CUHK-PEDES)
+  your own pictures               a CSV or JSONL file with image and caption: tbps train own --set data.name=FILE
+Sets by others that need no letter (read their terms first): SynTBPR (generated pictures; Hugging Face,
+Junesnow/SynTBPR) and WebPerson-5M (web pictures; Hugging Face, Kaichengalex/WebPerson-5M)."""
+
+
+class AbsentData(DataError):
+    """A data set that is not here; `access` says whom to ask, what to sign and what to expect."""
+
+    def __init__(self, layout: Layout, data_root: Path, found: DataError) -> None:
+        hint = f"When you have it: tbps prepare-data {layout.name} --source ARCHIVE-FOLDER-OR-ANNOTATION"
+        explained = (data_root / layout.folder / "caption_all.json").is_file()
+        super().__init__(found.message, found.hint if explained else hint)
+        self.layout = layout
+        self.access = f"{layout.access}\n\nExpected below {data_root}:\n{layout.tree}\n\n{ALTERNATIVES}"
+
+
+def prepare(
+    name: str,
+    data_root: Path,
+    *,
+    source: Path | None = None,
+    audited: bool = False,
+    decode: tuple[int, int] | None = None,
+    identities: int | None = None,
+    seed: int | None = None,
+    phase: Phase = lambda title: nullcontext(),
+) -> Report:
+    """Bring a data set into place if asked to, check it, and write the report beside it.
+
+    decode: height and width of the pre-decoded pictures to make.
+    Raises AbsentData when it is not there, DataError when it is broken.
+    """
+    layout = find_layout(name)
+    _check_options(name, layout, source, identities, seed)
+    if layout and layout.name == "synthetic":
+        _draw(data_root / layout.folder, identities, seed, phase)
+    elif layout and source:
+        with phase(f"unpacking {source.name}") as progress:
+            install(layout, source, data_root, progress)
+    if layout:
+        _require(layout, data_root)
+    dataset = open_dataset(name, data_root)
+    report, hash_of = check(dataset, layout.counts if layout else {}, phase)
+    base = home_of(layout, data_root).absolute() if layout else data_root.absolute() / dataset.name
+    if audited:
+        _audit(report, dataset, hash_of, base)
+    if decode:
+        with phase(f"decoding to {decode[0]} x {decode[1]}") as progress:
+            paths = [dataset.path_of(picture) for picture in dataset.pictures]
+            report.store = build_store(dataset.root, paths, decode, progress=progress)[0].folder
+    _write_report(report, base)
+    return report
+
+
+def _check_options(
+    name: str, layout: Layout | None, source: Path | None, identities: int | None, seed: int | None
+) -> None:
+    drawn = layout is not None and layout.name == "synthetic"
+    if source and (drawn or layout is None):
+        raise UsageError(
+            f"--source does not go with {name}.", "It brings cuhk-pedes, icfg-pedes or rstpreid into place."
+        )
+    if not drawn and (identities is not None or seed is not None):
+        raise UsageError(f"--identities and --seed do not go with {name}.", "They are for: tbps prepare-data synthetic")
+
+
+def _require(layout: Layout, data_root: Path) -> None:
+    try:
+        home_of(layout, data_root)
+    except DataError as error:
+        raise AbsentData(layout, data_root, error) from None
+
+
+def _draw(folder: Path, identities: int | None, seed: int | None, phase: Phase) -> None:
+    """Draw the synthetic set, unless it is there; stated numbers other than its own draw it anew."""
+    from tbps_cli.synthetic import build
+
+    stated = identities is not None or seed is not None
+    wanted = {"identities": build.DEFAULT_IDENTITIES if identities is None else identities, "seed": seed or 0}
+    if build.is_built(folder, **wanted) or (not stated and (folder / "reid_raw.json").is_file()):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with phase("drawing persons") as progress:
+        build.build(folder, **wanted, progress=progress)
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def _audit(report: Report, dataset: Dataset, hash_of: dict[str, str], base: Path) -> None:
+    report.findings = audit(dataset, hash_of)
+    listed = exclusion_list(report.findings)
+    report.exclude = base.with_name(f"{base.name}.exclude.jsonl")
+    report.excluded = len(listed)
+    report.exclude.parent.mkdir(parents=True, exist_ok=True)
+    exclusions.write(report.exclude, listed)
+
+
+def _write_report(report: Report, base: Path) -> None:
+    """DATA_ROOT/FOLDER.report.json; a data root that cannot be written to costs the file, not the check."""
+    place = base.with_name(f"{base.name}.report.json")
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    report.file = place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(report.document(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(place)
+    except OSError as error:
+        report.file = None
+        log.warning("data: the report was not written: %s", error)

@@ -1,0 +1,195 @@
+"""Writes a synthetic data set: pictures below `imgs/` and `reid_raw.json`, as CUHK-PEDES has them.
+
+Every identity is drawn from its own generators, so the bytes do not depend on the number of
+processes. The set is drawn in a folder beside the final one and moved into place when complete: an
+interrupted build leaves nothing that looks finished, and a folder that we did not write is never
+replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbps_cli.errors import DataError, UsageError
+from tbps_cli.synthetic.camera import CAMERAS, Studio
+from tbps_cli.synthetic.captions import describe, visible
+from tbps_cli.synthetic.person import Person, people
+
+DEFAULT_IDENTITIES = 1760
+"""1,490 persons to train on, 135 each for val and test: drawn in under a minute on two cores."""
+
+VERSION = 1
+"""Raised when the same seed gives other bytes."""
+
+Record = dict[str, Any]
+Progress = Callable[[int, int], None]
+
+_PICTURES = ((2, 3, 4, 5), (0.25, 0.47, 0.22, 0.06))
+_CHUNK = 16
+
+
+def split_sizes(identities: int) -> dict[str, int]:
+    """Persons in each split: CUHK-PEDES' shares (11003, 1000, 1000 of 13003); small sets hold out more."""
+    held = max(round(identities * 1000 / 13003), min(identities // 4, 20))
+    return {"train": identities - 2 * held, "val": held, "test": held}
+
+
+def build(
+    folder: Path, *, identities: int, seed: int, progress: Progress | None = None, workers: int | None = None
+) -> None:
+    """Draw a data set into `folder`; the same arguments give the same bytes.
+
+    progress: called with (persons done, persons in all).
+    workers: processes; None takes the cores of this machine for a large set and this process for a
+    small one. Raises UsageError for too few persons, DataError for a folder that holds other files.
+    """
+    if identities < 4:
+        raise UsageError(f"--identities {identities}: a data set needs at least 4 persons.", "Try --identities 200.")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: a seed is 0 or more.")
+    _refuse_foreign(folder)
+    folder = folder.resolve()
+    draft = folder.with_name(f".{folder.name}.drawing")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _fill(draft, identities, seed, progress, _workers(workers, identities))
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    except OSError as error:
+        hint = "Free some space (about 6 KB a picture), or choose another --data-root."
+        raise DataError(f"{folder} cannot be written: {error.strerror or error}.", hint) from error
+    except BrokenProcessPool as error:
+        hint = "Free some memory; a script of your own must call this under `if __name__ == '__main__':`."
+        raise DataError(f"{folder}: a drawing process died.", hint) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fill(draft: Path, identities: int, seed: int, progress: Progress | None, workers: int) -> None:
+    """Draw everything, the record last."""
+    for camera in CAMERAS:
+        (draft / "imgs" / f"cam_{camera.name}").mkdir(parents=True)
+    records: list[Record] = []
+    for count, chunk in enumerate(_draw(draft, identities, seed, workers), start=1):
+        records += chunk
+        if progress:
+            progress(min(count * _CHUNK, identities), identities)
+    _write_json(draft / "reid_raw.json", records)
+    _write_json(draft / "about.json", about(identities, seed))
+
+
+def about(identities: int, seed: int) -> Record:
+    """What `about.json` of such a set says; equal documents mean equal bytes."""
+    return {"made_by": "tbps prepare-data synthetic", "version": VERSION, "identities": identities, "seed": seed}
+
+
+def is_built(folder: Path, *, identities: int, seed: int) -> bool:
+    """Whether `folder` already holds exactly this set."""
+    return _read_about(folder) == about(identities, seed)
+
+
+def _read_about(folder: Path) -> Record | None:
+    try:
+        document = json.loads((folder / "about.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists():
+        return
+    ours = (_read_about(folder) or {}).get("made_by") == about(0, 0)["made_by"]
+    if not folder.is_dir() or (any(folder.iterdir()) and not ours):
+        raise DataError(f"{folder} holds files that tbps did not draw.", "Choose another --data-root, or move it away.")
+
+
+def _workers(workers: int | None, identities: int) -> int:
+    if workers is not None:
+        return max(1, workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if identities < 200 else min(cores, 16)
+
+
+def _draw(draft: Path, identities: int, seed: int, workers: int) -> Iterator[list[Record]]:
+    """The records of each chunk of persons, in order."""
+    sizes = split_sizes(identities)
+    splits = [name for name, size in sizes.items() for _ in range(size)]
+    everyone = people(identities, seed, [0, sizes["train"], sizes["train"] + sizes["val"]])
+    chunks = [
+        (str(draft), seed, [(k, splits[k], everyone[k]) for k in range(start, min(start + _CHUNK, identities))])
+        for start in range(0, identities, _CHUNK)
+    ]
+    if workers == 1:
+        _start(seed)
+        yield from map(_draw_chunk, chunks)
+        return
+    # spawn: the caller may hold threads (torch, a progress bar), which forking would break
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(seed,)) as pool:
+        yield from pool.map(_draw_chunk, chunks)
+
+
+_studio: list[Studio] = []
+
+
+def _start(seed: int) -> None:
+    """Give this process its scenes."""
+    _studio[:] = [Studio(seed)]
+
+
+def _start_worker(seed: int) -> None:
+    """A process of the pool: it leaves Ctrl-C to the one that the user started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _start(seed)
+
+
+def _draw_chunk(task: tuple[str, int, list[tuple[int, str, Person]]]) -> list[Record]:
+    folder, seed, persons = task
+    return [
+        record for number, split, person in persons for record in _portray(Path(folder), seed, number, split, person)
+    ]
+
+
+def _portray(folder: Path, seed: int, number: int, split: str, person: Person) -> Iterator[Record]:
+    """Take, describe and write all pictures of one person, each by another camera."""
+    rng = np.random.default_rng((seed, number, 2**31))
+    counts, shares = _PICTURES
+    cameras = rng.permutation(len(CAMERAS))[: int(rng.choice(counts, p=shares))]
+    for k, which in enumerate(cameras):
+        camera = CAMERAS[which]
+        shot = _studio[0].take(person, camera, rng)
+        path = f"cam_{camera.name}/{number + 1:05d}_{k}.jpg"
+        (folder / "imgs" / path).write_bytes(shot.jpeg)
+        said = [describe(person, shot, rng) for _ in range(2)]
+        yield {
+            "split": split,
+            "id": number + 1,
+            "file_path": path,
+            "captions": [one.text for one in said],
+            "processed_tokens": [_tokens(one.text) for one in said],
+            "camera": camera.name,
+            "attributes": sorted(person.attributes),
+            "visible": sorted(visible(person, shot)),
+            "named": [sorted(one.named) for one in said],
+        }
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, separators=(",", ":")) + "\n", "utf-8")

@@ -1,0 +1,319 @@
+"""Batches: what is in them, and what they do not depend on."""
+
+import random
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from support.sets import cuhk_records, save_picture, write_set
+
+from tbps_cli.augment.exact import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Draws, Flip, augment
+from tbps_cli.data.images import UnreadableImage, read_image
+from tbps_cli.data.layouts import open_dataset
+from tbps_cli.errors import DataError
+from tbps_cli.loading.loader import Loader
+from tbps_cli.loading.noise import add_noise, draw_index
+from tbps_cli.prepare.store import build_store, open_store, store_folder
+from tbps_cli.text.masking import mask_words
+
+SIZE = (24, 8)
+
+
+@dataclass(frozen=True)
+class ToyViews:
+    images: dict = field(default_factory=lambda: {"image": CLIP_TRAIN})
+    masked: bool = False
+    augment_text: str | None = None
+    text_options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ToyTokenizer:
+    """A letter a token; nothing of CLIP is needed to see what the loader does."""
+
+    context: int = 40
+    mask_id: int = 900
+
+    def __call__(self, texts, *, query=False):
+        rows = np.zeros((len(texts), self.context), np.int64)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [901, *(ord(letter) for letter in text[: self.context - 2]), 902]
+            row[: len(ids)] = ids
+        return rows
+
+    def describe(self):
+        return {"kind": "toy"}
+
+
+def loader(split, views=None, **options):
+    options = {"batch": 5, "seed": 3, **options}
+    return Loader(split, views or ToyViews(), ToyTokenizer(), SIZE, **options)
+
+
+def parts(batch):
+    return {
+        **batch.images,
+        **batch.tokens,
+        "person": batch.person_B,
+        "picture": batch.picture_B,
+        "sample": batch.sample_B,
+    }
+
+
+def same(first, second):
+    first, second = [parts(batch) for batch in first], [parts(batch) for batch in second]
+    return len(first) == len(second) and all(
+        one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+        for one, two in zip(first, second, strict=True)
+    )
+
+
+def test_a_batch_holds_the_pictures_captions_and_numbers_of_its_samples(split):
+    batches = list(loader(split).epoch(0))
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    for batch in batches:
+        for row, sample in enumerate(batch.sample_B.tolist()):
+            picture = int(split.caption_picture[sample])
+            image = augment(read_image(split.paths[picture]), SIZE, CLIP_TRAIN, Draws.of(3, 0, sample, "image"))
+            assert torch.equal(batch.images["image"][row], image)
+            assert batch.picture_B[row] == picture and batch.person_B[row] == split.class_of[picture]
+            assert batch.tokens["text"][row, 1] == ord(split.captions[sample][0])
+    assert sorted(torch.cat([batch.sample_B for batch in batches]).tolist()) == list(range(12))
+
+
+def test_an_epoch_continues_where_it_stopped(split):
+    whole = list(loader(split).epoch(1))
+    assert same(list(loader(split).epoch(1, start=1)), whole[1:])
+    assert list(loader(split).epoch(1, start=3)) == []
+
+
+def test_epochs_and_seeds_differ(split):
+    one = loader(split)
+    assert same(one.epoch(0), one.epoch(0))
+    assert not same(one.epoch(0), one.epoch(1))
+    assert not same(one.epoch(0), loader(split, seed=4).epoch(0))
+
+
+def test_nothing_depends_on_global_random_state(split):
+    torch.manual_seed(0)
+    first = list(loader(split).epoch(0))
+    torch.manual_seed(5)
+    random.seed(5)
+    before = torch.get_rng_state()
+    assert same(first, loader(split).epoch(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_worker_processes_change_nothing(split):
+    views = ToyViews(
+        {"image": CLIP_TRAIN, "second": POOL_TRAIN, "third": SIMCLR_TRAIN}, masked=True, augment_text="vary"
+    )
+    here, there = loader(split, views), loader(split, views, workers=2)
+    for epoch, start in ((0, 0), (1, 1)):
+        assert same(here.epoch(epoch, start), there.epoch(epoch, start))
+
+
+def test_an_epoch_that_was_left_does_not_leak_into_the_next(split):
+    there = loader(split, workers=1)
+    next(there.epoch(0))
+    assert same(loader(split).epoch(1), there.epoch(1))
+
+
+def test_a_closed_loader_can_be_used_again(split):
+    there = loader(split, workers=1)
+    next(there.epoch(0))
+    there.close()
+    there.close()
+    assert same(loader(split).epoch(1), there.epoch(1))
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_change_nothing(split):
+    assert same(loader(split).epoch(0), loader(split, workers=1, start_method="spawn").epoch(0))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_see_together_what_one_device_would(split, world):
+    whole = list(loader(split, batch=6).epoch(0))
+    ranks = [list(loader(split, batch=6, rank=rank, world=world).epoch(0)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        joined = {name: torch.cat([parts(rank[step])[name] for rank in ranks]) for name in parts(batch)}
+        assert all(torch.equal(joined[name], tensor) for name, tensor in parts(batch).items())
+
+
+def test_a_rest_of_fewer_rows_than_ranks_is_whole_on_each(split):
+    alone = list(loader(split, batch=11).epoch(0))
+    for rank in (0, 1):
+        first, rest = loader(split, batch=11, rank=rank, world=2).epoch(0)
+        assert (first.whole, rest.whole) == (False, True) and len(first) + rank == 6 and len(rest) == 1
+        assert all(torch.equal(parts(rest)[name], tensor) for name, tensor in parts(alone[1]).items())
+    assert len(loader(split, batch=11, world=2)) == len(loader(split, batch=11)) == 2
+    with pytest.raises(DataError, match="less than one pair for each of 3"):
+        loader(split, batch=2, world=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [({}, 3), ({"drop_last": True}, 2), ({"limit": 4}, 1), ({"batch": 50, "drop_last": True}, 1)]
+)
+def test_the_declared_length_is_the_real_one(options, count, split):
+    one = loader(split, **options)
+    assert len(one) == len(list(one.epoch(0))) == count
+
+
+def test_views_are_independent_draws_from_the_same_picture(split):
+    batch = next(loader(split, ToyViews({"image": CLIP_TRAIN, "second": CLIP_TRAIN})).epoch(0))
+    assert not torch.equal(batch.images["image"], batch.images["second"])
+
+
+def test_without_augmentation_only_the_flip_is_left(split):
+    batch = next(loader(split, augmented=False).epoch(0))
+    for row, sample in enumerate(batch.sample_B.tolist()):
+        draws = Draws.of(3, 0, sample, "image")
+        image = read_image(split.paths[int(batch.picture_B[row])])
+        assert torch.equal(batch.images["image"][row], augment(image, SIZE, Augment((Flip(0.5),)), draws))
+
+
+def test_masked_captions_come_with_their_labels_beside_the_whole_ones(split):
+    batch = next(loader(split, ToyViews(masked=True)).epoch(0))
+    tokens = ToyTokenizer()([split.captions[sample] for sample in batch.sample_B.tolist()])
+    assert np.array_equal(batch.tokens["text"].numpy(), tokens)
+    for row, sample in enumerate(batch.sample_B.tolist()):
+        expected = mask_words(tokens[row].tolist(), Draws.of(3, 0, sample, "mask").python, mask=900, first_special=900)
+        assert (batch.tokens["masked"][row].tolist(), batch.tokens["label"][row].tolist()) == expected
+
+
+def test_captions_are_rewritten_by_name(split):
+    split.back_translations = [f"BACK {number}" for number in range(len(split))]
+    always = ToyViews(augment_text="rewrite", text_options={"back_translation": 1.0, "deletion": 0.0})
+    never = ToyViews(augment_text="rewrite", text_options={"back_translation": 0.0, "deletion": 0.0})
+    assert chr(next(loader(split, always).epoch(0)).tokens["text"][0, 1]) == "b"
+    assert chr(next(loader(split, never).epoch(0)).tokens["text"][0, 1]) in "ps"
+
+
+def test_ids_are_varied_by_name(split):
+    varied = next(loader(split, ToyViews(augment_text="vary")).epoch(0)).tokens["text"]
+    plain = next(loader(split).epoch(0)).tokens["text"]
+    assert not torch.equal(varied, plain) and bool((varied[:, 0] == 901).all())
+
+
+def test_a_caption_drawn_twice_in_an_epoch_is_seen_twice_differently(tmp_path):
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(3, 1, 1), pictures=1))
+    split = open_dataset("cuhk-pedes", tmp_path).split("train")
+    batch = next(loader(split, batch=12, sampler="identity", per_identity=4).epoch(0))
+    assert len(set(batch.sample_B.tolist())) < 12
+    assert len({row.numpy().tobytes() for row in batch.images["image"]}) > 6
+
+
+@pytest.mark.parametrize("name", ["identity", "identity-chunks"])
+def test_identity_samplers_fill_batches_with_groups(name, split):
+    one = loader(split, batch=8, sampler=name)
+    batches = list(one.epoch(0))
+    assert len(batches) == one.iterations(0) >= 1
+    assert all(len(set(batch.person_B[:4].tolist())) == 1 for batch in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_stops_training_with_its_path(workers, split):
+    split.paths[2].write_bytes(b"broken")
+    with pytest.raises(UnreadableImage, match=r"002_0\.png") as caught:
+        list(loader(split, workers=workers).epoch(0))
+    assert caught.value.hint
+
+
+def test_missing_pictures_are_said_before_the_first_batch(split):
+    split.paths[0].unlink()
+    with pytest.raises(DataError, match="cuhk-pedes: 1 of 6 pictures are missing"):
+        loader(split)
+
+
+def test_truncated_pictures_are_used_counted_and_named_once(split, caplog):
+    for path in split.paths[:2]:
+        path.write_bytes(path.read_bytes()[:-200])
+    one = loader(split, workers=1)
+    list(one.epoch(0))
+    list(one.epoch(1))
+    assert one.truncated == {0, 1}
+    assert len([record for record in caplog.records if "ends early" in record.message]) == 1
+
+
+# The store and the noise that stand beside the loader ------------------------------------------
+
+
+def test_training_from_the_store_is_bit_identical_to_training_from_files(split):
+    store, failed = build_store(split.root, split.paths, SIZE)
+    assert failed == [] and store.pixels.shape == (6, *SIZE, 3)
+    opened = open_store(split.root, SIZE, "bilinear", split.paths)
+    views = ToyViews({"image": CLIP_TRAIN, "second": SIMCLR_TRAIN})
+    for workers in (0, 1):
+        assert same(loader(split, views).epoch(0), loader(split, views, store=opened, workers=workers).epoch(0))
+    assert np.array_equal(np.asarray(opened.picture(split.paths[3])), opened.pixels[3])
+
+
+def test_a_store_is_used_only_while_its_pictures_are_unchanged(split, caplog):
+    assert open_store(split.root, SIZE, "bilinear", split.paths) is None and not caplog.records
+    build_store(split.root, split.paths[1:], SIZE)
+    assert open_store(split.root, SIZE, "bilinear", split.paths[1:]) is not None
+    assert open_store(split.root, SIZE, "bilinear", split.paths) is None
+    assert "1 pictures are new or changed" in caplog.text
+    assert open_store(split.root, (48, 16), "bilinear", split.paths) is None
+    save_picture(split.paths[3], seed=99)
+    assert open_store(split.root, SIZE, "bilinear", split.paths[1:]) is None
+
+
+def test_a_damaged_store_is_not_used(split):
+    build_store(split.root, split.paths, SIZE)
+    folder = store_folder(split.root, SIZE, "bilinear")
+    assert folder.name == "CUHK-PEDES.24x8-bilinear.store"
+    for name, content in (("pixels.u8", b"short"), ("manifest.json", b"{}")):
+        (folder / name).write_bytes(content)
+        assert open_store(split.root, SIZE, "bilinear", split.paths) is None
+
+
+def test_a_store_leaves_out_what_cannot_be_read_and_leaves_nothing_half_done(split, monkeypatch):
+    split.paths[2].write_bytes(b"broken")
+    seen = []
+    store, failed = build_store(split.root, split.paths, SIZE, progress=lambda done, total: seen.append((done, total)))
+    assert [error.path for error in failed] == [split.paths[2]] and len(store.rows) == 5
+    assert seen[-1] == (6, 6)
+    assert [entry.name for entry in split.root.parents[1].iterdir() if entry.name.startswith(".")] == []
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100})())
+    with pytest.raises(DataError, match="the store needs"):
+        build_store(split.root, split.paths, SIZE)
+
+
+def test_noise_moves_captions_and_leaves_persons_and_pictures(split, tmp_path):
+    noisy, index = add_noise(split, 0.5)
+    assert sorted(index.tolist()) == list(range(12)) and 0 < (index != np.arange(12)).sum() <= 6
+    assert noisy.captions == [split.captions[other] for other in index]
+    assert noisy.caption_person == split.caption_person
+    np.save(tmp_path / "noise.npy", index)
+    assert add_noise(split, 0.5, tmp_path / "noise.npy")[0].captions == noisy.captions
+    assert np.array_equal(draw_index(1000, 0.0), np.arange(1000))
+    assert 180 <= (draw_index(1000, 0.2) != np.arange(1000)).sum() <= 200
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        (np.arange(11), "is for 11 training captions, this split has 12"),
+        (np.zeros(12, int), "no permutation"),
+        (np.zeros(12), "no list of whole numbers"),
+        (np.array([None]), "no index file"),
+    ],
+)
+def test_a_noise_file_that_does_not_fit_is_refused(index, said, split, tmp_path):
+    np.save(tmp_path / "noise.npy", index, allow_pickle=True)
+    with pytest.raises(DataError, match=said):
+        add_noise(split, 0.2, tmp_path / "noise.npy")
+
+
+def test_a_noise_file_of_another_rate_is_refused(split, tmp_path):
+    np.save(tmp_path / "noise.npy", np.roll(np.arange(12), 1))
+    with pytest.raises(DataError, match=r"moves 100% of the captions, but data\.noise_rate is 20%"):
+        add_noise(split, 0.2, tmp_path / "noise.npy")
+    assert add_noise(split, 0.9, tmp_path / "noise.npy")[0].captions[0] == split.captions[11]
+
+
+def test_a_split_can_be_changed_without_touching_the_data_set(split):
+    assert replace(split, captions=["x"] * 12).captions != split.captions

@@ -1,0 +1,39 @@
+"""Parameter counts at full size are the specification's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tbps_cli.recipe.listing import count_parameters, entry
+from tbps_cli.recipe.load import load
+
+TOWERS = 149_617_664
+
+
+@pytest.mark.parametrize(
+    ("name", "everything"),
+    [
+        ("irra", 194_535_419),
+        ("irra-icfg-pedes", 190_482_206),
+        ("irra-rstpreid", 190_789_493),
+        ("clip", TOWERS),
+    ],
+)
+def test_parameter_counts_equal_the_published_models(name: str, everything: int) -> None:
+    counts = count_parameters(load(name))
+    assert (counts.all, counts.trained, counts.inference) == (everything, everything, TOWERS)
+
+
+def test_a_row_tells_paper_scores_and_protocol() -> None:
+    row = entry("irra").document()
+    assert (row["R1"], row["mAP"], row["selected_on"], row["venue"]) == (73.38, 66.13, "test", "CVPR")
+    assert entry("own").document()["R1"] is None
+
+
+def test_chance_is_what_resampled_captions_show() -> None:
+    """1,000 draws of 6,156 captions, each right with the published share."""
+    found = 100 * np.random.default_rng(0).binomial(6156, 0.7338, 1000) / 6156
+    low, high = np.quantile(found, [0.025, 0.975])
+    assert load("irra").published.chance(6156) == pytest.approx((high - low) / 2, rel=0.1)
+    assert entry("irra").document()["R1_chance"] == 1.1 and entry("own").chance is None
