@@ -1,4 +1,4 @@
-"""Text-based person search as a library: describe a pedestrian, get the pictures that fit, ranked.
+"""Text-based person search as a library: describe a pedestrian, get the images that fit, ranked.
 
     import tbps_cli
     model = tbps_cli.load("runs/irra-0001")

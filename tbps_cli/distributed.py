@@ -89,7 +89,7 @@ def _meeting(ranks: Ranks) -> Iterator[None]:
 
 
 @contextmanager
-def company() -> Iterator[None]:
+def readable_errors() -> Iterator[None]:
     """Turn the loss of another process into one line, instead of the transport's own words."""
     try:
         yield
@@ -116,23 +116,23 @@ def agreed(name: str, make: Callable[[], str]) -> str:
     return str(store.get(name).decode())
 
 
-_alone = False
+_local_only = False
 
 
 @contextmanager
-def alone(yes: bool = True) -> Iterator[None]:
+def local_only(yes: bool = True) -> Iterator[None]:
     """Inside, this process is one for itself: every rank holds the whole batch, and nothing is joined."""
-    global _alone
-    before, _alone = _alone, _alone or yes
+    global _local_only
+    before, _local_only = _local_only, _local_only or yes
     try:
         yield
     finally:
-        _alone = before
+        _local_only = before
 
 
 def sharing() -> bool:
     """Whether a batch is shared among several ranks now."""
-    return dist.is_initialized() and not _alone and dist.get_world_size() > 1
+    return dist.is_initialized() and not _local_only and dist.get_world_size() > 1
 
 
 def stop() -> None:
@@ -142,8 +142,8 @@ def stop() -> None:
 
 
 def current() -> Ranks:
-    """Which process this is in the group that was started; one alone when none was, or inside `alone`."""
-    if not dist.is_initialized() or _alone:
+    """Which process this is in the group that was started; one alone when none was, or inside `local_only`."""
+    if not dist.is_initialized() or _local_only:
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size(), environment().local)
 
@@ -154,7 +154,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def same(value: Any) -> Any:
+def broadcast_object(value: Any) -> Any:
     """Rank 0's value, on every rank (small picklable objects between our own processes)."""
     if not dist.is_initialized():
         return value
@@ -189,7 +189,7 @@ def row_counts(rows: int) -> list[int]:
     return [int(count) for count in every]
 
 
-def every(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """The tensors of all ranks, equal in shape, stacked in rank order: [ranks, ...], without gradient."""
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, tensor.contiguous())

@@ -29,7 +29,7 @@ class RecipeError(TbpsError):
 
 
 class DataError(TbpsError):
-    """A data set, picture or annotation file that is missing or broken."""
+    """A data set, image or annotation file that is missing or broken."""
 
 
 class WeightsError(TbpsError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 KINDS = "features", "indexes", "weights"
-"""The folders below the cache that are ours: embedded pictures, searched folders, downloads."""
+"""The folders below the cache that are ours: embedded images, searched folders, downloads."""
 
 _DAY = 86_400.0
 

@@ -26,7 +26,7 @@ class Batch:
     images: view name -> float32 [B, C, H, W], normalised; every method has at least "image".
     tokens: text view name -> int64 [B, T]; at least "text"; masking adds "masked" and "label".
     person_B: class of the identity among the training persons, int64, 0..identities-1.
-    picture_B: running number of the training picture, int64; captions of one picture share it.
+    image_B: running number of the training image, int64; captions of one image share it.
     sample_B: position of the caption in the training list, int64.
     whole: on several ranks each usually has its share; a rest of fewer pairs than ranks is whole on each.
     """
@@ -34,7 +34,7 @@ class Batch:
     images: dict[str, Tensor]
     tokens: dict[str, Tensor]
     person_B: Tensor
-    picture_B: Tensor
+    image_B: Tensor
     sample_B: Tensor
     whole: bool = False
 
@@ -48,7 +48,7 @@ class Batch:
             {name: change(value) for name, value in self.images.items()},
             {name: change(value) for name, value in self.tokens.items()},
             change(self.person_B),
-            change(self.picture_B),
+            change(self.image_B),
             change(self.sample_B),
             self.whole,
         )
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is built for: the picture size in pixels, and how many persons and captions train it."""
+    """What a method is built for: the image size in pixels, and how many persons and captions train it."""
 
     image_size: tuple[int, int]
     identities: int = 0
@@ -114,7 +114,7 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture of an answer. `score` is the cosine unless the document says otherwise."""
+    """One image of an answer. `score` is the cosine unless the document says otherwise."""
 
     rank: int
     path: str

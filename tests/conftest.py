@@ -8,7 +8,7 @@ from tbps_cli.data.layouts import open_dataset
 
 @pytest.fixture
 def cuhk(tmp_path):
-    """A data root that holds a CUHK-PEDES of 7 persons, 14 pictures and 28 captions."""
+    """A data root that holds a CUHK-PEDES of 7 persons, 14 images and 28 captions."""
     write_set(tmp_path / "CUHK-PEDES", cuhk_records())
     return tmp_path
 

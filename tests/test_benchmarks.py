@@ -63,9 +63,9 @@ def test_the_text_benchmark_compares_equal_features(capsys):
     assert "largest relative difference" in said and said.count("\n") == 7
 
 
-def test_the_usual_pictures_and_ours_are_the_same_but_for_their_draws(tmp_path):
+def test_the_usual_images_and_ours_are_the_same_but_for_their_draws(tmp_path):
     data = benchmark("data")
-    split = data.write_pictures(tmp_path, 5)
+    split = data.write_images(tmp_path, 5)
     assert {path.suffix for path in split.paths} == {".png", ".jpg"}
     usual, tokens = next(iter(data.usual_loader(split, 5, 0)))
     assert usual.shape == (5, 3, *data.SIZE) and tokens.shape == (5, 77)
@@ -76,13 +76,13 @@ def test_the_usual_pictures_and_ours_are_the_same_but_for_their_draws(tmp_path):
 
 @pytest.mark.parametrize("views", ["irra", "tbps_clip"])
 def test_the_data_benchmark_names_every_way(views, capsys):
-    assert benchmark("data").main(words(views=views, pictures=8, batch=4, rounds=1, workers=0)) == 0
+    assert benchmark("data").main(words(views=views, images=8, batch=4, rounds=1, workers=0)) == 0
     said = capsys.readouterr().out
     for way in ("the usual way", "ours, exact, from files", "ours, exact, decoded before", "ours, whole batches"):
         assert way in said
 
 
-def test_curves_become_a_picture_that_a_browser_reads():
+def test_curves_become_an_image_that_a_browser_reads():
     scaling = benchmark("scaling")
     drawn = scaling.plot({"a step": [(4, 0.1), (8, 0.19), (16, 0.5)], "memory": [(4, 100.0), (16, 90.0)]})
     root = ET.fromstring(drawn)
@@ -147,7 +147,7 @@ def test_the_usual_training_step_computes_every_place_and_puts_everything_back(t
     losses = way.step(batch)
     assert set(losses) == {"sdm", "identity", "masked"} and all(isinstance(value, float) for value in losses.values())
     assert any(not torch.equal(*pair) for pair in zip(before, bench.method.parameters(), strict=True))
-    # one block of pictures, the text tower twice, words that look at the picture, four blocks above
+    # one block of images, the text tower twice, words that look at the image, four blocks above
     assert seen == [13, 77, 77, 77, *[77] * 4]
     assert torch.nn.functional.scaled_dot_product_attention is fused and usual.passes.used is used
     assert usual.passes.tokens_alone.__module__ == "tbps_cli.nn.features"
@@ -164,7 +164,7 @@ def test_the_usual_samples_are_drawn_as_often_as_wanted_and_masked(tiny):
     rows = {int(sample): row for row, sample in enumerate(made.sample_B)}
     for row, sample in enumerate(ours.sample_B.tolist()):
         assert torch.equal(ours.tokens["text"][row], made.tokens["text"][rows[sample]])
-        assert ours.person_B[row] == made.person_B[rows[sample]] and ours.picture_B[row] == made.picture_B[rows[sample]]
+        assert ours.person_B[row] == made.person_B[rows[sample]] and ours.image_B[row] == made.image_B[rows[sample]]
 
 
 def test_recipes_without_a_usual_way_say_why(tiny, capsys):

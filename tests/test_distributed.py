@@ -59,7 +59,7 @@ def small_messages(rank: int):
     distributed.average_gradients([parameter])
     distributed.barrier()
     flags = distributed.any_rank(rank == 1), distributed.any_rank(False)
-    return value, parameter.grad, flags, distributed.same({"rank": rank}), distributed.current().rank
+    return value, parameter.grad, flags, distributed.broadcast_object({"rank": rank}), distributed.current().rank
 
 
 def test_ranks_agree_on_values_flags_and_half_used_parameters(tmp_path) -> None:
@@ -72,7 +72,7 @@ def test_one_process_alone_needs_no_group() -> None:
     rows = torch.ones(2, 3)
     assert distributed.start().world == 1 and distributed.current().main
     assert distributed.gather(rows, [2]) is rows and distributed.row_counts(2) == [2]
-    assert distributed.any_rank(True) and distributed.same("x") == "x"
+    assert distributed.any_rank(True) and distributed.broadcast_object("x") == "x"
     distributed.barrier()
     distributed.stop()
 

@@ -164,7 +164,7 @@ def test_rich_and_typer_live_in_the_command_line_only() -> None:
     assert {name.split("/")[0] for name in users_of("rich", "typer")} == {"cli"}
 
 
-def test_h5py_is_used_in_two_places() -> None:
+def test_h5py_is_used_in_one_place() -> None:
     assert users_of("h5py") <= {"features/store.py", "search/galleries/hdf5.py"}
 
 
@@ -205,7 +205,7 @@ def test_nothing_above_the_methods_compares_with_the_name_of_one() -> None:
     known = set(methods.names())
     asking = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
-        for folder in ("engine", "retrieval", "search", "export", "web", "models", "recipe")
+        for folder in ("engine", "retrieval", "search", "export", "features", "models", "recipe")
         for path in (PACKAGE / folder).rglob("*.py")
         for node in nodes(path)
         if isinstance(node, ast.Compare)

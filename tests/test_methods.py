@@ -92,7 +92,7 @@ class Short:
 @pytest.fixture(scope="module", params=NAMES)
 def short(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Short]:
     folder = tmp_path_factory.mktemp(request.param)
-    root = write_colours(folder / "data", persons=(10, 2, 2), pictures=2)
+    root = write_colours(folder / "data", persons=(10, 2, 2), images=2)
     before: dict[str, Tensor] = {}
 
     def remembering(*given, **options):
@@ -154,7 +154,7 @@ def opened(folder: Path) -> Model:
     return model
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     rng = np.random.default_rng(7)
     colours = [("red", "blue"), ("white", "black"), ("green", "green"), ("black", "orange"), ("blue", "red")]
     return [draw(top, low, rng) for top, low in colours]
@@ -164,7 +164,7 @@ def pictures() -> list[Image.Image]:
 def test_an_embedding_is_the_same_alone_in_company_and_in_any_order(short: Short, side: str) -> None:
     model = opened(short.folder)
     assert model.batch_dependent is None, "the default form of a method must not depend on the batch"
-    items, encode = (SENTENCES, model.encode_texts) if side == "texts" else (pictures(), model.encode_images)
+    items, encode = (SENTENCES, model.encode_texts) if side == "texts" else (images(), model.encode_images)
     together = encode(items)
     assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
     rows = np.abs(together[:, None] - together[None]).max(2)
@@ -199,7 +199,7 @@ COURSES = {
     "textreid": Course(epochs=60, sets=()),
 }
 CHANCE = 100 / PERSONS[1]
-"""R@1 in percent when pictures are ranked at random: all persons of val have as many."""
+"""R@1 in percent when images are ranked at random: all persons of val have as many."""
 
 
 @pytest.fixture(scope="module")

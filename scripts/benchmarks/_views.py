@@ -1,4 +1,4 @@
-"""TBPS-CLIP's four views of a picture for `scripts/bench data --views tbps_clip`: ours, and with torchvision."""
+"""TBPS-CLIP's four views of an image for `scripts/bench data --views tbps_clip`: ours, and with torchvision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = (224, 224)
 
 
 def usual_four(size: tuple[int, int]) -> Callable[[Any], torch.Tensor]:
-    """A picture -> [4, 3, H, W]: two of six operations, the same drawn anew, and two self-supervised views."""
+    """An image -> [4, 3, H, W]: two of six operations, the same drawn anew, and two self-supervised views."""
     t = oracles.torchvision().transforms
     end = t.Normalize(IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"])
     pool = [
@@ -32,15 +32,15 @@ def usual_four(size: tuple[int, int]) -> Callable[[Any], torch.Tensor]:
             pixel = pool[chosen](pixel)
         return pixel
 
-    blur = t.Lambda(lambda picture: _blurred(picture, float(torch.empty(1).uniform_(0.1, 2.0))))
+    blur = t.Lambda(lambda image: _blurred(image, float(torch.empty(1).uniform_(0.1, 2.0))))
     strong = [t.RandomResizedCrop(size, (0.2, 1.0)), t.RandomApply([t.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)]
     strong += [t.RandomGrayscale(0.2), t.RandomApply([blur], 0.5), t.RandomHorizontalFlip(0.5), t.ToTensor(), end]
     pooled = t.Compose([t.Resize(size), t.ToTensor(), t.Lambda(two), end])
     four = pooled, pooled, t.Compose(strong), t.Compose(strong)
-    return lambda picture: torch.stack([view(picture) for view in four])
+    return lambda image: torch.stack([view(image) for view in four])
 
 
-def _blurred(picture: Any, radius: float) -> Any:
+def _blurred(image: Any, radius: float) -> Any:
     from PIL import ImageFilter
 
-    return picture.filter(ImageFilter.GaussianBlur(radius))
+    return image.filter(ImageFilter.GaussianBlur(radius))

@@ -1,11 +1,11 @@
-"""Pictures per second: the usual way to feed a training beside ours, in one run.
+"""Images per second: the usual way to feed a training beside ours, in one run.
 
-scripts/bench data [--views irra|tbps_clip] [--pictures N] [--rounds N] [--batch N] [--device cpu|cuda]
+scripts/bench data [--views irra|tbps_clip] [--images N] [--rounds N] [--batch N] [--device cpu|cuda]
 
-The usual way is the papers': every picture is opened, converted, resized, flipped, padded, cropped, normalised
+The usual way is the papers': every image is opened, converted, resized, flipped, padded, cropped, normalised
 and partly erased by torchvision in two worker processes; or made into TBPS-CLIP's four views, which count as four
-pictures. Ours are the exact way (same draws as the papers, from
-files or from pre-decoded pictures, in as many processes) and whole batches on the device. Pictures of the sizes
+images. Ours are the exact way (same draws as the papers, from
+files or from pre-decoded images, in as many processes) and whole batches on the device. Images of the sizes
 and formats of CUHK-PEDES are drawn into a temporary folder. The first epoch of each way is not timed; rounds then
 alternate between all of them, so that a busy machine slows them alike; the median round counts.
 """
@@ -34,12 +34,12 @@ import _machine
 import _views
 from support import oracles
 
-from tbps_cli.augment.batched import Painter
+from tbps_cli.augment.batched import BatchAugmenter
 from tbps_cli.augment.exact import CLIP_MEAN, CLIP_STD, CLIP_TRAIN
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.types import Split
 from tbps_cli.loading.loader import Loader
-from tbps_cli.prepare.store import build_store
+from tbps_cli.prepare.decode import build_store
 from tbps_cli.text.bpe import Bpe
 
 SIZE = (384, 128)
@@ -49,7 +49,7 @@ SHAPES = ((60, 160, "png"), (64, 128, "jpg"), (110, 290, "png"), (90, 220, "jpg"
 
 @dataclass(frozen=True)
 class Views:
-    """IRRA's pictures, or others; no masking, which the usual way below does not do either."""
+    """IRRA's images, or others; no masking, which the usual way below does not do either."""
 
     images: dict[str, Any] = field(default_factory=lambda: {"image": CLIP_TRAIN})
     masked: bool = False
@@ -57,21 +57,21 @@ class Views:
     text_options: dict[str, float] = field(default_factory=dict)
 
 
-def write_pictures(root: Path, count: int) -> Split:
-    """A training split of smooth noisy pictures with one caption each."""
+def write_images(root: Path, count: int) -> Split:
+    """A training split of smooth noisy images with one caption each."""
     rng, records = np.random.default_rng(0), []
     (root / "CUHK-PEDES" / "imgs").mkdir(parents=True)
     for number in range(count):
         name = f"{number:05}.{SHAPES[number % len(SHAPES)][2]}"
-        draw_picture(rng, number).save(root / "CUHK-PEDES" / "imgs" / name, quality=90)
+        draw_image(rng, number).save(root / "CUHK-PEDES" / "imgs" / name, quality=90)
         caption = f"The person number {number} wears a striped shirt, blue jeans and white sneakers."
         records.append({"split": "train", "id": number + 1, "file_path": name, "captions": [caption]})
     (root / "CUHK-PEDES" / "reid_raw.json").write_text(json.dumps(records), encoding="utf-8")
     return open_dataset("cuhk-pedes", root).split("train")
 
 
-def draw_picture(rng: np.random.Generator, number: int) -> Image.Image:
-    """A smooth noisy picture of one of the shapes, in turn."""
+def draw_image(rng: np.random.Generator, number: int) -> Image.Image:
+    """A smooth noisy image of one of the shapes, in turn."""
     width, height, _ = SHAPES[number % len(SHAPES)]
     down, across = np.mgrid[0:height, 0:width]
     waves = [120 + 70 * np.sin(across / (5 + c) + number) + 40 * np.cos(down / 19 + c) for c in range(3)]
@@ -89,12 +89,12 @@ class Usual(torch.utils.data.Dataset[Any]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        image = Image.open(self.split.paths[int(self.split.caption_picture[index])]).convert("RGB")
+        image = Image.open(self.split.paths[int(self.split.caption_image[index])]).convert("RGB")
         return self.transform(image), torch.from_numpy(self.tokenizer([self.split.captions[index]])[0])
 
 
 def usual_transform(size: tuple[int, int]) -> Callable[[Any], Any]:
-    """The papers' changes of a training picture, by torchvision."""
+    """The papers' changes of a training image, by torchvision."""
     t = oracles.torchvision().transforms
     steps = [t.Resize(size), t.RandomHorizontalFlip(0.5), t.Pad(10), t.RandomCrop(size), t.ToTensor()]
     steps += [t.Normalize(CLIP_MEAN, CLIP_STD), t.RandomErasing(scale=(0.02, 0.4), value=CLIP_MEAN)]
@@ -120,7 +120,7 @@ def passes(split: Split, options: argparse.Namespace, store: Any) -> dict[str, C
     files = Loader(split, views, Bpe(), store.size, **common)
     stored = Loader(split, views, Bpe(), store.size, store=store, **common)
     common["workers"] = 0
-    painter = Painter(store, split.paths, options.device)
+    painter = BatchAugmenter(store, split.paths, options.device)
     whole = Loader(split, views, Bpe(), store.size, store=store, painter=painter, **common)
     return {
         "the usual way": lambda number: iter(usual),
@@ -131,7 +131,7 @@ def passes(split: Split, options: argparse.Namespace, store: Any) -> dict[str, C
 
 
 def speed(batches: Iterator[Any], device: str) -> tuple[float, float]:
-    """Pictures a second over one epoch, by the clock and by the processor time of all our processes."""
+    """Images a second over one epoch, by the clock and by the processor time of all our processes."""
     started, count, busy = time.perf_counter(), 0, _machine.processor_seconds()
     for batch in batches:
         for image in batch.images.values() if hasattr(batch, "images") else batch[:1]:
@@ -143,7 +143,7 @@ def speed(batches: Iterator[Any], device: str) -> tuple[float, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("pictures", 1280), ("rounds", 5), ("batch", 64), ("workers", 2)):
+    for name, value in (("images", 1280), ("rounds", 5), ("batch", 64), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--views", default="irra", choices=["irra", "tbps_clip"])
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = SIZE if options.views == "irra" else _views.SIZE
     print(_machine.line(options.device))
     with tempfile.TemporaryDirectory() as folder:
-        split = write_pictures(Path(folder), options.pictures)
+        split = write_images(Path(folder), options.images)
         store = build_store(split.root, split.paths, size)[0]
         ways = passes(split, options, store)
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -161,10 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if number:  # the first epoch starts processes and fills caches
                     seen[name].append(figure)
     print(
-        f"{options.pictures} pictures of {size[0]} x {size[1]}, views of {options.views}, "
+        f"{options.images} images of {size[0]} x {size[1]}, views of {options.views}, "
         f"batches of {options.batch}, {options.workers} workers"
     )
-    print(f"{'':30}{'pictures/s':>12}{'x usual':>9}   {'a core-second':>14}{'x usual':>9}   lowest to highest round")
+    print(f"{'':30}{'images/s':>12}{'x usual':>9}   {'a core-second':>14}{'x usual':>9}   lowest to highest round")
     first: list[float] = []
     for name, figures in seen.items():
         clock, busy = (statistics.median(column) for column in zip(*figures, strict=True))
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         low, high = min(figures)[0], max(figures)[0]
         ratios = clock / first[0], busy / first[1]
         print(f"{name:30}{clock:12,.0f}{ratios[0]:9.1f}   {busy:14,.0f}{ratios[1]:9.1f}   {low:,.0f} to {high:,.0f}")
-    print("a core-second: pictures for each second that processors worked for us, whatever else they had to do")
+    print("a core-second: images for each second that processors worked for us, whatever else they had to do")
     return 0
 
 

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("queries", 6156), ("gallery", 3074), ("persons", 1000), ("embed", 512), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--icfg", action="store_true", help="19,848 captions and pictures of 946 persons")
+    parser.add_argument("--icfg", action="store_true", help="19,848 captions and images of 946 persons")
     options = parser.parse_args(argv)
     if options.icfg:
         options.queries, options.gallery, options.persons = 19848, 19848, 946
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds[name].append(scale * timed(work))
     median = {name: statistics.median(times) for name, times in seconds.items()}
 
-    sizes = f"{options.queries:,} captions x {options.gallery:,} pictures, {options.embed} wide"
+    sizes = f"{options.queries:,} captions x {options.gallery:,} images, {options.embed} wide"
     print(f"{sizes}, {options.persons:,} persons; median of {options.rounds} rounds")
     print(f"{torch.get_num_threads()} threads, numpy {np.__version__}, torch {torch.__version__}")
     for name, value in median.items():

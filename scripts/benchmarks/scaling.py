@@ -133,7 +133,7 @@ def over_processes(root: Path, rounds: int, batch: int = 16) -> None:
 
 
 def over_gallery(rounds: int) -> dict[str, Curve]:
-    """Every score of 2,000 captions against the pictures."""
+    """Every score of 2,000 captions against the images."""
     rng, rows, curve = np.random.default_rng(0), [], []
     for gallery in GALLERIES:
         text, image = (rng.standard_normal((count, 512), dtype=np.float32) for count in (2000, gallery))
@@ -148,7 +148,7 @@ def over_gallery(rounds: int) -> dict[str, Curve]:
         curve.append((float(gallery), middle))
         rows.append([f"{gallery:,}", f"{1000 * middle:.0f}", f"{1e9 * middle / gallery / 2000:.1f}"])
     print("Gallery, 2,000 captions, 512 numbers a vector:\n")
-    table(["pictures", "ms for all scores", "ns a pair"], rows)
+    table(["images", "ms for all scores", "ns a pair"], rows)
     return {"scores over gallery": curve}
 
 

@@ -3,7 +3,7 @@
 scripts/bench train [--device cpu|cuda] [--recipe NAME] [--batch N] [--steps N] [--full] [--usual PRECISION]...
                     [--no-usual] [--set KEY=VALUE]...
 
-The same parts as `tbps train` on pictures of CUHK-PEDES' sizes, drawn into a temporary folder and decoded before.
+The same parts as `tbps train` on images of CUHK-PEDES' sizes, drawn into a temporary folder and decoded before.
 On the CPU the towers are tiny unless --full. First a number of steps as they are, for the speed; then as many with
 a wait after every phase, for where the time goes. The work of a step is counted by PyTorch's flop counter. For a
 recipe with frozen towers the backward pass is timed again with everything trained.
@@ -45,9 +45,9 @@ import data
 from tbps_cli import distributed
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine import estimate, optim
-from tbps_cli.engine.setup import Parts, build_method, gather_parts
+from tbps_cli.engine.setup import Components, build_method, gather_parts
 from tbps_cli.engine.step import Stepper
-from tbps_cli.prepare.store import build_store
+from tbps_cli.prepare.decode import build_store
 from tbps_cli.recipe.load import load
 from tbps_cli.types import Batch, Step
 
@@ -62,7 +62,7 @@ def write_set(root: Path, pairs: int, size: tuple[int, int]) -> Path:
     folder.mkdir(parents=True)
     for number in range(pairs + 4):
         name = f"{number}.{data.SHAPES[number % len(data.SHAPES)][2]}"
-        data.draw_picture(rng, number).save(folder / name)
+        data.draw_image(rng, number).save(folder / name)
         words = np.clip(np.rint(rng.lognormal(np.log(23.5) - 0.33**2 / 2, 0.33)), 12, 96)
         caption = " ".join(rng.choice(WORDS, int(words)))
         split = "train" if number < pairs else ("val", "test")[number % 2]
@@ -80,7 +80,7 @@ class Bench:
     def __init__(self, root: Path, recipe: str, device: str, sets: Sequence[str], tower: dict[str, int] | None) -> None:
         tables = [f"method.tower.{key}={value}" for key, value in (tower or {}).items()]
         plan = load(recipe, ["data.name=cuhk-pedes", "method.weights=random", *tables, *sets])
-        self.parts: Parts = gather_parts(plan, data_root=root, device=device, workers=None, saved=None)
+        self.parts: Components = gather_parts(plan, data_root=root, device=device, workers=None, saved=None)
         self.method, _ = build_method(self.parts, None)
         self.recipe, self.device = self.parts.recipe, self.parts.device
         optimizer = optim.build(self.method, self.recipe.optim)

@@ -1,6 +1,6 @@
-"""Augmentation in batches on the device that trains, from pictures that were decoded once.
+"""Augmentation in batches on the device that trains, from images that were decoded once.
 
-The published pipelines read, resize and change one picture after the other in worker processes. Here
+The published pipelines read, resize and change one image after the other in worker processes. Here
 the bytes of a pre-decoded store lie on the device (or are fetched from its memory map), and a whole batch is
 changed at once: plain views in `device_paint.py`, TBPS-CLIP's in `device_views.py`. The numbers that they need are
 drawn on the CPU, vectorised, from the same per-sample seeds as the exact way (`device_draws.py`): they depend on
@@ -13,27 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps_cli.augment import batched_draws as device_draws
-from tbps_cli.augment.batched_draws import PICTURE
+from tbps_cli.augment.batched_draws import IMAGE
 from tbps_cli.augment.batched_paint import Buffers, paint_slices, paint_whole
 from tbps_cli.augment.batched_views import paint_operations
 from tbps_cli.augment.exact import Augment, Erase, Flip, PadCrop, PoolOfTwo, SimClr
-from tbps_cli.prepare.store import Store
 
 _SHARE_OF_MEMORY = 0.4
-"""Of what is free on the device, how much the pictures may take; the rest is for training."""
+"""Of what is free on the device, how much the images may take; the rest is for training."""
 
 
 def refusal(images: Mapping[str, Augment]) -> str | None:
     """Why these views cannot be drawn in batches; None when they can.
 
-    All of them must start from one resize of the picture. A view uses a flip, a padded crop and an erasing at most
-    once each, in this order; or it is made of TBPS-CLIP's pool, its cut of the whole picture and flips.
+    All of them must start from one resize of the image. A view uses a flip, a padded crop and an erasing at most
+    once each, in this order; or it is made of TBPS-CLIP's pool, its cut of the whole image and flips.
     """
     if len({how.resample for how in images.values()}) > 1:
         return "its views resize in different ways"
@@ -61,15 +62,25 @@ def _odd(how: Augment) -> str | None:
     return None
 
 
-class Painter:
-    """The pictures of a split on a device, and what becomes of them under a plan.
+class DecodedImages(Protocol):
+    """What is needed of a store of decoded images (`loading.store.Store`)."""
 
-    paths: picture n of a plan is paths[n]. whole: keep all of them on the device; None decides by
+    size: tuple[int, int]
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]: ...
+    def places(self, paths: Sequence[Path]) -> NDArray[np.int64]: ...
+
+
+class BatchAugmenter:
+    """The images of a split on a device, and what becomes of them under a plan.
+
+    paths: image n of a plan is paths[n]. whole: keep all of them on the device; None decides by
     the memory that is free there (the CPU reads its memory map in any case).
     """
 
     def __init__(
-        self, store: Store, paths: Sequence[Path], device: torch.device | str, *, whole: bool | None = None
+        self, store: DecodedImages, paths: Sequence[Path], device: torch.device | str, *, whole: bool | None = None
     ) -> None:
         self.device, self.size = torch.device(device), store.size
         self.place, self.buffers = store.places(paths), Buffers()
@@ -79,28 +90,28 @@ class Painter:
             self.held, self.place = self._moved(), np.arange(len(paths))
 
     def __call__(self, plan_BX: Tensor, how: Augment) -> Tensor:
-        """The pictures of a plan (from `draw`, on the CPU) -> float32 [B, 3, H, W] on the device.
+        """The images of a plan (from `draw`, on the CPU) -> float32 [B, 3, H, W] on the device.
 
         Plain views come channels last, those made of operations channels first.
         """
-        picture_B = torch.from_numpy(self.place[plan_BX[:, PICTURE].long().numpy()])
+        image_B = torch.from_numpy(self.place[plan_BX[:, IMAGE].long().numpy()])
         pixel_BHWC = self.held
         if not self.whole and self.device.type != "cpu":
-            pixel_BHWC = self._sent(picture_B)
-            picture_B = torch.arange(len(plan_BX))
+            pixel_BHWC = self._sent(image_B)
+            image_B = torch.arange(len(plan_BX))
         if device_draws.made_of_operations(how):
-            return paint_operations(pixel_BHWC, picture_B, plan_BX, how, self.buffers)
-        plan_BX = torch.cat([picture_B[:, None], plan_BX[:, 1:]], dim=1)
+            return paint_operations(pixel_BHWC, image_B, plan_BX, how, self.buffers)
+        plan_BX = torch.cat([image_B[:, None], plan_BX[:, 1:]], dim=1)
         if self.device.type == "cpu":
             image_BHWC = paint_slices(pixel_BHWC, plan_BX, how, self.buffers)
         else:
             image_BHWC = paint_whole(pixel_BHWC, plan_BX.to(self.device, non_blocking=True), how)
         return image_BHWC.permute(0, 3, 1, 2)
 
-    def _sent(self, picture_B: Tensor) -> Tensor:
-        """These pictures' bytes on the device; the copy overlaps with what it computes."""
-        found = torch.empty(len(picture_B), *self.size, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        return torch.index_select(self.held, 0, picture_B, out=found).to(self.device, non_blocking=True)
+    def _sent(self, image_B: Tensor) -> Tensor:
+        """These images' bytes on the device; the copy overlaps with what it computes."""
+        found = torch.empty(len(image_B), *self.size, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return torch.index_select(self.held, 0, image_B, out=found).to(self.device, non_blocking=True)
 
     def _fits(self) -> bool:
         if self.device.type != "cuda":
@@ -109,7 +120,7 @@ class Painter:
         return needed < _SHARE_OF_MEMORY * torch.cuda.mem_get_info(self.device)[0]
 
     def _moved(self) -> Tensor:
-        """The split's pictures alone, on the device, copied in pieces."""
+        """The split's images alone, on the device, copied in pieces."""
         moved = torch.empty(len(self.place), *self.size, 3, dtype=torch.uint8, device=self.device)
         for start in range(0, len(self.place), 512):
             part = torch.from_numpy(self.place[start : start + 512])

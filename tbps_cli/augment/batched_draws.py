@@ -1,11 +1,11 @@
-"""What happens to each picture of a batch, drawn vectorised on the CPU from the per-sample seeds.
+"""What happens to each image of a batch, drawn vectorised on the CPU from the per-sample seeds.
 
-A plan is a table of numbers with a row a picture, made in the worker processes and carried out by
-`device.Painter`. It depends on (seed, epoch, caption, view) alone. Two kinds:
+A plan is a table of numbers with a row an image, made in the worker processes and carried out by
+`device.BatchAugmenter`. It depends on (seed, epoch, caption, view) alone. Two kinds:
 
 * plain views (flip, padded crop, erasing after normalising): int64 [B, 8], see the columns below;
 * views made of operations (TBPS-CLIP's pool of two and its self-supervised views): float64 [B, 1 + 5 S]. After the
-  picture's number come S places, one operation after the other, each with its `Kind` and four numbers.
+  image's number come S places, one operation after the other, each with its `Kind` and four numbers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tbps_cli.augment.exact import Augment, Erase, Flip, PadCrop, PoolOfTwo, Sim
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-PICTURE, FLIP, DOWN, RIGHT, TOP, LEFT, ROWS, COLUMNS = range(8)
-"""Columns of a plain view's plan: the picture's number, whether it is mirrored, how far the cut starts below and right
-of the picture's corner (negative: in the padding), and the erased rectangle (0 rows: none)."""
+IMAGE, FLIP, DOWN, RIGHT, TOP, LEFT, ROWS, COLUMNS = range(8)
+"""Columns of a plain view's plan: the image's number, whether it is mirrored, how far the cut starts below and right
+of the image's corner (negative: in the padding), and the erased rectangle (0 rows: none)."""
 
 PLACE = 5
 """Columns of a place: the operation's kind and its numbers."""
@@ -92,17 +92,17 @@ class Shares:
 
 
 def draw(
-    how: Augment, size: tuple[int, int], seed_B: Sequence[int], picture_B: Counts, shape_B2: Counts | None = None
+    how: Augment, size: tuple[int, int], seed_B: Sequence[int], image_B: Counts, shape_B2: Counts | None = None
 ) -> NDArray[np.int64] | Numbers:
-    """A view's plan for these pictures.
+    """A view's plan for these images.
 
-    seed_B: one number a sample, as `Draws.of(...).seed` has it. shape_B2: height and width of the pictures before
-    their resize to `size`, in which views of the whole picture are cut; None takes `size`.
+    seed_B: one number a sample, as `Draws.of(...).seed` has it. shape_B2: height and width of the images before
+    their resize to `size`, in which views of the whole image are cut; None takes `size`.
     """
     seeds = np.array(seed_B, dtype=np.uint64)
     if not made_of_operations(how):
-        return _plain(how, size, seeds, picture_B)
-    shape_B2 = np.broadcast_to(size, (len(picture_B), 2)) if shape_B2 is None else shape_B2
+        return _plain(how, size, seeds, image_B)
+    shape_B2 = np.broadcast_to(size, (len(image_B), 2)) if shape_B2 is None else shape_B2
     shares, places = Shares(seeds), []
     if how.whole is not None:
         places += _simclr(how.whole, size, shares, shape_B2)
@@ -111,16 +111,16 @@ def draw(
             places += [place for _ in range(step.count) for place in _pool(size, shares)]
         elif isinstance(step, Flip):
             places.append(_place(Kind.FLIP, shares.once_in(step.p)))
-    return np.concatenate([picture_B[:, None].astype(np.float64), *places], axis=1)
+    return np.concatenate([image_B[:, None].astype(np.float64), *places], axis=1)
 
 
 # Plain views --------------------------------------------------------------------------------
 
 
-def _plain(how: Augment, size: tuple[int, int], seed_B: NDArray[np.uint64], picture_B: Counts) -> Counts:
+def _plain(how: Augment, size: tuple[int, int], seed_B: NDArray[np.uint64], image_B: Counts) -> Counts:
     share = uniform(seed_B, 6 + 2 * _ATTEMPTS)
-    plan = np.zeros((len(picture_B), 8), np.int64)
-    plan[:, PICTURE] = picture_B
+    plan = np.zeros((len(image_B), 8), np.int64)
+    plan[:, IMAGE] = image_B
     for step in how.steps:
         if isinstance(step, Flip):
             plan[:, FLIP] = share[:, 0] < step.p
@@ -193,7 +193,7 @@ def _jitter(shares: Shares, ranges: Sequence[float], where_B: NDArray[np.bool_])
 
 
 def _simclr(view: SimClr, size: tuple[int, int], shares: Shares, shape_B2: Counts) -> list[Numbers]:
-    """Seven places: crop, four of the jitter, grey and blur. The box is drawn in the picture's own pixels."""
+    """Seven places: crop, four of the jitter, grey and blur. The box is drawn in the image's own pixels."""
     every = np.ones(len(shape_B2), bool)
     box_B4 = _boxes(shares, shape_B2, view.scale, operations.crop_ratio(size))
     shrunk_B4 = np.tile(np.array(size) / shape_B2, 2)
@@ -206,7 +206,7 @@ def _simclr(view: SimClr, size: tuple[int, int], shares: Shares, shape_B2: Count
 
 
 def _boxes(shares: Shares, shape_X2: Counts, scale: tuple[float, float], ratio: tuple[float, float]) -> Counts:
-    """[B, 4] top, left, rows, columns: `operations.crop_box` for pictures of these heights and widths."""
+    """[B, 4] top, left, rows, columns: `operations.crop_box` for images of these heights and widths."""
     height_X1, width_X1 = shape_X2[:, :1], shape_X2[:, 1:]
     area = height_X1 * width_X1 * shares.between(*scale, _ATTEMPTS)
     shape = np.exp(shares.between(math.log(ratio[0]), math.log(ratio[1]), _ATTEMPTS))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tbps_cli.augment.batched_draws import COLUMNS, DOWN, FLIP, LEFT, PICTURE, RIGHT, ROWS, TOP
+from tbps_cli.augment.batched_draws import COLUMNS, DOWN, FLIP, IMAGE, LEFT, RIGHT, ROWS, TOP
 from tbps_cli.augment.exact import Augment, Erase
 
 
@@ -41,8 +41,8 @@ class Buffers:
 def paint_slices(pixel_NHWC: Tensor, plan_B8: Tensor, how: Augment, buffers: Buffers | None = None) -> Tensor:
     """[N, H, W, 3] bytes -> float32 [B, H, W, 3] after the plan and the view's normalisation, on the CPU.
 
-    One picture at a time, which the caches hold from the first operation to the last, in one thread: with 100 us
-    of small operations a picture, two threads wait for the interpreter longer than they work. buffers: where the
+    One image at a time, which the caches hold from the first operation to the last, in one thread: with 100 us
+    of small operations an image, two threads wait for the interpreter longer than they work. buffers: where the
     result may lie.
     """
     height, width = pixel_NHWC.shape[1:3]
@@ -51,8 +51,8 @@ def paint_slices(pixel_NHWC: Tensor, plan_B8: Tensor, how: Augment, buffers: Buf
     image_BHWC = torch.from_numpy((buffers or Buffers()).take(len(plan), height, width, 3))
 
     def paint(row: int) -> None:
-        picture, flip, down, right, top, left, rows, columns = plan[row]
-        seen_HWC = pixel_NHWC[picture].flip(1) if flip else pixel_NHWC[picture]
+        image, flip, down, right, top, left, rows, columns = plan[row]
+        seen_HWC = pixel_NHWC[image].flip(1) if flip else pixel_NHWC[image]
         _show(seen_HWC, image_BHWC[row], down, right)
         value_HX = image_BHWC[row].view(height, 3 * width)
         torch.addcmul(shift, value_HX, scale, out=value_HX)
@@ -63,7 +63,7 @@ def paint_slices(pixel_NHWC: Tensor, plan_B8: Tensor, how: Augment, buffers: Buf
 
 
 def _show(whole_HWC: Tensor, image_HWC: Tensor, down: int, right: int) -> None:
-    """Write the picture as seen from a place `down` and `right` of its corner; black outside."""
+    """Write the image as seen from a place `down` and `right` of its corner; black outside."""
     height, width = whole_HWC.shape[:2]
     top, left = min(max(0, -down), height), min(max(0, -right), width)
     bottom, end = max(top, min(height, height - down)), max(left, min(width, width - right))
@@ -100,7 +100,7 @@ def paint_whole(pixel_NHWC: Tensor, plan_B8: Tensor, how: Augment) -> Tensor:
     inside = _between(down_BH, 0, height)[:, :, None] & _between(right_BW, 0, width)[:, None, :]
     column_BW = torch.where(place_BX[:, FLIP] > 0, width - 1 - right_BW, right_BW).clamp(0, width - 1)
     row_BH = down_BH.clamp(0, height - 1)
-    pixel_BHWC = pixel_NHWC[place_BX[:, PICTURE, :, None], row_BH[:, :, None], column_BW[:, None, :]]
+    pixel_BHWC = pixel_NHWC[place_BX[:, IMAGE, :, None], row_BH[:, :, None], column_BW[:, None, :]]
     scale, shift, fill = _numbers(how, plan_B8.device)
     image_BHWC = torch.addcmul(shift, (pixel_BHWC * inside[..., None]).float(), scale)
     erased = (

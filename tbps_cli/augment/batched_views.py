@@ -1,9 +1,9 @@
 """TBPS-CLIP's views in whole batches: its pool of two operations and its self-supervised views.
 
-Each operation is done at once for all pictures that drew it at the same place of their plan. Formulas are those of
+Each operation is done at once for all images that drew it at the same place of their plan. Formulas are those of
 `operations.py`. The self-supervised views differ from the exact way in two things, while their draws have the same
-distribution. They are cut from the store's resized picture and not from the file (the box is drawn in the file's
-pixels and scaled), so their sharpness differs a little: a small cut of a picture that the store made smaller is
+distribution. They are cut from the store's resized image and not from the file (the box is drawn in the file's
+pixels and scaled), so their sharpness differs a little: a small cut of an image that the store made smaller is
 softer. And values stay floats between the operations, where PIL rounds to bytes, takes the mean of the contrast
 as a whole number, turns the hue in steps of 1/256 and blurs with boxes instead of a Gaussian.
 """
@@ -23,19 +23,19 @@ from tbps_cli.augment.exact import Augment
 from tbps_cli.augment.ops import GREY, SIMCLR_BLUR
 
 PIECE = 1 << 25
-"""Values that a device with memory of its own works on at a time; a CPU takes a picture, which its caches hold."""
+"""Values that a device with memory of its own works on at a time; a CPU takes an image, which its caches hold."""
 
 
 def paint_operations(
-    pixel_NHWC: Tensor, picture_B: Tensor, plan_BX: Tensor, how: Augment, buffers: Buffers | None = None
+    pixel_NHWC: Tensor, image_B: Tensor, plan_BX: Tensor, how: Augment, buffers: Buffers | None = None
 ) -> Tensor:
     """[N, H, W, 3] bytes -> float32 [B, 3, H, W] after the plan's operations and the view's normalisation.
 
-    picture_B: row of each picture's bytes. plan_BX: from `device_draws.draw`, on the CPU like picture_B. buffers:
+    image_B: row of each image's bytes. plan_BX: from `device_draws.draw`, on the CPU like image_B. buffers:
     where the result may lie, on a CPU.
     """
     device, (height, width) = pixel_NHWC.device, pixel_NHWC.shape[1:3]
-    shape = len(picture_B), 3, height, width
+    shape = len(image_B), 3, height, width
     here = device.type == "cpu"
     image_BCHW = torch.from_numpy((buffers or Buffers()).take(*shape)) if here else torch.empty(shape, device=device)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (how.mean, how.std))
@@ -43,17 +43,17 @@ def paint_operations(
 
     def paint(start: int) -> None:
         piece = slice(start, start + count)
-        rows = picture_B[piece].to(device, non_blocking=True)
+        rows = image_B[piece].to(device, non_blocking=True)
         pixel_BCHW = pixel_NHWC.index_select(0, rows).permute(0, 3, 1, 2).contiguous().float().div_(255)
         changed_BCHW = changed(pixel_BCHW, plan_BX[piece, 1:])
         torch.sub(changed_BCHW, mean, out=image_BCHW[piece]).div_(std)
 
-    each(paint, range(0, len(picture_B), count), torch.get_num_threads() if here else 1)
+    each(paint, range(0, len(image_B), count), torch.get_num_threads() if here else 1)
     return image_BCHW
 
 
 def changed(pixel_BCHW: Tensor, plan_BX: Tensor) -> Tensor:
-    """Place by place, each operation on the pictures that drew it. pixel_BCHW is overwritten."""
+    """Place by place, each operation on the images that drew it. pixel_BCHW is overwritten."""
     plan_BSP = plan_BX.reshape(len(plan_BX), -1, PLACE)
     number_BSP = plan_BSP[..., 1:].float().to(pixel_BCHW.device, non_blocking=True)
     groups = _groups(plan_BSP[..., 0].T.tolist())
@@ -97,17 +97,17 @@ def grey(pixel_BCHW: Tensor, number_B4: Tensor) -> Tensor:
 
 
 def brightness(pixel_BCHW: Tensor, number_B4: Tensor) -> Tensor:
-    """Factor 0 is black, 1 the picture itself."""
+    """Factor 0 is black, 1 the image itself."""
     return (pixel_BCHW * _column(number_B4)).clamp_(0, 1)
 
 
 def contrast(pixel_BCHW: Tensor, number_B4: Tensor) -> Tensor:
-    """Factor 0 is the mean grey, 1 the picture itself."""
+    """Factor 0 is the mean grey, 1 the image itself."""
     return _blend(pixel_BCHW, _grey(pixel_BCHW).mean(dim=(1, 2, 3), keepdim=True), number_B4)
 
 
 def saturation(pixel_BCHW: Tensor, number_B4: Tensor) -> Tensor:
-    """Factor 0 is a grey picture, 1 the picture itself."""
+    """Factor 0 is a grey image, 1 the image itself."""
     return _blend(pixel_BCHW, _grey(pixel_BCHW), number_B4)
 
 
@@ -177,7 +177,7 @@ def _centred(count: int, device: torch.device) -> Tensor:
 
 
 def crop(pixel_BCHW: Tensor, number_B4: Tensor) -> Tensor:
-    """The rectangle enlarged to the picture's size, bilinear; nothing from beside it is mixed in."""
+    """The rectangle enlarged to the image's size, bilinear; nothing from beside it is mixed in."""
     height, width = pixel_BCHW.shape[-2:]
     row_BH = _sources(number_B4[:, 0:1], number_B4[:, 2:3], height)
     column_BW = _sources(number_B4[:, 1:2], number_B4[:, 3:4], width)

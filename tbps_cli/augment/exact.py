@@ -1,4 +1,4 @@
-"""From a picture to what a tower takes: the fixed transform of evaluation and the drawn ones of training.
+"""From an image to what a tower takes: the fixed transform of evaluation and the drawn ones of training.
 
 Written with PIL and numpy, so that a search over exported graphs needs no torch; the training steps
 use torch for their draws and pixels. Draws are made in the order in which torchvision's first
@@ -52,11 +52,11 @@ class EvalTransform:
     resample: Resample
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """RGB picture -> float32 [3, H, W]."""
+        """RGB image -> float32 [3, H, W]."""
         return self.normalise(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """RGB picture -> uint8 [H, W, 3], the form that a pre-decoded store keeps."""
+        """RGB image -> uint8 [H, W, 3], the form that a pre-decoded store keeps."""
         return np.asarray(resized(image, self.size, self.resample))
 
     def normalise(self, pixel_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ def _triple(values: list[float] | tuple[float, ...]) -> Triple:
 
 
 def resized(image: Image.Image, size: tuple[int, int], resample: Resample) -> Image.Image:
-    """The picture at exactly `size` (height, width), antialiased; unchanged when it has that size."""
+    """The image at exactly `size` (height, width), antialiased; unchanged when it has that size."""
     height, width = size
     return image if image.size == (width, height) else image.resize((width, height), FILTERS[resample])
 
@@ -148,7 +148,7 @@ class PadCrop:
 class Erase:
     """Overwrite one random rectangle with probability p; ten attempts to find one that fits.
 
-    area: share of the picture, from..to. ratio: height over width, from..to, uniform in the log.
+    area: share of the image, from..to. ratio: height over width, from..to, uniform in the log.
     value: fill per channel, in the space where the step stands.
     """
 
@@ -202,7 +202,7 @@ class PoolOfTwo:
 
 @dataclass(frozen=True)
 class SimClr:
-    """A self-supervised view, cut from the picture as it was read, before any other resize.
+    """A self-supervised view, cut from the image as it was read, before any other resize.
 
     Resized crop of 0.2..1, colour jitter (0.4, 0.4, 0.4, hue 0.1) with p 0.8, grey with p 0.2, blur of
     radius 0.1..2 with p 0.5; the flip follows as a step of its own. Source: TBPS-CLIP's code.
@@ -219,14 +219,14 @@ class SimClr:
 
 @dataclass(frozen=True)
 class Augment:
-    """How training sees a picture: an optional view of the whole picture, a resize, steps, normalising."""
+    """How training sees an image: an optional view of the whole image, a resize, steps, normalising."""
 
     steps: tuple[Step, ...] = ()
     mean: Triple = CLIP_MEAN
     std: Triple = CLIP_STD
     resample: Resample = "bilinear"
     whole: SimClr | None = None
-    """Made from the picture at its own size instead of the resize."""
+    """Made from the image at its own size instead of the resize."""
 
 
 CLIP_TRAIN = Augment((Flip(0.5), PadCrop(10), Erase(0.5, (0.02, 0.4), (0.3, 3.3), value=CLIP_MEAN)))
@@ -236,11 +236,11 @@ SIMCLR_TRAIN = Augment((Flip(0.5),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"]
 
 
 def augment(image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws) -> Tensor:
-    """RGB picture -> float32 [3, H, W]: resized, drawn steps applied, normalised."""
+    """RGB image -> float32 [3, H, W]: resized, drawn steps applied, normalised."""
     import torch
 
-    picture = how.whole(image, size, draws) if how.whole else resized(image, size, how.resample)
-    pixel_CHW = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
+    image = how.whole(image, size, draws) if how.whole else resized(image, size, how.resample)
+    pixel_CHW = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
     for step in how.steps:
         if not step.after_normalise:
             pixel_CHW = step(pixel_CHW if step.moves_only else _unit(pixel_CHW), draws)

@@ -1,7 +1,7 @@
-"""Operations on a picture's values with every number stated, and the two pools that draw those numbers.
+"""Operations on an image's values with every number stated, and the two pools that draw those numbers.
 
 The values are float32 [3, H, W] in [0, 1] for TBPS-CLIP's pool (arXiv 2308.10045); its self-supervised
-views work on the picture itself, since they cut it before the resize. Formulas and the order of draws
+views work on the image itself, since they cut it before the resize. Formulas and the order of draws
 are those of torchvision's transforms, which the published code uses; golden numbers check them.
 """
 
@@ -45,17 +45,17 @@ def _blend(pixel_CHW: Tensor, other: Tensor, factor: float) -> Tensor:
 
 
 def brightness(pixel_CHW: Tensor, factor: float) -> Tensor:
-    """0 is black, 1 the picture itself."""
+    """0 is black, 1 the image itself."""
     return _blend(pixel_CHW, torch.zeros_like(pixel_CHW), factor)
 
 
 def contrast(pixel_CHW: Tensor, factor: float) -> Tensor:
-    """0 is the mean grey, 1 the picture itself."""
+    """0 is the mean grey, 1 the image itself."""
     return _blend(pixel_CHW, grey(pixel_CHW)[:1].mean(), factor)
 
 
 def saturation(pixel_CHW: Tensor, factor: float) -> Tensor:
-    """0 is a grey picture, 1 the picture itself."""
+    """0 is a grey image, 1 the image itself."""
     return _blend(pixel_CHW, grey(pixel_CHW), factor)
 
 
@@ -85,9 +85,9 @@ def resized_crop(pixel_CHW: Tensor, box: Box) -> Tensor:
 
 
 def crop_ratio(size: tuple[int, int]) -> tuple[float, float]:
-    """Width over height of a resized crop, from..to, for pictures of `size` (height, width).
+    """Width over height of a resized crop, from..to, for images of `size` (height, width).
 
-    3/4..4/3 for a square, as published. Tall pictures keep their shape: with the published numbers no
+    3/4..4/3 for a square, as published. Tall images keep their shape: with the published numbers no
     crop of theirs fits, and the fallback would always cut the same square and stretch it.
     """
     shape = size[1] / size[0]
@@ -155,12 +155,12 @@ def simclr_view(
     scale: tuple[float, float],
     jitter: tuple[float, float, float, float],
 ) -> Image.Image:
-    """A strongly changed piece of the picture at `size` (height, width); see `transforms.SimClr`."""
+    """A strongly changed piece of the image at `size` (height, width); see `transforms.SimClr`."""
     top, left, rows, columns = crop_box(image.height, image.width, draws, scale, crop_ratio(size))
     view = image.crop((left, top, left + columns, top + rows))
     view = view.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     if draws.share() <= SIMCLR_JITTER_P:
-        view = _jitter_picture(view, draws, jitter)
+        view = _jitter_image(view, draws, jitter)
     if draws.share() < SIMCLR_GREY_P:
         view = view.convert("L").convert("RGB")
     if draws.share() <= SIMCLR_BLUR_P:
@@ -168,14 +168,14 @@ def simclr_view(
     return view
 
 
-def _jitter_picture(view: Image.Image, draws: Draws, ranges: tuple[float, float, float, float]) -> Image.Image:
+def _jitter_image(view: Image.Image, draws: Draws, ranges: tuple[float, float, float, float]) -> Image.Image:
     order = draws.order(4)
     light, tone, colour = (draws.uniform(1 - width, 1 + width) for width in ranges[:3])
     shift = draws.uniform(-ranges[3], ranges[3])
     changes: list[Callable[[Image.Image], Image.Image]] = [
-        lambda picture: ImageEnhance.Brightness(picture).enhance(light),
-        lambda picture: ImageEnhance.Contrast(picture).enhance(tone),
-        lambda picture: ImageEnhance.Color(picture).enhance(colour),
+        lambda image: ImageEnhance.Brightness(image).enhance(light),
+        lambda image: ImageEnhance.Contrast(image).enhance(tone),
+        lambda image: ImageEnhance.Color(image).enhance(colour),
         partial(shift_hue, turn=shift),
     ]
     for chosen in order:
@@ -183,8 +183,8 @@ def _jitter_picture(view: Image.Image, draws: Draws, ranges: tuple[float, float,
     return view
 
 
-def shift_hue(picture: Image.Image, turn: float) -> Image.Image:
+def shift_hue(image: Image.Image, turn: float) -> Image.Image:
     """Turn the hue by a share of the whole circle (-0.5..0.5)."""
-    hue, rest, value = picture.convert("HSV").split()
+    hue, rest, value = image.convert("HSV").split()
     turned = (np.asarray(hue).astype(np.int32) + int(turn * 255)).astype(np.uint8)
     return Image.merge("HSV", (Image.fromarray(turned), rest, value)).convert("RGB")

@@ -27,7 +27,7 @@ class Draws:
 
     @classmethod
     def of(cls, seed: int, epoch: int, sample: int, view: str = "image") -> Draws:
-        """The draws of one view (a picture's or a text's name) of one sample in one epoch."""
+        """The draws of one view (an image's or a text's name) of one sample in one epoch."""
         key = f"{seed}/{epoch}/{sample}/{view}".encode()
         return cls(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
 

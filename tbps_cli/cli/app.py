@@ -47,7 +47,7 @@ class _ParserError(Protocol):
     def format_message(self) -> str: ...
 
 
-class House(TyperGroup):
+class CommandGroup(TyperGroup):
     """The group of all commands: finds them by name and turns mistakes into lines and a status."""
 
     def list_commands(self, ctx: object) -> list[str]:
@@ -78,7 +78,7 @@ class House(TyperGroup):
         """Run a command line. Standalone, the process ends: 0 done, 1 a mistake, 2 a wrong command line, 130."""
 
         def run() -> Any:
-            return super(House, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+            return super(CommandGroup, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
 
         if standalone_mode:
             sys.exit(status_of(run))
@@ -115,7 +115,7 @@ def status_of(run: Callable[[], object]) -> int:
 
 
 app = typer.Typer(
-    cls=House,
+    cls=CommandGroup,
     name="tbps",
     no_args_is_help=False,
     invoke_without_command=True,
@@ -137,7 +137,7 @@ def tbps(
         bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Text-based person search: describe a pedestrian, get the pictures that fit, ranked."""
+    """Text-based person search: describe a pedestrian, get the images that fit, ranked."""
     from tbps_cli.cli import render
 
     if ctx.invoked_subcommand is None:

@@ -80,7 +80,7 @@ def command(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write rank sheets: queries with their first ten pictures."),
+        typer.Option("--html", metavar="FILE", help="Write rank sheets: queries with their first ten images."),
     ] = None,
     save_features: Annotated[
         Path | None, typer.Option("--save-features", metavar="FILE", help="Write all embeddings to an .npz file.")

@@ -1,4 +1,4 @@
-"""`tbps index`: embeds a folder of pictures once, so that searching it later takes a moment."""
+"""`tbps index`: embeds a folder of images once, so that searching it later takes a moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tbps_cli.cli.options import BatchSize, Ckpt, Device, Json, Sets, Words, Wor
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures; sub-folders belong to it.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images; sub-folders belong to it.")],
     ckpt: Ckpt = None,
     path: Annotated[
         Path | None,
@@ -24,17 +24,17 @@ def command(
     words: Words = None,
     as_json: Json = False,
 ) -> None:
-    """Embed the pictures of a folder; a second time only what is new or changed."""
+    """Embed the images of a folder; a second time only what is new or changed."""
     from tbps_cli.cli import render
     from tbps_cli.errors import DataError
 
     if not folder.expanduser().is_dir():
-        raise DataError(f"{folder} is not a folder.", "Give a folder of pictures.")
+        raise DataError(f"{folder} is not a folder.", "Give a folder of images.")
     from tbps_cli.models import open_model
     from tbps_cli.search.index import BATCH, index
 
     model = open_model(ckpt, device=device, sets=sets or (), words=words)
-    with render.progress(f"Embedding {folder}", "pictures") as progress:
+    with render.progress(f"Embedding {folder}", "images") as progress:
         gallery = index(model, folder, path, workers=workers, batch=batch or BATCH, progress=progress)
     if as_json:
         render.document(gallery.document(str(model.path)))

@@ -42,10 +42,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON docum
 Plain = Annotated[bool, typer.Option("--plain", help="Print a plain table without colour or boxes.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        "--workers", metavar="N", min=0, help="Processes that read pictures. Default: chosen for the machine."
-    ),
+    typer.Option("--workers", metavar="N", min=0, help="Processes that read images. Default: chosen for the machine."),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch", metavar="N", min=1, help="Pictures or captions embedded at a time.")
+    int | None, typer.Option("--batch", metavar="N", min=1, help="Images or captions embedded at a time.")
 ]

@@ -24,11 +24,11 @@ Source = Annotated[
     ),
 ]
 Audit = Annotated[
-    bool, typer.Option("--audit", help="Also look for shared, broken and cut captions and pictures in two splits.")
+    bool, typer.Option("--audit", help="Also look for shared, broken and cut captions and images in two splits.")
 ]
 Decode = Annotated[
     str | None,
-    typer.Option("--decode", metavar="HxW", help="Decode all pictures once to this size, e.g. 384x128, for training."),
+    typer.Option("--decode", metavar="HxW", help="Decode all images once to this size, e.g. 384x128, for training."),
 ]
 Identities = Annotated[
     int | None, typer.Option("--identities", metavar="N", help="Persons to draw (synthetic). Default: 1760.")

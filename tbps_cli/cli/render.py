@@ -186,7 +186,7 @@ def millions(count: int) -> str:
 def data_report(report: Report) -> None:
     """What `tbps prepare-data` found: counts, troubles, the audit, and where things were written."""
     title = f"{report.name}  {report.root}"
-    headings = ["split", "identities", "pictures", "captions"] + ["official"] * bool(report.official)
+    headings = ["split", "identities", "images", "captions"] + ["official"] * bool(report.official)
     rows = []
     for name in dict.fromkeys([*report.splits, *report.official]):
         found, wanted = report.splits.get(name, (0, 0, 0)), report.official.get(name)
@@ -204,12 +204,12 @@ def data_report(report: Report) -> None:
         line(f"note: {text}")
     _audit_lines(report)
     if report.store:
-        line(f"pre-decoded pictures: {report.store}")
+        line(f"pre-decoded images: {report.store}")
     if report.file:
         line(f"report: {report.file}")
     if report.counts_agree is False:
         line("the counts are not the published ones: scores will not be comparable", style="yellow")
-    line("ready" if not report.broken else f"{report.broken:,} pictures cannot be used", style="bold")
+    line("ready" if not report.broken else f"{report.broken:,} images cannot be used", style="bold")
 
 
 def _audit_lines(report: Report) -> None:
@@ -259,9 +259,9 @@ def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
         if rows:
             table(headings, rows, right=["rank", "score"])
         else:
-            line("  no picture fits")
+            line("  no image fits")
     shown = f"{answers[0].candidates:,} of {len(gallery):,}" if answers[0].candidates != len(gallery) else len(gallery)
-    note(f"{printable(gallery.name)}: {shown if isinstance(shown, str) else f'{shown:,}'} pictures ranked")
+    note(f"{printable(gallery.name)}: {shown if isinstance(shown, str) else f'{shown:,}'} images ranked")
 
 
 def index_line(gallery: Gallery) -> None:
@@ -269,14 +269,14 @@ def index_line(gallery: Gallery) -> None:
     done = gallery.update
     changes = [f"{done.added:,} added"] * bool(done.added) + [f"{done.removed:,} removed"] * bool(done.removed)
     if changes:
-        note(f"{gallery.name}: {len(gallery):,} pictures ({', '.join(changes)})")
+        note(f"{gallery.name}: {len(gallery):,} images ({', '.join(changes)})")
 
 
 def index_report(gallery: Gallery, path: object) -> None:
     """What `tbps index` did."""
     done = gallery.update
     line(
-        f"{gallery.name}: {len(gallery):,} pictures, {done.added:,} added ({done.embedded:,} embedded), "
+        f"{gallery.name}: {len(gallery):,} images, {done.added:,} added ({done.embedded:,} embedded), "
         f"{done.removed:,} removed, {done.left_out_in_all:,} left out"
     )
     line(f'Search it: tbps search "a man in a white shirt" --in {path or gallery.name}')
@@ -290,7 +290,7 @@ def exported(out: object, agreement: Agreement | None, *, as_json: bool = False)
     line(f"Exported to {out}", style="bold")
     if agreement:
         rows = [
-            ["pictures", agreement.images, f"{agreement.image_difference:.1e}", f"{agreement.image_angle:.1e}"],
+            ["images", agreement.images, f"{agreement.image_difference:.1e}", f"{agreement.image_angle:.1e}"],
             ["captions", agreement.captions, f"{agreement.text_difference:.1e}", f"{agreement.text_angle:.1e}"],
         ]
         headings = ["compared on", "count", "max |difference|", "max 1 - cosine"]

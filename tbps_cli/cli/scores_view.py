@@ -112,7 +112,7 @@ def protocol_line(document: Document) -> str:
 def _ranks_title(documents: Sequence[Document]) -> str:
     first = documents[0]
     sets = ", ".join(
-        f"{document['data']} {document['split']} ({document['queries']:,} captions, {document['gallery']:,} pictures)"
+        f"{document['data']} {document['split']} ({document['queries']:,} captions, {document['gallery']:,} images)"
         for document in documents
     )
     return f"{first['method']} · {first['run']} · {sets}"
@@ -204,10 +204,10 @@ def _moves(queries: Document) -> None:
     )
     for title, moved in ((GAIN, queries["gains"]), (LOSS, queries["losses"])):
         rows = [
-            ["{} → {}".format(*item["ranks"]), "{:.1f} → {:.1f}".format(*item["ap"]), item["picture"], item["caption"]]
+            ["{} → {}".format(*item["ranks"]), "{:.1f} → {:.1f}".format(*item["ap"]), item["image"], item["caption"]]
             for item in moved
         ]
         if rows:
             line()
-            table([f"{title}: rank", "AP", "picture", "caption"], rows)
+            table([f"{title}: rank", "AP", "image", "caption"], rows)
     line()

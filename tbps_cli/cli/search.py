@@ -1,4 +1,4 @@
-"""`tbps search`: the pictures that fit a sentence, in a folder, an index or the run's own test set."""
+"""`tbps search`: the images that fit a sentence, in a folder, an index or the run's own test set."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def command(
     place: Annotated[
         Path | None,
         typer.Option(
-            "--in", metavar="DIR-OR-INDEX", help="A folder of pictures, or an index. Default: the run's own test set."
+            "--in", metavar="DIR-OR-INDEX", help="A folder of images, or an index. Default: the run's own test set."
         ),
     ] = None,
     ckpt: Ckpt = None,
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Pictures to show.")] = 10,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Images to show.")] = 10,
     image: Annotated[
-        Path | None, typer.Option("--image", metavar="FILE", help="A picture to search by, alone or with the sentence.")
+        Path | None, typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence.")
     ] = None,
     minus: Annotated[str | None, typer.Option("--minus", metavar="TEXT", help="What it should not be.")] = None,
     where: Annotated[
         str | None,
-        typer.Option("--where", metavar="EXPR", help="Only pictures that fit, e.g. 'camera == \"c1\"'; see docs."),
+        typer.Option("--where", metavar="EXPR", help="Only images that fit, e.g. 'camera == \"c1\"'; see docs."),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", metavar="X", help="Leave out pictures with a lower cosine.")
+        float | None, typer.Option("--min-score", metavar="X", help="Leave out images with a lower cosine.")
     ] = None,
     queries: Annotated[
         Path | None,
@@ -59,14 +59,14 @@ def command(
     copy_to: Annotated[
         Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder.")
     ] = None,
-    split: Annotated[Part, typer.Option("--split", help="Without --in: which pictures of the data set.")] = Part.test,
+    split: Annotated[Part, typer.Option("--split", help="Without --in: which images of the data set.")] = Part.test,
     data_root: DataRoot = None,
     device: Device = "auto",
     sets: Sets = None,
     words: Words = None,
     workers: Workers = None,
 ) -> None:
-    """Rank pictures for a sentence, a picture, or both."""
+    """Rank images for a sentence, an image, or both."""
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
     from tbps_cli.search.where import parse
@@ -90,7 +90,7 @@ def command(
     _keep(found, gallery, str(model.path), html, copy_to)
     _print(found, gallery, str(model.path), "json" if as_json else "csv" if as_csv else "", as_paths, null, queries)
     if not any(answer.hits for answer in found):
-        render.note("No picture fits." if gallery else "There are no pictures.")
+        render.note("No image fits." if gallery else "There are no images.")
 
 
 def _queries(query: str | None, image: Path | None, minus: str | None, file: Path | None) -> list[Query]:
@@ -115,7 +115,7 @@ def _check_files(place: Path | None, html: Path | None) -> None:
 
         check_output(html, "--html", (".html", ".htm"))
     if place is not None and not place.expanduser().exists():
-        raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of pictures.")
+        raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of images.")
 
 
 def _gallery(
@@ -132,7 +132,7 @@ def _gallery(
         return open_index(model, place)
     from tbps_cli.search.index import index
 
-    with render.progress(f"Embedding {place}", "pictures") as progress:
+    with render.progress(f"Embedding {place}", "images") as progress:
         gallery = index(model, place, workers=workers, progress=progress)
     render.index_line(gallery)
     return gallery
@@ -149,7 +149,7 @@ def _own_test_set(model: Model | ExportedModel, split: str, data_root: Path | No
         raise UsageError(f"{model.path} does not say which data set it belongs to.", "Name a folder: --in DIR")
     exclude = model.recipe.data.exclude if model.recipe else None
     dataset = open_dataset(model.data, place_of(data_root), exclude=Path(exclude) if exclude else None)
-    with render.progress(f"Embedding {dataset.name} {split}", "pictures") as progress:
+    with render.progress(f"Embedding {dataset.name} {split}", "images") as progress:
         return of_split(model, dataset.split(split), workers=workers, progress=progress)
 
 
@@ -185,4 +185,4 @@ def _keep(found: list[Answer], gallery: Gallery, run: str, html: Path | None, co
     if copy_to:
         from tbps_cli.search.hits import copy_hits
 
-        render.note(f"Copied: {copy_hits(found, copy_to)} pictures to {copy_to}")
+        render.note(f"Copied: {copy_hits(found, copy_to)} images to {copy_to}")

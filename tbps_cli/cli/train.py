@@ -49,11 +49,11 @@ def command(
 ) -> None:
     """Train a recipe; a run that was stopped or killed goes on with --resume."""
     from tbps_cli.cli import training_view
-    from tbps_cli.engine.launch import confessing, launched
+    from tbps_cli.engine.launch import launched, report_to_launcher
     from tbps_cli.places import data_root as root_of
     from tbps_cli.recipe.load import load
 
-    with confessing():
+    with report_to_launcher():
         runs: list[Path] = []
         for number in range(repeat):
             one = _seeded(load(recipe, sets or ()), number)

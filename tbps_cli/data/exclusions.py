@@ -1,8 +1,8 @@
-"""The list of pictures and captions that a recipe leaves out (`data.exclude`): one JSON object a line.
+"""The list of images and captions that a recipe leaves out (`data.exclude`): one JSON object a line.
 
-    {"path": "cam_a/000_45.bmp", "caption": null, "split": "train", "reason": "the same picture is in test"}
+    {"path": "cam_a/000_45.bmp", "caption": null, "split": "train", "reason": "the same image is in test"}
 
-`caption` is the position of a caption among those of its picture, from 0; null leaves the picture out with
+`caption` is the position of a caption among those of its image, from 0; null leaves the image out with
 all of them. The audit writes such a list; a person may edit it. Leaving out test records changes what the
 score means, so the data set's notes say so.
 """
@@ -22,7 +22,7 @@ from tbps_cli.errors import DataError
 
 @dataclass(frozen=True)
 class Exclusion:
-    """One picture (caption None) or one of its captions, in one split, and why."""
+    """One image (caption None) or one of its captions, in one split, and why."""
 
     path: str
     caption: int | None
@@ -53,12 +53,12 @@ def read(path: Path) -> list[Exclusion]:
 
 
 def leave_out(dataset: Dataset, path: Path) -> Dataset:
-    """The data set without the listed pictures and captions; entries that fit nothing are counted."""
+    """The data set without the listed images and captions; entries that fit nothing are counted."""
     listed = {(entry.split, entry.path, entry.caption) for entry in read(path)}
     used: set[tuple[str, str, int | None]] = set()
     kept: dict[int, int] = {}
-    for index, picture in enumerate(dataset.pictures):
-        whole = (picture.split, picture.path, None)
+    for index, image in enumerate(dataset.images):
+        whole = (image.split, image.path, None)
         if whole in listed:
             used.add(whole)
         else:
@@ -66,28 +66,28 @@ def leave_out(dataset: Dataset, path: Path) -> Dataset:
     position: defaultdict[int, int] = defaultdict(int)
     captions = []
     for caption in dataset.captions:
-        picture = dataset.pictures[caption.picture]
-        key = (picture.split, picture.path, position[caption.picture])
-        position[caption.picture] += 1
+        image = dataset.images[caption.image]
+        key = (image.split, image.path, position[caption.image])
+        position[caption.image] += 1
         if key in listed:
             used.add(key)
-        elif caption.picture in kept:
-            captions.append(replace(caption, picture=kept[caption.picture]))
-    pictures = [dataset.pictures[index] for index in kept]
-    notes = [*dataset.notes, *_notes(dataset, len(pictures), len(captions), listed - used, used, path)]
-    return replace(dataset, pictures=pictures, captions=captions, notes=notes)
+        elif caption.image in kept:
+            captions.append(replace(caption, image=kept[caption.image]))
+    images = [dataset.images[index] for index in kept]
+    notes = [*dataset.notes, *_notes(dataset, len(images), len(captions), listed - used, used, path)]
+    return replace(dataset, images=images, captions=captions, notes=notes)
 
 
 def _notes(
     dataset: Dataset,
-    pictures: int,
+    images: int,
     captions: int,
     unused: set[tuple[str, str, int | None]],
     used: set[tuple[str, str, int | None]],
     path: Path,
 ) -> list[str]:
-    gone = len(dataset.pictures) - pictures, len(dataset.captions) - captions
-    notes = [f"{path.name} leaves out {gone[0]:,} pictures and {gone[1]:,} captions"]
+    gone = len(dataset.images) - images, len(dataset.captions) - captions
+    notes = [f"{path.name} leaves out {gone[0]:,} images and {gone[1]:,} captions"]
     if unused:
         notes.append(f"{len(unused):,} entries of {path.name} fit nothing here")
     held = sum(split != "train" for split, _, _ in used)

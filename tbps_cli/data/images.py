@@ -1,8 +1,8 @@
-"""Reading pictures: whatever lies on disk becomes 8-bit RGB, upright, or an error that names the file once.
+"""Reading images: whatever lies on disk becomes 8-bit RGB, upright, or an error that names the file once.
 
 The published pipelines open with PIL, convert to RGB and accept truncated files; the benchmarks' crops carry
 no EXIF orientation, so turning those that do (photographs of one's own) changes no published number. Greyscale,
-palette, CMYK, 16-bit and transparent pictures are understood; transparent places become white.
+palette, CMYK, 16-bit and transparent images are understood; transparent places become white.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tbps_cli.errors import DataError
 
 MAX_PIXELS = 100_000_000
 TRUNCATED = "truncated"
-"""Key of `image.info` that marks a picture whose file ended early."""
+"""Key of `image.info` that marks an image whose file ended early."""
 
 _LENIENT = threading.Lock()
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, OverflowError)
@@ -29,11 +29,11 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, st
 
 
 class UnreadableImage(DataError):
-    """A picture that cannot be used; `path` and `reason` are for counting and listing."""
+    """An image that cannot be used; `path` and `reason` are for counting and listing."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(
-            f"{path} cannot be read as a picture: {reason}.",
+            f"{path} cannot be read as an image: {reason}.",
             "Fetch the file again, or leave it out (data.exclude). tbps prepare-data lists all such files.",
         )
         self.path = Path(path)
@@ -44,11 +44,11 @@ class UnreadableImage(DataError):
 
 
 def read_image(path: Path | str, *, allow_truncated: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture as RGB, upright.
+    """The image as RGB, upright.
 
-    allow_truncated: take a file that ends early, as the papers do (missing rows are grey); the picture
+    allow_truncated: take a file that ends early, as the papers do (missing rows are grey); the image
     is then marked with `TRUNCATED` in its `info`.
-    max_pixels: pictures of more are refused before they are decoded.
+    max_pixels: images of more are refused before they are decoded.
     Raises UnreadableImage.
     """
     try:
@@ -73,7 +73,7 @@ def _opened(path: Path | str, max_pixels: int) -> Image.Image:
     except IsADirectoryError:
         raise UnreadableImage(path, "it is a folder") from None
     except UnidentifiedImageError:
-        raise UnreadableImage(path, _not_a_picture(path)) from None
+        raise UnreadableImage(path, _not_an_image(path)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(path, f"it has more than {max_pixels:,} pixels") from None
     except _BROKEN as error:
@@ -101,12 +101,12 @@ def _read_truncated(path: Path | str, max_pixels: int) -> Image.Image:
     return rgb
 
 
-def _not_a_picture(path: Path | str) -> str:
+def _not_an_image(path: Path | str) -> str:
     try:
         empty = Path(path).stat().st_size == 0
     except OSError:
         empty = False
-    return "the file is empty" if empty else "no known picture format"
+    return "the file is empty" if empty else "no known image format"
 
 
 def _reason(error: BaseException) -> str:
@@ -115,7 +115,7 @@ def _reason(error: BaseException) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL picture -> RGB with 8 bits, turned upright by its EXIF orientation."""
+    """Any PIL image -> RGB with 8 bits, turned upright by its EXIF orientation."""
     image = _upright(image)
     if image.mode == "RGB":
         return image
@@ -129,7 +129,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except _BROKEN:  # damaged metadata is no reason to refuse the picture
+    except _BROKEN:  # damaged metadata is no reason to refuse the image
         return image.copy()
 
 
@@ -151,7 +151,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def find_missing(paths: Sequence[Path]) -> list[Path]:
-    """Those paths that are no files, in order. One listing per folder: 40,000 pictures in a moment."""
+    """Those paths that are no files, in order. One listing per folder: 40,000 images in a moment."""
     folders: defaultdict[Path, set[str]] = defaultdict(set)
     for folder in {path.parent for path in paths}:
         try:
@@ -162,12 +162,12 @@ def find_missing(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if path.name not in folders[path.parent] and not path.is_file()]
 
 
-def require_pictures(paths: Sequence[Path], root: Path, name: str) -> None:
-    """Raise DataError with a count and the first examples when any picture is missing."""
+def require_images(paths: Sequence[Path], root: Path, name: str) -> None:
+    """Raise DataError with a count and the first examples when any image is missing."""
     missing = find_missing(paths)
     if missing:
         shown = ", ".join(str(path.relative_to(root)) for path in missing[:5])
         raise DataError(
-            f"{name}: {len(missing):,} of {len(paths):,} pictures are missing under {root} (first: {shown}).",
+            f"{name}: {len(missing):,} of {len(paths):,} images are missing under {root} (first: {shown}).",
             f"Type: tbps prepare-data {name} (it lists all), or leave them out with data.exclude.",
         )

@@ -1,4 +1,4 @@
-"""The one internal form of data: pictures, the captions that belong to them, and a split of both.
+"""The one internal form of data: images, the captions that belong to them, and a split of both.
 
 Every layout on disk is read into a `Dataset`; nothing above this layer knows in which file a
 record stood. Records keep the order of the file, since a caption's number in the training list is
@@ -23,8 +23,8 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a data set: a path below the data set's root, who is on it, and its split."""
+class ImageRecord:
+    """One image of a data set: a path below the data set's root, who is on it, and its split."""
 
     path: str
     """Relative to the root, with forward slashes."""
@@ -37,11 +37,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Caption:
-    """One sentence about one picture, and what some layouts add to it."""
+    """One sentence about one image, and what some layouts add to it."""
 
     text: str
-    picture: int
-    """Position in `Dataset.pictures`."""
+    image: int
+    """Position in `Dataset.images`."""
     back_translation: str | None = None
     word_ids: tuple[int, ...] | None = None
 
@@ -52,55 +52,55 @@ class Dataset:
 
     name: str
     root: Path
-    """The folder that picture paths are relative to."""
-    pictures: list[Picture]
+    """The folder that image paths are relative to."""
+    images: list[ImageRecord]
     captions: list[Caption]
     notes: list[str] = field(default_factory=list)
     source: Path | None = None
     """The annotation file or folder, for messages."""
 
     def split(self, name: str) -> Split:
-        """The pictures and captions of train, val or test. Raises DataError when there are none."""
+        """The images and captions of train, val or test. Raises DataError when there are none."""
         if name not in SPLITS:
             raise DataError(f"{self.name}: {name!r} is not a split.", f"Splits are {', '.join(SPLITS)}.")
-        chosen = [index for index, picture in enumerate(self.pictures) if picture.split == name]
+        chosen = [index for index, image in enumerate(self.images) if image.split == name]
         place = {index: position for position, index in enumerate(chosen)}
-        captions = [caption for caption in self.captions if caption.picture in place]
+        captions = [caption for caption in self.captions if caption.image in place]
         if not chosen or not captions:
             raise DataError(f"{self.name} has no {name} split{_where(self)}.", _empty_hint(self, name))
-        return Split.of(self, name, [self.pictures[index] for index in chosen], captions, place)
+        return Split.of(self, name, [self.images[index] for index in chosen], captions, place)
 
     @property
     def splits(self) -> dict[str, tuple[int, int, int]]:
-        """Split name -> (identities, pictures, captions), for the splits that have pictures."""
-        pictures = Counter(picture.split for picture in self.pictures)
-        captions = Counter(self.pictures[caption.picture].split for caption in self.captions)
-        persons = Counter(split for split, _ in {(picture.split, picture.person) for picture in self.pictures})
-        return {name: (persons[name], pictures[name], captions[name]) for name in SPLITS if pictures[name]}
+        """Split name -> (identities, images, captions), for the splits that have images."""
+        images = Counter(image.split for image in self.images)
+        captions = Counter(self.images[caption.image].split for caption in self.captions)
+        persons = Counter(split for split, _ in {(image.split, image.person) for image in self.images})
+        return {name: (persons[name], images[name], captions[name]) for name in SPLITS if images[name]}
 
-    def path_of(self, picture: Picture) -> Path:
-        """Where a picture lies on disk."""
-        return self.root / picture.path
+    def path_of(self, image: ImageRecord) -> Path:
+        """Where an image lies on disk."""
+        return self.root / image.path
 
 
 @dataclass
 class Split:
     """One split, ready to be evaluated or trained on; every list keeps the order of the file.
 
-    The gallery is all pictures, the queries are all captions. `caption_picture[q]` is the position
-    in `paths` of the picture that caption q describes.
+    The gallery is all images, the queries are all captions. `caption_image[q]` is the position
+    in `paths` of the image that caption q describes.
     """
 
     dataset: str
     root: Path
     name: str
     paths: list[Path]
-    picture_person: list[Person]
+    image_person: list[Person]
     captions: list[str]
     caption_person: list[Person]
-    caption_picture: NDArray[np.int64]
+    caption_image: NDArray[np.int64]
     class_of: NDArray[np.int64]
-    """Per picture: rank of its raw identity among the sorted distinct ones (0..identities-1)."""
+    """Per image: rank of its raw identity among the sorted distinct ones (0..identities-1)."""
     identities: int
     cameras: list[str | None]
     times: list[str | None]
@@ -109,25 +109,25 @@ class Split:
 
     @classmethod
     def of(
-        cls, dataset: Dataset, name: str, pictures: list[Picture], captions: list[Caption], place: dict[int, int]
+        cls, dataset: Dataset, name: str, images: list[ImageRecord], captions: list[Caption], place: dict[int, int]
     ) -> Split:
-        """Build a split from its records; `place` maps a picture's number in the data set to here."""
-        own = np.array([place[caption.picture] for caption in captions], dtype=np.int64)
-        persons = [picture.person for picture in pictures]
+        """Build a split from its records; `place` maps an image's number in the data set to here."""
+        own = np.array([place[caption.image] for caption in captions], dtype=np.int64)
+        persons = [image.person for image in images]
         ranks = class_numbers(persons)
         return cls(
             dataset=dataset.name,
             root=dataset.root,
             name=name,
-            paths=[dataset.root / picture.path for picture in pictures],
-            picture_person=persons,
+            paths=[dataset.root / image.path for image in images],
+            image_person=persons,
             captions=[caption.text for caption in captions],
             caption_person=[persons[index] for index in own],
-            caption_picture=own,
+            caption_image=own,
             class_of=np.array([ranks[person] for person in persons], dtype=np.int64),
             identities=len(ranks),
-            cameras=[picture.camera for picture in pictures],
-            times=[picture.time for picture in pictures],
+            cameras=[image.camera for image in images],
+            times=[image.time for image in images],
             back_translations=[caption.back_translation for caption in captions],
             word_ids=[caption.word_ids for caption in captions],
         )
@@ -138,7 +138,7 @@ class Split:
     @property
     def caption_class(self) -> NDArray[np.int64]:
         """Per caption: the class number of its person."""
-        return self.class_of[self.caption_picture]
+        return self.class_of[self.caption_image]
 
 
 def class_numbers(persons: Iterable[Person]) -> dict[Person, int]:
@@ -160,5 +160,5 @@ def _empty_hint(dataset: Dataset, name: str) -> str:
     if dataset.name == "icfg-pedes" and name == "val":
         return "ICFG-PEDES was published without one: set train.select_on=test (as the papers do), or --split test."
     if not there:
-        return "Its annotation holds no records with pictures and captions."
+        return "Its annotation holds no records with images and captions."
     return f"It has {' and '.join(there)}."

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tbps_cli import distributed
 from tbps_cli.data.types import Split
-from tbps_cli.engine.setup import Parts
+from tbps_cli.engine.setup import Components
 from tbps_cli.features.pipeline import Embedded, Report, embed_split
 from tbps_cli.methods.base import Method
 from tbps_cli.models.model import Model
@@ -25,11 +25,11 @@ from tbps_cli.types import Scores
 
 
 def select_scores(
-    method: Method, parts: Parts, progress: Callable[[int, int], None]
+    method: Method, parts: Components, progress: Callable[[int, int], None]
 ) -> tuple[Scores, guard.Guard | None]:
     """The scores on `train.select_on`, on every rank, and on rank 0 what the protocol guard found.
 
-    progress: called with (done, total), captions and pictures of this rank's part counted together.
+    progress: called with (done, total), captions and images of this rank's part counted together.
     Leaves the method in evaluation mode.
     """
     split = parts.dataset.split(parts.recipe.train.select_on)
@@ -37,20 +37,20 @@ def select_scores(
     text_QE, image_GE = embedded(model, split, parts.recipe.train.eval_batch, progress)
     scores = found = None
     if distributed.current().main:
-        scores = metrics.scores(text_QE, image_GE, split.caption_person, split.picture_person)
+        scores = metrics.scores(text_QE, image_GE, split.caption_person, split.image_person)
         found = guard.check(model, split, Embedded(text_QE, image_GE, Report()), warn=False)
-    return Scores(*distributed.same(scores)), found
+    return Scores(*distributed.broadcast_object(scores)), found
 
 
 def embedded(
     model: Model, split: Split, batch: int, progress: Callable[[int, int], None] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """All captions [Q, E] and pictures [G, E] of a split on every rank, each embedded on one of them."""
+    """All captions [Q, E] and images [G, E] of a split on every rank, each embedded on one of them."""
     ranks = distributed.current()
     texts = [share(len(split.captions), batch, rank, ranks.world) for rank in range(ranks.world)]
-    pictures = [share(len(split.paths), batch, rank, ranks.world) for rank in range(ranks.world)]
-    own = embed_split(model, part(split, texts[ranks.rank], pictures[ranks.rank]), batch=batch, progress=progress)
-    return _joined(own.text_QE, texts, model), _joined(own.image_GE, pictures, model)
+    images = [share(len(split.paths), batch, rank, ranks.world) for rank in range(ranks.world)]
+    own = embed_split(model, part(split, texts[ranks.rank], images[ranks.rank]), batch=batch, progress=progress)
+    return _joined(own.text_QE, texts, model), _joined(own.image_GE, images, model)
 
 
 def share(count: int, batch: int, rank: int, world: int) -> range:
@@ -60,16 +60,16 @@ def share(count: int, batch: int, rank: int, world: int) -> range:
     return range(min(first, count), min(last, count))
 
 
-def part(split: Split, texts: range, pictures: range) -> Split:
-    """Some captions and some pictures of a split, which need not belong together."""
-    captions, gallery = slice(texts.start, texts.stop), slice(pictures.start, pictures.stop)
+def part(split: Split, texts: range, images: range) -> Split:
+    """Some captions and some images of a split, which need not belong together."""
+    captions, gallery = slice(texts.start, texts.stop), slice(images.start, images.stop)
     return replace(
         split,
         captions=split.captions[captions],
         paths=split.paths[gallery],
         cameras=split.cameras[gallery],
         times=split.times[gallery],
-        picture_person=split.picture_person[gallery],
+        image_person=split.image_person[gallery],
     )
 
 

@@ -74,7 +74,7 @@ def launched() -> bool:
 
 
 @contextmanager
-def confessing() -> Iterator[None]:
+def report_to_launcher() -> Iterator[None]:
     """In a process that `launch` started: leave a mistake for the launcher to print, instead of printing it."""
     try:
         yield

@@ -39,7 +39,7 @@ class _Sent:
     arrived: Any
 
 
-class Watch:
+class LossReader:
     """Steps go in as tensors and come out as numbers: at once on the CPU, one step later on CUDA.
 
     On CUDA the copy is queued behind the step and read after the next one was queued, so the device

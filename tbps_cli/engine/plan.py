@@ -7,12 +7,12 @@ from pathlib import Path
 from tbps_cli import distributed
 from tbps_cli.engine import estimate
 from tbps_cli.engine.observe import Plan
-from tbps_cli.engine.setup import Parts
+from tbps_cli.engine.setup import Components
 from tbps_cli.engine.step import Stepper
 from tbps_cli.types import Batch, Step
 
 
-def make_plan(parts: Parts, stepper: Stepper, first: Batch, at: Step, out: Path) -> Plan:
+def make_plan(parts: Components, stepper: Stepper, first: Batch, at: Step, out: Path) -> Plan:
     """Measure a few pairs of the first batch, and put the plan together.
 
     at: the step that comes next. Every rank must call this, since the probe gathers.

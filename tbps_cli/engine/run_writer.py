@@ -18,7 +18,7 @@ from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
 
 
-def standing(out: Path, init: Path | None, resume: bool) -> State | None:
+def existing_checkpoint(out: Path, init: Path | None, resume: bool) -> State | None:
     """The checkpoint to go on from, after checking that the folder is what the flags say."""
     if init is not None and not init.exists():
         raise WeightsError(f"--init {init}: there is no such file or folder.")
@@ -29,7 +29,7 @@ def standing(out: Path, init: Path | None, resume: bool) -> State | None:
     return state.load(out) if resume else None
 
 
-class Keeper:
+class RunWriter:
     """Writes what a run leaves behind, each file whole or not at all."""
 
     def __init__(self, out: Path, recipe: Recipe, stepper: Stepper, tokenizer: Tokenizer, saved: State | None) -> None:

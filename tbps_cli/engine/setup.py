@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from tbps_cli import distributed, methods
-from tbps_cli.augment.batched import Painter, refusal
+from tbps_cli.augment.batched import BatchAugmenter, refusal
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.types import Dataset, Split
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.loading.loader import Loader
 from tbps_cli.loading.noise import add_noise
+from tbps_cli.loading.store import Store, open_store
 from tbps_cli.methods.base import Method
 from tbps_cli.models import device as devices
 from tbps_cli.models import open_model
@@ -29,7 +30,6 @@ from tbps_cli.models.words import TENSOR, for_training
 from tbps_cli.nn.block import Block, Transformer
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.resnet import Bottleneck, ResNet
-from tbps_cli.prepare.store import Store, open_store
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ from tbps_cli.types import Task
 
 
 @dataclass
-class Parts:
+class Components:
     """What training works with, and why it is so."""
 
     recipe: Recipe
@@ -78,7 +78,7 @@ def gather_parts(
     workers: int | None,
     saved: Mapping[str, Any] | None,
     kept: Tokenizer | None = None,
-) -> Parts:
+) -> Components:
     """Open the data, resolve the recipe and make the loader.
 
     saved, kept: settings of a run that is resumed, and the words it has of its own; what was "auto" stays
@@ -101,16 +101,16 @@ def gather_parts(
     painter = None
     if recipe.data.augment_on == "device":
         assert store is not None  # both `_open_store` and `resolve` see to it
-        painter = Painter(store, split.paths, place)
+        painter = BatchAugmenter(store, split.paths, place)
     loader = _loader(recipe, split, views, reading.tokenizer, store, painter, ranks, pin=place.type == "cuda")
     choices = [str(choice) for choice in chosen]
     if reading.table is not None:
         choices.append(f"method.words: {len(reading.table.vocabulary):,} ({reading.reason})")
-    return Parts(recipe, dataset, split, place, loader, reading.tokenizer, reading.table, choices)
+    return Components(recipe, dataset, split, place, loader, reading.tokenizer, reading.table, choices)
 
 
 def _open_store(recipe: Recipe, split: Split, views: Any) -> Store | None:
-    """The pre-decoded pictures, where the recipe wants them. Raises RecipeError when it insists on what cannot be."""
+    """The pre-decoded images, where the recipe wants them. Raises RecipeError when it insists on what cannot be."""
     data = recipe.data
     against = refusal(views.images) if data.augment_on == "device" else None
     if against is not None:
@@ -125,7 +125,7 @@ def _open_store(recipe: Recipe, split: Split, views: Any) -> Store | None:
         key = "augment_on = device" if data.augment_on == "device" else "store = on"
         size = "x".join(map(str, data.image_size))
         raise RecipeError(
-            f"data.{key}, but there are no pre-decoded pictures of this size"
+            f"data.{key}, but there are no pre-decoded images of this size"
             + (", as data.store = off." if data.store == "off" else "."),
             f"Make them: tbps prepare-data {data.name} --decode {size}",
         )
@@ -175,7 +175,7 @@ def _loader(
     views: Any,
     tokenizer: Tokenizer,
     store: Store | None,
-    painter: Painter | None,
+    painter: BatchAugmenter | None,
     ranks: distributed.Ranks,
     *,
     pin: bool,
@@ -207,7 +207,9 @@ def _loader(
 # The method and where it starts ---------------------------------------------------------------
 
 
-def build_method(parts: Parts, init: Path | None, resumed: Mapping[str, Any] | None = None) -> tuple[Method, list[str]]:
+def build_method(
+    parts: Components, init: Path | None, resumed: Mapping[str, Any] | None = None
+) -> tuple[Method, list[str]]:
     """The method on its device, started from `--init`, from the recipe's weights or from random draws.
 
     resumed: the settings of a run whose checkpoint follows, so that no weights need to be fetched.
@@ -269,7 +271,7 @@ def compile_blocks(method: Method, backend: str = "inductor") -> None:
             module.compile(backend=backend)
 
 
-def _same_tower(parts: Parts, resumed: Mapping[str, Any]) -> None:
+def _same_tower(parts: Components, resumed: Mapping[str, Any]) -> None:
     """Take over the activation that the run's weights decided, when nothing else differs in the tower."""
     config = parts.recipe.method
     tower = resumed.get("method", {}).get("tower")
@@ -278,14 +280,14 @@ def _same_tower(parts: Parts, resumed: Mapping[str, Any]) -> None:
         _set_activation(parts, activation)
 
 
-def _set_activation(parts: Parts, activation: Any) -> None:
+def _set_activation(parts: Components, activation: Any) -> None:
     config = parts.recipe.method
     if activation != config.sizes.activation:
         tower = config.sizes.model_copy(update={"activation": activation})
         parts.recipe = parts.recipe.model_copy(update={"method": config.model_copy(update={"tower": tower})})
 
 
-def _clip_weights(parts: Parts) -> dict[str, Tensor]:
+def _clip_weights(parts: Components) -> dict[str, Tensor]:
     """The towers' weights; the recipe takes over the activation that they were trained with."""
     from tbps_cli.weights.pretrained import clip_state
 

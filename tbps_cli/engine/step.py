@@ -90,7 +90,7 @@ class Stepper:
 
     def backward(self, batch: Batch, at: Step, number: int = 0, of: int = 1, measure: bool = False) -> Outcome:
         """Add the gradient of one micro-batch, `number` of `of`, to the parameters."""
-        with distributed.alone(batch.whole):
+        with distributed.local_only(batch.whole):
             return self._backward(batch.to(self.device), at, number, of, measure)
 
     def _backward(self, batch: Batch, at: Step, number: int, of: int, measure: bool) -> Outcome:
@@ -110,7 +110,7 @@ class Stepper:
     def look(self, batch: Batch) -> tuple[Features, Batch]:
         """Features of a whole batch without gradient, and the batch itself, the rows of all ranks joined."""
         batch = batch.to(self.device)
-        with distributed.alone(batch.whole):
+        with distributed.local_only(batch.whole):
             counts = distributed.row_counts(len(batch))
             features = self._cached(self._pieces(batch, 0), 0)
             joined = {name: distributed.gather(value.detach(), counts) for name, value in features.items()}
@@ -159,8 +159,8 @@ class Stepper:
             return self.method.metrics({name: value.detach() for name, value in features.items()}, whole)
 
     def _whole(self, batch: Batch, counts: Sequence[int]) -> Batch:
-        """The batch of all ranks without its pictures, which no loss looks at and nobody wants to send."""
-        return Batch({}, batch.tokens, batch.person_B, batch.picture_B, batch.sample_B).map(
+        """The batch of all ranks without its images, which no loss looks at and nobody wants to send."""
+        return Batch({}, batch.tokens, batch.person_B, batch.image_B, batch.sample_B).map(
             lambda tensor: distributed.gather(tensor, counts)
         )
 

@@ -26,7 +26,7 @@ class OutOfMemory(TbpsError):
     """The device or the machine has too little memory for the recipe."""
 
 
-class Wish:
+class StopRequest:
     """Whether somebody wants the run to stop after the present step."""
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Wish:
 
 
 @contextmanager
-def listening() -> Iterator[Wish]:
+def stop_on_signal() -> Iterator[StopRequest]:
     """Take the first Ctrl-C (or SIGTERM) as a wish; the second one is Python's own.
 
     Outside the main thread signals cannot be taken, and stay what they are.
     """
-    wish = Wish()
+    wish = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return

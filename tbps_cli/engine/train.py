@@ -13,17 +13,16 @@ from pathlib import Path
 
 from tbps_cli import distributed
 from tbps_cli.augment.rng import Draws
-from tbps_cli.engine import estimate, optim, schedule, state
-from tbps_cli.engine import run_writer as keep
+from tbps_cli.engine import estimate, optim, run_writer, schedule, state
 from tbps_cli.engine.evaluation import select_scores
 from tbps_cli.engine.log import Meter
-from tbps_cli.engine.loss_reader import NotFinite, Seen, Watch
+from tbps_cli.engine.loss_reader import LossReader, NotFinite, Seen
 from tbps_cli.engine.observe import Evaluated, Observer, Progress, Silent, Summary
 from tbps_cli.engine.plan import make_plan
-from tbps_cli.engine.setup import Parts, build_method, gather_parts
+from tbps_cli.engine.setup import Components, build_method, gather_parts
 from tbps_cli.engine.state import Place, State
 from tbps_cli.engine.step import Stepper
-from tbps_cli.engine.stops import Interrupted, Wish, listening, memory_advice
+from tbps_cli.engine.stops import Interrupted, StopRequest, memory_advice, stop_on_signal
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Batch, Features, Scores, Step
@@ -49,7 +48,7 @@ def train(
     """
     ranks = distributed.environment()
     watcher: Observer = (observer or Silent()) if ranks.main else Silent()
-    saved = keep.standing(out, init, resume and (out.is_dir() or ranks.main))
+    saved = run_writer.existing_checkpoint(out, init, resume and (out.is_dir() or ranks.main))
     if resume and saved is None:
         watcher.note(f"{out} holds no checkpoint: training starts afresh.")
     if saved is not None and saved.place.finished:
@@ -60,7 +59,7 @@ def train(
     parts = gather_parts(recipe, data_root=data_root, device=device, workers=workers, saved=settings, kept=kept)
     distributed.start(str(parts.device))
     try:
-        with distributed.company(), memory_advice(parts.recipe.train):
+        with distributed.readable_errors(), memory_advice(parts.recipe.train):
             Training(parts, out, saved, init, watcher).run()
     finally:
         distributed.stop()
@@ -70,7 +69,9 @@ def train(
 class Training:
     """One run under way: its parts, its place, and the loop."""
 
-    def __init__(self, parts: Parts, out: Path, saved: State | None, init: Path | None, observer: Observer) -> None:
+    def __init__(
+        self, parts: Components, out: Path, saved: State | None, init: Path | None, observer: Observer
+    ) -> None:
         self.parts, self.out, self.observer = parts, out, observer
         self.method, notes = build_method(parts, init, resumed=saved.recipe if saved else None)
         self.recipe = recipe = parts.recipe
@@ -78,13 +79,13 @@ class Training:
             state.require_same(saved.recipe, recipe, out)
         optimizer = optim.build(self.method, recipe.optim)
         self.stepper = Stepper(self.method, optimizer, train=recipe.train, clip_norm=recipe.optim.clip_norm)
-        self.place, self.meter, self.watch, self.clock = Place(), Meter(), Watch(), estimate.Clock()
+        self.place, self.meter, self.watch, self.clock = Place(), Meter(), LossReader(), estimate.Clock()
         if saved is not None:
-            self.place = keep.restore(saved, self.stepper, self.meter)
+            self.place = run_writer.restore(saved, self.stepper, self.meter)
         distributed.barrier()  # every rank has looked at the folder before rank 0 writes into it
         self.keeper = None
         if distributed.current().main:
-            self.keeper = keep.Keeper(out, recipe, self.stepper, parts.tokenizer, saved)
+            self.keeper = run_writer.RunWriter(out, recipe, self.stepper, parts.tokenizer, saved)
         self.evaluation_seconds = 0.0
         self.began = time.monotonic() - self.place.seconds
         for note in notes:
@@ -93,7 +94,7 @@ class Training:
     def run(self) -> None:
         """Train to the end, or until somebody or something stops it."""
         try:
-            with listening() as wish:
+            with stop_on_signal() as wish:
                 self._announce()
                 if self.keeper and self.place.steps == 0:
                     self._save()  # from here on, whoever kills this run can resume it
@@ -110,7 +111,7 @@ class Training:
 
     # An epoch -----------------------------------------------------------------------------
 
-    def _epoch(self, wish: Wish) -> None:
+    def _epoch(self, wish: StopRequest) -> None:
         """Train one epoch, or what is left of it, and close it."""
         place, each = self.place, self.recipe.train.accumulate
         if place.iteration == 0:
@@ -143,7 +144,7 @@ class Training:
         """Optimiser steps of the present epoch: the loader's micro-batches in groups."""
         return -(-self.parts.loader.iterations(self.place.epoch) // self.recipe.train.accumulate)
 
-    def _pass_over(self, epoch: int, wish: Wish) -> Iterator[tuple[Features, Batch]]:
+    def _pass_over(self, epoch: int, wish: StopRequest) -> Iterator[tuple[Features, Batch]]:
         """Every training pair once, embedded as in evaluation and without gradient, the rows of all ranks together.
 
         Order and augmentation are those of an epoch past the last, so that no batch is what training sees next.
@@ -154,7 +155,7 @@ class Training:
             self._stop_or_save(wish)
         self.clock.pause()
 
-    def _stop_or_save(self, wish: Wish) -> None:
+    def _stop_or_save(self, wish: StopRequest) -> None:
         """Between two steps: save when it is time, and stop when somebody asked for it."""
         stop = distributed.any_rank(wish.stop)
         if stop or (self.keeper and self.keeper.due):

@@ -1,4 +1,4 @@
-"""The check before an export is kept: the graphs and the original on real pictures and captions."""
+"""The check before an export is kept: the graphs and the original on real images and captions."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Examples:
 
     images: Sequence[str | Path | Image.Image]
     captions: Sequence[str]
-    source: str = "given pictures"
+    source: str = "given images"
     """Where they come from, for the report."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Differences over the tried pictures and captions, and whether they are small enough."""
+    """Differences over the tried images and captions, and whether they are small enough."""
 
     images: int
     captions: int
@@ -48,7 +48,7 @@ class Agreement:
     text_angle: float
     tolerance: float
     source: str
-    """Where the pictures came from, for the message."""
+    """Where the images came from, for the message."""
 
     @property
     def holds(self) -> bool:
@@ -60,7 +60,7 @@ class Agreement:
 
 
 def compare(original: Encoder, export: Encoder, examples: Examples, *, tolerance: float) -> Agreement:
-    """Run both on the same pictures and captions. A NaN counts as an infinite difference."""
+    """Run both on the same images and captions. A NaN counts as an infinite difference."""
     images, captions = examples.images, examples.captions
     image_difference, image_angle = _difference(original.encode_images(images), export.encode_images(images))
     text_difference, text_angle = _difference(original.encode_texts(captions), export.encode_texts(captions))

@@ -90,7 +90,7 @@ def _share(folder: Path) -> None:
 def _disagree(agreement: Agreement, quantize: str | None) -> TbpsError:
     hint = "Without --quantize the graphs are exact." if quantize else "Please report it with what tbps doctor prints."
     return TbpsError(
-        f"export: the graphs differ from the model by up to {agreement.image_difference:.1e} (pictures) and "
+        f"export: the graphs differ from the model by up to {agreement.image_difference:.1e} (images) and "
         f"{agreement.text_difference:.1e} (captions), but {agreement.tolerance:.1e} is allowed. Nothing was kept.",
         hint,
     )
@@ -184,7 +184,7 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
     lines = [
         f"# {facts['method']}, exported by tbps",
         "",
-        f"Text-based person search: pictures ({height} x {width}, RGB) and sentences become unit vectors of "
+        f"Text-based person search: images ({height} x {width}, RGB) and sentences become unit vectors of "
         f"{facts['embed']} numbers; their dot product is the score.",
         "",
         f"- Trained on `{facts['data']}`; best epoch selected on: {facts['selected_on'] or 'unknown'}.",
@@ -193,8 +193,8 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
     ]
     if agreement:
         lines.append(
-            f"- Checked on {agreement.images} pictures and {agreement.captions} captions ({agreement.source}): "
-            f"largest difference {agreement.image_difference:.1e} (pictures), "
+            f"- Checked on {agreement.images} images and {agreement.captions} captions ({agreement.source}): "
+            f"largest difference {agreement.image_difference:.1e} (images), "
             f"{agreement.text_difference:.1e} (captions)."
         )
     lines += [
@@ -203,7 +203,7 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
         "A hit is a ranking, never an identification; a person must review every result.",
         "",
         "```",
-        'tbps search "a man in a white shirt" --ckpt THIS-FOLDER --in PICTURES',
+        'tbps search "a man in a white shirt" --ckpt THIS-FOLDER --in IMAGES',
         "```",
         "",
     ]

@@ -1,4 +1,4 @@
-"""The two towers as ONNX graphs: one for pictures, one for captions, each ending in unit rows.
+"""The two towers as ONNX graphs: one for images, one for captions, each ending in unit rows.
 
 A graph carries in its metadata what a consumer must know to feed it (transform, tokenizer) and whose
 weights it holds (fingerprint), so that a program with onnxruntime and no torch gets the same answer.

@@ -1,7 +1,7 @@
 """A folder that open_clip opens: `create_model_and_transforms("local-dir:FOLDER")`.
 
 Only for methods whose inference is CLIP's two towers and nothing else; that is tried on numbers, not
-taken from the method's word. open_clip runs any picture shape, but no stride other than the patch.
+taken from the method's word. open_clip runs any image shape, but no stride other than the patch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check(model: Model) -> None:
 
 
 def _is_plain(model: Model) -> bool:
-    """Whether the embeddings are those of the towers alone, on a noise picture and a sentence."""
+    """Whether the embeddings are those of the towers alone, on a noise image and a sentence."""
     from tbps_cli.losses.contrastive import unit
     from tbps_cli.nn.clip import Clip
     from tbps_cli.nn.features import image_feature, text_feature

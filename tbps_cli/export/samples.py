@@ -1,4 +1,4 @@
-"""Real pictures and captions to compare an export on: the run's own test set, or drawn pedestrians."""
+"""Real images and captions to compare an export on: the run's own test set, or drawn pedestrians."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ logger = logging.getLogger("tbps")
 
 
 def samples(model: Model, data_root: Path | None = None, count: int = COUNT) -> Examples:
-    """`count` pictures and captions, and a word on where they come from.
+    """`count` images and captions, and a word on where they come from.
 
     The test split of the run's data set when it is there; otherwise synthetic pedestrians drawn on
-    the spot, so that the comparison never depends on noise pictures.
+    the spot, so that the comparison never depends on noise images.
     """
     try:
         split = open_dataset(model.data or "", place_of(data_root)).split("test")
-        pictures = [read_image(path, allow_truncated=True) for path in split.paths[:count]]
+        images = [read_image(path, allow_truncated=True) for path in split.paths[:count]]
     except TbpsError as error:
         logger.info("export: compared on drawn pedestrians, because %s", error.message)
         return drawn(count)
-    return Examples(pictures, split.captions[:count], f"test split of {split.dataset}")
+    return Examples(images, split.captions[:count], f"test split of {split.dataset}")
 
 
 def drawn(count: int) -> Examples:
-    """Pictures and captions of synthetic pedestrians."""
+    """Images and captions of synthetic pedestrians."""
     from tbps_cli.synthetic.build import build
 
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder) / "synthetic", identities=8, seed=0, workers=1)
         dataset = open_dataset("synthetic", Path(folder))
-        pictures = [read_image(dataset.root / picture.path) for picture in dataset.pictures[:count]]
+        images = [read_image(dataset.root / image.path) for image in dataset.images[:count]]
     captions = [caption.text for caption in dataset.captions[:count]]
-    return Examples(pictures, captions, "drawn pedestrians")
+    return Examples(images, captions, "drawn pedestrians")

@@ -1,6 +1,6 @@
-"""Pictures and captions -> vectors, through the cache: nothing is embedded twice.
+"""Images and captions -> vectors, through the cache: nothing is embedded twice.
 
-A picture that the feature file knows by path, size and time of change is taken from there; a moved or
+An image that the feature file knows by path, size and time of change is taken from there; a moved or
 copied one is recognised by its content. The rest is decoded by threads ahead of the model, in file
 order, in batches of a fixed size. Forms of a method whose embeddings depend on batch companions are
 embedded whole and in order, or taken whole from the cache.
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.augment.exact import EvalTransform
-from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, UnreadableImage, read_image, require_pictures
+from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, UnreadableImage, read_image, require_images
 from tbps_cli.data.types import Person, Split
 from tbps_cli.errors import DataError
 from tbps_cli.features.rows import Row, content_hash
@@ -66,7 +66,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A picture to embed: where it lies, what the feature file calls it, and what is known of it."""
+    """An image to embed: where it lies, what the feature file calls it, and what is known of it."""
 
     file: Path
     name: str
@@ -80,16 +80,16 @@ class Report:
     """What embedding a gallery took."""
 
     new: int = 0
-    """Pictures that the model has seen now."""
+    """Images that the model has seen now."""
     reused: int = 0
-    """Pictures whose vectors were known, from this path or another."""
+    """Images whose vectors were known, from this path or another."""
     truncated: int = 0
     unreadable: list[UnreadableImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A split as vectors: captions and pictures in file order, float32, unit rows."""
+    """A split as vectors: captions and images in file order, float32, unit rows."""
 
     text_QE: NDArray[np.float32]
     image_GE: NDArray[np.float32]
@@ -105,45 +105,43 @@ def embed_split(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
-    """All captions, then all pictures of a split.
+    """All captions, then all images of a split.
 
     cache_dir: the folder of caches; None embeds everything anew and keeps nothing.
-    progress: called with (done, total) over captions and pictures together.
-    Raises DataError naming how many pictures are missing or cannot be read; files that end early are
+    progress: called with (done, total) over captions and images together.
+    Raises DataError naming how many images are missing or cannot be read; files that end early are
     used as the papers do, with a warning that counts them.
     """
-    require_pictures(split.paths, split.root, split.dataset)
+    require_images(split.paths, split.root, split.dataset)
     total = len(split.captions) + len(split.paths)
     told = progress or _silent
     texts = _file(model, split.root, "texts", batch, cache_dir)
     text_QE = embed_texts(model, split.captions, texts, batch=batch, progress=lambda done, _: told(done, total))
-    pictures = picture_file(model, split.root, batch=batch, cache_dir=cache_dir)
-    report = embed_pictures(
+    images = image_file(model, split.root, batch=batch, cache_dir=cache_dir)
+    report = embed_images(
         model,
         sources_of(split),
-        pictures,
+        images,
         batch=batch,
         workers=workers,
         progress=lambda done, _: told(len(split.captions) + done, total),
     )
     if report.truncated:
-        log.warning("%d pictures end early; they are used as far as they go, as the papers do", report.truncated)
+        log.warning("%d images end early; they are used as far as they go, as the papers do", report.truncated)
     names = [source.name for source in sources_of(split)]
-    return Embedded(text_QE, pictures.vectors(pictures.places(names)), report)
+    return Embedded(text_QE, images.vectors(images.places(names)), report)
 
 
 def sources_of(split: Split) -> list[Source]:
-    """The pictures of a split under the names that feature files give them: relative to its root."""
+    """The images of a split under the names that feature files give them: relative to its root."""
     return [
         Source(path, path.relative_to(split.root).as_posix(), camera, taken, person)
-        for path, camera, taken, person in zip(
-            split.paths, split.cameras, split.times, split.picture_person, strict=True
-        )
+        for path, camera, taken, person in zip(split.paths, split.cameras, split.times, split.image_person, strict=True)
     ]
 
 
-def picture_file(model: Encoder, root: Path, *, batch: int = 64, cache_dir: Path | None = None) -> FeatureFile:
-    """The feature file of the pictures below a data set's root, shared by evaluation and search."""
+def image_file(model: Encoder, root: Path, *, batch: int = 64, cache_dir: Path | None = None) -> FeatureFile:
+    """The feature file of the images below a data set's root, shared by evaluation and search."""
     return _file(model, root, "images", batch, cache_dir)
 
 
@@ -182,7 +180,7 @@ def embed_texts(
     return file.vectors(file.places(names))
 
 
-def embed_pictures(
+def embed_images(
     model: Encoder,
     sources: Sequence[Source],
     file: FeatureFile,
@@ -191,9 +189,9 @@ def embed_pictures(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Bring a feature file up to date with these pictures; rows of other pictures stay as they are.
+    """Bring a feature file up to date with these images; rows of other images stay as they are.
 
-    A file that ends early is used as far as it goes, and counted. Raises DataError when pictures cannot
+    A file that ends early is used as far as it goes, and counted. Raises DataError when images cannot
     be read, with their number; the vectors of the others before the first are kept.
     """
     report = Report()
@@ -220,7 +218,7 @@ def embed_pictures(
     if report.unreadable:
         first, count = report.unreadable[0], len(report.unreadable)
         raise DataError(
-            f"{count:,} of {len(sources):,} pictures cannot be read (first: {first.path}: {first.reason}).", first.hint
+            f"{count:,} of {len(sources):,} images cannot be read (first: {first.path}: {first.reason}).", first.hint
         )
     return report
 
@@ -228,7 +226,7 @@ def embed_pictures(
 def _missing(
     model: Encoder, sources: Sequence[Source], file: FeatureFile, report: Report
 ) -> tuple[list[tuple[Source, Row]], tuple[list[Row], NDArray[np.float32]]]:
-    """(pictures that must be embedded, rows whose vectors are known from equal content)."""
+    """(images that must be embedded, rows whose vectors are known from equal content)."""
     known = file.known()
     place = {path: number for number, path in enumerate(known.paths)}
     of_content = {content: number for number, content in enumerate(known.columns["content"].tolist())}
@@ -248,7 +246,7 @@ def _missing(
         else:
             copied.append((row, twin))
     if model.batch_dependent and missing:
-        # Companions matter: all pictures again, in file order and whole batches.
+        # Companions matter: all images again, in file order and whole batches.
         report.reused = 0
         return [(source, _row(source, source.file.stat())) for source in sources], ([], NOTHING)
     report.reused += len(copied)
@@ -289,7 +287,7 @@ class _Pending:
 
 
 Group = list[tuple[Source, Row]]
-"""Pictures of equal content."""
+"""Images of equal content."""
 Loaded = tuple[NDArray[np.float32], bool] | UnreadableImage
 
 

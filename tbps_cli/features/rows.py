@@ -28,7 +28,7 @@ class Row:
     size: int = 0
     mtime: int = 0
     content: str = ""
-    """`content_hash` of the bytes: equal pictures are embedded once, whatever their path."""
+    """`content_hash` of the bytes: equal images are embedded once, whatever their path."""
     camera: str | None = None
     time: str | None = None
     person: Person | None = None

@@ -1,4 +1,4 @@
-"""Feature files: vectors and what they belong to, kept so that no picture is embedded twice.
+"""Feature files: vectors and what they belong to, kept so that no image is embedded twice.
 
 One HDF5 file per (fingerprint, gallery). Contiguous datasets cannot grow, so rows are appended as
 small parts beside the file, each written under a temporary name, synced and renamed; they are merged
@@ -8,7 +8,7 @@ shrink) and the matrix is mapped from the file, not read.
 
     file = FeatureFile.open(feature_path("features", folder, model.fingerprint), model.fingerprint)
     file.append([Row("a.jpg", size, mtime, content_hash(path))], vector_1E)
-    file.keep(still_there)          # drop the rows of pictures that are gone
+    file.keep(still_there)          # drop the rows of images that are gone
     file.known(), file.matrix()     # rows and their vectors, in the same order
 """
 

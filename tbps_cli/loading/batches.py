@@ -1,4 +1,4 @@
-"""Making one training batch from a list of captions: pictures in every view, tokens, numbers.
+"""Making one training batch from a list of captions: images in every view, tokens, numbers.
 
 This is what travels to worker processes. Every draw is derived from (seed, epoch, caption, view), so a batch is
 the same wherever it is made.
@@ -24,7 +24,7 @@ from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image
 from tbps_cli.data.types import Split
 from tbps_cli.errors import TbpsError
 from tbps_cli.loading.samplers import Order
-from tbps_cli.prepare.store import Store
+from tbps_cli.loading.store import Store
 from tbps_cli.text.augment import augment_caption, augment_ids
 from tbps_cli.text.masking import mask_words
 from tbps_cli.text.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ class Work:
 class Maker(Dataset[Made]):
     """Makes batches from `Work`; it is what travels to worker processes.
 
-    planned: draw what happens to the pictures, and leave the doing to a `device.Painter`.
+    planned: draw what happens to the images, and leave the doing to a `device.BatchAugmenter`.
     """
 
     split: Split
@@ -82,52 +82,52 @@ class Maker(Dataset[Made]):
             return {"error": error}
 
     def make(self, work: Work) -> Made:
-        """Pictures in every view, tokens, and the numbers that say what they are."""
+        """Images in every view, tokens, and the numbers that say what they are."""
         captions = np.array(work.captions, dtype=np.int64)
-        picture_B = self.split.caption_picture[captions]
-        images, truncated = self._plans(work, picture_B) if self.planned else self._images(work, picture_B)
+        image_B = self.split.caption_image[captions]
+        images, truncated = self._plans(work, image_B) if self.planned else self._images(work, image_B)
         return {
             "images": images,
             "tokens": self._tokens(work),
-            "person_B": torch.from_numpy(self.split.class_of[picture_B]),
-            "picture_B": torch.from_numpy(picture_B),
+            "person_B": torch.from_numpy(self.split.class_of[image_B]),
+            "image_B": torch.from_numpy(image_B),
             "sample_B": torch.from_numpy(captions),
             "truncated": truncated,
         }
 
-    def _images(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
-        images = {name: torch.empty(len(picture_B), 3, *self.size) for name in self.views.images}
+    def _images(self, work: Work, image_B: Order) -> tuple[dict[str, Tensor], list[int]]:
+        images = {name: torch.empty(len(image_B), 3, *self.size) for name in self.views.images}
         truncated: list[int] = []
-        for row, picture in enumerate(picture_B):
+        for row, number in enumerate(image_B):
             loaded: dict[bool, Image.Image] = {}
             for name, how in self.views.images.items():
                 whole = how.whole is not None
                 if whole not in loaded:
-                    loaded[whole] = self._picture(int(picture), how)
+                    loaded[whole] = self._image(int(number), how)
                 images[name][row] = augment(loaded[whole], self.size, how, self._draws(work, row, name))
             if any(image.info.get(TRUNCATED) for image in loaded.values()):
-                truncated.append(int(picture))
+                truncated.append(int(number))
         return images, truncated
 
-    def _plans(self, work: Work, picture_B: Order) -> tuple[dict[str, Tensor], list[int]]:
-        """View -> what happens to each picture: see `device_draws.draw`."""
-        plans, shape_B2 = {}, self._shapes(picture_B)
+    def _plans(self, work: Work, image_B: Order) -> tuple[dict[str, Tensor], list[int]]:
+        """View -> what happens to each image: see `device_draws.draw`."""
+        plans, shape_B2 = {}, self._shapes(image_B)
         for name, how in self.views.images.items():
-            seeds = [self._draws(work, row, name).seed for row in range(len(picture_B))]
-            plans[name] = torch.from_numpy(device_draws.draw(how, self.size, seeds, picture_B, shape_B2))
+            seeds = [self._draws(work, row, name).seed for row in range(len(image_B))]
+            plans[name] = torch.from_numpy(device_draws.draw(how, self.size, seeds, image_B, shape_B2))
         return plans, []
 
-    def _shapes(self, picture_B: Order) -> Order | None:
-        """[B, 2] height and width of each picture as it was read, where a view is cut from it and they are known."""
+    def _shapes(self, image_B: Order) -> Order | None:
+        """[B, 2] height and width of each image as it was read, where a view is cut from it and they are known."""
         if self.store is None or all(how.whole is None for how in self.views.images.values()):
             return None
-        return self.store.shapes_of([self.split.paths[picture] for picture in picture_B])
+        return self.store.shapes_of([self.split.paths[image] for image in image_B])
 
-    def _picture(self, picture: int, how: Augment) -> Image.Image:
-        path = self.split.paths[picture]
+    def _image(self, image: int, how: Augment) -> Image.Image:
+        path = self.split.paths[image]
         fits = self.store and how.whole is None and how.resample == self.store.resample
         if self.store and fits:
-            return self.store.picture(path)
+            return self.store.image(path)
         return read_image(path, allow_truncated=True, max_pixels=self.max_pixels)
 
     def _draws(self, work: Work, row: int, view: str) -> Draws:

@@ -1,4 +1,4 @@
-"""Training batches: which captions (samplers), which pictures (files or store), which draws (all stateless).
+"""Training batches: which captions (samplers), which images (files or store), which draws (all stateless).
 
 A batch depends on (seed, epoch, place in the epoch) and on nothing else: not on the number of worker
 processes, on how they start, on ranks, or on whether training was interrupted. Worker processes come
@@ -19,14 +19,14 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from tbps_cli.augment.batched import Painter
-from tbps_cli.data.images import MAX_PIXELS, require_pictures
+from tbps_cli.augment.batched import BatchAugmenter
+from tbps_cli.data.images import MAX_PIXELS, require_images
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.loading import samplers
 from tbps_cli.loading.batches import Made, Maker, PlainViews, Views, Work
 from tbps_cli.loading.samplers import Order
-from tbps_cli.prepare.store import Store
+from tbps_cli.loading.store import Store
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch
 
@@ -53,11 +53,11 @@ class Loader:
 
     size: height and width in pixels. batch: pairs per step over all ranks; this rank's share is made.
     workers: processes that make batches; 0 makes them here, with equal results.
-    painter: does the drawn changes in batches on its device, where the pictures then are; the store behind it
-    must hold every picture. Without one, each picture is changed exactly as the published code does.
+    painter: does the drawn changes in batches on its device, where the images then are; the store behind it
+    must hold every image. Without one, each image is changed exactly as the published code does.
     augmented: false leaves the flip alone of every view's steps.
     limit: only the first so many captions, for trials.
-    Raises DataError at once when pictures are missing.
+    Raises DataError at once when images are missing.
     """
 
     split: Split
@@ -74,7 +74,7 @@ class Loader:
     drop_last: bool = field(default=False, kw_only=True)
     augmented: bool = field(default=True, kw_only=True)
     store: Store | None = field(default=None, kw_only=True)
-    painter: Painter | None = field(default=None, kw_only=True)
+    painter: BatchAugmenter | None = field(default=None, kw_only=True)
     max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
     limit: int | None = field(default=None, kw_only=True)
     pin: bool = field(default=False, kw_only=True)
@@ -82,7 +82,7 @@ class Loader:
     """How worker processes start: fork, spawn or forkserver; None is the platform's way."""
 
     def __post_init__(self) -> None:
-        require_pictures(self.split.paths, self.split.root, self.split.dataset)
+        require_images(self.split.paths, self.split.root, self.split.dataset)
         if self.batch < self.world:
             raise DataError(f"train.batch = {self.batch} is less than one pair for each of {self.world} devices.")
         self._drawn = self.views if self.augmented else PlainViews.of(self.views)
@@ -111,7 +111,7 @@ class Loader:
         cut = any(how.whole is not None for how in self._drawn.images.values())
         if cut and self.store is not None and self.store.shapes is None:
             log.warning(
-                "store: it does not know how large its pictures were, so that views are cut as if they had been %dx%d. "
+                "store: it does not know how large its images were, so that views are cut as if they had been %dx%d. "
                 "Make it again: tbps prepare-data NAME --decode %dx%d",
                 *self.size,
                 *self.size,
@@ -189,14 +189,14 @@ class Loader:
             made["images"] = {name: self.painter(plan, hows[name]) for name, plan in made["images"].items()}
         return Batch(**made, whole=whole)
 
-    def _count_truncated(self, pictures: Sequence[int]) -> None:
-        fresh = [picture for picture in pictures if picture not in self.truncated]
+    def _count_truncated(self, images: Sequence[int]) -> None:
+        fresh = [image for image in images if image not in self.truncated]
         if fresh and not self.truncated:
             log.warning("data: %s ends early and is used as far as it goes, as the papers do", self._path(fresh[0]))
         self.truncated.update(fresh)
 
-    def _path(self, picture: int) -> Path:
-        return self.split.paths[picture]
+    def _path(self, image: int) -> Path:
+        return self.split.paths[image]
 
     def _count(self) -> int:
         return len(self.split) if self.limit is None else min(self.limit, len(self.split))
@@ -214,7 +214,7 @@ def _worker_error(error: RuntimeError, workers: int) -> Exception:
     """A worker that the system killed, as something a user can act on; other errors stay themselves."""
     if workers and "DataLoader worker" in str(error):
         return DataError(
-            f"a process that reads pictures was ended by the system: {str(error).splitlines()[0]}",
+            f"a process that reads images was ended by the system: {str(error).splitlines()[0]}",
             "Memory is the usual reason (also /dev/shm in containers): set train.workers lower, or to 0.",
         )
     return error

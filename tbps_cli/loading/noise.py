@@ -1,6 +1,6 @@
-"""Noisy correspondence: training captions given to wrong pictures, as RDE (Qin et al., CVPR 2024) tests it.
+"""Noisy correspondence: training captions given to wrong images, as RDE (Qin et al., CVPR 2024) tests it.
 
-A published index file is a permutation of the training captions: entry i keeps its identity and picture and
+A published index file is a permutation of the training captions: entry i keeps its identity and image and
 gets the caption of entry index[i]. It addresses captions by their place in the official order.
 """
 

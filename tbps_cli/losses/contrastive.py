@@ -1,4 +1,4 @@
-"""Losses over the similarities of a batch: which caption belongs to which picture or person.
+"""Losses over the similarities of a batch: which caption belongs to which image or person.
 
 IRRA's SDM (Jiang and Ye, CVPR 2023, arXiv 2303.12501) draws the softmax over the batch towards the
 distribution of equal identities; ITC is CLIP's loss, where row i belongs to row i and nothing else.
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SAME_PICTURE_WEIGHT = 0.3
-"""What a caption of the same person but of another picture counts for, where pictures are told apart."""
+SAME_IMAGE_WEIGHT = 0.3
+"""What a caption of the same person but of another image counts for, where images are told apart."""
 
 
 def unit(x_BE: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def sdm(
     person_B: Tensor,
     *,
     temperature: float | Tensor,
-    picture_B: Tensor | None = None,
+    image_B: Tensor | None = None,
     epsilon: float = 1e-8,
 ) -> Tensor:
     """Draw the predicted match distribution towards the true one, in both directions.
@@ -56,17 +56,17 @@ def sdm(
     image_BE, text_BE: embeddings of any length; made unit length here, in float32.
     person_B: identities, int64; rows with equal numbers match.
     temperature: divides the cosine; no unit, above 0.
-    picture_B: numbers of the pictures; given, other pictures of the person count 0.3 instead of 1.
+    image_B: numbers of the images; given, other images of the person count 0.3 instead of 1.
     epsilon: added inside the log of the true distribution.
     Returns the sum of both batch means in nats, a scalar. Raises ValueError when batch sizes differ.
     Source: IRRA, "Similarity Distribution Matching"; constants from its released code, which divides
-    column j by the sum of row j (the same thing unless picture_B is given).
+    column j by the sum of row j (the same thing unless image_B is given).
     """
     check_sizes(image_BE, text_BE, person_B)
     match_BB = same(person_B)
-    if picture_B is not None:
-        picture_BB = same(picture_B)
-        match_BB = (match_BB - picture_BB) * SAME_PICTURE_WEIGHT + picture_BB
+    if image_B is not None:
+        image_BB = same(image_B)
+        match_BB = (match_BB - image_BB) * SAME_IMAGE_WEIGHT + image_BB
     target_BB = match_BB / match_BB.sum(1)
     score_BB = unit(text_BE) @ unit(image_BE).T / temperature
     return divergence(score_BB, target_BB, epsilon) + divergence(score_BB.T, target_BB, epsilon)
@@ -138,8 +138,8 @@ def citc(image_BE: Tensor, text_BE: Tensor, *, within: float = 0.25, across: flo
     """Squared differences of cosines that should agree, over all pairs of the batch, its diagonal too.
 
     image_BE, text_BE: embeddings of any length, row i belonging to row i; made unit length here.
-    within: weight of (picture i, picture j) against (caption i, caption j).
-    across: weight of (picture i, caption j) against (caption i, picture j).
+    within: weight of (image i, image j) against (caption i, caption j).
+    across: weight of (image i, caption j) against (caption i, image j).
     Identities play no part. Returns a scalar without unit. Raises ValueError when batch sizes differ.
     Source: TBPS-CLIP, "cyclic image-text contrastive loss" (after CyCLIP); its released code scales
     the cosines and divides by the scale again, which cancels.

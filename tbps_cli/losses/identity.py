@@ -12,7 +12,7 @@ Classify = Callable[[Tensor], Tensor]
 
 
 def person_scores(classify: Classify | None, image_BE: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores of pictures and of captions by the classifier that both share.
+    """The scores of images and of captions by the classifier that both share.
 
     Raises ValueError without one: a task of no identities builds none.
     """
@@ -22,7 +22,7 @@ def person_scores(classify: Classify | None, image_BE: Tensor, text_BE: Tensor) 
 
 
 def identity(image_logit_BN: Tensor, text_logit_BN: Tensor, person_B: Tensor) -> Tensor:
-    """Cross-entropy of naming the person, the mean over the pictures and the captions.
+    """Cross-entropy of naming the person, the mean over the images and the captions.
 
     image_logit_BN, text_logit_BN: scores of the N training identities. person_B: int64, 0..N-1.
     Returns nats, a scalar. Source: IRRA's released code (the classifier sees un-normalised features).
@@ -34,7 +34,7 @@ def identity(image_logit_BN: Tensor, text_logit_BN: Tensor, person_B: Tensor) ->
 def smoothed_identity(
     image_logit_BN: Tensor, text_logit_BN: Tensor, person_B: Tensor, *, smoothing: float = 0.1
 ) -> Tensor:
-    """Cross-entropy with the person's share spread a little over all, pictures and captions added up.
+    """Cross-entropy with the person's share spread a little over all, images and captions added up.
 
     image_logit_BN, text_logit_BN: scores of the N training identities. person_B: int64, 0..N-1.
     smoothing: the share that all N identities divide evenly; 0 gives plain cross-entropy.

@@ -41,7 +41,7 @@ def alignment(
     """Push cosines of one person's pairs above alpha, those of two persons below beta.
 
     image_BE, text_BE: embeddings of any length; made unit length here, in float32.
-    person_B: identities, int64; every picture and caption of one identity is a positive pair.
+    person_B: identities, int64; every image and caption of one identity is a positive pair.
     scale_pos, scale_neg: steepness of the two logistic curves.
     Returns twice the sum over all pairs divided by the batch size, a scalar: it grows with the batch.
     Raises ValueError when batch sizes differ. Source: TextReID, arXiv 2110.10807, and its released code.

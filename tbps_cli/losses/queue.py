@@ -1,6 +1,6 @@
 """Contrast with a queue of earlier embeddings, across modalities (TextReID, BMVC 2021).
 
-A caption is compared with its own picture's key and with queued picture keys, a picture with captions
+A caption is compared with its own image's key and with queued image keys, an image with captions
 likewise. Keys of persons who are in the batch are no negatives; which those are is decided once for all
 anchors, so another caption of the batch is neither a positive nor a negative here.
 """

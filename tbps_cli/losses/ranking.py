@@ -74,7 +74,7 @@ def pair_sdm(
 
 
 def _both_ways(one_way: _OneWay, image_BE: Tensor, text_BE: Tensor, person_B: Tensor) -> Tensor:
-    """The cost of every caption among the pictures plus that of every picture among the captions."""
+    """The cost of every caption among the images plus that of every image among the captions."""
     check_sizes(image_BE, text_BE, person_B)
     match_BB = person_B[:, None] == person_B[None, :]
     score_BB = unit(text_BE) @ unit(image_BE).T

@@ -11,7 +11,7 @@ def hardest_triplet(image_BE: Tensor, text_BE: Tensor, *, margin: float = 1.0) -
 
     image_BE, text_BE: embeddings of any length, not normalised; only the own pair is positive, so other
     captions of the same person count as negatives. margin: in units of the distance.
-    Returns the mean over pictures plus the mean over captions, a scalar. Source: CSKT's released code.
+    Returns the mean over images plus the mean over captions, a scalar. Source: CSKT's released code.
     """
     distance_BB = torch.cdist(image_BE.float(), text_BE.float(), compute_mode="donot_use_mm_for_euclid_dist")
     own_B = distance_BB.diagonal()

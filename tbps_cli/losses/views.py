@@ -1,4 +1,4 @@
-"""Losses between two drawn views of the same pictures: no caption and no identity takes part.
+"""Losses between two drawn views of the same images: no caption and no identity takes part.
 
 SimCLR (Chen et al., ICML 2020, arXiv 2002.05709), as TBPS-CLIP adds it to its image tower. Everything
 is computed in float32.
@@ -14,11 +14,11 @@ from tbps_cli.losses.contrastive import check_sizes, unit
 
 
 def simclr(first_BE: Tensor, second_BE: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Cross-entropy of finding a picture's other view among all views of the batch but itself.
+    """Cross-entropy of finding an image's other view among all views of the batch but itself.
 
-    first_BE, second_BE: head outputs of any length, row i of both from one picture; made unit length
+    first_BE, second_BE: head outputs of any length, row i of both from one image; made unit length
     here. temperature: divides the cosine; no unit, above 0.
-    Other pictures of the same person, and the same picture drawn twice, count as wrong.
+    Other images of the same person, and the same image drawn twice, count as wrong.
     Returns nats, the mean of both views, a scalar. Raises ValueError when batch sizes differ.
     Source: SimCLR; the arrangement is that of TBPS-CLIP's released code.
     """

@@ -1,7 +1,7 @@
 """What every method states, and the defaults that most of them share.
 
 A method is a file in this folder; the module's name is the registration (`methods.find`). It ends
-in one unit vector per picture and per caption, so nothing above this layer asks which one it is.
+in one unit vector per image and per caption, so nothing above this layer asks which one it is.
 To add one: the file, a recipe, a golden folder and a parity adapter; see docs/methods.md.
 """
 
@@ -68,7 +68,7 @@ class MethodConfig(Section):
 class Views:
     """What a training batch must contain, for the loader to make.
 
-    images: view name -> augmentation; each view is an independent draw from the same picture.
+    images: view name -> augmentation; each view is an independent draw from the same image.
     masked: whether the masked words and their labels are drawn too (tokens "masked", "label").
     sampler: "random" (every caption once an epoch), "identity" (groups of one person) or
     "identity-chunks" (groups along one shuffle of all captions).
@@ -86,7 +86,7 @@ class Views:
 
 
 class Method(nn.Module):
-    """The base of all methods: an encoder for pictures, one for captions, and a training loss."""
+    """The base of all methods: an encoder for images, one for captions, and a training loss."""
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     official: ClassVar[KeyTable] = KeyTable({})
@@ -116,7 +116,7 @@ class Method(nn.Module):
 
     @classmethod
     def eval_transform(cls, config: Any, task: Task) -> EvalTransform:
-        """Picture -> the array that `encode_images` takes, one row."""
+        """Image -> the array that `encode_images` takes, one row."""
         return EvalTransform(task.image_size, **CLIP_EVAL)
 
     @classmethod
@@ -140,7 +140,7 @@ class Method(nn.Module):
     # What comes out -----------------------------------------------------------------------
 
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] normalised pictures -> [B, E] float32 rows of unit length."""
+        """[B, C, H, W] normalised images -> [B, E] float32 rows of unit length."""
         raise NotImplementedError
 
     def encode_texts(self, token_BT: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Method(nn.Module):
         """Draw every parameter anew from the generator, as the paper's code does."""
 
     def before_step(self) -> None:
-        """Called before the pictures of each optimiser step are embedded (momentum encoders)."""
+        """Called before the images of each optimiser step are embedded (momentum encoders)."""
 
     def after_step(self) -> None:
         """Called after each optimiser step."""
@@ -221,14 +221,14 @@ class Method(nn.Module):
             if tensors[name].shape != tensor.shape:
                 raise WeightsError(
                     f"{files.name}: {cls.official.foreign(name)} is {tuple(tensors[name].shape)}, but the other shapes "
-                    f"and the options (picture {task.image_size[0]}x{task.image_size[1]}) need {tuple(tensor.shape)}.",
+                    f"and the options (image {task.image_size[0]}x{task.image_size[1]}) need {tuple(tensor.shape)}.",
                     "Put the configs.yaml of the same run beside the file: it says img_size and stride_size.",
                 )
         return True
 
     @classmethod
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
-        """Picture size and number of persons of a checkpoint that `recognise` accepted.
+        """Image size and number of persons of a checkpoint that `recognise` accepted.
 
         The options know the size best; else the position table and the usual shapes decide. Raises
         WeightsError when the table fits no usual shape.

@@ -2,7 +2,7 @@
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
 arXiv 2103.00020. The baseline of every paper here, and the way to try weights without training: OpenAI's
-files and open_clip's are read as they are. Differences: pictures need not be square (the position
+files and open_clip's are read as they are. Differences: images need not be square (the position
 table is resized), and the temperature is a constant unless `learn_temperature` says otherwise.
 """
 

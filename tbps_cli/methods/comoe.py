@@ -57,7 +57,7 @@ class CoMoE(Method):
         parts: tuple[Literal["coa"], ...] = ("coa",)
         """What stands above the towers: the parser, or with [] nothing (the baseline)."""
         share_modalities: bool = True
-        """One parser for pictures and captions; false: one each, of whose gates each uses its own."""
+        """One parser for images and captions; false: one each, of whose gates each uses its own."""
         attention_axis: Axis = "token"
         """What the experts' blocks attend over: tokens of one item, or as released the items of the batch."""
         moe_layers: Count = 4

@@ -1,4 +1,4 @@
-"""IRRA: both towers of CLIP fine-tuned, similarity distributions matched, masked words told from the picture.
+"""IRRA: both towers of CLIP fine-tuned, similarity distributions matched, masked words told from the image.
 
 Ding Jiang and Mang Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
 Retrieval", CVPR 2023, arXiv 2303.12501. Differences from the released code: a checkpoint alone is enough

@@ -63,7 +63,7 @@ class PHP(Method):
         parts: tuple[Part, ...] = ("crfm", "efp")
         """What stands above the towers: pooling into parts, experts, both or neither."""
         share_modalities: bool = True
-        """One pooling and one parser for pictures and captions; false: one each."""
+        """One pooling and one parser for images and captions; false: one each."""
         attention_axis: Axis = "token"
         """What the experts' blocks attend over: tokens of one item, or as released the items of the batch."""
         part_tokens: Count = 9

@@ -3,7 +3,7 @@
 Min Cao, Yang Bai, Ziyin Zeng, Mang Ye, Min Zhang, "An Empirical Study of CLIP for Text-Based Person
 Search", AAAI 2024, arXiv 2308.10045. One class for both versions: the simplified one is a recipe that
 leaves out `citc`, `simclr` and `second_view`. Differences from the released code: the soft targets of
-the picture reuse its features (that tower has no dropout, a second pass would give the same); views
+the image reuse its features (that tower has no dropout, a second pass would give the same); views
 that no loss looks at are not made; losses are computed in float32, not under autocast.
 """
 
@@ -73,7 +73,7 @@ class TbpsClip(Method):
         soft_labels: Share = 0.5
         """Share of the model's own softmax in the targets of nitc; rises to it over the first epoch."""
         second_view: bool = True
-        """A second view of the picture in nitc ("MVS")."""
+        """A second view of the image in nitc ("MVS")."""
         ritc: Weight = 1.0
         """Contrastive, with prediction and target exchanged."""
         ritc_epsilon: Positive = 0.01
@@ -81,11 +81,11 @@ class TbpsClip(Method):
         citc: Weight = 0.1
         """Cyclic: cosines that should agree."""
         citc_within: Weight = 0.25
-        """In citc, of pictures among each other against captions among each other."""
+        """In citc, of images among each other against captions among each other."""
         citc_across: Weight = 0.25
-        """In citc, of picture to caption against caption to picture."""
+        """In citc, of image to caption against caption to image."""
         simclr: Weight = 0.4
-        """Self-supervision: two strong views of a picture find each other ("SS")."""
+        """Self-supervision: two strong views of an image find each other ("SS")."""
         simclr_temperature: Positive = 0.1
         """Divides the cosines of simclr."""
         simclr_hidden: Count = 128
@@ -182,8 +182,8 @@ class TbpsClip(Method):
 
     def features(self, batch: Batch) -> Features:
         """Embeddings of every view before normalisation; the soft targets' captions where dropout redraws them."""
-        pictures, caption_BT = batch.images, batch.tokens["text" if self.words is None else "masked"]
-        image_BPE = self.clip.image_tokens(pictures["image"])
+        images, caption_BT = batch.images, batch.tokens["text" if self.words is None else "masked"]
+        image_BPE = self.clip.image_tokens(images["image"])
         features = {"image": image_BPE[:, 0].float()}
         if self.words is None:
             features["text"] = text_feature(self.clip, caption_BT)
@@ -193,10 +193,10 @@ class TbpsClip(Method):
             label_BT = batch.tokens["label"]
             features |= caption_figures(self.words(text_BTE, image_BPE, label_BT), label_BT)
         if self.config.second_view:
-            features["second"] = image_feature(self.clip, pictures["second"])
+            features["second"] = image_feature(self.clip, images["second"])
         if self.simclr_mlp is not None:
             for view in ("contrast_a", "contrast_b"):
-                features[view] = self.simclr_mlp(image_feature(self.clip, pictures[view])).float()
+                features[view] = self.simclr_mlp(image_feature(self.clip, images[view])).float()
         if self.training and self.config.text_dropout and self.config.nitc and self.config.soft_labels:
             with torch.no_grad():
                 features["soft_text"] = text_feature(self.clip, caption_BT)
@@ -222,7 +222,7 @@ class TbpsClip(Method):
         return losses
 
     def _nitc(self, features: Features, person_B: Tensor, scale: Tensor, softness: float) -> Tensor:
-        """N-ITC, averaged over the picture's views."""
+        """N-ITC, averaged over the image's views."""
         views = [features[name] for name in ("image", "second") if name in features]
         text_BE, soft_BE = features["text"], features.get("soft_text")
         each = [nitc(v, text_BE, person_B, scale=scale, softness=softness, soft_text_BE=soft_BE) for v in views]
@@ -286,7 +286,7 @@ class TbpsClip(Method):
 
     @classmethod
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
-        """Its options say the picture's size among the settings of the experiment."""
+        """Its options say the image's size among the settings of the experiment."""
         size = _experiment(files).get("input_resolution")
         return super().recognise_task(replace(files, options={"img_size": size, **files.options}), config)
 

@@ -26,7 +26,7 @@ from tbps_cli.losses.queue import queue_contrast, strangers
 from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
 from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, draw_linear, read_head
-from tbps_cli.nn.resnet import EXPANSION, ResNet, picture_of
+from tbps_cli.nn.resnet import EXPANSION, ResNet, image_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
 from tbps_cli.nn.word_gru import Floor, WordGRU, read_gru
 from tbps_cli.section import Count, Positive, Share, Weight
@@ -48,7 +48,7 @@ class TextReID(Method):
         tower: str | Tower = "RN50"
         """The image tower; CLIP's text tower is not used."""
         last_stride: Literal[1, 2] = 1
-        """Of a ResNet's last stage; 1 keeps its map at 1/16 of the picture."""
+        """Of a ResNet's last stage; 1 keeps its map at 1/16 of the image."""
         pool_heads: Count | None = None
         """Heads of a ResNet's attention pool, which no checkpoint tells; its channels // 64 when left out."""
         words: str | None = None
@@ -302,7 +302,7 @@ class TextReID(Method):
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
         ours, _ = cls.official.to_ours(files.tensors)
         projection = ours.get("head.loss_evaluator.projection")
-        size, _ = picture_of(len(ours[TABLE]), _stated(files))
+        size, _ = image_of(len(ours[TABLE]), _stated(files))
         return Task(size, 0 if projection is None else projection.shape[1])
 
 
@@ -326,10 +326,10 @@ def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> TextReID.Config
         values["label_smoothing"] = 0.1 if epsilon > 0 else 0.0  # the released code knows no other value
     if isinstance(momentum, int | float) and 0 <= momentum <= 1:
         values["momentum"] = float(momentum)
-    _, last_stride = picture_of(len(ours[TABLE]), _stated(files))
+    _, last_stride = image_of(len(ours[TABLE]), _stated(files))
     return TextReID.Config(name="textreid", tower=named_resnet(visual), last_stride=last_stride, **values)
 
 
 def _stated(files: OfficialFiles) -> tuple[int, int] | None:
-    """The picture size that options or YAML say."""
+    """The image size that options or YAML say."""
     return files.image_size() or pair_of_sides((files.at("INPUT", "HEIGHT"), files.at("INPUT", "WIDTH")))

@@ -1,4 +1,4 @@
-"""Anything that `--ckpt` accepts becomes one thing: an encoder of captions and pictures."""
+"""Anything that `--ckpt` accepts becomes one thing: an encoder of captions and images."""
 
 from __future__ import annotations
 

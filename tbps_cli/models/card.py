@@ -21,7 +21,7 @@ def card(recipe: Recipe, facts: Mapping[str, object], scores: Mapping[str, float
     lines = [
         f"# {recipe.name or recipe.method.name}",
         "",
-        f"Text-based person search with `{recipe.method.name}`: pictures of {height} x {width} pixels and sentences"
+        f"Text-based person search with `{recipe.method.name}`: images of {height} x {width} pixels and sentences"
         " become unit vectors; their dot product is the score.",
         "",
         f"- Paper: {methods.find(recipe.method.name).paper or 'none'}",
@@ -34,7 +34,7 @@ def card(recipe: Recipe, facts: Mapping[str, object], scores: Mapping[str, float
         "",
         "```",
         "tbps eval --ckpt THIS-FOLDER",
-        'tbps search "a man in a white shirt" --ckpt THIS-FOLDER --in PICTURES',
+        'tbps search "a man in a white shirt" --ckpt THIS-FOLDER --in IMAGES',
         "```",
         "",
     ]

@@ -51,7 +51,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 class ExportedModel:
-    """Encodes pictures and captions with the graphs of one folder; same calls as `models.Model`."""
+    """Encodes images and captions with the graphs of one folder; same calls as `models.Model`."""
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
         self.path = folder
@@ -96,7 +96,7 @@ class ExportedModel:
         batch: int = 32,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Paths or pictures -> [B, E] float32 unit rows."""
+        """Paths or images -> [B, E] float32 unit rows."""
         rows = []
         for start in range(0, len(images), batch):
             arrays = [self._array(image) for image in images[start : start + batch]]
@@ -106,7 +106,7 @@ class ExportedModel:
         return np.concatenate(rows) if rows else np.zeros((0, self.embed), np.float32)
 
     def image_arrays(self, image_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Transformed pictures [B, 3, H, W] -> [B, E] float32 unit rows."""
+        """Transformed images [B, 3, H, W] -> [B, E] float32 unit rows."""
         return self._run(self._image, list(image_BCHW), len(image_BCHW) or 1)
 
     def _array(self, image: str | Path | Image.Image) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A trained method as an encoder: sentences and pictures in, unit rows out.
+"""A trained method as an encoder: sentences and images in, unit rows out.
 
 Everything above (evaluation, index, search, export) sees this class, or its twin over exported
 graphs, and never a method.
@@ -80,7 +80,7 @@ class Model:
         self.selected_on = selected_on
         self.notes = list(notes)
         self.batch: int = recipe.train.eval_batch
-        """Pictures or captions embedded at a time when a call does not say."""
+        """Images or captions embedded at a time when a call does not say."""
 
     @cached_property
     def embed(self) -> int:
@@ -128,7 +128,7 @@ class Model:
         batch: int | None = None,
         progress: Progress | None = None,
     ) -> Rows:
-        """Paths or PIL pictures -> float32 [B, E] unit rows. Raises UnreadableImage naming the path."""
+        """Paths or PIL images -> float32 [B, E] unit rows. Raises UnreadableImage naming the path."""
         images = [images] if isinstance(images, str | Path) else list(images)
 
         def encode(start: int, stop: int) -> Rows:
@@ -154,7 +154,7 @@ class Model:
         return np.concatenate(rows)
 
     def image_arrays(self, image_BCHW: Rows | Tensor) -> Rows:
-        """Transformed pictures [B, 3, H, W] -> float32 [B, E] unit rows."""
+        """Transformed images [B, 3, H, W] -> float32 [B, E] unit rows."""
         return self._embedded(self.method.encode_images, image_BCHW)
 
     def text_arrays(self, token_BT: NDArray[np.int64] | Tensor) -> Rows:

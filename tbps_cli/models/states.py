@@ -70,6 +70,6 @@ def _check(
         first, (height, width) = wrong[0], method.task.image_size
         raise WeightsError(
             f"{name}: {method.official.foreign(first) or first} is {list(tensors[first].shape)}, but {kind} "
-            f"with pictures of {height}x{width} needs {list(own[first].shape)}.",
+            f"with images of {height}x{width} needs {list(own[first].shape)}.",
             "Set what differs, for example --set data.image_size=[384,128] or --set method.stride=16.",
         )

@@ -53,14 +53,14 @@ class Clip(TextTower):
         self.visual = image_tower(sizes, image_size, stride=stride, block=image_block)
 
     def image_tokens(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, 1 + P, E] projected tokens; row 0 is the picture's feature."""
+        """[B, C, H, W] -> [B, 1 + P, E] projected tokens; row 0 is the image's feature."""
         if isinstance(self.visual, ResNet):
             return self.visual.tokens(image_BCHW)
         assert isinstance(self.visual, VisionTransformer)
         return self.visual(image_BCHW, hooks)
 
     def image_token(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, E], the picture's feature: row 0 of `image_tokens` alone."""
+        """[B, C, H, W] -> [B, E], the image's feature: row 0 of `image_tokens` alone."""
         if isinstance(self.visual, VisionTransformer):
             return self.visual.first(image_BCHW, hooks)
         return self.image_tokens(image_BCHW)[:, 0]

@@ -1,4 +1,4 @@
-"""IRRA's multimodal interaction encoder: text tokens that look at a picture, then at each other.
+"""IRRA's multimodal interaction encoder: text tokens that look at an image, then at each other.
 
 Jiang and Ye, CVPR 2023, arXiv 2303.12501. Used in training only. Parameter names are those of the
 released code, which PHP shares.
@@ -27,7 +27,7 @@ class CrossModal(nn.Module):
         self.ln_post = LayerNorm(width)
 
     def forward(self, text_BTE: Tensor, image_BPE: Tensor) -> Tensor:
-        """Projected tokens of both towers -> text tokens that know the picture, [B, T, E].
+        """Projected tokens of both towers -> text tokens that know the image, [B, T, E].
 
         No padding mask: the released code lets padding take part, and so do its trained weights.
         """

@@ -1,4 +1,4 @@
-"""One vector a picture and one a caption from CLIP's towers, as most methods use them."""
+"""One vector an image and one a caption from CLIP's towers, as most methods use them."""
 
 from __future__ import annotations
 

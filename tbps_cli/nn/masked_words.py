@@ -13,7 +13,7 @@ from tbps_cli.nn.heads import WordHead
 
 
 class MaskedWords(nn.Module):
-    """Tokens of masked captions and their pictures -> scores of the hidden words.
+    """Tokens of masked captions and their images -> scores of the hidden words.
 
     width: the common embedding E; layers: blocks above the cross-attention; heads must divide E.
     """

@@ -45,7 +45,7 @@ class BatchNorm1d(Joined, nn.BatchNorm1d):
 
 
 class BatchNorm2d(Joined, nn.BatchNorm2d):
-    """[N, C, H, W], over the pictures of all ranks."""
+    """[N, C, H, W], over the images of all ranks."""
 
 
 def statistics(x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,7 +59,7 @@ def statistics(x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = x_NC.numel() // x_NC.shape[1]
     variance_C, mean_C = torch.var_mean(x_NC, axes, correction=0)
     own = torch.cat([mean_C.double(), variance_C.double() * count, mean_C.new_tensor([count]).double()])
-    mean_RC, deviation_RC, count_R1 = distributed.every(own).split([len(mean_C), len(mean_C), 1], 1)
+    mean_RC, deviation_RC, count_R1 = distributed.all_gather(own).split([len(mean_C), len(mean_C), 1], 1)
     total = count_R1.sum()
     mean_C = (mean_RC * count_R1).sum(0) / total
     deviation_C = (deviation_RC + count_R1 * (mean_RC - mean_C) ** 2).sum(0)

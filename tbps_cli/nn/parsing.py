@@ -1,6 +1,6 @@
 """What PHP and CoMoE put on top of CLIP's tokens: pooling by learned parts, and blocks with experts.
 
-Both modules serve pictures and captions alike. The released codes hand [B, L, E] tokens to an attention
+Both modules serve images and captions alike. The released codes hand [B, L, E] tokens to an attention
 layer that expects the sequence first, so each of the L positions attends over the items of the batch:
 `axis = "batch"` does the same, `"token"` what was evidently meant. Parameter names are the released ones.
 """

@@ -22,7 +22,7 @@ BOTH = "both"
 
 
 class Parts(nn.Module):
-    """Projected tokens of CLIP's towers -> one feature a picture and one a caption.
+    """Projected tokens of CLIP's towers -> one feature an image and one a caption.
 
     pool, parser: make one; without either, the features are CLIP's. shared: one of each for both sides,
     false: one each. gates: side -> the parser's token gate, where it has several.
@@ -51,7 +51,7 @@ class Parts(nn.Module):
         return at_end(text_BTE, token_BT).float() + self(text_BTE, "text")
 
     def features(self, image_BPE: Tensor, text_BTE: Tensor, token_BT: Tensor) -> dict[str, Tensor]:
-        """Both features, and under "balance" the experts' shares [B, M, 2, X], pictures' mixtures first."""
+        """Both features, and under "balance" the experts' shares [B, M, 2, X], images' mixtures first."""
         with collecting(self) as shares:
             features = {"image": self.image_feature(image_BPE), "text": self.text_feature(text_BTE, token_BT)}
         return features | {"balance": torch.stack(shares, 1)} if shares else features

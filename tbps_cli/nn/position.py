@@ -15,12 +15,12 @@ PEDESTRIAN = (384, 128)
 
 
 def grid_of(image_size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of patches for a picture of (height, width) pixels."""
+    """Rows and columns of patches for an image of (height, width) pixels."""
     return (image_size[0] - patch) // stride + 1, (image_size[1] - patch) // stride + 1
 
 
 def image_size_of(rows: int, patch: int, stride: int) -> tuple[int, int]:
-    """The picture size, in pixels, that a position table of `rows` rows (class token included) was made for.
+    """The image size, in pixels, that a position table of `rows` rows (class token included) was made for.
 
     A table does not tell its shape: tried are 384x128, then 3:1, then a square (CLIP's own tables).
     Raises WeightsError when none of them fits.
@@ -32,7 +32,7 @@ def image_size_of(rows: int, patch: int, stride: int) -> tuple[int, int]:
         if columns and _places((tall * columns, columns)) == rows - 1:
             return (tall * columns - 1) * stride + patch, (columns - 1) * stride + patch
     raise WeightsError(
-        f"a position table of {rows} rows fits neither 384x128 pixels nor another 3:1 or square picture.",
+        f"a position table of {rows} rows fits neither 384x128 pixels nor another 3:1 or square image.",
         "Put the configs.yaml of the run beside the file: it says img_size and stride_size.",
     )
 

@@ -1,7 +1,7 @@
 """CLIP's modified ResNet (RN50, RN101, RN50x4...): three-layer stem, anti-aliased strides, attention pool.
 
 Parameter names are OpenAI's, under `visual.`. TextReID runs it with the last stage at stride 1 and a
-picture that is not square; its attention pool then has a table of its own grid.
+image that is not square; its attention pool then has a table of its own grid.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def map_of(image_size: tuple[int, int], last_stride: int) -> tuple[int, int]:
     return height, width
 
 
-def picture_of(rows: int, stated: tuple[int, int] | None = None) -> tuple[tuple[int, int], Literal[1, 2]]:
-    """Picture size and stride of the last stage that a position table of `rows` rows was made for.
+def image_of(rows: int, stated: tuple[int, int] | None = None) -> tuple[tuple[int, int], Literal[1, 2]]:
+    """Image size and stride of the last stage that a position table of `rows` rows was made for.
 
     stated: the size when somebody knows it. Otherwise 384x128 is tried with both strides, then stride 1 with
-    other 3:1 and square pictures. Raises WeightsError when none of them fits.
+    other 3:1 and square images. Raises WeightsError when none of them fits.
     """
     size = stated or PEDESTRIAN
     height, width = map_of(size, 2)
@@ -93,7 +93,7 @@ def picture_of(rows: int, stated: tuple[int, int] | None = None) -> tuple[tuple[
 
 
 class ResNet(nn.Module):
-    """[B, 3, H, W] -> [B, E]. `last_stride` 1 keeps the last stage at 1/16 of the picture."""
+    """[B, 3, H, W] -> [B, E]. `last_stride` 1 keeps the last stage at 1/16 of the image."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class ResNet(nn.Module):
         if min(self.grid) < 1:
             raise RecipeError(
                 f"data.image_size = {list(image_size)} is too small for a ResNet.",
-                f"Its last map is 1/{16 * last_stride} of the picture: give each side that many pixels at least.",
+                f"Its last map is 1/{16 * last_stride} of the image: give each side that many pixels at least.",
             )
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = BatchNorm2d(width // 2)

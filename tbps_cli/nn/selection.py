@@ -62,7 +62,7 @@ class RowMlp(nn.Module):
 class Selection(nn.Module):
     """Selected tokens -> one vector of `out` numbers.
 
-    spare: the picture's side has its residual branch under another name, `fc`; its `linear` is unused.
+    spare: the image's side has its residual branch under another name, `fc`; its `linear` is unused.
     from_batch: see `RowNorm`.
     """
 

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer, with a picture of any shape and a stride of its own.
+"""CLIP's vision transformer, with an image of any shape and a stride of its own.
 
 Every token is normalised and projected (the papers read the patch tokens too); the class token is
 row 0. Parameter names are OpenAI's.
@@ -16,7 +16,7 @@ from tbps_cli.nn.position import grid_of
 
 
 class VisionTransformer(nn.Module):
-    """[B, 3, H, W] normalised pictures -> [B, 1 + P, E] projected tokens, P = rows * columns."""
+    """[B, 3, H, W] normalised images -> [B, 1 + P, E] projected tokens, P = rows * columns."""
 
     half_parameters = ("proj",)
 

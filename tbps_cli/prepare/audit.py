@@ -1,7 +1,7 @@
-"""What is wrong with a data set beyond broken files: captions and pictures that teach or test the wrong thing.
+"""What is wrong with a data set beyond broken files: captions and images that teach or test the wrong thing.
 
 Users of the benchmarks report captions shared by different persons, fragments of program code and other
-non-text, and pictures that stand in two splits; long captions are cut at the tokenizer's 77 places without
+non-text, and images that stand in two splits; long captions are cut at the tokenizer's 77 places without
 a word. Each kind is counted with examples, and those of the training split go on a list that `data.exclude`
 reads. Nothing of val or test is put on that list, since that would change what a score means.
 """
@@ -51,13 +51,13 @@ class Finding:
 def audit(dataset: Dataset, hash_of: Mapping[str, str]) -> list[Finding]:
     """All findings of a data set.
 
-    hash_of: path of a picture below the root -> hash of its content (`prepare.check` makes it).
+    hash_of: path of an image below the root -> hash of its content (`prepare.check` makes it).
     """
     return [
         _shared_captions(dataset),
         _no_sentences(dataset),
         _cut_captions(dataset),
-        _pictures_in_two_splits(dataset, hash_of),
+        _images_in_two_splits(dataset, hash_of),
     ]
 
 
@@ -71,18 +71,18 @@ def exclusion_list(findings: list[Finding]) -> list[Exclusion]:
 
 
 def _places(dataset: Dataset) -> list[int]:
-    """For each caption its position among those of its picture, from 0."""
+    """For each caption its position among those of its image, from 0."""
     seen: defaultdict[int, int] = defaultdict(int)
     places = []
     for caption in dataset.captions:
-        places.append(seen[caption.picture])
-        seen[caption.picture] += 1
+        places.append(seen[caption.image])
+        seen[caption.image] += 1
     return places
 
 
 def _exclusion(dataset: Dataset, number: int, place: int, reason: str) -> Exclusion:
-    picture = dataset.pictures[dataset.captions[number].picture]
-    return Exclusion(picture.path, place, picture.split, reason)
+    image = dataset.images[dataset.captions[number].image]
+    return Exclusion(image.path, place, image.split, reason)
 
 
 def _shared_captions(dataset: Dataset) -> Finding:
@@ -91,10 +91,10 @@ def _shared_captions(dataset: Dataset) -> Finding:
     for number, caption in enumerate(dataset.captions):
         plain = _BLANKS.sub(" ", caption.text.lower()).strip()
         if plain:
-            groups[dataset.pictures[caption.picture].split, plain].append(number)
+            groups[dataset.images[caption.image].split, plain].append(number)
     places = _places(dataset)
     for numbers in groups.values():
-        persons = {dataset.pictures[dataset.captions[number].picture].person for number in numbers}
+        persons = {dataset.images[dataset.captions[number].image].person for number in numbers}
         if len(persons) < 2:
             continue
         for number in numbers:
@@ -138,26 +138,24 @@ def _cut_captions(dataset: Dataset) -> Finding:
     for caption in dataset.captions:
         # no token is shorter than a byte, so short ones need not be tokenised
         if len(caption.text.encode()) > tokenizer.context - 2 and tokenizer.cut_count([caption.text]):
-            finding.add(f"{dataset.pictures[caption.picture].path}: {_shown(caption.text)}")
+            finding.add(f"{dataset.images[caption.image].path}: {_shown(caption.text)}")
     return finding
 
 
-def _pictures_in_two_splits(dataset: Dataset, hash_of: Mapping[str, str]) -> Finding:
-    finding = Finding("two-splits", "the same picture in two splits")
+def _images_in_two_splits(dataset: Dataset, hash_of: Mapping[str, str]) -> Finding:
+    finding = Finding("two-splits", "the same image in two splits")
     groups: defaultdict[str, list[int]] = defaultdict(list)
-    for number, picture in enumerate(dataset.pictures):
-        if picture.path in hash_of:
-            groups[hash_of[picture.path]].append(number)
+    for number, image in enumerate(dataset.images):
+        if image.path in hash_of:
+            groups[hash_of[image.path]].append(number)
     for numbers in groups.values():
-        pictures = [dataset.pictures[number] for number in numbers]
-        if len({picture.split for picture in pictures}) < 2:
+        images = [dataset.images[number] for number in numbers]
+        if len({image.split for image in images}) < 2:
             continue
-        for picture in pictures:
-            others = sorted({other.split for other in pictures} - {picture.split})
+        for image in images:
+            others = sorted({other.split for other in images} - {image.split})
             reason = f"also in {' and '.join(others)}"
-            finding.add(
-                f"{picture.split}: {picture.path} ({reason})", Exclusion(picture.path, None, picture.split, reason)
-            )
+            finding.add(f"{image.split}: {image.path} ({reason})", Exclusion(image.path, None, image.split, reason))
     return finding
 
 

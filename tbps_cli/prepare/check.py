@@ -1,6 +1,6 @@
 """Looking at every file of a data set once: what is missing, unreadable, cut short or there twice.
 
-Pictures are decoded by threads (PIL lets go of Python's lock while it does); files that fail are tried again one
+Images are decoded by threads (PIL lets go of Python's lock while it does); files that fail are tried again one
 at a time with PIL's leniency, which tells truncated ones from unreadable ones.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from tbps_cli.data.images import UnreadableImage, find_missing, read_image
 from tbps_cli.data.types import Dataset
 from tbps_cli.prepare.audit import Finding
-from tbps_cli.prepare.store import THREADS, Progress
+from tbps_cli.prepare.decode import THREADS, Progress
 
 Phase = Callable[[str], AbstractContextManager[Progress | None]]
 """Opens a progress bar of that title; the value is called with (done, total)."""
@@ -26,7 +26,7 @@ EXAMPLES = 5
 
 @dataclass
 class Trouble:
-    """How many pictures have one kind of trouble, and which come first."""
+    """How many images have one kind of trouble, and which come first."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def broken(self) -> int:
-        """Pictures that cannot be used."""
+        """Images that cannot be used."""
         return self.missing.count + self.unreadable.count
 
     def document(self) -> dict[str, object]:
@@ -98,7 +98,7 @@ def _named(counts: tuple[int, int, int]) -> dict[str, int]:
 
 @dataclass
 class _Look:
-    """What one picture file turned out to be."""
+    """What one image file turned out to be."""
 
     path: Path
     hash: str = ""
@@ -109,16 +109,16 @@ class _Look:
 def check(
     dataset: Dataset, official: dict[str, tuple[int, int, int]], phase: Phase = lambda title: nullcontext()
 ) -> tuple[Report, dict[str, str]]:
-    """Decode every picture once: (the report, path below the root -> hash of the file's content)."""
+    """Decode every image once: (the report, path below the root -> hash of the file's content)."""
     report = Report(
         dataset.name, dataset.source or dataset.root, dataset.root, dataset.splits, dict(official), list(dataset.notes)
     )
-    paths = list(dict.fromkeys(dataset.path_of(picture) for picture in dataset.pictures))
+    paths = list(dict.fromkeys(dataset.path_of(image) for image in dataset.images))
     missing = find_missing(paths)
     for path in missing:
         report.missing.add(_below(dataset, path))
     gone = set(missing)
-    with phase("reading pictures") as progress:
+    with phase("reading images") as progress:
         looks = list(_look_at_all([path for path in paths if path not in gone], progress))
     for look in looks:
         if look.trouble:
@@ -128,7 +128,7 @@ def check(
     _note_duplicates(report, hash_of)
     for caption in dataset.captions:
         if not caption.text.strip():
-            report.empty_captions.add(dataset.pictures[caption.picture].path)
+            report.empty_captions.add(dataset.images[caption.image].path)
     return report, hash_of
 
 

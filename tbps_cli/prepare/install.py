@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tbps_cli.data.layouts import benchmark as official
 from tbps_cli.data.layouts.benchmark import Layout
-from tbps_cli.data.layouts.records import PICTURE_FOLDERS
+from tbps_cli.data.layouts.records import IMAGE_FOLDERS
 from tbps_cli.errors import DataError
 from tbps_cli.prepare import unpack
 from tbps_cli.prepare.unpack import Progress
@@ -65,7 +65,7 @@ def find_home(layout: Layout, folder: Path) -> Path | None:
         with_annotation = [place for place in levels if layout.annotation_in(place)]
         if with_annotation:
             return with_annotation[0]
-        found += [place for place in levels if any((place / name).is_dir() for name in PICTURE_FOLDERS)]
+        found += [place for place in levels if any((place / name).is_dir() for name in IMAGE_FOLDERS)]
         levels = [entry for place in levels for entry in sorted(place.iterdir()) if entry.is_dir()]
     return found[0] if found else None
 

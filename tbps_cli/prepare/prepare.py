@@ -1,7 +1,7 @@
 """What `tbps prepare-data` does: bring a data set into place or draw it, then look at every file of it.
 
 The outcome is a `Report`: counts beside the official ones, what is missing, unreadable or there twice, what
-the audit found, where the pre-decoded pictures are. It is also written beside the data set's folder, so that
+the audit found, where the pre-decoded images are. It is also written beside the data set's folder, so that
 somebody else can be shown what one has.
 """
 
@@ -20,16 +20,16 @@ from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.prepare.audit import audit, exclusion_list
 from tbps_cli.prepare.check import Phase, Report, check
+from tbps_cli.prepare.decode import build_store
 from tbps_cli.prepare.install import install
-from tbps_cli.prepare.store import build_store
 
 log = logging.getLogger("tbps")
 ALTERNATIVES = """\
 While you wait, without asking anybody:
   tbps prepare-data synthetic     drawn here in a minute, any size (--identities 13003 is as large as CUHK-PEDES)
-  your own pictures               a CSV or JSONL file with image and caption: tbps train own --set data.name=FILE
-Sets by others that need no letter (read their terms first): SynTBPR (generated pictures; Hugging Face,
-Junesnow/SynTBPR) and WebPerson-5M (web pictures; Hugging Face, Kaichengalex/WebPerson-5M)."""
+  your own images               a CSV or JSONL file with image and caption: tbps train own --set data.name=FILE
+Sets by others that need no letter (read their terms first): SynTBPR (generated images; Hugging Face,
+Junesnow/SynTBPR) and WebPerson-5M (web images; Hugging Face, Kaichengalex/WebPerson-5M)."""
 
 
 class AbsentData(DataError):
@@ -56,7 +56,7 @@ def prepare(
 ) -> Report:
     """Bring a data set into place if asked to, check it, and write the report beside it.
 
-    decode: height and width of the pre-decoded pictures to make.
+    decode: height and width of the pre-decoded images to make.
     Raises AbsentData when it is not there, DataError when it is broken.
     """
     layout = find_layout(name)
@@ -75,7 +75,7 @@ def prepare(
         _audit(report, dataset, hash_of, base)
     if decode:
         with phase(f"decoding to {decode[0]} x {decode[1]}") as progress:
-            paths = [dataset.path_of(picture) for picture in dataset.pictures]
+            paths = [dataset.path_of(image) for image in dataset.images]
             report.store = build_store(dataset.root, paths, decode, progress=progress)[0].folder
     _write_report(report, base)
     return report

@@ -23,8 +23,8 @@ class Facts:
     """What a choice may depend on.
 
     device: "cpu", "cuda" or "mps"; bf16: whether the device computes in it; cpus: processors that
-    this process may use; world: processes that share them; store: whether pre-decoded pictures
-    that fit the recipe were found; shapes: whether these know how large the pictures were.
+    this process may use; world: processes that share them; store: whether pre-decoded images
+    that fit the recipe were found; shapes: whether these know how large the images were.
     """
 
     device: str = "cpu"
@@ -110,7 +110,7 @@ def _augment_on(recipe: Recipe, facts: Facts) -> tuple[Literal["cpu", "device"],
     from tbps_cli.augment.batched import refusal
 
     if not facts.store or recipe.data.store == "off":
-        return "cpu", "exactly as published; whole batches need pre-decoded pictures"
+        return "cpu", "exactly as published; whole batches need pre-decoded images"
     images = methods.find(recipe.method.name).views(recipe.method).images
     against = refusal(images)
     if against is not None:
@@ -120,17 +120,17 @@ def _augment_on(recipe: Recipe, facts: Facts) -> tuple[Literal["cpu", "device"],
     if not any(how.whole for how in images.values()):
         return "device", "in whole batches, with other draws of the published distribution; cpu is exact"
     if not facts.shapes:
-        return "cpu", "exactly as published; device needs pictures decoded anew, by tbps prepare-data --decode"
-    return "device", "in whole batches, with other draws, strong views cut from the resized picture; cpu is exact"
+        return "cpu", "exactly as published; device needs images decoded anew, by tbps prepare-data --decode"
+    return "device", "in whole batches, with other draws, strong views cut from the resized image; cpu is exact"
 
 
 def _workers(facts: Facts, augment_on: str) -> tuple[int, str]:
     share = max(1, facts.cpus // facts.world)
     whose = f"{facts.cpus} processors" + (f" for {facts.world} processes" if facts.world > 1 else "")
     if facts.store and facts.device == "cpu":
-        return 0, "the pictures are decoded already"
+        return 0, "the images are decoded already"
     if facts.store and augment_on == "device":
-        return min(2, share), "for captions and draws; the device makes the pictures"
+        return min(2, share), "for captions and draws; the device makes the images"
     if facts.device == "cpu":
         return min(_MOST_WORKERS, share // 2), f"half of {whose}; training needs the rest"
     return min(_MOST_WORKERS, share), f"{whose}, at most {_MOST_WORKERS}"
@@ -144,5 +144,5 @@ def _sampler(recipe: Recipe) -> tuple[str, str]:
 
 def _store(facts: Facts) -> tuple[str, str]:
     if facts.store:
-        return "on", "pre-decoded pictures of this size were found"
-    return "off", "no pre-decoded pictures of this size; tbps prepare-data --decode makes them"
+        return "on", "pre-decoded images of this size were found"
+    return "off", "no pre-decoded images of this size; tbps prepare-data --decode makes them"

@@ -20,14 +20,14 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class DataSection(Section):
-    """`[data]`: which data set, and how its pictures and pairs reach the method."""
+    """`[data]`: which data set, and how its images and pairs reach the method."""
 
     name: Text
     """cuhk-pedes, icfg-pedes, rstpreid, synthetic, or a path to own pairs (JSONL, CSV, folder)."""
     image_size: ImageSize = (384, 128)
     """Height and width in pixels."""
     exclude: Text | None = None
-    """A list of pictures and captions to leave out, as `tbps prepare-data --audit` writes it."""
+    """A list of images and captions to leave out, as `tbps prepare-data --audit` writes it."""
     augment: bool = True
     """The training augmentation of the method's paper; false leaves the horizontal flip alone."""
     sampler: Literal["auto", "random", "identity", "identity-chunks"] = "auto"
@@ -36,16 +36,16 @@ class DataSection(Section):
     per_identity: Count = 4
     """Captions of one person in a batch, for the identity samplers."""
     store: Literal["auto", "on", "off"] = "auto"
-    """Whether training reads the pre-decoded pictures that `tbps prepare-data --decode` made."""
+    """Whether training reads the pre-decoded images that `tbps prepare-data --decode` made."""
     augment_on: Literal["auto", "cpu", "device"] = "auto"
-    """cpu: each picture exactly as the published code draws and changes it; device: whole batches where the
-    pre-decoded pictures are, with other draws of the same distribution."""
+    """cpu: each image exactly as the published code draws and changes it; device: whole batches where the
+    pre-decoded images are, with other draws of the same distribution."""
     noise_rate: Share = 0.0
-    """Share of training captions that are given to wrong pictures (a robustness protocol)."""
+    """Share of training captions that are given to wrong images (a robustness protocol)."""
     noise_file: Text | None = None
     """A published index file that says which captions those are."""
     max_pixels: Count = 100_000_000
-    """Pictures of more pixels than this are refused."""
+    """Images of more pixels than this are refused."""
 
     @model_validator(mode="after")
     def _noise_has_a_rate(self) -> DataSection:
@@ -127,13 +127,13 @@ class TrainSection(Section):
     eval_every: Count = 1
     """Epochs between evaluations."""
     eval_batch: Count = 256
-    """Pictures or captions embedded at a time."""
+    """Images or captions embedded at a time."""
     patience: Count | None = None
     """Stop after this many evaluations without a better R@1."""
     seed: Whole = 1
     """Of every draw: order, augmentation, masking, initial values."""
     workers: Literal["auto"] | Whole = "auto"
-    """Processes that read pictures, on each device."""
+    """Processes that read images, on each device."""
     log_every: Count = 100
     """Steps between lines of the log."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -158,7 +158,7 @@ class Published(Section):
     """`[published]`: what the paper reports for these settings (text to image, percent)."""
 
     R1: Percent
-    """Share of captions whose first picture shows the right person."""
+    """Share of captions whose first image shows the right person."""
     R5: Percent | None = None
     """The same among the first five."""
     R10: Percent | None = None
@@ -166,7 +166,7 @@ class Published(Section):
     mAP: Percent | None = None
     """Mean average precision."""
     mINP: Percent | None = None
-    """Mean inverse negative penalty: how deep the last right picture lies."""
+    """Mean inverse negative penalty: how deep the last right image lies."""
     paper: Text
     """Authors and title."""
     year: Count

@@ -67,10 +67,10 @@ class Moved:
 
     caption: str
     person: int | str
-    picture: str
-    """The picture that the caption describes, relative to the data set."""
+    image: str
+    """The image that the caption describes, relative to the data set."""
     ranks: tuple[int, int]
-    """Rank of the first right picture in both runs."""
+    """Rank of the first right image in both runs."""
     ap: tuple[float, float]
     """Average precision in both runs, in percent."""
 
@@ -147,11 +147,11 @@ def compare(first: Evaluation, second: Evaluation, *, shown: int = 5) -> Compari
     """Set two evaluations of one split beside each other.
 
     shown: queries listed among the gains and among the losses, at most.
-    Raises UsageError when they do not rank the same captions and pictures.
+    Raises UsageError when they do not rank the same captions and images.
     """
     if not _same_questions(first, second):
         raise UsageError(
-            f"{first.run} and {second.run} were evaluated on different captions or pictures.", "Use one data set."
+            f"{first.run} and {second.run} were evaluated on different captions or images.", "Use one data set."
         )
     differences = {side: differences_of(first.sides[side], second.sides[side]) for side in first.sides}
     persons = len(set(first.split.caption_person))
@@ -211,7 +211,7 @@ def _moved(first: Evaluation, second: Evaluation, query: int) -> Moved:
     return Moved(
         caption=split.captions[query],
         person=split.caption_person[query],
-        picture=split.paths[int(split.caption_picture[query])].relative_to(split.root).as_posix(),
+        image=split.paths[int(split.caption_image[query])].relative_to(split.root).as_posix(),
         ranks=(int(one.first_Q[query]), int(two.first_Q[query])),
         ap=(100 * float(one.ap_Q[query]), 100 * float(two.ap_Q[query])),
     )
@@ -220,7 +220,7 @@ def _moved(first: Evaluation, second: Evaluation, query: int) -> Moved:
 def _same_questions(first: Evaluation, second: Evaluation) -> bool:
     def asked(evaluation: Evaluation) -> Iterator[Any]:
         split = evaluation.split
-        yield from (split.captions, split.paths, split.caption_person, split.picture_person)
+        yield from (split.captions, split.paths, split.caption_person, split.image_person)
 
     return all(one == two for one, two in zip(asked(first), asked(second), strict=True))
 

@@ -75,7 +75,7 @@ class Evaluation:
     ceiling: dict[str, float] | None = None
     """What a perfect reader of attributes would reach, where a data set knows the truth."""
     published: dict[str, object] | None = None
-    """R1, mAP and venue of the recipe's paper on these very pictures, and what chance leaves open of that R1."""
+    """R1, mAP and venue of the recipe's paper on these very images, and what chance leaves open of that R1."""
 
     @property
     def scores(self) -> Scores:
@@ -114,11 +114,11 @@ def evaluate(
     """Embed a split and rank it in both directions.
 
     dataset: an open data set, or the name or path of one below `data_root`.
-    batch: captions or pictures embedded at a time; default what the model's recipe says.
+    batch: captions or images embedded at a time; default what the model's recipe says.
     rerank: add TextReID's neighbour bonus to the similarities (`retrieval.rerank`).
     cache_dir: the folder of caches (`places.cache_dir()`); None embeds anew and keeps nothing.
-    progress: called with (done, total) over captions and pictures together.
-    Raises DataError for a split that is empty or whose pictures are missing or unreadable.
+    progress: called with (done, total) over captions and images together.
+    Raises DataError for a split that is empty or whose images are missing or unreadable.
     """
     if isinstance(dataset, str):
         dataset = open_dataset(dataset, default_data_root(data_root))
@@ -127,7 +127,7 @@ def evaluate(
     size = batch or (model.recipe.train.eval_batch if model.recipe else 64)
     _warn_of_cut(model, part)
     embedded = embed_split(model, part, cache_dir=cache_dir, batch=size, workers=workers, progress=progress)
-    text, image = (embedded.text_QE, part.caption_person), (embedded.image_GE, part.picture_person)
+    text, image = (embedded.text_QE, part.caption_person), (embedded.image_GE, part.image_person)
     sides: dict[Direction, Side] = {
         "text_to_image": _side(*text, *image, rerank=rerank),
         "image_to_text": _side(*image, *text, rerank=rerank),

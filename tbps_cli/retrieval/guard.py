@@ -2,7 +2,7 @@
 
 Three things: embeddings that depend on what else is in the batch (attention over the batch, padding to
 the longest caption, batch statistics, dynamic quantisation, and also a cache that no longer fits); rows
-of the gallery that are bit for bit equal, which are either copies of one picture or a model that has
+of the gallery that are bit for bit equal, which are either copies of one image or a model that has
 collapsed; and ties that only the order of the file decides. The sample is embedded anew, shuffled among
 strangers and a few of them alone, so the check asks the model and does not trust what it declares.
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tbps_cli.data.types import Split
 from tbps_cli.features.fingerprint import fingerprint
-from tbps_cli.features.pipeline import Embedded, Encoder, embed_pictures, embed_texts, sources_of
+from tbps_cli.features.pipeline import Embedded, Encoder, embed_images, embed_texts, sources_of
 from tbps_cli.features.rows import content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.retrieval.similarity import codes, product
@@ -33,15 +33,15 @@ from tbps_cli.retrieval.similarity import codes, product
 log = logging.getLogger("tbps")
 
 ROWS = 16
-"""Captions, and as many pictures, that are embedded again in other company."""
+"""Captions, and as many images, that are embedded again in other company."""
 ALONE = 4
 """As many of each also alone: a batch of one is slow, but padding to the longest shows there best."""
 TOLERANCE = 1e-4
 """Largest difference of any entry of a unit row; float32 with other batch sizes stays below 1e-5."""
 QUERIES = 64
-"""Captions whose best right picture is looked for among ties."""
+"""Captions whose best right image is looked for among ties."""
 COPIES = 64
-"""Pictures with equal vectors whose files are read, to tell copies from a collapsed model."""
+"""Images with equal vectors whose files are read, to tell copies from a collapsed model."""
 SEED = 0
 
 Rows = NDArray[np.float32]
@@ -53,18 +53,18 @@ class Guard:
     """What the checks found."""
 
     rows: int
-    """Captions and pictures embedded again."""
+    """Captions and images embedded again."""
     difference: float
     """The largest change of an entry of their unit rows."""
     tolerance: float
     duplicates: int
-    """Pictures whose vector equals that of an earlier one."""
+    """Images whose vector equals that of an earlier one."""
     alike: int
     """Those among the first of them whose file differs from the earlier one's."""
     queries: int
     """Captions looked at for ties."""
     tied: int
-    """Those among them whose best right picture ties with a wrong one."""
+    """Those among them whose best right image ties with a wrong one."""
 
     @property
     def dependent(self) -> bool:
@@ -73,7 +73,7 @@ class Guard:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing speaks against the score; copies of a picture do not."""
+        """Whether nothing speaks against the score; copies of an image do not."""
         return not (self.dependent or self.alike or self.tied)
 
     @property
@@ -83,7 +83,7 @@ class Guard:
             return None
         return (
             f"embeddings change by up to {self.difference:.2g} with what else is in the batch (seen on {self.rows} "
-            "captions and pictures), so these scores hold for this batch size and this order of the file only"
+            "captions and images), so these scores hold for this batch size and this order of the file only"
         )
 
     def document(self) -> dict[str, object]:
@@ -99,10 +99,10 @@ def words(document: Mapping[str, Any]) -> str:
     same = document["difference"] <= document["tolerance"]
     found = [
         f"{document['rows']} rows alone {'=' if same else 'DIFFER from'} in company ({document['difference']:.0e})",
-        f"{document['duplicates']:,} duplicate picture{'s' * (document['duplicates'] != 1)}",
+        f"{document['duplicates']:,} duplicate image{'s' * (document['duplicates'] != 1)}",
     ]
     if document["alike"]:
-        found.append(f"{document['alike']} DIFFERENT pictures with equal embeddings")
+        found.append(f"{document['alike']} DIFFERENT images with equal embeddings")
     found.append(f"{document['tied'] or 'no'} tie{'s' * (document['tied'] != 1)} in {document['queries']} captions")
     return f"guard: {', '.join(found)}"
 
@@ -122,16 +122,16 @@ def check(
     """
     rng = np.random.default_rng(SEED)
     caption_S = rng.permutation(len(split.captions))[:ROWS]
-    picture_S = rng.permutation(len(split.paths))[:ROWS]
+    image_S = rng.permutation(len(split.paths))[:ROWS]
     query_S = np.sort(rng.permutation(len(split.captions))[:QUERIES])
-    memory = _memory(model, split, (embedded.text_QE[caption_S], embedded.image_GE[picture_S]), cache_dir)
+    memory = _memory(model, split, (embedded.text_QE[caption_S], embedded.image_GE[image_S]), cache_dir)
     difference = _recalled(memory)
     if difference is None:
-        difference = _difference(model, split, embedded, (caption_S, picture_S), workers)
+        difference = _difference(model, split, embedded, (caption_S, image_S), workers)
         _remember(memory, difference)
     pairs = equal_rows(embedded.image_GE)
     found = Guard(
-        rows=len(caption_S) + len(picture_S),
+        rows=len(caption_S) + len(image_S),
         difference=difference,
         tolerance=TOLERANCE,
         duplicates=len(pairs),
@@ -171,10 +171,10 @@ def _remember(memory: Path | None, difference: float) -> None:
 def _difference(
     model: Encoder, split: Split, embedded: Embedded, sample: tuple[Index, Index], workers: int | None
 ) -> float:
-    """The largest change of any entry when the sampled captions and pictures are embedded again."""
+    """The largest change of any entry when the sampled captions and images are embedded again."""
     texts = _moved(embedded.text_QE, sample[0], lambda index, batch: _texts(model, split, index, batch))
-    pictures = _moved(embedded.image_GE, sample[1], lambda index, batch: _pictures(model, split, index, batch, workers))
-    return float(np.max([texts, pictures]))  # keeps NaN, unlike max()
+    images = _moved(embedded.image_GE, sample[1], lambda index, batch: _images(model, split, index, batch, workers))
+    return float(np.max([texts, images]))  # keeps NaN, unlike max()
 
 
 def _moved(row_NE: Rows, index_S: Index, embed: Callable[[Index, int], Rows]) -> float:
@@ -189,11 +189,11 @@ def _texts(model: Encoder, split: Split, index_S: Index, batch: int) -> Rows:
     return embed_texts(model, texts, FeatureFile.in_memory(), batch=batch)
 
 
-def _pictures(model: Encoder, split: Split, index_S: Index, batch: int, workers: int | None) -> Rows:
+def _images(model: Encoder, split: Split, index_S: Index, batch: int, workers: int | None) -> Rows:
     sources = sources_of(split)
     chosen = [sources[index] for index in index_S]
     file = FeatureFile.in_memory()
-    embed_pictures(model, chosen, file, batch=batch, workers=workers)
+    embed_images(model, chosen, file, batch=batch, workers=workers)
     return file.vectors(file.places([source.name for source in chosen]))
 
 
@@ -215,12 +215,12 @@ def _different_files(split: Split, pairs: Sequence[tuple[int, int]]) -> int:
 
 
 def _persons(split: Split, query_S: Index) -> tuple[Index, Index]:
-    person_Q, person_G = codes(split.caption_person, split.picture_person)
+    person_Q, person_G = codes(split.caption_person, split.image_person)
     return person_Q[query_S], person_G
 
 
 def tied(query_SE: Rows, gallery_GE: Rows, person_S: Index, person_G: Index) -> int:
-    """How many queries have a wrong picture with exactly the score of their best right one."""
+    """How many queries have a wrong image with exactly the score of their best right one."""
     score_SG = product(query_SE, gallery_GE)
     right_SG = person_S[:, None] == person_G
     best_S1 = np.where(right_SG, score_SG, -np.inf).max(axis=1, keepdims=True)
@@ -230,13 +230,13 @@ def tied(query_SE: Rows, gallery_GE: Rows, person_S: Index, person_G: Index) -> 
 def _warn(found: Guard) -> None:
     if found.alike:
         log.warning(
-            "guard: %d pictures have the very same embedding as another, different picture: "
+            "guard: %d images have the very same embedding as another, different image: "
             "the model tells them apart by nothing",
             found.alike,
         )
     if found.tied:
         log.warning(
-            "guard: %d of %d sampled captions tie with a wrong picture, so the order of the file decides their rank",
+            "guard: %d of %d sampled captions tie with a wrong image, so the order of the file decides their rank",
             found.tied,
             found.queries,
         )

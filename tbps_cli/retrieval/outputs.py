@@ -52,9 +52,9 @@ def save_features(evaluation: Evaluation, path: Path) -> None:
         image_GE=evaluation.embedded.image_GE,
         caption=np.array(split.captions),
         caption_person=np.array([json.dumps(person) for person in split.caption_person]),
-        caption_picture=split.caption_picture,
-        picture=np.array(_pictures(evaluation)),
-        picture_person=np.array([json.dumps(person) for person in split.picture_person]),
+        caption_image=split.caption_image,
+        image=np.array(_images(evaluation)),
+        image_person=np.array([json.dumps(person) for person in split.image_person]),
     )
     write_bytes(path, buffer.getvalue())
 
@@ -75,8 +75,8 @@ def save_ranks(evaluation: Evaluation, path: Path) -> None:
 
 def _rank_rows(evaluation: Evaluation, direction: Direction) -> Iterator[dict[str, object]]:
     side = evaluation.sides[direction]
-    texts, pictures = evaluation.split.captions, _pictures(evaluation)
-    asked, searched = (texts, pictures) if direction == "text_to_image" else (pictures, texts)
+    texts, images = evaluation.split.captions, _images(evaluation)
+    asked, searched = (texts, images) if direction == "text_to_image" else (images, texts)
     score_QK, index_QK = side.top(SHOWN)
     details = side.details
     for number, query in enumerate(asked):
@@ -95,5 +95,5 @@ def _rank_rows(evaluation: Evaluation, direction: Direction) -> Iterator[dict[st
         }
 
 
-def _pictures(evaluation: Evaluation) -> list[str]:
+def _images(evaluation: Evaluation) -> list[str]:
     return [path.relative_to(evaluation.split.root).as_posix() for path in evaluation.split.paths]

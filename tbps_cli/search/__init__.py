@@ -1,1 +1,1 @@
-"""Search: folders, indexes and data sets as galleries, and the pictures in them that fit a description."""
+"""Search: folders, indexes and data sets as galleries, and the images in them that fit a description."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tbps_cli.data.images import require_pictures
+from tbps_cli.data.images import require_images
 from tbps_cli.data.types import Person, Split
-from tbps_cli.features.pipeline import embed_pictures, picture_file, sources_of
+from tbps_cli.features.pipeline import embed_images, image_file, sources_of
 from tbps_cli.places import cache_dir
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import refuse_batch_dependent
@@ -28,16 +28,16 @@ def of_split(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Gallery:
-    """The pictures of a split with their persons; captions are known, so that hits can be marked.
+    """The images of a split with their persons; captions are known, so that hits can be marked.
 
     cache: the folder of caches, `places.cache_dir()` when left out.
-    Raises DataError for missing or unreadable pictures, TbpsError for a batch-dependent model.
+    Raises DataError for missing or unreadable images, TbpsError for a batch-dependent model.
     """
     refuse_batch_dependent(model)
-    require_pictures(split.paths, split.root, split.dataset)
-    file = picture_file(model, split.root, batch=BATCH, cache_dir=cache or cache_dir())
+    require_images(split.paths, split.root, split.dataset)
+    file = image_file(model, split.root, batch=BATCH, cache_dir=cache or cache_dir())
     sources = sources_of(split)
-    embed_pictures(model, sources, file, batch=BATCH, workers=workers, progress=progress)
+    embed_images(model, sources, file, batch=BATCH, workers=workers, progress=progress)
     place_G = file.places([source.name for source in sources])
     name = f"{split.dataset} {split.name}"
     rows = file.known().take(place_G)

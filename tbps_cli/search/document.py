@@ -18,7 +18,7 @@ DIGITS = 6
 
 
 def file_of(hit: Hit) -> Path:
-    """Where the picture of a hit lies on this machine."""
+    """Where the image of a hit lies on this machine."""
     return Path(str(hit.extra["file"]))
 
 

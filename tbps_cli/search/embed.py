@@ -1,4 +1,4 @@
-"""The pictures of a folder become rows of a feature file, however many there are.
+"""The images of a folder become rows of a feature file, however many there are.
 
 Threads read, check and transform a few batches ahead of the model, so memory does not grow with the
 folder. A content that is in the file already, under whatever path, is not decoded again. Rows are
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 Array = NDArray[np.float32]
 
 SMALLEST = 8
-"""Pixels on a side; smaller pictures show nobody."""
+"""Pixels on a side; smaller images show nobody."""
 FLUSH_SECONDS = 5.0
 FLUSH_ROWS = 4096
 _EXIF, _TAKEN = 0x8769, 36867
@@ -44,7 +44,7 @@ _EXIF, _TAKEN = 0x8769, 36867
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a picture cannot be used. Not `lasting`: it may become readable without changing."""
+    """Why an image cannot be used. Not `lasting`: it may become readable without changing."""
 
     found: Found
     reason: str
@@ -53,7 +53,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """How many pictures were added, how many of these the model has seen, and which failed."""
+    """How many images were added, how many of these the model has seen, and which failed."""
 
     added: int = 0
     embedded: int = 0
@@ -64,39 +64,39 @@ def embed(
     model: Model | ExportedModel,
     folder: Path,
     file: FeatureFile,
-    pictures: Sequence[Found],
+    images: Sequence[Found],
     *,
     batch: int,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Add these pictures to the file, in order, replacing rows of the same path.
+    """Add these images to the file, in order, replacing rows of the same path.
 
     workers: threads; default one a core, at most eight. progress: called with (done, total).
     Raises CacheError when the file cannot be written.
     """
     outcome = Outcome()
-    if not pictures:
+    if not images:
         return outcome
     store = _Store(file)
     prepare = _Preparer(model, folder, store)
     done = 0
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="tbps-index") as pool:
         try:
-            prepared = _ahead(pool, prepare, pictures, 2 * batch)
+            prepared = _ahead(pool, prepare, images, 2 * batch)
             while group := list(islice(prepared, batch)):
                 _add(model, group, prepare, store, outcome)
                 done += len(group)
                 if progress:
-                    progress(done, len(pictures))
+                    progress(done, len(images))
         finally:
             store.flush()
     return outcome
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A readable picture: its row, and its array unless a vector of the same content is there."""
+class _Image:
+    """A readable image: its row, and its array unless a vector of the same content is there."""
 
     found: Found
     row: Row
@@ -104,7 +104,7 @@ class _Picture:
 
 
 class _Preparer:
-    """Reads, checks and transforms one picture; called in threads."""
+    """Reads, checks and transforms one image; called in threads."""
 
     def __init__(self, model: Model | ExportedModel, folder: Path, store: _Store) -> None:
         self.folder = folder
@@ -112,16 +112,16 @@ class _Preparer:
         self.transform = model.transform
         self.max_pixels = model.recipe.data.max_pixels if model.recipe is not None else MAX_PIXELS
 
-    def __call__(self, found: Found) -> _Picture | Failure:
+    def __call__(self, found: Found) -> _Image | Failure:
         path = self.folder / found.path
         try:
             content = content_hash(path)
         except OSError as error:
             return Failure(found, error.strerror or str(error), lasting=False)
         row = Row(found.path, found.size, found.mtime, content, time=time_of(path, found.mtime))
-        return _Picture(found, row, None) if content in self.store.path_of else self.load(found, row)
+        return _Image(found, row, None) if content in self.store.path_of else self.load(found, row)
 
-    def load(self, found: Found, row: Row) -> _Picture | Failure:
+    def load(self, found: Found, row: Row) -> _Image | Failure:
         """Decode and transform, whatever is known of the content."""
         try:
             image = read_image(self.folder / found.path, max_pixels=self.max_pixels)
@@ -129,7 +129,7 @@ class _Preparer:
             return Failure(found, error.reason)
         if min(image.size) < SMALLEST:
             return Failure(found, f"only {image.width} x {image.height} pixels")
-        return _Picture(found, row, self.transform(image))
+        return _Image(found, row, self.transform(image))
 
 
 def time_of(path: Path, mtime: int) -> str:
@@ -143,11 +143,11 @@ def time_of(path: Path, mtime: int) -> str:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, prepare: _Preparer, pictures: Iterable[Found], window: int
-) -> Iterator[_Picture | Failure]:
-    """The prepared pictures in order, at most `window` of them waiting."""
-    waiting: deque[Future[_Picture | Failure]] = deque()
-    rest = iter(pictures)
+    pool: ThreadPoolExecutor, prepare: _Preparer, images: Iterable[Found], window: int
+) -> Iterator[_Image | Failure]:
+    """The prepared images in order, at most `window` of them waiting."""
+    waiting: deque[Future[_Image | Failure]] = deque()
+    rest = iter(images)
     try:
         waiting.extend(pool.submit(prepare, found) for found in islice(rest, window))
         while waiting:
@@ -207,19 +207,19 @@ class _Store:
 
 def _add(
     model: Model | ExportedModel,
-    group: Sequence[_Picture | Failure],
+    group: Sequence[_Image | Failure],
     prepare: _Preparer,
     store: _Store,
     outcome: Outcome,
 ) -> None:
-    """Embed what is new among a group of pictures; equal contents once."""
+    """Embed what is new among a group of images; equal contents once."""
     rows: list[Row] = []
     vectors: dict[str, Array] = {}
     arrays: dict[str, Array] = {}
     for one in group:
-        content = one.row.content if isinstance(one, _Picture) else ""
+        content = one.row.content if isinstance(one, _Image) else ""
         known = store.vector(content) if content not in arrays else None
-        if isinstance(one, _Picture) and one.array is None and content not in arrays and known is None:
+        if isinstance(one, _Image) and one.array is None and content not in arrays and known is None:
             one = prepare.load(one.found, one.row)
         if isinstance(one, Failure):
             outcome.failures.append(one)

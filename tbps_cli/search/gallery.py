@@ -1,4 +1,4 @@
-"""What a search ranks: vectors, the pictures they belong to, and what is known of each."""
+"""What a search ranks: vectors, the images they belong to, and what is known of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbps_cli.features.rows import Person, Row
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is no usable picture, as it was when it was tried; size in bytes, mtime in nanoseconds."""
+    """A file that is no usable image, as it was when it was tried; size in bytes, mtime in nanoseconds."""
 
     path: str
     size: int
@@ -27,9 +27,9 @@ class Update:
     """What an index did to catch up with its folder."""
 
     added: int = 0
-    """Pictures that are new or have changed."""
+    """Images that are new or have changed."""
     embedded: int = 0
-    """Of these: pictures that the model has seen now; the content of the others was known."""
+    """Of these: images that the model has seen now; the content of the others was known."""
     removed: int = 0
     left_out: list[LeftOut] = field(default_factory=list)
     """Tried in vain this time; what was tried before and has not changed is not tried again."""
@@ -38,7 +38,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures with their vectors, whether of a folder, an index or a data set."""
+    """Images with their vectors, whether of a folder, an index or a data set."""
 
     name: str
     """As shown: the folder, the index file, or the data set and its split."""
@@ -56,11 +56,11 @@ class Gallery:
         return len(self.rows)
 
     def file_of(self, row: Row) -> Path:
-        """Where a picture lies on this machine."""
+        """Where an image lies on this machine."""
         return self.root / row.path
 
     def values(self, row: Row) -> dict[str, Any]:
-        """What a filter may ask of a picture, but for its score."""
+        """What a filter may ask of an image, but for its score."""
         return {
             "path": row.path,
             "person": row.person,

@@ -1,4 +1,4 @@
-"""What becomes of hits: one HTML file to look at, or copies of the pictures in a folder."""
+"""What becomes of hits: one HTML file to look at, or copies of the images in a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def page(
     single = len(answers) == 1
     title = str(answers[0].query) if single else f"{len(answers):,} searches"
     where = "" if answers[0].candidates == len(gallery) else f"{answers[0].candidates:,} of "
-    facts = [gallery.name, f"{where}{len(gallery):,} pictures", run]
+    facts = [gallery.name, f"{where}{len(gallery):,} images", run]
     if single and (remark := _remark(answers[0])):
         facts.append(remark)
     group = sheet.Group("", [_answer(one, single) for one in answers])
@@ -47,7 +47,7 @@ def _answer(answer: Answer, single: bool) -> sheet.Answer:
 def _remark(answer: Answer) -> str:
     """What is to be said of the hits as a whole."""
     if not answer.hits:
-        return "no picture fits"
+        return "no image fits"
     if answer.persons is None:
         return ""
     right = sum(answer.is_right(hit) is True for hit in answer.hits)

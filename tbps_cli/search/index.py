@@ -1,8 +1,8 @@
-"""A folder of pictures as a gallery: each picture is embedded once, and again only when it changes.
+"""A folder of images as a gallery: each image is embedded once, and again only when it changes.
 
 The vectors lie in a feature file in the cache (never in the folder itself), keyed by the folder's
 real path and the model's fingerprint. Every use lists the folder and compares sizes and times: new
-and changed pictures are embedded, vanished ones dropped, equal contents share one embedding. New
+and changed images are embedded, vanished ones dropped, equal contents share one embedding. New
 vectors reach the disk every few seconds, so an interrupted run goes on where it stopped.
 """
 
@@ -38,12 +38,12 @@ def index(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Gallery:
-    """Embed the pictures of a folder, as far as that has not been done, and open them as a gallery.
+    """Embed the images of a folder, as far as that has not been done, and open them as a gallery.
 
     path: the index file; default one in the cache that belongs to this folder and this model.
-    workers: threads that decode pictures; default one a core, at most eight.
-    progress: called with (pictures done, pictures to do), when there are any.
-    Raises DataError without a usable picture, CacheError when `path` was made by another model,
+    workers: threads that decode images; default one a core, at most eight.
+    progress: called with (images done, images to do), when there are any.
+    Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on batch companions.
     """
     refuse_batch_dependent(model)
@@ -52,14 +52,14 @@ def index(
     file = _open(model, folder, path)
     ledger = Ledger(file.path)
     before = _states(file)
-    fresh = [found for found in seen.pictures if before.get(found.path) != found.state and not ledger.knows(found)]
+    fresh = [found for found in seen.images if before.get(found.path) != found.state and not ledger.knows(found)]
     outcome = embed(model, folder, file, fresh, batch=batch, workers=workers, progress=progress)
     update = _settle(file, seen, ledger, outcome)
     for inside, reason in seen.unreadable.items():
         logger.warning("%s: the folder %s cannot be read (%s).", folder, inside, reason)
     name_once(folder, update.left_out)
     if not len(file):
-        raise DataError(f"{folder} holds no usable pictures.", _no_pictures_hint(ledger))
+        raise DataError(f"{folder} holds no usable images.", _no_images_hint(ledger))
     return Gallery(str(folder), folder, file.known(), file.matrix(), update=update)
 
 
@@ -80,7 +80,7 @@ def open_index(model: Model | ExportedModel, path: Path) -> Gallery:
 
 
 def refuse_batch_dependent(model: Model | ExportedModel) -> None:
-    """Raises TbpsError when a picture's vector would depend on its neighbours in a batch."""
+    """Raises TbpsError when an image's vector would depend on its neighbours in a batch."""
     if model.batch_dependent:
         raise TbpsError(f"search: {model.batch_dependent}")
 
@@ -103,18 +103,18 @@ def _open(model: Model | ExportedModel, folder: Path, path: str | Path | None) -
         raise CacheError(error.message, f"Delete {place} to make it anew, or choose another --index file.") from None
 
 
-def _no_pictures_hint(ledger: Ledger) -> str:
+def _no_images_hint(ledger: Ledger) -> str:
     if ledger.entries:
         entry = next(iter(ledger.entries.values()))
         return f"{len(ledger.entries):,} were left out, the first: {entry.path} ({entry.reason})."
-    return "Pictures end in .jpg, .png, .bmp, .webp and the like; hidden folders are passed over."
+    return "Images end in .jpg, .png, .bmp, .webp and the like; hidden folders are passed over."
 
 
 # Catching up with the folder ------------------------------------------------------------------
 
 
 def _states(file: FeatureFile) -> dict[str, tuple[int, int]]:
-    """Path -> size and time of change, as the index knows its pictures."""
+    """Path -> size and time of change, as the index knows its images."""
     known = file.known()
     sizes, times = known.columns["size"].tolist(), known.columns["mtime"].tolist()
     return dict(zip(known.paths, zip(sizes, times, strict=True), strict=True))
@@ -123,8 +123,8 @@ def _states(file: FeatureFile) -> dict[str, tuple[int, int]]:
 def _settle(file: FeatureFile, seen: Scan, ledger: Ledger, outcome: Outcome) -> Update:
     """Drop the rows of what is gone or unusable now, and note what was left out."""
     new = {one.found.path: LeftOut(one.found.path, *one.found.state, one.reason) for one in outcome.failures}
-    ledger.keep(seen.pictures, [new[one.found.path] for one in outcome.failures if one.lasting])
-    usable = {found.path for found in seen.pictures} - ledger.entries.keys() - new.keys()
+    ledger.keep(seen.images, [new[one.found.path] for one in outcome.failures if one.lasting])
+    usable = {found.path for found in seen.images} - ledger.entries.keys() - new.keys()
     kept = np.array([path in usable or seen.hides(path) for path in file.known().paths], bool)
     if not kept.all():
         file.keep(kept)

@@ -1,7 +1,7 @@
-"""What is searched for, and the search itself: sentences, a picture, or a mixture of both.
+"""What is searched for, and the search itself: sentences, an image, or a mixture of both.
 
-Every query becomes one unit vector: the sum of its sentence and its picture, less half of what it
-should not be. The score of a picture is the cosine with that vector.
+Every query becomes one unit vector: the sum of its sentence and its image, less half of what it
+should not be. The score of an image is the cosine with that vector.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MINUS = 0.5
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for: a sentence, a picture or both; `minus` says what it is not."""
+    """What is searched for: a sentence, an image or both; `minus` says what it is not."""
 
     text: str | None = None
     image: Path | None = None
@@ -70,7 +70,7 @@ class Answer:
     hits: list[Hit]
     persons: frozenset[Person] | None
     candidates: int
-    """Pictures that passed the filter."""
+    """Images that passed the filter."""
 
     def is_right(self, hit: Hit) -> bool | None:
         """Whether a hit shows who was meant; None where the truth is unknown."""
@@ -88,10 +88,10 @@ def search(
     where: str | Where | None = None,
     min_score: float | None = None,
 ) -> list[Hit]:
-    """The pictures that fit a description best.
+    """The images that fit a description best.
 
-    gallery: an open one, a folder of pictures (embedded on first use) or an index file.
-    query: the sentence; image: a picture that shows what is wanted; minus: what it is not.
+    gallery: an open one, a folder of images (embedded on first use) or an index file.
+    query: the sentence; image: an image that shows what is wanted; minus: what it is not.
     where: a filter, see `search.where`; min_score: the lowest cosine that counts.
     """
     asked = query if isinstance(query, Query) else Query(query, Path(image) if image else None, minus)
@@ -113,9 +113,9 @@ def answers(
     where: str | Where | None = None,
     min_score: float | None = None,
 ) -> list[Answer]:
-    """Rank a gallery for several queries; the filter comes first, so `top` pictures that fit it remain."""
+    """Rank a gallery for several queries; the filter comes first, so `top` images that fit it remain."""
     if top < 1:
-        raise UsageError(f"--top {top}: at least one picture must be shown.")
+        raise UsageError(f"--top {top}: at least one image must be shown.")
     if min_score is not None and math.isnan(min_score):
         raise UsageError("--min-score: must be a number.")
     ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
@@ -141,7 +141,7 @@ def encode(model: Model | ExportedModel, queries: Sequence[Query]) -> NDArray[np
 
 
 def _sum(model: Model | ExportedModel, query: Query, row_of: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Sentence + picture - a share of what is not wanted, [E], of any length."""
+    """Sentence + image - a share of what is not wanted, [E], of any length."""
     parts = [row_of[query.text.strip()]] if query.text and query.text.strip() else []
     if query.image is not None:
         parts.append(model.encode_images([query.image])[0])

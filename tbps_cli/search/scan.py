@@ -1,6 +1,6 @@
-"""What lies in a folder: its pictures with size and time of change, found by listing alone.
+"""What lies in a folder: its images with size and time of change, found by listing alone.
 
-Hidden files and folders, the system's own folders and files that are no pictures by their name are
+Hidden files and folders, the system's own folders and files that are no images by their name are
 passed over; links are followed, but no folder is entered twice; a folder that may not be read is
 named and the rest goes on.
 """
@@ -24,7 +24,7 @@ SYSTEM = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """A picture by its name; `path` is relative to the folder, with forward slashes."""
+    """An image by its name; `path` is relative to the folder, with forward slashes."""
 
     path: str
     size: int
@@ -39,15 +39,15 @@ class Found:
 
 @dataclass
 class Scan:
-    """All pictures below a folder, in sorted order, and what could not be looked at."""
+    """All images below a folder, in sorted order, and what could not be looked at."""
 
     folder: Path
-    pictures: list[Found] = field(default_factory=list)
+    images: list[Found] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     """Folder, relative -> reason."""
 
     def hides(self, path: str) -> bool:
-        """Whether a picture may be there unseen: a folder above it could not be read."""
+        """Whether an image may be there unseen: a folder above it could not be read."""
         return any(path.startswith(folder + "/") for folder in self.unreadable)
 
 
@@ -55,17 +55,17 @@ def scan(folder: Path) -> Scan:
     """List a folder and all below it. Raises DataError when the folder itself cannot be read."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"--in {folder} {what}.", "Give a folder of pictures, or an index made by tbps index.")
+        raise DataError(f"--in {folder} {what}.", "Give a folder of images, or an index made by tbps index.")
     found = Scan(folder)
     entered: set[tuple[int, int]] = set()
-    found.pictures.extend(_below(found, "", entered))
+    found.images.extend(_below(found, "", entered))
     if "" in found.unreadable:
         raise DataError(f"--in {folder} cannot be read ({found.unreadable['']}).")
     return found
 
 
 def _below(scan: Scan, inside: str, entered: set[tuple[int, int]]) -> Iterator[Found]:
-    """Pictures of one folder and then of those in it; a stack of its own, so depth has no limit."""
+    """Images of one folder and then of those in it; a stack of its own, so depth has no limit."""
     waiting = [inside]
     while waiting:
         inside = waiting.pop()
@@ -82,7 +82,7 @@ def _below(scan: Scan, inside: str, entered: set[tuple[int, int]]) -> Iterator[F
             continue
         folders = [_join(inside, entry.name) for entry in entries if _is_folder(entry)]
         waiting.extend(reversed(folders))
-        yield from filter(None, (_picture(entry, inside) for entry in entries))
+        yield from filter(None, (_image(entry, inside) for entry in entries))
 
 
 def _join(inside: str, name: str) -> str:
@@ -98,7 +98,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _picture(entry: os.DirEntry[str], inside: str) -> Found | None:
+def _image(entry: os.DirEntry[str], inside: str) -> Found | None:
     if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - hot
         return None
     try:

@@ -33,11 +33,11 @@ MOST = 2000
 
 @dataclass(frozen=True)
 class Place:
-    """One picture of an answer; `right` is None where the truth is unknown."""
+    """One image of an answer; `right` is None where the truth is unknown."""
 
-    picture: Path
+    image: Path
     label: str
-    """Shown under the picture; what follows a line break is smaller."""
+    """Shown under the image; what follows a line break is smaller."""
     right: bool | None = None
 
 
@@ -49,7 +49,7 @@ class Answer:
     places: Sequence[Place]
     note: str = ""
     own: Place | None = None
-    """The picture that the sentence was written about."""
+    """The image that the sentence was written about."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def sheet(
     size: width and height of a thumbnail in pixels. progress: called with (done, total) over them.
     """
     groups = [group for group in groups if group.answers]
-    shown = {place.picture: None for group in groups for answer in group.answers for place in _all(answer)}
-    number = {picture: index for index, picture in enumerate(shown)}
+    shown = {place.image: None for group in groups for answer in group.answers for place in _all(answer)}
+    number = {image: index for index, image in enumerate(shown)}
     rules = f":root{{--w:{size[0]}px;--h:{size[1]}px}}" + "".join(_rules(list(shown), size, progress))
     body = "".join(_heading(group) + "".join(_answer(answer, number) for answer in group.answers) for group in groups)
     return (
@@ -100,7 +100,7 @@ def of_evaluation(evaluation: Evaluation, *, top: int = 10, progress: Progress |
             Place(split.paths[index], f"{score:.3f}\nperson {side.person_G[index]}", side.person_G[index] == person)
             for score, index in zip(score_QK[query], index_QK[query], strict=True)
         ]
-        own = split.paths[int(split.caption_picture[query])]
+        own = split.paths[int(split.caption_image[query])]
         return Answer(split.captions[query], places, _remark(details, query, person), Place(own, "described"))
 
     order = np.argsort(np.nan_to_num(details.ap_Q, nan=-1.0), kind="stable")
@@ -109,7 +109,7 @@ def of_evaluation(evaluation: Evaluation, *, top: int = 10, progress: Progress |
     rest = "The others, in file order" + (f" ({hidden:,} more are not shown)" if hidden else "")
     scores = details.scores()
     subtitle = f"{evaluation.run} · {evaluation.data} {split.name} · {len(split.captions):,} captions, "
-    subtitle += f"{len(split.paths):,} pictures · " + " · ".join(f"{k} {v:.2f}" for k, v in scores._asdict().items())
+    subtitle += f"{len(split.paths):,} images · " + " · ".join(f"{k} {v:.2f}" for k, v in scores._asdict().items())
     groups = [
         Group(heading, [answer(query) for query in queries])
         for heading, queries in (("Worst", worst), ("Best", best), (rest, others))
@@ -145,27 +145,27 @@ def _answer(answer: Answer, number: dict[Path, int]) -> str:
 
 
 def _figure(place: Place, number: dict[Path, int], kind: str) -> str:
-    name = html.escape(place.picture.name, quote=True)
+    name = html.escape(place.image.name, quote=True)
     first, _, rest = (html.escape(part) for part in place.label.partition("\n"))
     return (
-        f'<figure class="{kind}"><i class=t{number[place.picture]} role=img aria-label="{name}" title="{name}"></i>'
+        f'<figure class="{kind}"><i class=t{number[place.image]} role=img aria-label="{name}" title="{name}"></i>'
         f"<figcaption>{first}{f'<span>{rest}</span>' if rest else ''}</figcaption></figure>"
     )
 
 
-def _rules(pictures: list[Path], size: tuple[int, int], progress: Progress | None) -> Iterable[str]:
+def _rules(images: list[Path], size: tuple[int, int], progress: Progress | None) -> Iterable[str]:
     with ThreadPoolExecutor() as pool:
-        for index, content in enumerate(pool.map(lambda picture: _thumbnail(picture, size), pictures)):
+        for index, content in enumerate(pool.map(lambda image: _thumbnail(image, size), images)):
             if progress:
-                progress(index + 1, len(pictures))
+                progress(index + 1, len(images))
             if content:
                 yield f".t{index}{{background-image:url(data:image/jpeg;base64,{base64.b64encode(content).decode()})}}"
 
 
-def _thumbnail(picture: Path, size: tuple[int, int]) -> bytes:
-    """A small JPEG; empty for a picture that cannot be read, which then shows as a grey box."""
+def _thumbnail(path: Path, size: tuple[int, int]) -> bytes:
+    """A small JPEG; empty for an image that cannot be read, which then shows as a grey box."""
     try:
-        image = read_image(picture, allow_truncated=True)
+        image = read_image(path, allow_truncated=True)
     except UnreadableImage:
         return b""
     image.thumbnail((4 * size[0], size[1]))

@@ -1,4 +1,4 @@
-"""Pictures that an index leaves out, and why: kept beside it, so that each is tried and named once."""
+"""Images that an index leaves out, and why: kept beside it, so that each is tried and named once."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def name_once(folder: Path, entries: list[LeftOut]) -> None:
         return
     few = "; ".join(f"{entry.path} ({entry.reason})" for entry in entries[:SHOWN])
     more = f"; and {len(entries) - SHOWN:,} more" if len(entries) > SHOWN else ""
-    plural = "picture is" if len(entries) == 1 else "pictures are"
+    plural = "image is" if len(entries) == 1 else "images are"
     logger.warning("%s: %s %s left out: %s%s.", folder, f"{len(entries):,}", plural, few, more)

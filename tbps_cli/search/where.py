@@ -1,7 +1,7 @@
-"""A small language that says which pictures may be hits: `camera == "c1" and time >= "2026-01-01"`.
+"""A small language that says which images may be hits: `camera == "c1" and time >= "2026-01-01"`.
 
 Comparisons `== != < <= > >=`, `like` (with * and ?), `in (...)`, joined by `and`, `or`, `not` and
-brackets. Fields are what is known of a picture. The text is parsed into closures here; nothing in it
+brackets. Fields are what is known of an image. The text is parsed into closures here; nothing in it
 is ever executed. A value that is unknown fits no comparison but `== none` and `!= ...`.
 """
 
@@ -54,7 +54,7 @@ class Where:
     test: Test
 
     def __call__(self, row: Row) -> bool:
-        """Whether a picture with these values (field name -> value) may be a hit."""
+        """Whether an image with these values (field name -> value) may be a hit."""
         return self.test(row)
 
 

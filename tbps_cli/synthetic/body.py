@@ -1,4 +1,4 @@
-"""How somebody stands: a skeleton in three dimensions, turned and projected to the picture.
+"""How somebody stands: a skeleton in three dimensions, turned and projected to the image.
 
 Lengths are in body heights. Axes of the body: X to one side, Y up from the ground, Z forward. `yaw`
 turns it about Y: 0 faces the camera, pi shows the back. The camera looks down by `elevation`, and

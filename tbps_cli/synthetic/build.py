@@ -1,4 +1,4 @@
-"""Writes a synthetic data set: pictures below `imgs/` and `reid_raw.json`, as CUHK-PEDES has them.
+"""Writes a synthetic data set: images below `imgs/` and `reid_raw.json`, as CUHK-PEDES has them.
 
 Every identity is drawn from its own generators, so the bytes do not depend on the number of
 processes. The set is drawn in a folder beside the final one and moved into place when complete: an
@@ -36,7 +36,7 @@ VERSION = 1
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
 
-_PICTURES = ((2, 3, 4, 5), (0.25, 0.47, 0.22, 0.06))
+_IMAGES = ((2, 3, 4, 5), (0.25, 0.47, 0.22, 0.06))
 _CHUNK = 16
 
 
@@ -68,7 +68,7 @@ def build(
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
     except OSError as error:
-        hint = "Free some space (about 6 KB a picture), or choose another --data-root."
+        hint = "Free some space (about 6 KB an image), or choose another --data-root."
         raise DataError(f"{folder} cannot be written: {error.strerror or error}.", hint) from error
     except BrokenProcessPool as error:
         hint = "Free some memory; a script of your own must call this under `if __name__ == '__main__':`."
@@ -164,9 +164,9 @@ def _draw_chunk(task: tuple[str, int, list[tuple[int, str, Person]]]) -> list[Re
 
 
 def _portray(folder: Path, seed: int, number: int, split: str, person: Person) -> Iterator[Record]:
-    """Take, describe and write all pictures of one person, each by another camera."""
+    """Take, describe and write all images of one person, each by another camera."""
     rng = np.random.default_rng((seed, number, 2**31))
-    counts, shares = _PICTURES
+    counts, shares = _IMAGES
     cameras = rng.permutation(len(CAMERAS))[: int(rng.choice(counts, p=shares))]
     for k, which in enumerate(cameras):
         camera = CAMERAS[which]

@@ -1,6 +1,6 @@
 """Through which lens: eight cameras that differ in place, light, height, sharpness and size.
 
-`Studio` keeps the painted scenes of one seed and takes pictures: it chooses where the person
+`Studio` keeps the painted scenes of one seed and takes images: it chooses where the person
 stands, crops the scene there, lays the shadow, the figure and at times something in front of it,
 and degrades the crop as the camera does. What was hidden is returned, so that no caption names it.
 """
@@ -52,14 +52,14 @@ CAMERAS = (
 )
 
 LOWEST, TALLEST = (60, 160), (110, 280)
-"""Smallest and largest (width, height) of a saved picture."""
+"""Smallest and largest (width, height) of a saved image."""
 
 _SPRITES = 10
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture taken: the encoded file, how the person stood, and what was hidden."""
+    """One image taken: the encoded file, how the person stood, and what was hidden."""
 
     jpeg: bytes
     size: tuple[int, int]
@@ -77,7 +77,7 @@ class Studio:
         self._sprites: list[Image.Image] = []
 
     def take(self, person: Person, camera: Camera, rng: np.random.Generator) -> Shot:
-        """Take a picture of `person`; everything random comes from `rng`."""
+        """Take an image of `person`; everything random comes from `rng`."""
         stance = draw_stance(person, rng)
         crop, size, feet, tall = self._place(person, stance, camera, rng)
         elevation = 0.55 * math.atan2(camera.raised - 0.5, 4.0)
@@ -111,13 +111,13 @@ class Studio:
         left = float(rng.uniform(0, WIDTH - wide * zoom))
         top = row - feet[1] * zoom
         box = (left, max(0.0, top), left + wide * zoom, min(float(HEIGHT), top + high * zoom))
-        crop = scene.picture.resize((wide, high), Image.Resampling.BILINEAR, box=box)
+        crop = scene.image.resize((wide, high), Image.Resampling.BILINEAR, box=box)
         return crop, (wide, high), feet, tall
 
     def _occlude(
         self, crop: Image.Image, feet: tuple[float, float], tall: float, rng: np.random.Generator
     ) -> frozenset[str]:
-        """Put something in front, in a quarter of the pictures; returns what it hides."""
+        """Put something in front, in a quarter of the images; returns what it hides."""
         kind = float(rng.random())
         if kind < 0.08:
             _pole(crop, rng)

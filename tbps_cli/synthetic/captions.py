@@ -1,6 +1,6 @@
-"""What is said about a picture: a small grammar with synonyms and omissions.
+"""What is said about an image: a small grammar with synonyms and omissions.
 
-A caption names only what this picture shows (nothing hidden by an occluder, by the other side of
+A caption names only what this image shows (nothing hidden by an occluder, by the other side of
 the body or by a hand left at home), usually four to seven things, in changing order and words. With
 every caption comes the list of attributes that it names, for the oracle.
 """
@@ -31,7 +31,7 @@ class _Phrase:
 
 
 def visible(person: Person, shot: Shot) -> frozenset[str]:
-    """The attributes of `person` that can be seen in this picture."""
+    """The attributes of `person` that can be seen in this image."""
     view, sides = shot.stance.pose.view, _hidden_slots(person, shot)
     back = {"inner", "glasses"} | ({"pattern", "accent"} if person.pattern == "logo" else set())
     if view != "front":
@@ -56,7 +56,7 @@ def _hidden_slots(person: Person, shot: Shot) -> set[str]:
 
 
 def describe(person: Person, shot: Shot, rng: np.random.Generator) -> Said:
-    """Say one sentence or two about a picture."""
+    """Say one sentence or two about an image."""
     words = _Words(person, visible(person, shot), rng)
     wanted = [slot for slot, rate in _RATES.items() if slot in words.seen and rng.random() < rate]
     wanted = wanted if len(wanted) > 2 else ["upper", *(slot for slot in ("lower", "shoes") if slot in words.seen)]
@@ -86,7 +86,7 @@ _RATES = {
 
 
 class _Words:
-    """The phrases for one picture. Each method picks a wording and says which slots it used."""
+    """The phrases for one image. Each method picks a wording and says which slots it used."""
 
     def __init__(self, person: Person, shown: frozenset[str], rng: np.random.Generator) -> None:
         self.person, self.rng = person, rng

@@ -1,4 +1,4 @@
-"""One person as a picture with a transparent ground: the parts in the order of their depth."""
+"""One person as an image with a transparent ground: the parts in the order of their depth."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _REACH = {"phone": 1.9, "bottle": 1.5, "papers": 1.45, "umbrella": 2.2}
 
 @dataclass(frozen=True)
 class Stance:
-    """How a person appears in one picture: pose, which hand holds what, what is shown."""
+    """How a person appears in one image: pose, which hand holds what, what is shown."""
 
     pose: Pose
     bag_side: int
     holds: bool
-    """Whether the carried thing is in the (raised) other hand in this picture."""
+    """Whether the carried thing is in the (raised) other hand in this image."""
 
     @property
     def raised(self) -> int:
@@ -34,7 +34,7 @@ class Stance:
 
 
 def draw_stance(person: Person, rng: np.random.Generator) -> Stance:
-    """A pose for one picture; carried things are shown in seven pictures of ten."""
+    """A pose for one image; carried things are shown in seven images of ten."""
     bag_side = int(rng.choice((-1, 1)))
     holds = person.carried is not None and bool(rng.random() < 0.7)
     pose = draw_pose(rng, -bag_side if holds else None, _REACH.get(person.carried or "", 0.3))
@@ -56,7 +56,7 @@ def draw_figure(
 ) -> Image.Image:
     """Paint one person, RGBA.
 
-    size: (width, height) of the picture in pixels; foot: where the person stands, pixels;
+    size: (width, height) of the image in pixels; foot: where the person stands, pixels;
     height: of the body in pixels; elevation: how far the camera looks down, radians;
     light: -1 from the left to 1 from the right.
     """

@@ -1,8 +1,8 @@
 """How well a perfect reader of attributes could search: the ceiling that near-twins leave.
 
 For every caption the gallery is ranked by the number of named attributes that the person in a
-picture truly has. Ties are everywhere, so each score is its expected value over a random order of
-tied pictures, in closed form (McSherry and Najork, "Computing information retrieval performance
+image truly has. Ties are everywhere, so each score is its expected value over a random order of
+tied images, in closed form (McSherry and Najork, "Computing information retrieval performance
 measures efficiently in the presence of tied scores", ECIR 2008).
 """
 
@@ -35,7 +35,7 @@ def ceiling(records: Sequence[Record], split: str = "test") -> dict[str, float]:
 
 
 class _Index:
-    """Which pictures have which attribute."""
+    """Which images have which attribute."""
 
     def __init__(self, gallery: Sequence[Record]) -> None:
         every = sorted({item for record in gallery for item in record["attributes"]})
@@ -45,7 +45,7 @@ class _Index:
             self._has_GA[row, [self._column[item] for item in record["attributes"]]] = 1
 
     def matches(self, named: Sequence[str]) -> NDArray[np.int64]:
-        """For every picture of the gallery, how many of the named attributes its person has."""
+        """For every image of the gallery, how many of the named attributes its person has."""
         columns = [self._column[item] for item in named]
         return np.asarray(self._has_GA[:, columns].sum(1), np.int64)
 
@@ -54,13 +54,13 @@ Groups = list[tuple[int, int]]
 
 
 def _tied(score_G: NDArray[np.int64], relevant_G: NDArray[np.bool_]) -> Groups:
-    """(pictures, relevant ones) of each group of equal score, best first."""
+    """(images, relevant ones) of each group of equal score, best first."""
     size, relevant = np.bincount(score_G), np.bincount(score_G[relevant_G], minlength=int(score_G.max()) + 1)
     return [(int(size[score]), int(relevant[score])) for score in np.flatnonzero(size)[::-1]]
 
 
 def _recall(groups: Groups, depth: int) -> float:
-    """Probability that one of the first `depth` pictures is relevant."""
+    """Probability that one of the first `depth` images is relevant."""
     before = 0
     for size, relevant in groups:
         if depth <= before:

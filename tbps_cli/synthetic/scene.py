@@ -1,6 +1,6 @@
-"""Where people walk: one wide picture for each camera, with ground in perspective and passers-by.
+"""Where people walk: one wide image for each camera, with ground in perspective and passers-by.
 
-A scene is painted once and cropped for every picture, at the place where the person stands, so
+A scene is painted once and cropped for every image, at the place where the person stands, so
 that the ground, the horizon and the size of a person fit together. The ground is a plane: a row
 below the horizon lies at a distance, and paving, grass or tiles are functions of the position on
 that plane.
@@ -28,7 +28,7 @@ _FOCAL = 620.0
 class Scene:
     """A painted place. A person whose feet are on row y is `person_height(y)` pixels tall."""
 
-    picture: Image.Image
+    image: Image.Image
     horizon: float
     camera_height: float
     """Of the camera over the ground, in body heights."""
@@ -43,11 +43,11 @@ def paint_scene(kind: str, horizon: float, camera_height: float, rng: np.random.
     row = horizon * HEIGHT
     ground: Floats = _GROUNDS[kind](*_plane(row, camera_height), rng)
     ground += rng.normal(0, 5, (HEIGHT, WIDTH, 1)).astype(np.float32) + _clouds(rng, 14, 9.0)
-    picture = Image.fromarray(ground.clip(0, 255).astype(np.uint8))
-    _BACKDROPS[kind](picture, row, rng)
-    scene = Scene(picture, row, camera_height)
+    image = Image.fromarray(ground.clip(0, 255).astype(np.uint8))
+    _BACKDROPS[kind](image, row, rng)
+    scene = Scene(image, row, camera_height)
     _passers_by(scene, rng)
-    return Scene(picture.filter(ImageFilter.GaussianBlur(1.0)), row, camera_height)
+    return Scene(image.filter(ImageFilter.GaussianBlur(1.0)), row, camera_height)
 
 
 def _plane(horizon: float, camera_height: float) -> tuple[Floats, Floats]:
@@ -60,7 +60,7 @@ def _plane(horizon: float, camera_height: float) -> tuple[Floats, Floats]:
 
 
 def _clouds(rng: np.random.Generator, cells: int, strength: float) -> Floats:
-    """Smooth noise over the whole picture: stains, patches of light."""
+    """Smooth noise over the whole image: stains, patches of light."""
     coarse = rng.normal(0, 1, (cells, cells * 2)).astype(np.float32)
     smooth = Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
     return (np.asarray(smooth, np.float32) * np.float32(strength))[..., None]
@@ -129,8 +129,8 @@ def _facade(draw: ImageDraw.ImageDraw, horizon: float, rng: np.random.Generator)
         left += wide
 
 
-def _behind_street(picture: Image.Image, horizon: float, rng: np.random.Generator) -> None:
-    draw = ImageDraw.Draw(picture)
+def _behind_street(image: Image.Image, horizon: float, rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(image)
     _facade(draw, horizon, rng)
     for _ in range(3):
         _car(draw, float(rng.uniform(0, WIDTH * 0.5)), horizon + float(rng.uniform(24, 60)), _vivid(rng))
@@ -148,8 +148,8 @@ def _car(draw: ImageDraw.ImageDraw, x: float, y: float, colour: RGB) -> None:
         draw.ellipse((x + wheel - 14, y - 22, x + wheel + 14, y + 6), fill=(28, 28, 30))
 
 
-def _behind_corridor(picture: Image.Image, horizon: float, rng: np.random.Generator) -> None:
-    draw = ImageDraw.Draw(picture)
+def _behind_corridor(image: Image.Image, horizon: float, rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(image)
     wall, end = _tone(rng, 176, 214), (WIDTH * 0.4, horizon - 60, WIDTH * 0.6, horizon + 34)
     shade: RGB = tuple(int(c * 0.86) for c in wall)  # type: ignore[assignment]
     draw.rectangle((0, 0, WIDTH, horizon), fill=(206, 206, 202))
@@ -171,8 +171,8 @@ def _behind_corridor(picture: Image.Image, horizon: float, rng: np.random.Genera
         )
 
 
-def _behind_grass(picture: Image.Image, horizon: float, rng: np.random.Generator) -> None:
-    draw = ImageDraw.Draw(picture)
+def _behind_grass(image: Image.Image, horizon: float, rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, WIDTH, horizon - 20), fill=_tone(rng, 190, 220))
     for _ in range(70):
         x, r = float(rng.uniform(-30, WIDTH + 30)), float(rng.uniform(24, 70))
@@ -185,8 +185,8 @@ def _behind_grass(picture: Image.Image, horizon: float, rng: np.random.Generator
     draw.rectangle((0, horizon - 4, WIDTH, horizon + 3), fill=(72, 96, 52))
 
 
-def _behind_plaza(picture: Image.Image, horizon: float, rng: np.random.Generator) -> None:
-    draw = ImageDraw.Draw(picture)
+def _behind_plaza(image: Image.Image, horizon: float, rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, WIDTH, horizon), fill=(196, 208, 220))
     draw.rectangle((0, horizon - 170, WIDTH, horizon + 10), fill=_tone(rng, 150, 190))
     step = float(rng.uniform(80, 120))
@@ -222,7 +222,7 @@ def _passers_by(scene: Scene, rng: np.random.Generator) -> None:
         figure = draw_figure(person := stranger(rng), draw_stance(person, rng), size, foot, tall, 0.1, 0.3, rng)
         figure = figure.filter(ImageFilter.GaussianBlur(1.5))
         x = float(rng.uniform(0, WIDTH))
-        scene.picture.paste(figure, (round(x - foot[0]), round(float(row) - foot[1])), figure)
+        scene.image.paste(figure, (round(x - foot[0]), round(float(row) - foot[1])), figure)
 
 
 _GROUNDS: dict[str, Callable[[Floats, Floats, np.random.Generator], Floats]] = {

@@ -9,7 +9,7 @@ from support.training import tiny_recipe
 
 from tbps_cli import methods
 from tbps_cli.augment import batched_draws as device_draws
-from tbps_cli.augment.batched import Painter, refusal
+from tbps_cli.augment.batched import BatchAugmenter, refusal
 from tbps_cli.augment.batched_draws import Shares, draw, uniform
 from tbps_cli.augment.batched_paint import Buffers, paint_slices, paint_whole
 from tbps_cli.augment.exact import (
@@ -29,7 +29,7 @@ from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError
 from tbps_cli.loading.loader import Loader
-from tbps_cli.prepare.store import build_store
+from tbps_cli.prepare.decode import build_store
 
 SIZE = (24, 8)
 COUNT = 3000
@@ -55,7 +55,7 @@ class Solarise:
 
 
 class OwnCut(SimClr):
-    """A view of the whole picture of somebody's own."""
+    """A view of the whole image of somebody's own."""
 
 
 class Letters:
@@ -81,7 +81,7 @@ def store(split):
 
 def loader(split, store, views=None, tokenizer=None, **options):
     options = {"batch": 5, "seed": 3, "store": store, **options}
-    painter = Painter(store, split.paths, "cpu")
+    painter = BatchAugmenter(store, split.paths, "cpu")
     return Loader(split, views or ToyViews(), tokenizer or Letters(), SIZE, painter=painter, **options)
 
 
@@ -182,16 +182,16 @@ def test_a_rectangle_that_never_fits_is_not_erased():
 # The same values for equal draws --------------------------------------------------------------------
 
 
-def by_hand(picture_HWC, row, how):
+def by_hand(image_HWC, row, how):
     """A plan's row done with plain indexing, in float64."""
     _, flip, down, right, top, left, rows, columns = row
-    height, width = picture_HWC.shape[:2]
-    out = np.zeros(picture_HWC.shape)
+    height, width = image_HWC.shape[:2]
+    out = np.zeros(image_HWC.shape)
     for y in range(height):
         for x in range(width):
             from_y, from_x = y + down, x + right
             if 0 <= from_y < height and 0 <= from_x < width:
-                out[y, x] = picture_HWC[from_y, width - 1 - from_x if flip else from_x]
+                out[y, x] = image_HWC[from_y, width - 1 - from_x if flip else from_x]
     out = (out / 255 - how.mean) / how.std
     out[top : top + rows, left : left + columns] = how.steps[-1].value
     return out
@@ -214,20 +214,20 @@ def test_both_ways_to_paint_equal_the_loop_over_pixels(padding):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_gpu_paints_what_the_cpu_paints(whole, split, store):
-    here = Painter(store, split.paths, "cpu")
-    there = Painter(store, split.paths, "cuda", whole=whole)
+    here = BatchAugmenter(store, split.paths, "cpu")
+    there = BatchAugmenter(store, split.paths, "cuda", whole=whole)
     plan = torch.from_numpy(draw(CLIP_TRAIN, SIZE, list(range(9)), np.arange(9) % len(split.paths)))
     there_BCHW = there(plan, CLIP_TRAIN)
     assert there_BCHW.is_cuda and there.held.is_cuda == whole
     assert torch.equal(here(plan, CLIP_TRAIN), there_BCHW.cpu())
 
 
-def test_a_painter_that_holds_its_pictures_paints_the_same(split, store):
+def test_a_painter_that_holds_its_images_paints_the_same(split, store):
     paths = split.paths[::-1]
     plan = torch.from_numpy(draw(CLIP_TRAIN, SIZE, list(range(9)), np.arange(9) % len(paths)))
-    held = Painter(store, paths, "cpu", whole=True)
-    assert torch.equal(held.held[1], torch.from_numpy(np.array(store.picture(paths[1]))))
-    assert torch.equal(held(plan, CLIP_TRAIN), Painter(store, paths, "cpu")(plan, CLIP_TRAIN))
+    held = BatchAugmenter(store, paths, "cpu", whole=True)
+    assert torch.equal(held.held[1], torch.from_numpy(np.array(store.image(paths[1]))))
+    assert torch.equal(held(plan, CLIP_TRAIN), BatchAugmenter(store, paths, "cpu")(plan, CLIP_TRAIN))
 
 
 def test_memory_of_a_batch_is_used_again_once_nobody_holds_it():
@@ -312,7 +312,7 @@ def test_views_that_cannot_be_drawn_in_batches_are_named_with_the_reason(views, 
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        ((), "data.augment_on = device, but there are no pre-decoded pictures"),
+        ((), "data.augment_on = device, but there are no pre-decoded images"),
         (("data.store=off",), "as data.store = off"),
     ],
 )

@@ -1,6 +1,6 @@
 """TBPS-CLIP's views as they are drawn for whole batches: the distribution of the exact way, and no hidden state.
 
-The exact way runs on stand-ins for pictures that write down what is done to them, thousands of times; its
+The exact way runs on stand-ins for images that write down what is done to them, thousands of times; its
 sequences of operations and every number of theirs are compared with those of our plans.
 """
 
@@ -17,14 +17,15 @@ from support.training import tiny_recipe
 from support.training import write_data as write_tiny
 
 from tbps_cli.augment import ops as operations
-from tbps_cli.augment.batched import Painter
+from tbps_cli.augment.batched import BatchAugmenter
 from tbps_cli.augment.batched_draws import PLACE, Kind, draw
 from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN, Draws, PoolOfTwo
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
 from tbps_cli.loading.loader import Loader
-from tbps_cli.prepare.store import build_store, open_store, store_folder
+from tbps_cli.loading.store import open_store, store_folder
+from tbps_cli.prepare.decode import build_store
 from tbps_cli.text.bpe import Bpe
 
 COUNT = 3000
@@ -33,7 +34,7 @@ SHAPES = np.array([(290, 110), (128, 64), (60, 160), (400, 150)])
 
 
 class Written:
-    """A stand-in for a picture: says its size, and keeps what is done to it in order."""
+    """A stand-in for an image: says its size, and keeps what is done to it in order."""
 
     def __init__(self, height, width):
         self.height, self.width, self.shape, self.done = height, width, (3, height, width), []
@@ -57,7 +58,7 @@ class Written:
         _, rows, columns = place
         self.add(Kind.ERASE, rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
 
-    # as a PIL picture
+    # as a PIL image
     def crop(self, box):
         left, top, right, bottom = box
         return self.add(Kind.CROP, top, left, bottom - top, right - left)
@@ -170,7 +171,7 @@ def test_strong_views_draw_what_the_exact_way_draws(size, writing):
 
 
 def in_pixels_of(shape, size, sample):
-    """The cut of a strong view in the picture's own pixels again, where it was drawn."""
+    """The cut of a strong view in the image's own pixels again, where it was drawn."""
     (kind, *box), *rest = sample
     own = np.array(box) * np.tile(shape / np.array(size), 2)
     assert kind == Kind.CROP and np.abs(own - np.rint(own)).max() < 1e-9
@@ -244,7 +245,7 @@ def store(split):
 
 def loader(split, store, **options):
     options = {"batch": 5, "seed": 3, "store": store, **options}
-    return Loader(split, Views(), Bpe(), SIZE, painter=Painter(store, split.paths, "cpu"), **options)
+    return Loader(split, Views(), Bpe(), SIZE, painter=BatchAugmenter(store, split.paths, "cpu"), **options)
 
 
 def images(batches):
@@ -262,7 +263,7 @@ def test_the_four_views_do_not_depend_on_workers_ranks_or_where_an_epoch_began(s
     assert torch.equal(images(loader(split, store, batch=6).epoch(1)), images(sum(zip(*ranks, strict=True), ())))
 
 
-def test_the_four_views_of_a_picture_differ(split, store):
+def test_the_four_views_of_an_image_differ(split, store):
     views = images(loader(split, store).epoch(0))
     assert not any(torch.equal(views[:, one], views[:, two]) for one in range(4) for two in range(one))
 
@@ -276,7 +277,7 @@ def forget_shapes(split):
     return open_store(split.root, SIZE, "bilinear", split.paths)
 
 
-def test_a_store_knows_how_large_its_pictures_were(split, store):
+def test_a_store_knows_how_large_its_images_were(split, store):
     found = open_store(split.root, SIZE, "bilinear", split.paths).shapes_of(split.paths[::-1])
     assert found.tolist() == [read_shape(path) for path in split.paths[::-1]]
     assert found.dtype == np.int64 and SIZE not in map(tuple, found.tolist())
@@ -296,7 +297,7 @@ def test_a_store_of_an_older_version_works_and_says_what_to_run(split, store, ca
         views = images(loader(split, old).epoch(1))
     assert "tbps prepare-data NAME --decode 24x8" in caplog.text
     known = images(loader(split, store).epoch(1))
-    assert torch.equal(views[:, :2], known[:, :2])  # the pool changes the resized picture in any case
+    assert torch.equal(views[:, :2], known[:, :2])  # the pool changes the resized image in any case
     assert not torch.equal(views[:, 2:], known[:, 2:])
 
 

@@ -1,4 +1,4 @@
-"""TBPS-CLIP's operations on whole batches, each against the one that changes a picture at a time or a plain loop."""
+"""TBPS-CLIP's operations on whole batches, each against the one that changes an image at a time or a plain loop."""
 
 import colorsys
 import math
@@ -45,15 +45,15 @@ def hue_by_hand(pixel_CHW, turn):
 
 def blur_by_hand(pixel_CHW, sigma):
     """Every pixel a weighted mean of its neighbours, in float64; outside lies the nearest one of the border."""
-    picture, reach = pixel_CHW.double().numpy(), 6
-    height, width = picture.shape[1:]
-    out, total = np.zeros_like(picture), 0.0
+    image, reach = pixel_CHW.double().numpy(), 6
+    height, width = image.shape[1:]
+    out, total = np.zeros_like(image), 0.0
     for down in range(-reach, reach + 1):
         for across in range(-reach, reach + 1):
             weight = math.exp(-0.5 * (down**2 + across**2) / sigma**2)
             rows = (np.arange(height) + down).clip(0, height - 1)
             columns = (np.arange(width) + across).clip(0, width - 1)
-            out, total = out + weight * picture[:, rows][:, :, columns], total + weight
+            out, total = out + weight * image[:, rows][:, :, columns], total + weight
     return torch.from_numpy(out / total)
 
 
@@ -88,7 +88,7 @@ def differ(found_BCHW, wanted):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.name.lower())
-def test_an_operation_on_a_batch_equals_the_one_on_each_picture(kind, size):
+def test_an_operation_on_a_batch_equals_the_one_on_each_image(kind, size):
     pixel_BCHW, number_B4 = noise(size), numbers_of(kind, size)
     before = pixel_BCHW.clone()
     found = CHANGES[kind](pixel_BCHW, number_B4.float())
@@ -111,7 +111,7 @@ def test_hues_of_greys_and_pure_colours_are_turned_as_colorsys_turns_them():
     assert (found[1] - pixel_BCHW[1]).abs().max() < 1e-6
 
 
-def test_a_flat_picture_stays_flat_when_blurred_and_a_point_becomes_the_gaussian():
+def test_a_flat_image_stays_flat_when_blurred_and_a_point_becomes_the_gaussian():
     flat = torch.full((2, 3, 9, 7), 0.3)
     sigmas = torch.tensor([[0.1], [2.0]]).repeat(1, 4)
     assert (CHANGES[Kind.BLUR](flat, sigmas) - 0.3).abs().max() < 1e-6
@@ -124,15 +124,15 @@ def test_a_flat_picture_stays_flat_when_blurred_and_a_point_becomes_the_gaussian
 
 def crop_by_hand(pixel_CHW, top, left, rows, columns):
     height, width = pixel_CHW.shape[1:]
-    picture, out = pixel_CHW.double().numpy(), np.zeros(pixel_CHW.shape)
+    image, out = pixel_CHW.double().numpy(), np.zeros(pixel_CHW.shape)
     for y, x in np.ndindex(height, width):
         from_y = top + min(max((y + 0.5) * rows / height - 0.5, 0), rows - 1)
         from_x = left + min(max((x + 0.5) * columns / width - 0.5, 0), columns - 1)
         row, column = int(from_y), int(from_x)
         below, right = min(row + 1, height - 1), min(column + 1, width - 1)
         down, across = from_y - row, from_x - column
-        out[:, y, x] = (1 - down) * ((1 - across) * picture[:, row, column] + across * picture[:, row, right])
-        out[:, y, x] += down * ((1 - across) * picture[:, below, column] + across * picture[:, below, right])
+        out[:, y, x] = (1 - down) * ((1 - across) * image[:, row, column] + across * image[:, row, right])
+        out[:, y, x] += down * ((1 - across) * image[:, below, column] + across * image[:, below, right])
     return torch.from_numpy(out)
 
 
@@ -154,12 +154,12 @@ def plan_of(how, size, rows, shape=None):
     return torch.from_numpy(draw(how, size, seeds, np.arange(rows) % 4, shapes))
 
 
-def pictures(size, rows=4):
+def images(size, rows=4):
     return torch.randint(0, 256, (rows, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 def one_by_one(pixel_CHW, plan, how):
-    """A row of a plan, operation after operation, on one picture."""
+    """A row of a plan, operation after operation, on one image."""
     for kind, *numbers in plan[1:].reshape(-1, PLACE).tolist():
         if kind == Kind.CROP and not all(number.is_integer() for number in numbers):
             pixel_CHW = crop_by_hand(pixel_CHW, *numbers).float()
@@ -172,26 +172,26 @@ def one_by_one(pixel_CHW, plan, how):
 @pytest.mark.parametrize(("how", "shape"), [(POOL_TRAIN, None), (SIMCLR_TRAIN, (31, 14)), (MANY, (40, 40))])
 def test_a_view_equals_its_operations_done_one_after_the_other(how, shape):
     size, rows = (16, 12), 24
-    plan_BX, pixel_NHWC = plan_of(how, size, rows, shape), pictures(size)
+    plan_BX, pixel_NHWC = plan_of(how, size, rows, shape), images(size)
     found = paint_operations(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, how)
     unit = pixel_NHWC.permute(0, 3, 1, 2).float() / 255
     wanted = [one_by_one(unit[int(row[0])], row, how) for row in plan_BX]
-    # an ulp may take another nearest pixel in a turned picture, or grow by 1 / std where values were cut off
+    # an ulp may take another nearest pixel in a turned image, or grow by 1 / std where values were cut off
     assert found.dtype == torch.float32 and found.shape == (rows, 3, *size)
     assert differ(found, wanted) < 3e-5
 
 
 @pytest.mark.parametrize("how", [POOL_TRAIN, MANY])
-def test_a_batch_at_once_equals_each_picture_alone(how):
-    """A CPU takes picture after picture, a device all of them: rows gathered, changed and put back."""
+def test_a_batch_at_once_equals_each_image_alone(how):
+    """A CPU takes image after image, a device all of them: rows gathered, changed and put back."""
     size, rows = (16, 12), 40
     plan_BX, pixel_BCHW = plan_of(how, size, rows)[:, 1:], noise(size, rows)
     alone = [changed(pixel_BCHW[row : row + 1].clone(), plan_BX[row : row + 1]) for row in range(rows)]
     assert differ(changed(pixel_BCHW.clone(), plan_BX), [one[0] for one in alone]) < 1e-6
 
 
-def test_pictures_shared_among_threads_are_the_same_and_the_number_of_threads_is_put_back():
-    plan_BX, pixel_NHWC = plan_of(MANY, (16, 12), 9), pictures((16, 12))
+def test_images_shared_among_threads_are_the_same_and_the_number_of_threads_is_put_back():
+    plan_BX, pixel_NHWC = plan_of(MANY, (16, 12), 9), images((16, 12))
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
@@ -203,16 +203,16 @@ def test_pictures_shared_among_threads_are_the_same_and_the_number_of_threads_is
     assert torch.equal(*found)
 
 
-def smooth_picture(height, width):
+def smooth_image(height, width):
     down, across = np.mgrid[0:height, 0:width] / height
     waves = [np.sin(9 * down + 5 * across + channel) + np.cos(11 * across - 4 * down) for channel in range(3)]
     return Image.fromarray((127 + 60 * np.stack(waves, -1)).astype(np.uint8))
 
 
 @pytest.mark.parametrize("shape", [(290, 110), (60, 30)])
-def test_a_cut_of_the_stores_picture_shows_what_the_same_cut_of_the_file_shows(shape):
+def test_a_cut_of_the_stores_image_shows_what_the_same_cut_of_the_file_shows(shape):
     """The exact way's box given to both: a wrong place or scale would differ by a tenth and more."""
-    size, image = (96, 96), smooth_picture(*shape)
+    size, image = (96, 96), smooth_image(*shape)
     held = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     pixel_BCHW = torch.from_numpy(held.copy()).permute(2, 0, 1)[None].float() / 255
     plan_BX = plan_of(SIMCLR_TRAIN, size, 12, shape)
@@ -229,7 +229,7 @@ def test_a_cut_of_the_stores_picture_shows_what_the_same_cut_of_the_file_shows(s
 @pytest.mark.slow
 def test_nothing_of_a_batch_on_a_device_is_left_on_the_cpu(monkeypatch):
     """PyTorch's device without values refuses what lies elsewhere, as a GPU would."""
-    plan_BX, pixel_NHWC = plan_of(MANY, (16, 12), 40), pictures((16, 12)).to("meta")
+    plan_BX, pixel_NHWC = plan_of(MANY, (16, 12), 40), images((16, 12)).to("meta")
     for piece in (device_views.PIECE, 10 * 3 * 16 * 12):
         monkeypatch.setattr(device_views, "PIECE", piece)
         found = paint_operations(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, MANY)
@@ -241,9 +241,9 @@ def test_nothing_of_a_batch_on_a_device_is_left_on_the_cpu(monkeypatch):
 @pytest.mark.parametrize("how", [POOL_TRAIN, SIMCLR_TRAIN, MANY])
 def test_a_gpu_does_the_operations_as_the_cpu_does(how, monkeypatch):
     size, rows = (32, 16), 64
-    plan_BX, pixel_NHWC = plan_of(how, size, rows, (70, 30)), pictures(size)
+    plan_BX, pixel_NHWC = plan_of(how, size, rows, (70, 30)), images(size)
     here = paint_operations(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, how)
-    for piece in (device_views.PIECE, 10 * 3 * 32 * 16):  # at once, and ten pictures at a time
+    for piece in (device_views.PIECE, 10 * 3 * 32 * 16):  # at once, and ten images at a time
         monkeypatch.setattr(device_views, "PIECE", piece)
         there = paint_operations(pixel_NHWC.cuda(), plan_BX[:, 0].long(), plan_BX, how)
         assert there.is_cuda and (here - there.cpu()).abs().max() < 1e-5

@@ -27,17 +27,17 @@ from tbps_cli.augment.exact import (
 FOLDER = Path(__file__).parents[1] / "golden" / "irra"
 GOLDEN = load_file(FOLDER / "transforms.safetensors")
 SIZE = tuple(json.loads((FOLDER / "transforms.json").read_text())["size"])
-PICTURE = Image.fromarray(GOLDEN["image_uint8_hwc"].numpy())
+IMAGE = Image.fromarray(GOLDEN["image_uint8_hwc"].numpy())
 
 
 def test_the_evaluation_transform_equals_the_published_one():
-    assert np.array_equal(EvalTransform(SIZE, **CLIP_EVAL)(PICTURE), GOLDEN["eval"].numpy())
+    assert np.array_equal(EvalTransform(SIZE, **CLIP_EVAL)(IMAGE), GOLDEN["eval"].numpy())
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("name", "how"), [("train_aug", CLIP_TRAIN), ("train_noaug", PLAIN_TRAIN)])
 def test_a_training_view_seeded_alike_equals_the_published_one(name, how, seed):
-    difference = (augment(PICTURE, SIZE, how, Draws(seed)) - GOLDEN[f"{name}.seed{seed}"]).abs().max().item()
+    difference = (augment(IMAGE, SIZE, how, Draws(seed)) - GOLDEN[f"{name}.seed{seed}"]).abs().max().item()
     assert difference == 0
 
 
@@ -54,14 +54,14 @@ def test_what_is_no_description_is_refused(broken):
         EvalTransform.from_description(broken)
 
 
-def test_a_picture_of_the_right_size_is_not_resampled():
+def test_an_image_of_the_right_size_is_not_resampled():
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     assert np.array_equal(EvalTransform(SIZE, **CLIP_EVAL).pixels(Image.fromarray(noise)), noise)
 
 
 @given(seed=st.integers(0, 10**6), padding=st.integers(0, 12))
 @settings(max_examples=40, deadline=None)
-def test_pad_and_crop_is_a_window_of_the_padded_picture(seed, padding):
+def test_pad_and_crop_is_a_window_of_the_padded_image(seed, padding):
     pixel = torch.arange(1, 3 * 9 * 5 + 1, dtype=torch.float32).reshape(3, 9, 5)
     padded = torch.nn.functional.pad(pixel, (padding,) * 4)
     again = Draws(seed)
@@ -93,5 +93,5 @@ def test_draws_differ_between_epochs_samples_views_and_seeds_and_repeat_otherwis
 
 
 def test_an_augmentation_without_steps_is_the_evaluation_transform():
-    plain = augment(PICTURE, SIZE, Augment(), Draws(0)).numpy()
-    assert np.abs(plain - EvalTransform(SIZE, **CLIP_EVAL)(PICTURE)).max() == 0
+    plain = augment(IMAGE, SIZE, Augment(), Draws(0)).numpy()
+    assert np.abs(plain - EvalTransform(SIZE, **CLIP_EVAL)(IMAGE)).max() == 0

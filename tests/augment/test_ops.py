@@ -23,7 +23,7 @@ from tbps_cli.augment.exact import (
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "tbps_clip" / "preprocess.safetensors")
 SIZE = (64, 48)
-PICTURE = Image.fromarray(GOLDEN["source_uint8"].numpy())
+IMAGE = Image.fromarray(GOLDEN["source_uint8"].numpy())
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Always:
 
 
 def pixels():
-    resized = EvalTransform(SIZE, IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], "bilinear").pixels(PICTURE)
+    resized = EvalTransform(SIZE, IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], "bilinear").pixels(IMAGE)
     return torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255
 
 
@@ -75,7 +75,7 @@ def test_an_operation_with_stated_numbers_equals_the_published_code(name):
 
 
 def test_the_evaluation_transform_of_tbps_clip_equals_the_published_code():
-    ours = torch.from_numpy(EvalTransform(SIZE, **IMAGENET_EVAL)(PICTURE))
+    ours = torch.from_numpy(EvalTransform(SIZE, **IMAGENET_EVAL)(IMAGE))
     assert (ours - GOLDEN["eval"]).abs().max().item() == 0
 
 
@@ -85,7 +85,7 @@ def test_every_golden_operation_is_compared():
 
 @pytest.mark.parametrize("how", [POOL_TRAIN, SIMCLR_TRAIN])
 def test_a_drawn_view_depends_on_its_draws_and_on_nothing_else(how):
-    views = [augment(PICTURE, SIZE, how, Draws.of(1, 0, sample)) for sample in (3, 3, 4)]
+    views = [augment(IMAGE, SIZE, how, Draws.of(1, 0, sample)) for sample in (3, 3, 4)]
     assert views[0].shape == (3, *SIZE)
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
@@ -112,12 +112,12 @@ def test_hue_turned_by_a_third_makes_red_green():
     assert turned[1] > 190 and turned[0] < 40
 
 
-def test_a_picture_made_grey_by_the_pool_can_still_be_normalised():
+def test_an_image_made_grey_by_the_pool_can_still_be_normalised():
     grey = replace(POOL_TRAIN, steps=(Always(operations.grey),))
-    assert torch.equal(augment(PICTURE, SIZE, grey, Draws(0)), normalised(operations.grey(pixels())))
+    assert torch.equal(augment(IMAGE, SIZE, grey, Draws(0)), normalised(operations.grey(pixels())))
 
 
-def test_crops_of_tall_pictures_are_tall_and_those_of_squares_as_published():
+def test_crops_of_tall_images_are_tall_and_those_of_squares_as_published():
     assert operations.crop_ratio((224, 224)) == (3 / 4, 4 / 3)
     ratio = operations.crop_ratio((384, 128))
     assert ratio == pytest.approx((1 / 4, 4 / 9))

@@ -185,8 +185,8 @@ def test_the_log_reaches_stderr_with_warnings_labelled(capsys: pytest.CaptureFix
     render.show_log()
     render.show_log()
     logging.getLogger("tbps").info("device: cpu (no CUDA device found)")
-    logging.getLogger("tbps.data").warning("3 pictures are missing")
-    assert capsys.readouterr().err == "device: cpu (no CUDA device found)\nWarning: 3 pictures are missing\n"
+    logging.getLogger("tbps.data").warning("3 images are missing")
+    assert capsys.readouterr().err == "device: cpu (no CUDA device found)\nWarning: 3 images are missing\n"
 
 
 def test_colour_needs_a_terminal_and_no_color_unset() -> None:

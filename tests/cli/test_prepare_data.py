@@ -45,11 +45,11 @@ def test_an_absent_set_says_whom_to_ask_and_exits_1(flags, tmp_path, capsys):
     assert not flags or json.loads(out)["ok"] is False
 
 
-def test_a_set_with_lost_pictures_is_described_and_exits_1(tmp_path, capsys):
+def test_a_set_with_lost_images_is_described_and_exits_1(tmp_path, capsys):
     write_set(tmp_path / "CUHK-PEDES", cuhk_records())
     (tmp_path / "CUHK-PEDES/imgs/cam_a/001_0.png").unlink()
     status, out, _ = run(capsys, "cuhk-pedes", "--data-root", tmp_path)
-    assert status == 1 and "missing: 1 (first: cam_a/001_0.png)" in out and "1 pictures cannot be used" in out
+    assert status == 1 and "missing: 1 (first: cam_a/001_0.png)" in out and "1 images cannot be used" in out
 
 
 @pytest.mark.parametrize("size", ["12", "0x5", "axb", "12x", "-3x4"])

@@ -115,7 +115,7 @@ def test_an_evaluation_and_the_end_are_one_line_each(tmp_path) -> None:
     found = Guard(32, 0.2, 1e-4, duplicates=0, alike=0, queries=64, tied=1)
     doubtful = training_view.evaluated_line(Evaluated(56, "test", scores, 73.384, 55, False, found))
     assert doubtful.endswith(
-        "guard: 32 rows alone DIFFER from in company (2e-01), 0 duplicate pictures, 1 tie in 64 captions"
+        "guard: 32 rows alone DIFFER from in company (2e-01), 0 duplicate images, 1 tie in 64 captions"
     )
     assert training_view.finished_line(Summary(tmp_path, 1.0, 3, 9, 61.0, True)) == (
         "finished after 9 epochs, stopped early, 1 min 1 s"

@@ -8,7 +8,7 @@ from tbps_cli.data.layouts import open_dataset
 from tbps_cli.errors import DataError
 
 
-def test_listed_pictures_and_captions_are_gone_and_the_rest_keeps_its_order(cuhk):
+def test_listed_images_and_captions_are_gone_and_the_rest_keeps_its_order(cuhk):
     path = cuhk / "exclude.jsonl"
     listed = [
         Exclusion("cam_a/001_0.png", None, "train", "in test too"),
@@ -21,9 +21,9 @@ def test_listed_pictures_and_captions_are_gone_and_the_rest_keeps_its_order(cuhk
     dataset = open_dataset("cuhk-pedes", cuhk, exclude=path)
     split = dataset.split("train")
     assert split.captions == [text for place, text in enumerate(whole.captions) if place not in (0, 1, 7)]
-    assert split.paths == whole.paths[1:] and split.caption_picture.tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4]
+    assert split.paths == whole.paths[1:] and split.caption_image.tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4]
     assert dataset.notes == [
-        "exclude.jsonl leaves out 1 pictures and 3 captions",
+        "exclude.jsonl leaves out 1 images and 3 captions",
         "1 entries of exclude.jsonl fit nothing here",
     ]
 

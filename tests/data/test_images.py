@@ -1,13 +1,13 @@
-"""Pictures as they come: other modes, broken files, limits."""
+"""Images as they come: other modes, broken files, limits."""
 
 import pickle
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.sets import save_picture
+from support.sets import save_image
 
-from tbps_cli.data.images import TRUNCATED, UnreadableImage, find_missing, read_image, require_pictures, to_rgb
+from tbps_cli.data.images import TRUNCATED, UnreadableImage, find_missing, read_image, require_images, to_rgb
 from tbps_cli.errors import DataError
 
 
@@ -38,7 +38,7 @@ def test_every_mode_becomes_rgb(mode, colour, expected, tmp_path):
     assert (image.mode, image.size, corner(image)) == ("RGB", (6, 9), expected)
 
 
-def test_cmyk_and_float_pictures_become_rgb(tmp_path):
+def test_cmyk_and_float_images_become_rgb(tmp_path):
     cmyk = read_image(saved(tmp_path, Image.new("CMYK", (6, 9), (0, 255, 255, 0)), "a.jpg"))
     assert corner(cmyk)[0] > 200 and max(corner(cmyk)[1:]) < 60
     assert corner(to_rgb(Image.new("F", (2, 2), 0.5))) == (128, 128, 128)
@@ -69,19 +69,19 @@ def test_an_rgb_file_gives_its_own_bytes(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
 def test_a_truncated_file_is_refused_or_used_and_marked(suffix, tmp_path):
-    path = save_picture(tmp_path / f"a.{suffix}", size=(64, 64))
+    path = save_image(tmp_path / f"a.{suffix}", size=(64, 64))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(UnreadableImage):
         read_image(path)
     image = read_image(path, allow_truncated=True)
     assert image.size == (64, 64) and image.info[TRUNCATED]
-    assert TRUNCATED not in read_image(save_picture(tmp_path / "b.png"), allow_truncated=True).info
+    assert TRUNCATED not in read_image(save_image(tmp_path / "b.png"), allow_truncated=True).info
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "the file is empty"), (b"<html>", "no known picture"), (b"\x89PNG\r\n\x1a\n", ".")]
+    ("content", "reason"), [(b"", "the file is empty"), (b"<html>", "no known image"), (b"\x89PNG\r\n\x1a\n", ".")]
 )
-def test_what_is_no_picture_is_an_error_with_its_path(content, reason, tmp_path):
+def test_what_is_no_image_is_an_error_with_its_path(content, reason, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     for lenient in (False, True):
@@ -97,7 +97,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         read_image(tmp_path)
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
     path = saved(tmp_path, Image.new("1", (3000, 3000)))
     with pytest.raises(UnreadableImage, match="3000 x 3000 pixels, more than 1,000,000"):
         read_image(path, max_pixels=1_000_000)
@@ -120,11 +120,11 @@ def test_the_error_survives_its_way_from_a_worker():
     )
 
 
-def test_missing_pictures_are_counted_with_the_first_examples(tmp_path):
-    paths = [save_picture(tmp_path / f"x/{number}.png") for number in range(4)]
+def test_missing_images_are_counted_with_the_first_examples(tmp_path):
+    paths = [save_image(tmp_path / f"x/{number}.png") for number in range(4)]
     lost = [tmp_path / "x/9.png", tmp_path / "y/1.png"]
     assert find_missing([*paths, *lost]) == lost
     (tmp_path / "link.png").symlink_to(paths[0])
-    require_pictures([*paths, tmp_path / "link.png"], tmp_path, "own")
-    with pytest.raises(DataError, match=r"own: 2 of 6 pictures are missing under .* \(first: x/9.png, y/1.png\)"):
-        require_pictures([*paths, *lost], tmp_path, "own")
+    require_images([*paths, tmp_path / "link.png"], tmp_path, "own")
+    with pytest.raises(DataError, match=r"own: 2 of 6 images are missing under .* \(first: x/9.png, y/1.png\)"):
+        require_images([*paths, *lost], tmp_path, "own")

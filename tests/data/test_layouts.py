@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.data.layouts import LAYOUTS, find_layout, open_dataset, records
 from tbps_cli.data.types import class_numbers
@@ -29,18 +29,18 @@ def one(**changes):
 def test_records_keep_the_order_of_the_file_and_their_raw_ids(cuhk):
     split = open_dataset("cuhk-pedes", cuhk).split("train")
     assert [path.name for path in split.paths] == [f"{p:03}_{n}.png" for p in (1, 2, 3) for n in (0, 1)]
-    assert split.picture_person == [1, 1, 2, 2, 3, 3]
+    assert split.image_person == [1, 1, 2, 2, 3, 3]
     assert split.class_of.tolist() == [0, 0, 1, 1, 2, 2]
-    assert split.caption_picture.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert split.caption_image.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert split.caption_class.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert split.identities == 3 and len(split) == 12
-    assert split.caption_picture.dtype == np.int64
+    assert split.caption_image.dtype == np.int64
 
 
 def test_a_test_split_keeps_raw_ids_and_all_captions_as_queries(cuhk):
     split = open_dataset("cuhk-pedes", cuhk).split("test")
     assert split.caption_person == [6] * 4 + [7] * 4
-    assert split.captions[0] == "Person 6 as seen in picture 0."
+    assert split.captions[0] == "Person 6 as seen in image 0."
     assert split.paths[0] == cuhk / "CUHK-PEDES/imgs/cam_a/006_0.png"
 
 
@@ -56,7 +56,7 @@ def test_a_data_set_answers_to_every_spelling(name, cuhk):
 @pytest.mark.parametrize("place", ["CUHK-PEDES", "cuhk-pedes", "cuhkpedes", "CUHK_PEDES", "."])
 def test_the_folder_is_found_in_any_spelling_and_as_the_data_root_itself(place, tmp_path):
     write_set(tmp_path / place, cuhk_records())
-    assert len(open_dataset("cuhk-pedes", tmp_path).pictures) == 14
+    assert len(open_dataset("cuhk-pedes", tmp_path).images) == 14
 
 
 @pytest.mark.parametrize("annotation", ["ICFG-PEDES.json", "ICFG_PEDES.json"])
@@ -68,17 +68,17 @@ def test_both_spellings_of_the_icfg_file_are_read_and_the_record_decides_the_spl
     write_set(tmp_path / "ICFG-PEDES", rows, annotation)
     dataset = open_dataset("icfg-pedes", tmp_path)
     assert dataset.splits == {"train": (1, 1, 1), "test": (1, 1, 1)}
-    assert (dataset.pictures[0].camera, dataset.pictures[0].time) == ("05", "0303morning")
+    assert (dataset.images[0].camera, dataset.images[0].time) == ("05", "0303morning")
     with pytest.raises(DataError, match="no val split") as caught:
         dataset.split("val")
     assert "select_on=test" in caught.value.hint
 
 
-def test_rstpreid_names_its_picture_key_and_camera(tmp_path):
+def test_rstpreid_names_its_image_key_and_camera(tmp_path):
     rows = [{"split": "train", "id": 0, "img_path": "0000_c14_0031.jpg", "captions": ["a", "b"]}]
     write_set(tmp_path / "RSTPReid", rows, "data_captions.json", "img_path")
     dataset = open_dataset("rstpreid", tmp_path)
-    assert dataset.pictures[0].path == "0000_c14_0031.jpg" and dataset.pictures[0].camera == "14"
+    assert dataset.images[0].path == "0000_c14_0031.jpg" and dataset.images[0].camera == "14"
 
 
 def test_the_official_counts_are_those_of_the_papers():
@@ -97,7 +97,7 @@ def test_the_official_counts_are_those_of_the_papers():
 )
 def test_an_identity_may_have_any_json_type(value, person, tmp_path):
     write_set(tmp_path / "CUHK-PEDES", one(id=value))
-    assert open_dataset("cuhk-pedes", tmp_path).pictures[0].person == person
+    assert open_dataset("cuhk-pedes", tmp_path).images[0].person == person
 
 
 def test_numbers_come_before_names_in_the_class_numbers():
@@ -114,12 +114,12 @@ def test_numbers_come_before_names_in_the_class_numbers():
         ({"id": float("nan")}, "record 1 has identity nan"),
         ({"captions": 5}, "record 1 has captions 5"),
         ({"captions": ["a", None]}, "record 1 has captions ['a', None]"),
-        ({"file_path": "../../etc/passwd"}, "points outside the picture folder"),
-        ({"file_path": "/etc/passwd"}, "points outside the picture folder"),
-        ({"file_path": "C:\\boot.ini"}, "points outside the picture folder"),
-        ({"file_path": "a\\..\\..\\b.png"}, "points outside the picture folder"),
-        ({"file_path": ""}, "record 1 has the picture path ''"),
-        ({"file_path": "a\0b"}, "record 1 has the picture path"),
+        ({"file_path": "../../etc/passwd"}, "points outside the image folder"),
+        ({"file_path": "/etc/passwd"}, "points outside the image folder"),
+        ({"file_path": "C:\\boot.ini"}, "points outside the image folder"),
+        ({"file_path": "a\\..\\..\\b.png"}, "points outside the image folder"),
+        ({"file_path": ""}, "record 1 has the image path ''"),
+        ({"file_path": "a\0b"}, "record 1 has the image path"),
         ({"captions_bt": ["one"]}, "2 captions but 1 back-translations"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_byte_order_mark_is_understood(tmp_path):
     folder = write_set(tmp_path / "CUHK-PEDES", cuhk_records())
     path = folder / "reid_raw.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(open_dataset("cuhk-pedes", tmp_path).pictures) == 14
+    assert len(open_dataset("cuhk-pedes", tmp_path).images) == 14
 
 
 def test_caption_all_alone_is_explained(tmp_path):
@@ -182,7 +182,7 @@ def test_an_absent_data_set_says_what_to_type(tmp_path):
 
 
 def test_a_folder_without_annotation_says_what_lies_there(tmp_path):
-    save_picture(tmp_path / "RSTPReid/imgs/a.png")
+    save_image(tmp_path / "RSTPReid/imgs/a.png")
     with pytest.raises(DataError, match=r"no data_captions\.json \(it has imgs\)"):
         open_dataset("rstpreid", tmp_path)
 
@@ -201,9 +201,9 @@ def test_odd_records_are_kept_and_noted(tmp_path):
     write_set(tmp_path / "CUHK-PEDES", rows)
     dataset = open_dataset("cuhk-pedes", tmp_path)
     assert dataset.notes == [
-        "1 pictures have no caption (first: cam_a/001_0.png)",
+        "1 images have no caption (first: cam_a/001_0.png)",
         "1 captions are empty (first: cam_a/001_1.png)",
-        "1 records repeat a picture path (first: cam_a/002_0.png)",
+        "1 records repeat an image path (first: cam_a/002_0.png)",
     ]
     assert len(dataset.split("train").paths) == 6
 

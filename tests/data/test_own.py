@@ -3,16 +3,16 @@
 import json
 
 import pytest
-from support.sets import save_picture
+from support.sets import save_image
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.layouts.pairs import deal_splits
 from tbps_cli.errors import DataError
 
 
-def table(tmp_path, text, name="own.csv", pictures=("a.png", "b.png", "c.png")):
-    for seed, picture in enumerate(pictures):
-        save_picture(tmp_path / picture, seed)
+def table(tmp_path, text, name="own.csv", images=("a.png", "b.png", "c.png")):
+    for seed, image in enumerate(images):
+        save_image(tmp_path / image, seed)
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     return str(path)
@@ -29,7 +29,7 @@ def test_a_csv_with_everything(tmp_path):
     text = "\n".join(["image,caption,person,camera,split", *rows])
     dataset = open_dataset(table(tmp_path, text), tmp_path)
     assert dataset.name == "own"
-    assert [(p.person, p.camera, p.split) for p in dataset.pictures] == [
+    assert [(p.person, p.camera, p.split) for p in dataset.images] == [
         (7, "x", "train"), (7, "y", "val"), ("ann", "x", "test"),
     ]  # fmt: skip
     assert dataset.captions[1].text == "blue, long"
@@ -50,18 +50,18 @@ def test_lines_about_one_image_add_captions_to_it(tmp_path):
     ]
     name = table(tmp_path, "\n".join(map(json.dumps, lines)) + "\n\n", "own.jsonl")
     dataset = open_dataset(name, tmp_path)
-    assert [caption.picture for caption in dataset.captions] == [0, 1, 1, 0]
+    assert [caption.image for caption in dataset.captions] == [0, 1, 1, 0]
 
 
-def test_without_persons_each_picture_is_its_own_and_the_split_never_changes(tmp_path):
-    pictures = [f"imgs/{number}.png" for number in range(20)]
+def test_without_persons_each_image_is_its_own_and_the_split_never_changes(tmp_path):
+    images = [f"imgs/{number}.png" for number in range(20)]
     lines = [f"{number}.png,caption {number}" for number in range(20)]
-    forwards = open_dataset(table(tmp_path, "image,caption\n" + "\n".join(lines), pictures=pictures), tmp_path)
+    forwards = open_dataset(table(tmp_path, "image,caption\n" + "\n".join(lines), images=images), tmp_path)
     backwards = open_dataset(table(tmp_path, "image,caption\n" + "\n".join(lines[::-1]), "b.csv", ()), tmp_path)
     assert forwards.splits == {"train": (16, 16, 16), "val": (2, 2, 2), "test": (2, 2, 2)}
-    assert {(p.path, p.split) for p in forwards.pictures} == {(p.path, p.split) for p in backwards.pictures}
+    assert {(p.path, p.split) for p in forwards.images} == {(p.path, p.split) for p in backwards.images}
     assert forwards.root == tmp_path / "imgs"
-    assert [p.path for p in forwards.pictures if p.split != "train"] == ["6.png", "13.png", "15.png", "18.png"]
+    assert [p.path for p in forwards.images if p.split != "train"] == ["6.png", "13.png", "15.png", "18.png"]
 
 
 @pytest.mark.parametrize(("persons", "held"), [(1, 0), (2, 0), (3, 1), (14, 1), (100, 10)])
@@ -78,10 +78,10 @@ def test_the_deal_holds_out_a_tenth_and_at_least_one(persons, held):
         ("image,words\na.png,b\n", "x.csv", "record 2 has no caption"),
         ('image,caption\na.png,"open\n', "x.csv", "not CSV"),
         ("image,caption\n", "x.csv", "holds no pairs"),
-        ("image,caption,split\na.png,x,train\nb.png,y,\n", "x.csv", "1 of 2 pictures have no split"),
+        ("image,caption,split\na.png,x,train\nb.png,y,\n", "x.csv", "1 of 2 images have no split"),
         ("image,caption,split\na.png,x,dev\n", "x.csv", "split 'dev'"),
         ("image,caption,person\na.png,x,1\na.png,y,2\n", "x.csv", "gives a.png to person 2, an earlier one to 1"),
-        ("image,caption\n../a.png,x\n", "x.csv", "outside the picture folder"),
+        ("image,caption\n../a.png,x\n", "x.csv", "outside the image folder"),
         ('{"image": "a.png", "caption": "x"}\n{"image"\n', "x.jsonl", "line 2, is not JSON"),
         ("[1]\n", "x.jsonl", "line 1 is not an object"),
         ("", "x.jsonl", "holds no pairs"),
@@ -94,14 +94,14 @@ def test_a_table_that_is_wrong_says_where(text, name, said, tmp_path):
 
 def folder_of(tmp_path, *paths):
     for seed, path in enumerate(paths):
-        save_picture(tmp_path / path, seed).with_suffix(".txt").write_text(f"words about {path}\n\nmore words\n")
+        save_image(tmp_path / path, seed).with_suffix(".txt").write_text(f"words about {path}\n\nmore words\n")
     return str(tmp_path)
 
 
 def test_a_plain_folder_with_splits_and_persons(tmp_path):
     name = folder_of(tmp_path, "train/ann/1.png", "train/ann/2.png", "train/3.png", "test/bob/1.png")
     dataset = open_dataset(name, tmp_path)
-    assert [(p.person, p.split) for p in dataset.pictures] == [
+    assert [(p.person, p.split) for p in dataset.images] == [
         ("bob", "test"), ("train/3.png", "train"), ("ann", "train"), ("ann", "train"),
     ]  # fmt: skip
     assert dataset.captions[0].text == "words about test/bob/1.png" and len(dataset.captions) == 8
@@ -116,18 +116,18 @@ def test_a_plain_folder_without_splits_is_dealt_out(tmp_path):
 
 
 def test_a_folder_without_captions_says_how_to_search_it(tmp_path):
-    save_picture(tmp_path / "a.png")
+    save_image(tmp_path / "a.png")
     assert "tbps index" in refused(str(tmp_path), tmp_path)
 
 
 def test_an_empty_folder_and_a_mixed_one_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "holds no pictures" in refused(str(tmp_path / "empty"), tmp_path)
-    assert "some pictures lie in train" in refused(folder_of(tmp_path / "mixed", "train/1.png", "2.png"), tmp_path)
+    assert "holds no images" in refused(str(tmp_path / "empty"), tmp_path)
+    assert "some images lie in train" in refused(folder_of(tmp_path / "mixed", "train/1.png", "2.png"), tmp_path)
 
 
 def test_a_folder_with_one_table_means_that_table_and_with_two_asks(tmp_path):
     table(tmp_path, "image,caption\na.png,x\n", "one.csv")
-    assert len(open_dataset(str(tmp_path), tmp_path).pictures) == 1
+    assert len(open_dataset(str(tmp_path), tmp_path).images) == 1
     table(tmp_path, "image,caption\na.png,x\n", "two.csv")
     assert "has 2 tables (one.csv, two.csv)" in refused(str(tmp_path), tmp_path)

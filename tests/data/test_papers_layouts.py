@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.errors import DataError
@@ -13,9 +13,9 @@ def by_split(rows):
     return {split: [row for row in rows if row["split"] == split] for split in ("train", "val", "test")}
 
 
-def pictures_of(folder, rows):
+def images_of(folder, rows):
     for seed, row in enumerate(rows):
-        save_picture(folder / row["file_path"], seed)
+        save_image(folder / row["file_path"], seed)
 
 
 def write(path, content):
@@ -25,7 +25,7 @@ def write(path, content):
 
 def tbps_clip(folder):
     rows = cuhk_records()
-    pictures_of(folder / "imgs", rows)
+    images_of(folder / "imgs", rows)
     for split, part in by_split(rows).items():
         for row in part:
             del row["split"]
@@ -36,14 +36,14 @@ def tbps_clip(folder):
 
 def rasa(folder):
     rows = cuhk_records()
-    pictures_of(folder / "imgs", rows)
+    images_of(folder / "imgs", rows)
     for split, part in by_split(rows).items():
         write(folder / f"processed_data/{split}.json", part)
 
 
 def textreid(folder):
     rows, image = cuhk_records(), 0
-    pictures_of(folder / "imgs", rows)
+    images_of(folder / "imgs", rows)
     for split, part in by_split(rows).items():
         entries = []
         for row in part:
@@ -57,7 +57,7 @@ def textreid(folder):
 
 def aptm(folder):
     rows = cuhk_records()
-    pictures_of(folder / "images", rows)
+    images_of(folder / "images", rows)
     for split, part in by_split(rows).items():
         each = [{"image": row["file_path"], "caption": row["captions"], "image_id": row["id"]} for row in part]
         if split == "train":
@@ -76,7 +76,7 @@ def test_a_papers_annotation_is_read_under_the_data_sets_name(paper, tmp_path):
     assert dataset.name == "cuhk-pedes" and any(paper in note for note in dataset.notes)
     assert split.class_of.tolist() == [0, 0, 1, 1, 2, 2] and len(split) == 12
     assert all(path.is_file() for path in split.paths)
-    assert sorted(dataset.split("test").captions)[0] == "Person 6 as seen in picture 0."
+    assert sorted(dataset.split("test").captions)[0] == "Person 6 as seen in image 0."
 
 
 @pytest.mark.parametrize("paper", LAYOUTS)
@@ -93,17 +93,17 @@ def test_tbps_clip_brings_back_translations_and_needs_no_val(tmp_path):
     assert list(dataset.splits) == ["train", "test"]
 
 
-def test_textreid_brings_word_ids_and_counts_pictures_not_entries(tmp_path):
+def test_textreid_brings_word_ids_and_counts_images_not_entries(tmp_path):
     textreid(tmp_path / "CUHK-PEDES")
     split = open_dataset("cuhk-pedes", tmp_path).split("val")
     assert split.word_ids[:3] == [(1, 2), (1, 3), (1, 2)]
-    assert len(split.paths) == 4 and split.picture_person == [3, 3, 4, 4]
+    assert len(split.paths) == 4 and split.image_person == [3, 3, 4, 4]
 
 
-def test_captions_of_one_picture_need_not_stand_together(tmp_path):
+def test_captions_of_one_image_need_not_stand_together(tmp_path):
     aptm(tmp_path / "CUHK-PEDES")
     split = open_dataset("cuhk-pedes", tmp_path).split("train")
-    assert split.caption_picture.tolist() == [0, 1, 2, 3, 4, 5] * 2
+    assert split.caption_image.tolist() == [0, 1, 2, 3, 4, 5] * 2
 
 
 @pytest.mark.parametrize(("paper", "file"), [("TBPS-CLIP", "test_reid.json"), ("APTM", "data/finetune/cuhk_test.json")])
@@ -124,7 +124,7 @@ def test_three_data_sets_in_one_folder_need_a_name(tmp_path):
 def test_an_official_file_anywhere_is_read_and_takes_its_folders_name(tmp_path):
     write_set(tmp_path / "Station", cuhk_records())
     dataset = open_dataset(str(tmp_path / "Station/reid_raw.json"), tmp_path)
-    assert dataset.name == "station" and len(dataset.pictures) == 14
+    assert dataset.name == "station" and len(dataset.images) == 14
 
 
 def test_the_official_file_is_preferred_to_a_papers(tmp_path):

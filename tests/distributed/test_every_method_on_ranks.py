@@ -29,7 +29,7 @@ LIMIT = 1e-5
 LONG = (12, 11, 10, 2, 12, 1, 12, 12)
 """Pairs of eight steps, with rests of fewer pairs than three processes."""
 LONG_OF = {"textreid": (12, 11, 10, 5, 12, 3, 12, 12)}
-"""Batch norms over one or two tiny pictures: there a change of the pictures by 1e-7 moves weights by up to 0.4."""
+"""Batch norms over one or two tiny images: there a change of the images by 1e-7 moves weights by up to 0.4."""
 CHUNKED = [name for name in methods.names() if name not in ("textreid", "rde")]
 """Those without statistics of the batch."""
 
@@ -88,7 +88,7 @@ def test_two_processes_are_one(name, two) -> None:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_a_rest_of_one_pair_is_trained_on_by_two_processes(name, two) -> None:
-    # eleven pictures of noise under batch norms of two channels: measured 3e-5 for textreid, else 3e-6
+    # eleven images of noise under batch norms of two channels: measured 3e-5 for textreid, else 3e-6
     limit = 1e-4 if name == "textreid" else LIMIT
     assert_same(trace(name, (11, 1)), [rank[name]["rest"] for rank in two], limit)
 

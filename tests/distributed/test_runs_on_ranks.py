@@ -15,7 +15,7 @@ from support.training import tiny_recipe
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.engine.evaluation import embedded, share
-from tbps_cli.engine.run_writer import Keeper
+from tbps_cli.engine.run_writer import RunWriter
 from tbps_cli.engine.train import train
 from tbps_cli.errors import TbpsError, WeightsError
 from tbps_cli.features.pipeline import embed_split
@@ -83,7 +83,7 @@ def failing_at_the_end(rank: int):
     def no_room(*_):
         raise WeightsError("no room for the card.")
 
-    Keeper.card = no_room  # in this process alone
+    RunWriter.card = no_room  # in this process alone
     recipe = tiny_recipe(own(Path.cwd(), rank), sets=["train.epochs=1"])
     try:
         train(recipe, data_root=Path.cwd() / "data", out=Path.cwd() / "run", device="cpu")
@@ -115,7 +115,7 @@ def opened(root: Path, rank: int = 0):
 
 
 def embedded_here(rank: int):
-    """The rows of a split whose 24 pictures and 48 captions do not share evenly, and of fewer than one batch."""
+    """The rows of a split whose 24 images and 48 captions do not share evenly, and of fewer than one batch."""
     model, split = opened(Path.cwd(), rank)
     return [*embedded(model, split, 5), *embedded(model, split, 64)]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tbps_cli.engine import log
-from tbps_cli.engine.loss_reader import NotFinite, Watch
+from tbps_cli.engine.loss_reader import LossReader, NotFinite
 from tbps_cli.engine.observe import Evaluated, Progress
 from tbps_cli.engine.step import Outcome
 from tbps_cli.errors import MissingExtra, UsageError, WeightsError
@@ -139,7 +139,7 @@ def test_curves_reach_every_sink(tmp_path) -> None:
 
 
 def test_figures_come_out_as_they_went_in_and_the_sum_comes_first() -> None:
-    watch = Watch()
+    watch = LossReader()
     losses = {"sdm": torch.tensor(1.5), "identity": torch.tensor(2.0)}
     watch.put(AT, 7, Outcome(losses, torch.arange(4), {"img_acc": 0.25}))
     (seen,) = watch.take()
@@ -148,7 +148,7 @@ def test_figures_come_out_as_they_went_in_and_the_sum_comes_first() -> None:
 
 
 def test_a_loss_that_is_no_number_names_itself_and_its_captions() -> None:
-    watch = Watch()
+    watch = LossReader()
     watch.put(AT, 7, Outcome({"sdm": torch.tensor(float("nan"))}, torch.arange(40, 60)))
     with pytest.raises(NotFinite, match=r"sdm = nan at epoch 3, iteration 100 of 1065 \(training captions 40, 41, .*…"):
         watch.take()

@@ -87,7 +87,7 @@ def test_the_weights_are_a_run_that_opens_without_heads_of_training(
 def test_the_card_and_the_manifest_report_the_comparison(exported: tuple[Path, Agreement]) -> None:
     manifest = json.loads((exported[0] / "tbps.json").read_text())
     assert manifest["agreement"]["holds"] and manifest["agreement"]["images"] == 7
-    assert "Checked on 7 pictures and 4 captions" in (exported[0] / "README.md").read_text()
+    assert "Checked on 7 images and 4 captions" in (exported[0] / "README.md").read_text()
 
 
 def test_every_file_may_be_read_by_whom_the_recipe_may(exported: tuple[Path, Agreement]) -> None:
@@ -202,9 +202,9 @@ def test_open_clip_opens_the_hub_folder_and_gives_the_same_rows(
     name = f"local-dir:{tmp_path / 'hub'}"
     theirs, _, transform = open_clip.create_model_and_transforms(name)
     tokens = open_clip.get_tokenizer(name)(list(examples.captions))
-    pictures = torch.stack([transform(image) for image in examples.images])
+    images = torch.stack([transform(image) for image in examples.images])
     with torch.no_grad():
-        image_BE = theirs.eval().encode_image(pictures, normalize=True)
+        image_BE = theirs.eval().encode_image(images, normalize=True)
         text_BE = theirs.encode_text(tokens, normalize=True)
     assert np.abs(image_BE.numpy() - model.encode_images(examples.images)).max() <= 1e-5
     assert np.abs(text_BE.numpy() - model.encode_texts(examples.captions)).max() <= 1e-5

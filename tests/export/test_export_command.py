@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
@@ -42,7 +42,7 @@ def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_an_export_is_searched_without_torch(exported: tuple[Path, Agreement], model: Model, tmp_path: Path) -> None:
     for seed in range(4):
-        save_picture(tmp_path / "photos" / f"{seed}.png", seed)
+        save_image(tmp_path / "photos" / f"{seed}.png", seed)
     ended = without_torch("search", "a man", "--ckpt", str(exported[0]), "--in", "photos", "--json", "--html", "x.html")
     assert ended.returncode == 0, ended.stderr
     assert "imported: []" in ended.stderr
@@ -55,7 +55,7 @@ def test_an_export_is_searched_without_torch(exported: tuple[Path, Agreement], m
 
 def test_the_test_set_is_searched_without_torch_too(exported: tuple[Path, Agreement], tmp_path: Path) -> None:
     write_set(tmp_path / "data" / "synthetic", cuhk_records())
-    ended = without_torch("search", "Person 6 as seen in picture 0.", "--ckpt", str(exported[0]), "--json")
+    ended = without_torch("search", "Person 6 as seen in image 0.", "--ckpt", str(exported[0]), "--json")
     assert ended.returncode == 0, ended.stderr
     assert "imported: []" in ended.stderr
     document = json.loads(ended.stdout)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.data.layouts import open_dataset
@@ -17,7 +17,7 @@ from tbps_cli.features.pipeline import embed_split
 
 
 class Counting:
-    """An encoder without a network: a picture's row is a few of its pixels, a caption's its letters."""
+    """An encoder without a network: an image's row is a few of its pixels, a caption's its letters."""
 
     name, selected_on, precision, recipe, embed = "counting", None, "fp32", None, 6
     path = Path("runs/counting-0001")
@@ -74,9 +74,9 @@ def test_other_weights_embed_everything_anew(split, tmp_path) -> None:
     assert counted(split, tmp_path / "cache", Counting("f2"))[1:] == (10, 20)
 
 
-def test_a_changed_picture_is_embedded_again_and_a_touched_or_moved_one_is_not(split, tmp_path) -> None:
+def test_a_changed_image_is_embedded_again_and_a_touched_or_moved_one_is_not(split, tmp_path) -> None:
     before, *_ = counted(split, tmp_path / "cache")
-    save_picture(split.paths[3], seed=999)
+    save_image(split.paths[3], seed=999)
     os.utime(split.paths[4], (1, 1))
     split.paths[5].rename(split.paths[5].with_name("moved.png"))
     split.paths[5] = split.paths[5].with_name("moved.png")
@@ -87,7 +87,7 @@ def test_a_changed_picture_is_embedded_again_and_a_touched_or_moved_one_is_not(s
     assert counted(split, tmp_path / "cache")[1] == 0
 
 
-def test_equal_pictures_under_two_paths_are_embedded_once(split, tmp_path) -> None:
+def test_equal_images_under_two_paths_are_embedded_once(split, tmp_path) -> None:
     split.paths[7].write_bytes(split.paths[2].read_bytes())
     embedded, images, _ = counted(split, tmp_path / "cache")
     assert images == 9
@@ -104,30 +104,30 @@ def test_a_batch_dependent_form_is_embedded_whole_in_order_and_per_batch_size(sp
     assert (images, texts) == (0, 0)
     assert again.image_GE.tolist() == first.image_GE.tolist()
     assert run(5)[1] == 10
-    save_picture(split.paths[0], seed=999)
+    save_image(split.paths[0], seed=999)
     assert run(4)[1] == 10
 
 
-def test_unreadable_pictures_are_counted_and_the_first_is_named(split, tmp_path) -> None:
-    split.paths[6].write_bytes(b"no picture")
+def test_unreadable_images_are_counted_and_the_first_is_named(split, tmp_path) -> None:
+    split.paths[6].write_bytes(b"no image")
     split.paths[8].write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 10 pictures cannot be read \(first: .*no known picture format\)"):
+    with pytest.raises(DataError, match=r"2 of 10 images cannot be read \(first: .*no known image format\)"):
         counted(split, tmp_path / "cache", batch=2)
 
 
-def test_truncated_pictures_are_used_and_counted(split, tmp_path, caplog) -> None:
-    whole = save_picture(tmp_path / "whole.jpg", size=(64, 64)).read_bytes()
+def test_truncated_images_are_used_and_counted(split, tmp_path, caplog) -> None:
+    whole = save_image(tmp_path / "whole.jpg", size=(64, 64)).read_bytes()
     for path in split.paths[:2]:
         path.write_bytes(whole[:-200])
     embedded, *_ = counted(split, None)
     assert embedded.report.truncated == 2
-    assert "2 pictures end early" in caplog.text
+    assert "2 images end early" in caplog.text
 
 
-def test_missing_pictures_are_told_before_anything_is_embedded(split) -> None:
+def test_missing_images_are_told_before_anything_is_embedded(split) -> None:
     split.paths[1].unlink()
     model = Counting()
-    with pytest.raises(DataError, match="1 of 10 pictures are missing"):
+    with pytest.raises(DataError, match="1 of 10 images are missing"):
         counted(split, None, model)
     assert not model.texts
 
@@ -140,7 +140,7 @@ def test_an_unwritable_cache_is_one_warning_and_the_evaluation_goes_on(split, tm
     assert [record.getMessage().count("cannot be written") for record in caplog.records] == [1, 1]
 
 
-def test_progress_counts_captions_and_pictures_together(split) -> None:
+def test_progress_counts_captions_and_images_together(split) -> None:
     told: list[tuple[int, int]] = []
     counted(split, None, batch=4, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (30, 30)

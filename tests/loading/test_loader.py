@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.augment.exact import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Draws, Flip, augment
 from tbps_cli.data.images import UnreadableImage, read_image
@@ -14,7 +14,8 @@ from tbps_cli.data.layouts import open_dataset
 from tbps_cli.errors import DataError
 from tbps_cli.loading.loader import Loader
 from tbps_cli.loading.noise import add_noise, draw_index
-from tbps_cli.prepare.store import build_store, open_store, store_folder
+from tbps_cli.loading.store import open_store, store_folder
+from tbps_cli.prepare.decode import build_store
 from tbps_cli.text.masking import mask_words
 
 SIZE = (24, 8)
@@ -56,7 +57,7 @@ def parts(batch):
         **batch.images,
         **batch.tokens,
         "person": batch.person_B,
-        "picture": batch.picture_B,
+        "picture": batch.image_B,
         "sample": batch.sample_B,
     }
 
@@ -69,15 +70,15 @@ def same(first, second):
     )
 
 
-def test_a_batch_holds_the_pictures_captions_and_numbers_of_its_samples(split):
+def test_a_batch_holds_the_images_captions_and_numbers_of_its_samples(split):
     batches = list(loader(split).epoch(0))
     assert [len(batch) for batch in batches] == [5, 5, 2]
     for batch in batches:
         for row, sample in enumerate(batch.sample_B.tolist()):
-            picture = int(split.caption_picture[sample])
-            image = augment(read_image(split.paths[picture]), SIZE, CLIP_TRAIN, Draws.of(3, 0, sample, "image"))
+            number = int(split.caption_image[sample])
+            image = augment(read_image(split.paths[number]), SIZE, CLIP_TRAIN, Draws.of(3, 0, sample, "image"))
             assert torch.equal(batch.images["image"][row], image)
-            assert batch.picture_B[row] == picture and batch.person_B[row] == split.class_of[picture]
+            assert batch.image_B[row] == number and batch.person_B[row] == split.class_of[number]
             assert batch.tokens["text"][row, 1] == ord(split.captions[sample][0])
     assert sorted(torch.cat([batch.sample_B for batch in batches]).tolist()) == list(range(12))
 
@@ -161,7 +162,7 @@ def test_the_declared_length_is_the_real_one(options, count, split):
     assert len(one) == len(list(one.epoch(0))) == count
 
 
-def test_views_are_independent_draws_from_the_same_picture(split):
+def test_views_are_independent_draws_from_the_same_image(split):
     batch = next(loader(split, ToyViews({"image": CLIP_TRAIN, "second": CLIP_TRAIN})).epoch(0))
     assert not torch.equal(batch.images["image"], batch.images["second"])
 
@@ -170,7 +171,7 @@ def test_without_augmentation_only_the_flip_is_left(split):
     batch = next(loader(split, augmented=False).epoch(0))
     for row, sample in enumerate(batch.sample_B.tolist()):
         draws = Draws.of(3, 0, sample, "image")
-        image = read_image(split.paths[int(batch.picture_B[row])])
+        image = read_image(split.paths[int(batch.image_B[row])])
         assert torch.equal(batch.images["image"][row], augment(image, SIZE, Augment((Flip(0.5),)), draws))
 
 
@@ -198,7 +199,7 @@ def test_ids_are_varied_by_name(split):
 
 
 def test_a_caption_drawn_twice_in_an_epoch_is_seen_twice_differently(tmp_path):
-    write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(3, 1, 1), pictures=1))
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(3, 1, 1), images=1))
     split = open_dataset("cuhk-pedes", tmp_path).split("train")
     batch = next(loader(split, batch=12, sampler="identity", per_identity=4).epoch(0))
     assert len(set(batch.sample_B.tolist())) < 12
@@ -214,20 +215,20 @@ def test_identity_samplers_fill_batches_with_groups(name, split):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_stops_training_with_its_path(workers, split):
+def test_a_broken_image_stops_training_with_its_path(workers, split):
     split.paths[2].write_bytes(b"broken")
     with pytest.raises(UnreadableImage, match=r"002_0\.png") as caught:
         list(loader(split, workers=workers).epoch(0))
     assert caught.value.hint
 
 
-def test_missing_pictures_are_said_before_the_first_batch(split):
+def test_missing_images_are_said_before_the_first_batch(split):
     split.paths[0].unlink()
-    with pytest.raises(DataError, match="cuhk-pedes: 1 of 6 pictures are missing"):
+    with pytest.raises(DataError, match="cuhk-pedes: 1 of 6 images are missing"):
         loader(split)
 
 
-def test_truncated_pictures_are_used_counted_and_named_once(split, caplog):
+def test_truncated_images_are_used_counted_and_named_once(split, caplog):
     for path in split.paths[:2]:
         path.write_bytes(path.read_bytes()[:-200])
     one = loader(split, workers=1)
@@ -247,17 +248,17 @@ def test_training_from_the_store_is_bit_identical_to_training_from_files(split):
     views = ToyViews({"image": CLIP_TRAIN, "second": SIMCLR_TRAIN})
     for workers in (0, 1):
         assert same(loader(split, views).epoch(0), loader(split, views, store=opened, workers=workers).epoch(0))
-    assert np.array_equal(np.asarray(opened.picture(split.paths[3])), opened.pixels[3])
+    assert np.array_equal(np.asarray(opened.image(split.paths[3])), opened.pixels[3])
 
 
-def test_a_store_is_used_only_while_its_pictures_are_unchanged(split, caplog):
+def test_a_store_is_used_only_while_its_images_are_unchanged(split, caplog):
     assert open_store(split.root, SIZE, "bilinear", split.paths) is None and not caplog.records
     build_store(split.root, split.paths[1:], SIZE)
     assert open_store(split.root, SIZE, "bilinear", split.paths[1:]) is not None
     assert open_store(split.root, SIZE, "bilinear", split.paths) is None
-    assert "1 pictures are new or changed" in caplog.text
+    assert "1 images are new or changed" in caplog.text
     assert open_store(split.root, (48, 16), "bilinear", split.paths) is None
-    save_picture(split.paths[3], seed=99)
+    save_image(split.paths[3], seed=99)
     assert open_store(split.root, SIZE, "bilinear", split.paths[1:]) is None
 
 
@@ -282,7 +283,7 @@ def test_a_store_leaves_out_what_cannot_be_read_and_leaves_nothing_half_done(spl
         build_store(split.root, split.paths, SIZE)
 
 
-def test_noise_moves_captions_and_leaves_persons_and_pictures(split, tmp_path):
+def test_noise_moves_captions_and_leaves_persons_and_images(split, tmp_path):
     noisy, index = add_noise(split, 0.5)
     assert sorted(index.tolist()) == list(range(12)) and 0 < (index != np.arange(12)).sum() <= 6
     assert noisy.captions == [split.captions[other] for other in index]

@@ -14,7 +14,7 @@ from tbps_cli.losses.masked import caption_cost, caption_hits, per_word
 from tbps_cli.losses.matching import cmpm
 
 PERSON = torch.tensor([3, 1, 3, 2, 1, 3, 0])
-PICTURE = torch.tensor([0, 1, 0, 2, 3, 4, 5])
+IMAGE = torch.tensor([0, 1, 0, 2, 3, 4, 5])
 
 
 def pair(seed: int = 0, size: int = 7, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,10 +38,10 @@ def test_sdm_and_itc_and_cmpm_equal_the_loops_over_pairs(seed, persons, temperat
     assert_close(cmpm(image, text, person), oracle.cmpm(*lists, persons))
 
 
-def test_sdm_with_picture_numbers_equals_the_loop_over_pairs():
+def test_sdm_with_image_numbers_equals_the_loop_over_pairs():
     image, text = pair()
-    ours = sdm(image, text, PERSON, temperature=0.02, picture_B=PICTURE)
-    assert_close(ours, oracle.sdm(image.tolist(), text.tolist(), PERSON.tolist(), 0.02, PICTURE.tolist()))
+    ours = sdm(image, text, PERSON, temperature=0.02, image_B=IMAGE)
+    assert_close(ours, oracle.sdm(image.tolist(), text.tolist(), PERSON.tolist(), 0.02, IMAGE.tolist()))
 
 
 @pytest.mark.parametrize("loss", [lambda *x: sdm(*x, PERSON, temperature=0.02), lambda *x: itc(*x, temperature=0.02)])

@@ -63,7 +63,7 @@ def test_hard_targets_share_a_row_among_the_captions_of_the_person():
     assert torch.allclose(found, expected)
 
 
-def test_the_cyclic_loss_is_nothing_for_captions_that_lie_where_their_pictures_do():
+def test_the_cyclic_loss_is_nothing_for_captions_that_lie_where_their_images_do():
     image, text, _ = drawn(2, 5)
     assert citc(image, image).item() < 1e-12
     assert citc(image, text).item() > 0.01
@@ -71,13 +71,13 @@ def test_the_cyclic_loss_is_nothing_for_captions_that_lie_where_their_pictures_d
     assert citc(image, image @ turn, within=1, across=0).item() < 1e-10, "a common turn keeps inner cosines"
 
 
-def test_in_simclr_a_picture_is_no_wrong_answer_to_itself():
+def test_in_simclr_an_image_is_no_wrong_answer_to_itself():
     corners = torch.eye(6)
     assert simclr(corners, corners, temperature=0.01).item() < 1e-6
     assert simclr(corners[:1], corners[:1]).item() == 0
 
 
-def test_another_picture_of_the_same_kind_counts_as_wrong_in_simclr():
+def test_another_image_of_the_same_kind_counts_as_wrong_in_simclr():
     view = torch.ones(2, 4)
     assert simclr(view, view).item() == pytest.approx(torch.log(torch.tensor(3.0)).item())
 

@@ -58,7 +58,7 @@ def test_biases_and_the_temperature_do_not_decay():
     assert method.group_of("clip.visual.proj") == Group("tower")
 
 
-def test_an_openai_state_is_recognised_with_its_square_picture():
+def test_an_openai_state_is_recognised_with_its_square_image():
     extras = {name: torch.tensor(224) for name in ("input_resolution", "context_length", "vocab_size", "logit_scale")}
     files = OfficialFiles(dict(drawn((64, 64)).clip.state_dict()) | extras, {}, "tiny.pt")
     found = PlainCLIP.recognise(files)

@@ -68,7 +68,7 @@ def test_each_modality_is_routed_by_its_own_gate():
         for block in method.parts.parser["both"].resblocks:
             block.feed_forward.gate_txt.weight.neg_()
     after = embeddings(method, data)
-    assert torch.equal(before[:, :32], after[:, :32]), "pictures followed the captions' gate"
+    assert torch.equal(before[:, :32], after[:, :32]), "images followed the captions' gate"
     assert apart(before[:, 32:], after[:, 32:]) > 1e-4
 
 

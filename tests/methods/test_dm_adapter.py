@@ -121,7 +121,7 @@ def test_an_embedding_does_not_depend_on_batch_companions(row):
 
 def test_captions_are_trained_with_masked_words_unless_the_recipe_says_otherwise():
     data = batch()
-    swapped = Batch(data.images, {"text": data.tokens["masked"]}, data.person_B, data.picture_B, data.sample_B)
+    swapped = Batch(data.images, {"text": data.tokens["masked"]}, data.person_B, data.image_B, data.sample_B)
     assert DMAdapter.views(drawn().config).masked
     whole = drawn(mask_global_text=False)
     assert not DMAdapter.views(whole.config).masked

@@ -71,7 +71,7 @@ def test_masking_the_caption_of_all_losses_equals_training_on_masked_captions():
     with torch.no_grad():
         ours = released(data, Step())
         swapped = Batch(
-            data.images, data.tokens | {"text": data.tokens["masked"]}, data.person_B, data.picture_B, data.sample_B
+            data.images, data.tokens | {"text": data.tokens["masked"]}, data.person_B, data.image_B, data.sample_B
         )
         theirs, apart = paper(swapped, Step()), paper(data, Step())
     for name, loss in ours.items():
@@ -186,7 +186,7 @@ def files(drop: str | None = None, **options: object) -> OfficialFiles:
     return OfficialFiles(kept, options, "best.pth")
 
 
-def test_a_checkpoint_alone_tells_its_sizes_losses_and_picture():
+def test_a_checkpoint_alone_tells_its_sizes_losses_and_image():
     found = IRRA.recognise(files())
     assert found is not None
     assert (found.sizes.width, found.sizes.layers, found.sizes.image_heads, found.sizes.words_heads) == (128, 2, 2, 1)
@@ -241,5 +241,5 @@ def test_a_missing_tensor_is_named_as_the_file_would_have_it():
 
 
 def test_options_that_deny_the_shapes_are_refused_with_both():
-    with pytest.raises(WeightsError, match=r"positional_embedding is \(13, 128\).*picture 384x128.*need \(193, 128\)"):
+    with pytest.raises(WeightsError, match=r"positional_embedding is \(13, 128\).*image 384x128.*need \(193, 128\)"):
         IRRA.recognise(files(img_size=[384, 128]))

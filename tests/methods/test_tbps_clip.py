@@ -103,7 +103,7 @@ def test_only_the_views_that_a_loss_looks_at_are_made():
 
 def test_the_simplified_version_does_not_look_at_the_other_views():
     method, data = drawn(**SIMPLIFIED), batch()
-    alone = Batch({"image": data.images["image"]}, data.tokens, data.person_B, data.picture_B, data.sample_B)
+    alone = Batch({"image": data.images["image"]}, data.tokens, data.person_B, data.image_B, data.sample_B)
     assert set(method(alone, Step())) == {"nitc", "ritc"}
 
 
@@ -114,7 +114,7 @@ def test_captions_are_cleaned_before_their_ids_and_no_word_breaks_the_tokenizer(
     assert (jekyll == tokenizer.mask_id).sum() == 0 and (jekyll > 0).sum() == 5
 
 
-def test_pictures_are_prepared_with_imagenets_numbers_and_bicubic():
+def test_images_are_prepared_with_imagenets_numbers_and_bicubic():
     made = TbpsClip.eval_transform(load("tbps_clip").method, Task((224, 224)))
     assert (made.size, made.mean, made.std, made.resample) == ((224, 224), *IMAGENET_EVAL.values())
     assert made.resample == "bicubic" and made.mean == (0.485, 0.456, 0.406)
@@ -140,7 +140,7 @@ def test_an_embedding_does_not_depend_on_companions_or_order(row):
     assert TbpsClip.batch_dependent(method.config) is None
 
 
-def test_dropout_changes_captions_in_training_alone_and_pictures_never():
+def test_dropout_changes_captions_in_training_alone_and_images_never():
     method, data = drawn(text_dropout=0.5), batch()
     with torch.no_grad():
         first, second = method.features(data), method.features(data)

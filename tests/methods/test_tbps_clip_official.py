@@ -12,7 +12,7 @@ import pytest
 import torch
 from easydict import EasyDict
 from safetensors.torch import load_file
-from support.sets import cuhk_records, save_picture
+from support.sets import cuhk_records, save_image
 from torch import Tensor
 
 from tbps_cli import methods
@@ -93,10 +93,10 @@ def small(full: bool) -> dict[str, Tensor]:
 
 
 def official_set(folder: Path) -> None:
-    """A data set as TBPS-CLIP's code reads it: pictures, train_reid.json and test_reid.json."""
+    """A data set as TBPS-CLIP's code reads it: images, train_reid.json and test_reid.json."""
     records = cuhk_records()
     for seed, record in enumerate(records):
-        save_picture(folder / "imgs" / record["file_path"], seed)
+        save_image(folder / "imgs" / record["file_path"], seed)
     for split in ("train", "test"):
         part = [{**record, "captions_bt": record["captions"]} for record in records if record["split"] == split]
         (folder / f"{split}_reid.json").write_text(json.dumps(part), encoding="utf-8")
@@ -143,7 +143,7 @@ def test_without_usable_options_the_head_tells_the_version(version: str, options
     assert TbpsClip.recognise_task(files(weights, **options, **size), found).image_size == tuple(size["img_size"])
 
 
-def test_the_files_own_picture_size_counts_unless_the_user_says_another() -> None:
+def test_the_files_own_image_size_counts_unless_the_user_says_another() -> None:
     tensors, said = small(False), {"experiment": {"input_resolution": [64, 64]}}
     config = TbpsClip.recognise(files(tensors, **said))
     assert TbpsClip.recognise_task(files(tensors, **said), config) == Task((64, 64))

@@ -319,14 +319,14 @@ def test_settings_that_cannot_be_are_refused_with_the_reason(more, reason):
         config(**more)
 
 
-def test_a_picture_too_small_for_the_tower_is_refused_with_the_least_size():
+def test_an_image_too_small_for_the_tower_is_refused_with_the_least_size():
     with pytest.raises(RecipeError, match=r"image_size = \[64, 8\] is too small") as caught:
         drawn(task=Task((64, 8), 5))
     assert "1/16" in caught.value.hint
 
 
 @pytest.mark.parametrize("size", [(64, 32), (63, 31), (79, 40), (80, 47)])
-def test_pictures_of_any_size_fit_their_position_table(size):
+def test_images_of_any_size_fit_their_position_table(size):
     method = drawn(task=Task(size, 5)).eval()
     assert method.encode_images(torch.zeros(1, 3, *size)).shape == (1, 8)
 
@@ -374,7 +374,7 @@ def test_other_heads_and_strides_are_read_off_the_shapes(folder, stride, head, m
 
 
 @pytest.mark.parametrize(("last_stride", "rows"), [(1, 193), (2, 49)])
-def test_the_usual_picture_needs_no_yaml(last_stride, rows):
+def test_the_usual_image_needs_no_yaml(last_stride, rows):
     with torch.device("meta"):
         method = TextReID(TextReID.Config(name="textreid", last_stride=last_stride), Task((384, 128), 5))
     tensors = {}
@@ -412,6 +412,6 @@ def test_checkpoints_of_others_are_left_to_them(extra):
     assert TextReID.recognise(files(extra={extra: torch.zeros(1)}, **YAML)) is None
 
 
-def test_a_picture_that_denies_the_shapes_is_refused_with_both():
-    with pytest.raises(WeightsError, match=r"positional_embedding is \(9, 128\).*picture 384x128.*need \(193, 128\)"):
+def test_an_image_that_denies_the_shapes_is_refused_with_both():
+    with pytest.raises(WeightsError, match=r"positional_embedding is \(9, 128\).*image 384x128.*need \(193, 128\)"):
         TextReID.recognise(files(img_size=[384, 128]))

@@ -30,7 +30,7 @@ def opened(path: Path, **options: object) -> Model:
     return model
 
 
-def pictures(folder: Path, count: int = 5) -> list[Path]:
+def images(folder: Path, count: int = 5) -> list[Path]:
     draws = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{index}.png" for index in range(count)]
@@ -41,7 +41,7 @@ def pictures(folder: Path, count: int = 5) -> list[Path]:
 
 def test_rows_are_float32_of_unit_length_whatever_the_batch(run: Run, tmp_path: Path) -> None:
     model = opened(run.folder)
-    paths = pictures(tmp_path / "pictures")
+    paths = images(tmp_path / "pictures")
     image = model.encode_images(paths)
     text = model.encode_texts(CAPTIONS)
     assert (image.dtype, image.shape, text.shape, model.embed) == (np.float32, (5, 16), (4, 16), 16)
@@ -52,17 +52,17 @@ def test_rows_are_float32_of_unit_length_whatever_the_batch(run: Run, tmp_path: 
     assert model.encode_texts([]).shape == model.encode_images([]).shape == (0, 16)
 
 
-def test_paths_texts_and_open_pictures_are_the_same_picture(run: Run, tmp_path: Path) -> None:
+def test_paths_texts_and_open_images_are_the_same_image(run: Run, tmp_path: Path) -> None:
     model = opened(run.folder)
-    (path,) = pictures(tmp_path / "pictures", 1)
+    (path,) = images(tmp_path / "pictures", 1)
     rows = model.encode_images([path, str(path), Image.open(path)])
     alone = model.encode_images(path)[0]  # type: ignore[arg-type]
     for other in (rows[1], rows[2], alone):  # the same up to where threads cut a batch
         assert abs(rows[0] - other).max() < 1e-6
 
 
-def test_a_broken_picture_is_named(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_a_broken_image_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"broken\.png"):
         opened(run.folder).encode_images([tmp_path / "broken.png"])
 

@@ -52,7 +52,7 @@ def test_half_weights_are_read_as_float32(tmp_path: Path, lines: Callable[[], st
     assert f"{len(golden_state())} tensors matched irra" in lines()
 
 
-def test_the_file_alone_is_enough_once_the_picture_size_is_said(tmp_path: Path) -> None:
+def test_the_file_alone_is_enough_once_the_image_size_is_said(tmp_path: Path) -> None:
     folder = irra_folder(tmp_path / "irra", golden_state(), half=False)
     (folder / "configs.yaml").unlink()
     assert opened(folder / "best.pth").name == "irra"
@@ -81,9 +81,9 @@ def test_a_missing_or_misshapen_tensor_of_a_tower_is_named(tmp_path: Path) -> No
         open_model(irra_folder(tmp_path / "shape", state), device="cpu")
 
 
-def test_another_picture_size_than_the_weights_have_is_explained(tmp_path: Path) -> None:
+def test_another_image_size_than_the_weights_have_is_explained(tmp_path: Path) -> None:
     folder = irra_folder(tmp_path / "irra", golden_state())
-    with pytest.raises(WeightsError, match=r"positional_embedding is \(13, 128\), .* \(picture 384x128\)"):
+    with pytest.raises(WeightsError, match=r"positional_embedding is \(13, 128\), .* \(image 384x128\)"):
         open_model(folder, device="cpu", sets=["data.image_size=[384,128]"])
 
 

@@ -1,4 +1,4 @@
-"""Position tables on other grids, and the picture size that a table tells."""
+"""Position tables on other grids, and the image size that a table tells."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_a_text_table_keeps_its_first_and_last_row():
     ("size", "patch", "stride"),
     [((384, 128), 16, 16), ((384, 128), 16, 12), ((384, 128), 14, 14), ((224, 224), 16, 16), ((96, 32), 16, 16)],
 )
-def test_the_picture_size_is_read_off_a_position_table(size, patch, stride):
+def test_the_image_size_is_read_off_a_position_table(size, patch, stride):
     rows, columns = grid_of(size, patch, stride)
     assert image_size_of(1 + rows * columns, patch, stride) == size
 

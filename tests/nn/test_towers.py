@@ -1,4 +1,4 @@
-"""Both towers against open_clip's, and what is ours alone: pictures of any shape, starting from CLIP."""
+"""Both towers against open_clip's, and what is ours alone: images of any shape, starting from CLIP."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ RESNET = Tower(width=32, layers=(1, 2, 1, 1), embed=32, text_width=64, text_laye
 TOKENS = torch.tensor([[48, 5, 9, 49] + [0] * 8, [48, 7, 3, 11, 2, 6, 49] + [0] * 5])
 
 
-def pictures(height: int, width: int) -> torch.Tensor:
+def images(height: int, width: int) -> torch.Tensor:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -49,14 +49,14 @@ def test_both_towers_equal_open_clips_under_the_same_names(sizes, side):
     assert not report.unexpected_keys
     assert set(report.missing_keys) <= {"logit_scale"}
     with torch.no_grad():
-        image, text = image_feature(ours, pictures(side, side)), text_feature(ours, TOKENS)
-        assert (image - theirs.encode_image(pictures(side, side))).abs().max() < 1e-5
+        image, text = image_feature(ours, images(side, side)), text_feature(ours, TOKENS)
+        assert (image - theirs.encode_image(images(side, side))).abs().max() < 1e-5
         assert (text - theirs.encode_text(TOKENS)).abs().max() < 1e-5
 
 
-def test_a_tall_picture_with_a_stride_of_its_own_gives_a_token_for_each_place():
+def test_a_tall_image_with_a_stride_of_its_own_gives_a_token_for_each_place():
     clip = drawn(VIT, (64, 32), stride=8)
-    assert clip.image_tokens(pictures(64, 32)).shape == (2, 1 + 7 * 3, 32)
+    assert clip.image_tokens(images(64, 32)).shape == (2, 1 + 7 * 3, 32)
 
 
 ADAPTED = lambda _: AdapterBlock(64, 1, "quickgelu", reduction=4, scale=0.5)  # noqa: E731
@@ -73,12 +73,12 @@ def test_one_token_of_the_last_block_is_that_token_of_all(block, dropout):
         torch.manual_seed(0)
         clip = Clip(VIT, (64, 32), image_block=block, text_block=block, text_dropout=dropout).train()
         clip.initialise(torch.Generator().manual_seed(1))
-        images = pictures(64, 32)
+        image_BCHW = images(64, 32)
         torch.manual_seed(3)
         if alone:
-            parts = clip.image_token(images, hooks), clip.end_token(TOKENS, hooks)
+            parts = clip.image_token(image_BCHW, hooks), clip.end_token(TOKENS, hooks)
         else:
-            parts = clip.image_tokens(images, hooks)[:, 0], at_end(clip.text_tokens(TOKENS, hooks), TOKENS)
+            parts = clip.image_tokens(image_BCHW, hooks)[:, 0], at_end(clip.text_tokens(TOKENS, hooks), TOKENS)
         torch.cat(parts).square().sum().backward()
         gradients = {name: value.grad for name, value in clip.named_parameters() if value.grad is not None}
         found.append((*parts, gradients))
@@ -94,7 +94,7 @@ def test_the_last_block_computes_the_one_token_that_is_wanted():
     for tower in (clip.visual, clip):
         for block in tower.transformer.resblocks:
             block.mlp.register_forward_hook(lambda _, given, made: seen.append(made.shape[:-1].numel()))
-    image_feature(clip, pictures(64, 32))
+    image_feature(clip, images(64, 32))
     text_feature(clip, TOKENS)
     assert seen == [2 * (1 + 4 * 2), 2, 4 + 7, 2]  # captions without their padding
 

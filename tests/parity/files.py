@@ -1,4 +1,4 @@
-"""The further files of a golden folder: captions to ids, masked words, metrics, pictures to tensors."""
+"""The further files of a golden folder: captions to ids, masked words, metrics, images to tensors."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def metrics(figures: Figures) -> None:
 
 
 def transforms(tensors: Figures, remarks: Figures) -> None:
-    """transforms.* of IRRA: one picture, its evaluation tensor and seeded training tensors."""
+    """transforms.* of IRRA: one image, its evaluation tensor and seeded training tensors."""
     from PIL import Image
 
     from tbps_cli.augment.exact import CLIP_EVAL, CLIP_TRAIN, PLAIN_TRAIN, Draws, EvalTransform, augment
 
     size = tuple(remarks.use("note", "torch", "torchvision", "pillow", "size"))
-    picture = Image.fromarray(tensors.use("image_uint8_hwc").numpy())
-    tensors.check("eval", EvalTransform(size, **CLIP_EVAL)(picture))
+    image = Image.fromarray(tensors.use("image_uint8_hwc").numpy())
+    tensors.check("eval", EvalTransform(size, **CLIP_EVAL)(image))
     for name, how in (("train_aug", CLIP_TRAIN), ("train_noaug", PLAIN_TRAIN)):
         for seed in tensors.starting(f"{name}.seed"):
-            tensors.check(f"{name}.seed{seed}", augment(picture, size, how, Draws(int(seed))))
+            tensors.check(f"{name}.seed{seed}", augment(image, size, how, Draws(int(seed))))

@@ -97,7 +97,7 @@ def similarity(out: Figures, method: Any, data: Batch) -> None:
 
 @torch.no_grad()
 def tokens(out: Figures, method: Any, data: Batch) -> tuple[Tensor, Tensor]:
-    """The towers' tokens of pictures and captions."""
+    """The towers' tokens of images and captions."""
     image_BPE = method.clip.image_tokens(data.images["image"])
     text_BTE = method.clip.text_tokens(data.tokens["text"])
     out.check("act.clip.image_tokens", image_BPE)

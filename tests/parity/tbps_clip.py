@@ -1,4 +1,4 @@
-"""TBPS-CLIP's golden folders, full and simplified: features, losses, gradients, steps, captions and pictures."""
+"""TBPS-CLIP's golden folders, full and simplified: features, losses, gradients, steps, captions and images."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check(golden: Golden) -> None:
     if golden.has("text.json"):
         _texts(golden.file("text.json"))
     if golden.has("preprocess.safetensors"):
-        _pictures(golden.file("preprocess.safetensors"), golden.file("text.json").sub("image_golden"))
+        _images(golden.file("preprocess.safetensors"), golden.file("text.json").sub("image_golden"))
 
 
 def _method(golden: Golden, extra: Mapping[str, Tensor] | None = None, **changes: Any) -> TbpsClip:
@@ -312,24 +312,24 @@ def _annotations(facts: Figures) -> None:
         dataset = open_dataset(folder, Path(folder))
         train, test = dataset.split("train"), dataset.split("test")
     first_seen = {person: number for number, person in enumerate(dict.fromkeys(train.caption_class.tolist()))}
-    pairs = zip(train.captions, train.back_translations, train.caption_picture, train.caption_class, strict=True)
+    pairs = zip(train.captions, train.back_translations, train.caption_image, train.caption_class, strict=True)
     facts.exact(
         "train_pairs",
         [
             [
-                _below(root, train, picture),
+                _below(root, train, image),
                 clean_caption(caption),
                 clean_caption(back or ""),
                 first_seen[int(person)],
             ]
-            for caption, back, picture, person in pairs
+            for caption, back, image, person in pairs
         ],
     )
     facts.exact("num_classes", train.identities)
     facts.exact("eval_text", [clean_caption(caption) for caption in test.captions])
-    facts.exact("eval_image", [_below(root, test, picture) for picture in range(len(test.paths))])
+    facts.exact("eval_image", [_below(root, test, image) for image in range(len(test.paths))])
     facts.exact("eval_text_pid", test.caption_person)
-    facts.exact("eval_image_pid", test.picture_person)
+    facts.exact("eval_image_pid", test.image_person)
 
 
 def _paired(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -341,19 +341,19 @@ def _paired(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "captions": [caption for caption, _ in pairs], "captions_bt": [back for _, back in pairs]}
 
 
-def _below(root: str, split: Any, picture: int) -> str:
-    return f"{root}/{split.paths[picture].relative_to(split.root).as_posix()}"
+def _below(root: str, split: Any, image: int) -> str:
+    return f"{root}/{split.paths[image].relative_to(split.root).as_posix()}"
 
 
-# Pictures ---------------------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------------------
 
 
-def _pictures(tensors: Figures, facts: Figures) -> None:
-    picture, size = Image.fromarray(tensors.use("source_uint8").numpy()), tuple(facts.use("size"))
+def _images(tensors: Figures, facts: Figures) -> None:
+    image, size = Image.fromarray(tensors.use("source_uint8").numpy()), tuple(facts.use("size"))
     given = {name: facts.use(name) for name in ("resized_crop", "erase", "jitter")}
     transform = TbpsClip.eval_transform(TbpsClip.Config(name="tbps_clip"), Task(size))
-    tensors.check("eval", transform(picture), 1e-6)
-    pixels = EvalTransform(size, POOL_TRAIN.mean, POOL_TRAIN.std, POOL_TRAIN.resample).pixels(picture)
+    tensors.check("eval", transform(image), 1e-6)
+    pixels = EvalTransform(size, POOL_TRAIN.mean, POOL_TRAIN.std, POOL_TRAIN.resample).pixels(image)
     start_CHW = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (POOL_TRAIN.mean, POOL_TRAIN.std))
     for name in tensors.starting("pool."):

@@ -232,10 +232,10 @@ def _annotations(expected: Mapping[str, Any], tokenizer: Words) -> dict[str, Any
     )
     again: dict[str, Any] = {split: {"categories": [], "annotations": []} for split in expected}
     for caption in dataset.captions:
-        picture = dataset.pictures[caption.picture]
-        part = again[picture.split]
-        part["categories"] += [picture.person] if picture.person not in part["categories"] else []
-        entry = {"image_id": caption.picture + 1, "id": picture.person, "file_path": picture.path}
+        image = dataset.images[caption.image]
+        part = again[image.split]
+        part["categories"] += [image.person] if image.person not in part["categories"] else []
+        entry = {"image_id": caption.image + 1, "id": image.person, "file_path": image.path}
         part["annotations"].append(entry | {"sentence": caption.text, "onehot": tokenizer.encode(caption.text)[0]})
     return again
 
@@ -287,7 +287,7 @@ def _sampler(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(golden: Golden) -> None:
-    """Both directions, plain and re-ranked; the gallery is the first of each picture's rows."""
+    """Both directions, plain and re-ranked; the gallery is the first of each image's rows."""
     given, out = golden.inputs, golden.outputs
     first = torch.tensor(
         [list(given["image_ids"]).index(number) for number in dict.fromkeys(given["image_ids"].tolist())]

@@ -51,9 +51,9 @@ def load(kind: type[AnyMethod], config: MethodConfig, task: Task, weights: Mappi
     return method
 
 
-def batch(images: Mapping[str, Tensor], tokens: Mapping[str, Tensor], person_B: Tensor, picture_B: Tensor) -> Batch:
+def batch(images: Mapping[str, Tensor], tokens: Mapping[str, Tensor], person_B: Tensor, image_B: Tensor) -> Batch:
     """A training batch of given views."""
-    return Batch(dict(images), dict(tokens), person_B, picture_B, torch.arange(len(person_B)))
+    return Batch(dict(images), dict(tokens), person_B, image_B, torch.arange(len(person_B)))
 
 
 def total(losses: Mapping[str, Tensor]) -> Tensor:
@@ -84,7 +84,7 @@ def named_official(method: Method) -> dict[str, torch.nn.Parameter]:
 
 @torch.no_grad()
 def embeddings(out: Figures, method: Method, data: Batch, tolerance: float = TOLERANCE) -> Tensor:
-    """Both embeddings before and after normalisation; returns the cosines of captions to pictures."""
+    """Both embeddings before and after normalisation; returns the cosines of captions to images."""
     features = method.features(data)
     image_BE, text_BE = method.encode_images(data.images["image"]), method.encode_texts(data.tokens["text"])
     out.check("image_features", features["image"], tolerance)
@@ -109,15 +109,15 @@ def persons(out: Figures, method: Any, data: Batch) -> None:
 
 @torch.no_grad()
 def losses(out: Figures, method: Any, data: Batch, names: Mapping[str, str]) -> None:
-    """Each loss (names: ours -> the golden one), their sum, and sdm with pictures for persons."""
+    """Each loss (names: ours -> the golden one), their sum, and sdm with images for persons."""
     features = method.features(data)
     found = method.losses(features, data, Step())
     for name, value in found.items():
         out.loss(f"loss.{names[name]}", value)
     out.loss("total.all", total(found))
     pair, temperature = (features["image"], features["text"]), method.config.temperature
-    by_picture = sdm(*pair, data.person_B, temperature=temperature, picture_B=data.picture_B)
-    out.loss("loss.sdm_with_image_ids", by_picture)
+    by_image = sdm(*pair, data.person_B, temperature=temperature, image_B=data.image_B)
+    out.loss("loss.sdm_with_image_ids", by_image)
 
 
 def ranked(out: Figures, text_image: Tensor, person_B: Tensor, tolerance: float = TOLERANCE) -> None:

@@ -1,7 +1,7 @@
 """The audit: what it finds, and what it leaves alone."""
 
 import pytest
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.prepare.audit import audit, exclusion_list, oddity
@@ -11,7 +11,7 @@ from tbps_cli.prepare.check import check
 def found(tmp_path, rows, seeds=None):
     folder = write_set(tmp_path / "CUHK-PEDES", rows)
     for path, seed in (seeds or {}).items():
-        save_picture(folder / "imgs" / path, seed)
+        save_image(folder / "imgs" / path, seed)
     dataset = open_dataset("cuhk-pedes", tmp_path)
     findings = audit(dataset, check(dataset, {})[1])
     return {finding.kind: finding for finding in findings}, exclusion_list(findings)
@@ -36,7 +36,7 @@ def test_a_caption_shared_by_two_persons_is_found_whatever_its_case(tmp_path):
     assert [(entry.path, entry.caption) for entry in listed] == [("cam_a/001_0.png", 1), ("cam_a/002_0.png", 0)]
 
 
-def test_the_same_picture_in_two_splits_costs_the_training_copy(tmp_path):
+def test_the_same_image_in_two_splits_costs_the_training_copy(tmp_path):
     findings, listed = found(tmp_path, cuhk_records(), {"cam_a/001_0.png": 77, "cam_a/006_1.png": 77})
     assert findings["two-splits"].count == 2
     assert [(entry.path, entry.caption, entry.reason) for entry in listed] == [

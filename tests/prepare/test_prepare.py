@@ -6,14 +6,14 @@ import tarfile
 
 import pytest
 from PIL import Image
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.data.exclusions import read
 from tbps_cli.data.layouts import LAYOUTS, open_dataset
 from tbps_cli.errors import DataError, UsageError
+from tbps_cli.loading.store import open_store
 from tbps_cli.prepare.check import check
 from tbps_cli.prepare.prepare import AbsentData, prepare
-from tbps_cli.prepare.store import open_store
 
 
 def archive(tmp_path, folder, inside="download/v1/CUHK-PEDES"):
@@ -62,7 +62,7 @@ def test_a_folder_is_copied_and_stays(tmp_path):
     source = sent(tmp_path)
     prepare("cuhk-pedes", tmp_path / "data", source=source)
     assert (source / "reid_raw.json").is_file()
-    assert len(open_dataset("cuhk-pedes", tmp_path / "data").pictures) == 14
+    assert len(open_dataset("cuhk-pedes", tmp_path / "data").images) == 14
 
 
 @pytest.mark.parametrize("changes", [{"split": "dev"}, {"file_path": "../x.png"}])
@@ -76,7 +76,7 @@ def test_a_wrong_annotation_leaves_nothing_behind(changes, tmp_path):
 
 
 def test_another_data_sets_archive_is_refused(tmp_path):
-    save_picture(tmp_path / "in/photos/a.png")
+    save_image(tmp_path / "in/photos/a.png")
     said = refused(DataError, "rstpreid", tmp_path / "data", source=archive(tmp_path, tmp_path / "in", "stuff"))
     assert "does not hold RSTPReid" in said and "it has stuff" in said
 
@@ -91,7 +91,7 @@ def test_what_is_there_is_never_replaced(tmp_path):
     assert "does not exist" in refused(DataError, "cuhk-pedes", tmp_path / "data", source=tmp_path / "no")
 
 
-def test_the_annotation_may_come_by_itself_after_the_pictures(tmp_path):
+def test_the_annotation_may_come_by_itself_after_the_images(tmp_path):
     source = sent(tmp_path)
     (source / "reid_raw.json").rename(tmp_path / "reid_raw.json")
     (source / "caption_all.json").write_text('[{"id": 1}]')
@@ -107,12 +107,12 @@ def test_the_annotation_may_come_by_itself_after_the_pictures(tmp_path):
 def test_every_kind_of_trouble_is_counted_with_examples(cuhk):
     folder = cuhk / "CUHK-PEDES/imgs/cam_a"
     (folder / "001_0.png").unlink()
-    (folder / "001_1.png").write_bytes(b"no picture")
+    (folder / "001_1.png").write_bytes(b"no image")
     (folder / "002_0.png").write_bytes((folder / "002_0.png").read_bytes()[:-200])
     shutil.copyfile(folder / "003_0.png", folder / "003_1.png")
     report = prepare("cuhk-pedes", cuhk)
     assert (report.missing.count, report.missing.examples) == (1, ["cam_a/001_0.png"])
-    assert report.unreadable.examples == ["cam_a/001_1.png (no known picture format)"]
+    assert report.unreadable.examples == ["cam_a/001_1.png (no known image format)"]
     assert report.truncated.examples == ["cam_a/002_0.png"]
     assert report.duplicates.examples == ["cam_a/003_1.png = cam_a/003_0.png"]
     assert report.broken == 2 and report.document()["ok"] is False
@@ -140,7 +140,7 @@ def test_decoding_makes_a_store_that_fits(cuhk):
 
 
 def test_own_data_is_checked_too_and_nothing_is_written_into_its_folder(tmp_path):
-    save_picture(tmp_path / "mine/a.png")
+    save_image(tmp_path / "mine/a.png")
     (tmp_path / "mine/own.csv").write_text("image,caption\na.png,a red coat\n")
     report = prepare(str(tmp_path / "mine"), tmp_path / "data", audited=True)
     assert report.official == {} and report.counts_agree is None
@@ -192,9 +192,9 @@ def test_progress_is_reported_by_phase(cuhk):
         return nullcontext(lambda done, total: seen.update({title: (done, total)}))
 
     prepare("cuhk-pedes", cuhk, decode=(24, 8), phase=phase)
-    assert seen == {"reading pictures": (14, 14), "decoding to 24 x 8": (14, 14)}
+    assert seen == {"reading images": (14, 14), "decoding to 24 x 8": (14, 14)}
 
 
-def test_a_picture_of_another_mode_counts_as_readable(cuhk):
+def test_an_image_of_another_mode_counts_as_readable(cuhk):
     Image.new("CMYK", (9, 9)).save(cuhk / "CUHK-PEDES/imgs/cam_a/001_0.png".replace("png", "jpg"))
     assert check(open_dataset("cuhk-pedes", cuhk), {})[0].broken == 0

@@ -55,15 +55,15 @@ def test_what_the_user_stated_stays() -> None:
     ("recipe", "facts", "place", "reason"),
     [
         ("irra", Facts("cuda", store=True), "device", "in whole batches"),
-        ("irra", Facts("cuda"), "cpu", "whole batches need pre-decoded pictures"),
+        ("irra", Facts("cuda"), "cpu", "whole batches need pre-decoded images"),
         ("irra", Facts("cpu", store=True), "cpu", "exactly as published; device is faster"),
-        ("tbps_clip", Facts("cuda", store=True), "device", "strong views cut from the resized picture"),
+        ("tbps_clip", Facts("cuda", store=True), "device", "strong views cut from the resized image"),
         ("tbps_clip", Facts("cuda", store=True, shapes=False), "cpu", "tbps prepare-data --decode"),
         ("tbps_clip_simplified", Facts("cuda", store=True, shapes=False), "device", "in whole batches"),
         ("tbps_clip", Facts("cpu", store=True), "cpu", "exactly as published; device is faster"),
     ],
 )
-def test_pictures_are_changed_in_batches_on_a_gpu_that_has_them_decoded(recipe, facts, place, reason) -> None:
+def test_images_are_changed_in_batches_on_a_gpu_that_has_them_decoded(recipe, facts, place, reason) -> None:
     resolved, choices = resolve(load(recipe), facts)
     assert resolved.data.augment_on == place
     assert reason in next(choice.reason for choice in choices if choice.key == "data.augment_on")

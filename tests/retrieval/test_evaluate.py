@@ -28,8 +28,8 @@ def test_document_holds_what_plain_loops_give(place) -> None:
     text, image = evaluation.embedded.text_QE, evaluation.embedded.image_GE
     document = evaluation.document()
     for name, query, gallery, persons in (
-        ("text_to_image", text, image, (split.caption_person, split.picture_person)),
-        ("image_to_text", image, text, (split.picture_person, split.caption_person)),
+        ("text_to_image", text, image, (split.caption_person, split.image_person)),
+        ("image_to_text", image, text, (split.image_person, split.caption_person)),
     ):
         expected = oracle.scores(oracle.similarity(query, gallery), *persons)
         assert document[name] == pytest.approx(expected, abs=1e-6)
@@ -67,7 +67,7 @@ def test_saved_features_and_ranks_come_back(place) -> None:
     with np.load(place / "f.npz") as saved:
         assert saved["text_QE"].tolist() == evaluation.embedded.text_QE.tolist()
         assert saved["caption"].tolist() == evaluation.split.captions
-        assert json.loads(saved["picture_person"][0]) == evaluation.split.picture_person[0]
+        assert json.loads(saved["image_person"][0]) == evaluation.split.image_person[0]
     save_ranks(evaluation, place / "r.csv")
     save_ranks(evaluation, place / "r.json")
     rows = json.loads((place / "r.json").read_text(encoding="utf-8"))

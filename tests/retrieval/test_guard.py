@@ -48,7 +48,7 @@ class Fake:
 
 
 class LooksAround(Fake):
-    """Pictures are seen relative to the mean of their batch, and nobody says so."""
+    """Images are seen relative to the mean of their batch, and nobody says so."""
 
     fingerprint = "around"
 
@@ -66,7 +66,7 @@ class Pads(Fake):
 
 
 class Collapsed(Fake):
-    """Every picture is the same."""
+    """Every image is the same."""
 
     fingerprint = "collapsed"
 
@@ -118,21 +118,21 @@ def test_the_check_embeds_forty_rows_once(dataset, tmp_path) -> None:
     assert model.seen == 200
 
 
-def test_copies_of_a_picture_are_counted_and_do_no_harm(dataset) -> None:
+def test_copies_of_an_image_are_counted_and_do_no_harm(dataset) -> None:
     split = dataset.split("test")
     shutil.copy(split.paths[0], split.paths[1])
     shutil.copy(split.paths[4], split.paths[5])
     _, guard = guarded(Fake(), dataset)
     assert (guard["duplicates"], guard["alike"], guard["ok"]) == (2, 0, True)
-    assert "2 duplicate pictures" in words(guard)
+    assert "2 duplicate images" in words(guard)
 
 
 def test_a_collapsed_model_is_told_from_copies(dataset, caplog) -> None:
     _, guard = guarded(Collapsed(), dataset)
     assert (guard["duplicates"], guard["alike"], guard["tied"]) == (39, 39, 64)
     assert not guard["ok"]
-    assert "order of the file decides" in caplog.text and "different picture" in caplog.text
-    assert "39 DIFFERENT pictures with equal embeddings, 64 ties" in words(guard)
+    assert "order of the file decides" in caplog.text and "different image" in caplog.text
+    assert "39 DIFFERENT images with equal embeddings, 64 ties" in words(guard)
 
 
 small = arrays.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 3)), elements=st.sampled_from([0.5, 1.0]))

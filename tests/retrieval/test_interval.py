@@ -93,7 +93,7 @@ def test_a_higher_level_is_wider_and_one_person_leaves_no_width() -> None:
     assert list(alone.high) == pytest.approx(list(details.scores()))
 
 
-def test_queries_without_a_relevant_picture_are_misses_and_nothing_else() -> None:
+def test_queries_without_a_relevant_image_are_misses_and_nothing_else() -> None:
     found = interval(details_of([0, 0, 0]), [1, 2, 3])
     assert found.low == found.high == Scores(0, 0, 0, 0, 0)
 

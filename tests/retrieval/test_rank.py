@@ -38,11 +38,11 @@ def test_topk_equals_plain_sorting_with_ties(seed, sizes, k, reach, blocks) -> N
     assert score.tolist() == [[row[i] for i in oracle.order(row)[:k]] for row in similarity]
 
 
-def test_equal_pictures_rank_in_gallery_order_for_a_single_query() -> None:
+def test_equal_images_rank_in_gallery_order_for_a_single_query() -> None:
     rng = np.random.default_rng(2)
-    picture = rng.standard_normal((1, 512), dtype=np.float32)
-    gallery = np.concatenate([rng.standard_normal((50, 512), dtype=np.float32) * 0.1, np.repeat(picture, 43, axis=0)])
-    assert rank.topk(picture, gallery, 43)[1].tolist() == [list(range(50, 93))]
+    image = rng.standard_normal((1, 512), dtype=np.float32)
+    gallery = np.concatenate([rng.standard_normal((50, 512), dtype=np.float32) * 0.1, np.repeat(image, 43, axis=0)])
+    assert rank.topk(image, gallery, 43)[1].tolist() == [list(range(50, 93))]
 
 
 def test_half_precision_memory_maps_and_tensors_are_taken(tmp_path) -> None:
@@ -71,6 +71,6 @@ def test_an_empty_gallery_gives_no_hits() -> None:
 
 
 def test_retrieval_and_sheets_import_no_torch() -> None:
-    modules = ["retrieval.rank", "retrieval.cache", "retrieval.rerank", "retrieval.evaluate", "search.sheet"]
+    modules = ["retrieval.rank", "features.store", "retrieval.rerank", "retrieval.evaluate", "search.sheet"]
     code = f"import sys, {', '.join(f'tbps_cli.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

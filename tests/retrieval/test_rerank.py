@@ -22,7 +22,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sides() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Unit features and identities of the captions and of the distinct pictures."""
+    """Unit features and identities of the captions and of the distinct images."""
     given = load_file(GOLDEN / "inputs.safetensors")
     _, first = np.unique(given["image_ids"], return_index=True)
     first.sort()

@@ -18,7 +18,7 @@ COLOURS = {"red": (220, 10, 10), "green": (10, 220, 10), "blue": (10, 10, 220), 
 
 
 class Colours:
-    """A picture's row is its mean colour, a sentence's the sum of the colours that it names; both unit."""
+    """An image's row is its mean colour, a sentence's the sum of the colours that it names; both unit."""
 
     name, data, selected_on, precision, recipe, embed = "colours", "synthetic", None, "fp32", None, 3
     batch_dependent: str | None = None
@@ -53,7 +53,7 @@ def unit(rows):
 
 
 def paint(path: Path, colour: str, size: tuple[int, int] = (16, 32), **options: object) -> Path:
-    """A picture of one colour, (width, height) in pixels."""
+    """An image of one colour, (width, height) in pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, COLOURS[colour]).save(path, **options)
     return path

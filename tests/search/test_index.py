@@ -1,4 +1,4 @@
-"""A folder's index follows its pictures, and nothing is embedded twice."""
+"""A folder's index follows its images, and nothing is embedded twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_folder_is_embedded_once_and_then_known(model, photos: Path) -> None:
     assert np.array_equal(again.vector_GE, first.vector_GE)
 
 
-def test_vectors_belong_to_their_pictures(model, photos: Path, painted) -> None:
+def test_vectors_belong_to_their_images(model, photos: Path, painted) -> None:
     painted(photos / "yellow.bmp", "yellow")
     gallery = index(model, photos, batch=2, workers=1)
     for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
@@ -45,7 +45,7 @@ def test_nothing_is_written_into_the_users_folder(model, photos: Path) -> None:
     assert sorted(photos.rglob("*")) == before
 
 
-def test_new_changed_and_removed_pictures_are_followed(model, photos: Path, painted) -> None:
+def test_new_changed_and_removed_images_are_followed(model, photos: Path, painted) -> None:
     index(model, photos)
     painted(photos / "new.png", "yellow")
     painted(photos / "red.png", "blue")
@@ -58,13 +58,13 @@ def test_new_changed_and_removed_pictures_are_followed(model, photos: Path, pain
     assert gallery.vector_GE[place].argmax() == 2
 
 
-def test_equal_pictures_are_embedded_once_and_are_hits_of_their_own(model, photos: Path) -> None:
+def test_equal_images_are_embedded_once_and_are_hits_of_their_own(model, photos: Path) -> None:
     shutil.copy(photos / "red.png", photos / "below" / "copy.png")
     gallery = index(model, photos, batch=1)
     assert (len(gallery), gallery.update.added, model.seen) == (4, 4, 3)
 
 
-def test_a_moved_picture_is_not_embedded_again(model, photos: Path) -> None:
+def test_a_moved_image_is_not_embedded_again(model, photos: Path) -> None:
     index(model, photos)
     (photos / "red.png").rename(photos / "below" / "moved.png")
     gallery = index(model, photos)
@@ -85,38 +85,38 @@ def test_contents_that_change_places_keep_their_vectors(model, photos: Path, pai
     assert (vector["red.png"], vector["green.png"]) == (1, 0)
 
 
-def test_unusable_pictures_are_left_out_and_named_once(model, photos: Path, painted, lines) -> None:
+def test_unusable_images_are_left_out_and_named_once(model, photos: Path, painted, lines) -> None:
     whole = painted(photos / "cut.jpg", "red", (300, 300)).read_bytes()
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (photos / "text.jpg").write_text("not a picture")
+    (photos / "text.jpg").write_text("not an image")
     (photos / "empty.png").write_bytes(b"")
     painted(photos / "thin.png", "red", (7, 40))
     gallery = index(model, photos)
     said = lines()
     assert paths(gallery) == {"red.png", "green.png", "below/blue.jpg"}
-    assert "4 pictures are left out" in said
-    for words in ("cut.jpg (", "text.jpg (no known picture format)", "empty.png (the file is empty)", "7 x 40"):
+    assert "4 images are left out" in said
+    for words in ("cut.jpg (", "text.jpg (no known image format)", "empty.png (the file is empty)", "7 x 40"):
         assert words in said
     assert index(model, photos).update.left_out == []
     assert lines() == ""
 
 
-def test_a_left_out_picture_is_tried_again_when_it_changes(model, photos: Path, painted, lines) -> None:
+def test_a_left_out_image_is_tried_again_when_it_changes(model, photos: Path, painted, lines) -> None:
     (photos / "later.png").write_text("nothing yet")
     assert "later.png" in str(index(model, photos).update.left_out)
     painted(photos / "later.png", "yellow")
     assert "later.png" in paths(index(model, photos))
 
 
-def test_a_picture_that_breaks_loses_its_row(model, photos: Path, lines) -> None:
+def test_an_image_that_breaks_loses_its_row(model, photos: Path, lines) -> None:
     index(model, photos)
     (photos / "red.png").write_text("broken")
     gallery = index(model, photos)
     assert paths(gallery) == {"green.png", "below/blue.jpg"}
-    assert "red.png (no known picture format)" in lines()
+    assert "red.png (no known image format)" in lines()
 
 
-def test_a_picture_of_20_megapixels_is_embedded(model, photos: Path, painted) -> None:
+def test_an_image_of_20_megapixels_is_embedded(model, photos: Path, painted) -> None:
     painted(photos / "big.jpg", "yellow", (4000, 5000))
     gallery = index(model, photos)
     assert "big.jpg" in paths(gallery) and gallery.update.left_out == []
@@ -223,14 +223,14 @@ def test_progress_counts_up_to_all(model, photos: Path) -> None:
     assert told == [(2, 3), (3, 3)]
 
 
-def test_a_folder_without_pictures_says_why(model, tmp_path: Path) -> None:
+def test_a_folder_without_images_says_why(model, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no usable pictures"):
+    with pytest.raises(DataError, match="holds no usable images"):
         index(model, tmp_path / "empty")
     (tmp_path / "empty" / "a.jpg").write_text("no")
     with pytest.raises(DataError) as caught:
         index(model, tmp_path / "empty")
-    assert caught.value.hint is not None and "a.jpg (no known picture format)" in caught.value.hint
+    assert caught.value.hint is not None and "a.jpg (no known image format)" in caught.value.hint
 
 
 def test_other_weights_get_an_index_of_their_own(model, photos: Path) -> None:
@@ -240,7 +240,7 @@ def test_other_weights_get_an_index_of_their_own(model, photos: Path) -> None:
     assert index(model, photos).update.embedded == 0
 
 
-def test_an_index_elsewhere_can_be_searched_without_its_pictures(model, photos: Path, tmp_path: Path) -> None:
+def test_an_index_elsewhere_can_be_searched_without_its_images(model, photos: Path, tmp_path: Path) -> None:
     made = index(model, photos, tmp_path / "people.h5")
     shutil.rmtree(photos)
     opened = open_index(model, tmp_path / "people.h5")

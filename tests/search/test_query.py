@@ -1,4 +1,4 @@
-"""Which pictures a query finds."""
+"""Which images a query finds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.errors import DataError, TbpsError, UsageError
@@ -30,7 +30,7 @@ def order(hits) -> list[str]:
 
 
 @pytest.mark.parametrize("colour", ["red", "green", "blue", "yellow"])
-def test_the_picture_that_fits_comes_first(model, gallery: Gallery, colour: str) -> None:
+def test_the_image_that_fits_comes_first(model, gallery: Gallery, colour: str) -> None:
     hits = search(model, gallery, f"a person in {colour}")
     assert order(hits)[0] == colour
     assert [hit.rank for hit in hits] == [1, 2, 3, 4]
@@ -49,11 +49,11 @@ def test_a_folder_can_be_searched_at_once(model, photos: Path) -> None:
     assert order(search(model, str(photos), "green", top=1)) == ["green"]
 
 
-def test_a_picture_is_a_query_too(model, gallery: Gallery, photos: Path) -> None:
+def test_an_image_is_a_query_too(model, gallery: Gallery, photos: Path) -> None:
     assert order(search(model, gallery, image=photos / "green.png", top=1)) == ["green"]
 
 
-def test_a_sentence_and_a_picture_add_up(model, gallery: Gallery, photos: Path) -> None:
+def test_a_sentence_and_an_image_add_up(model, gallery: Gallery, photos: Path) -> None:
     """Red light and green light make yellow."""
     assert order(search(model, gallery, "red", image=photos / "green.png", top=1)) == ["yellow"]
 
@@ -162,9 +162,9 @@ def test_a_filter_may_ask_for_person_and_split(model, split) -> None:
     assert search(model, gallery, "red", where='split == "train"') == []
 
 
-def test_missing_pictures_of_the_data_set_are_told(model, split) -> None:
+def test_missing_images_of_the_data_set_are_told(model, split) -> None:
     split.paths[2].unlink()
-    with pytest.raises(DataError, match="1 of 8 pictures are missing"):
+    with pytest.raises(DataError, match="1 of 8 images are missing"):
         of_split(model, split)
 
 
@@ -179,5 +179,5 @@ def test_a_large_gallery_is_ranked_exactly(model) -> None:
 
 def test_noise_is_no_reason_to_fail(model, tmp_path: Path) -> None:
     for seed in range(3):
-        save_picture(tmp_path / "noise" / f"{seed}.png", seed)
+        save_image(tmp_path / "noise" / f"{seed}.png", seed)
     assert len(search(model, tmp_path / "noise", "🙂 <|endoftext|> " + "\x00")) == 3

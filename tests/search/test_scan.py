@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures."""
+"""Which files of a folder are images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def found(folder: Path) -> list[str]:
-    return [picture.path for picture in scan(folder).pictures]
+    return [image.path for image in scan(folder).images]
 
 
-def test_pictures_are_found_in_all_folders_in_sorted_order(tmp_path: Path) -> None:
+def test_images_are_found_in_all_folders_in_sorted_order(tmp_path: Path) -> None:
     make(tmp_path, "b.JPG", "a.png", "z/2.webp", "c/1.jpeg", "c/d/0.bmp")
     assert found(tmp_path) == ["a.png", "b.JPG", "c/1.jpeg", "c/d/0.bmp", "z/2.webp"]
 
@@ -40,7 +40,7 @@ def test_a_folder_that_is_hidden_itself_may_be_searched(tmp_path: Path) -> None:
 def test_sizes_and_times_come_along(tmp_path: Path) -> None:
     make(tmp_path, "a.png")
     os.utime(tmp_path / "a.png", ns=(5, 1_700_000_000_123_456_789))
-    assert scan(tmp_path).pictures[0].state == (5, 1_700_000_000_123_456_789)
+    assert scan(tmp_path).images[0].state == (5, 1_700_000_000_123_456_789)
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     assert found(tmp_path / "in") == ["a/1.png", "outside/2.png"]
 
 
-def test_a_named_pipe_is_no_picture(tmp_path: Path) -> None:
+def test_a_named_pipe_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert found(tmp_path) == []
 
@@ -72,7 +72,7 @@ def test_a_folder_that_may_not_be_read_is_named_and_the_rest_goes_on(
 
     monkeypatch.setattr(module.os, "scandir", guarded)
     seen = scan(tmp_path)
-    assert [picture.path for picture in seen.pictures] == ["a/1.png", "z/3.png"]
+    assert [image.path for image in seen.images] == ["a/1.png", "z/3.png"]
     assert seen.unreadable == {"secret": "Permission denied"}
     assert seen.hides("secret/2.png") and not seen.hides("secretly.png")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.runs import tiny_run
-from support.sets import cuhk_records, save_picture, write_set
+from support.sets import cuhk_records, save_image, write_set
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
@@ -20,14 +20,14 @@ runner = CliRunner()
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, a folder of pictures with useless files among them, and the run's own data set."""
+    """A run, a folder of images with useless files among them, and the run's own data set."""
     place = tmp_path_factory.mktemp("made")
     tiny_run(place / "runs" / "tiny-0001")
     for seed in range(5):
-        save_picture(place / "photos" / f"{seed}.jpg", seed)
+        save_image(place / "photos" / f"{seed}.jpg", seed)
     (place / "photos" / "corrupt.jpg").write_bytes(b"\xff\xd8\xff" + bytes(300))
-    (place / "photos" / "notes.txt").write_text("no picture")
-    save_picture(place / "photos" / "tiny.png", 9, size=(6, 20))
+    (place / "photos" / "notes.txt").write_text("no image")
+    save_image(place / "photos" / "tiny.png", 9, size=(6, 20))
     write_set(place / "data" / "synthetic", cuhk_records(persons=(1, 1, 3)))
     return place
 
@@ -47,7 +47,7 @@ def test_a_folder_is_searched_by_the_newest_run() -> None:
     result = run("search", "a man in red", "--in", "photos", "--top", "3")
     assert [line.split()[0] for line in result.stdout.splitlines() if ".jpg" in line] == ["1", "2", "3"]
     assert {"rank", "score", "file"} <= set(result.stdout.split())
-    for said in ("the newest run", "2 pictures are left out", "corrupt.jpg", "tiny.png", "5 added", "5 pictures"):
+    for said in ("the newest run", "2 images are left out", "corrupt.jpg", "tiny.png", "5 added", "5 images"):
         assert said in result.stderr
     assert "notes.txt" not in result.stderr
     again = run("search", "a man in red", "--in", "photos")
@@ -55,13 +55,13 @@ def test_a_folder_is_searched_by_the_newest_run() -> None:
 
 
 def test_without_a_folder_the_runs_own_test_set_is_searched() -> None:
-    result = run("search", "Person 4 as seen in picture 1.", "--json")
+    result = run("search", "Person 4 as seen in image 1.", "--json")
     made = json.loads(result.stdout)
     assert (made["gallery"], made["size"], made["persons"]) == ("synthetic test", 6, [4])
     assert {hit["person"] for hit in made["hits"]} == {3, 4, 5}
     assert all(hit["right"] == (hit["person"] == 4) for hit in made["hits"])
     assert made["run"] == "runs/tiny-0001"
-    assert "✓" in run("search", "Person 4 as seen in picture 1.").stdout
+    assert "✓" in run("search", "Person 4 as seen in image 1.").stdout
     assert json.loads(run("search", "x", "--split", "train", "--json").stdout)["size"] == 2
 
 
@@ -85,7 +85,7 @@ def test_many_queries_give_a_list() -> None:
 
 def test_the_page_and_the_copies_are_written() -> None:
     result = run("search", "red", "--in", "photos", "--top", "2", "--html", "hits.html", "--copy-to", "hits")
-    assert "Written: hits.html" in result.stderr and "Copied: 2 pictures" in result.stderr
+    assert "Written: hits.html" in result.stderr and "Copied: 2 images" in result.stderr
     assert Path("hits.html").read_text().count("data:image/jpeg") == 2
     assert len(list(Path("hits").iterdir())) == 2
 
@@ -96,12 +96,12 @@ def test_a_mixture_with_filter_and_lowest_score() -> None:
     assert [hit["path"] for hit in document["hits"]] == ["3.jpg"]
     assert (document["image"], document["minus"], document["candidates"]) == ("photos/3.jpg", "a bag", 1)
     nothing = run("search", "red", "--in", "photos", "--min-score", "1.1")
-    assert "No picture fits." in nothing.stderr
+    assert "No image fits." in nothing.stderr
 
 
 def test_an_index_is_made_and_searched() -> None:
     result = run("index", "photos", "--index", "people.h5")
-    assert "5 pictures, 5 added (5 embedded), 0 removed, 2 left out" in result.stdout
+    assert "5 images, 5 added (5 embedded), 0 removed, 2 left out" in result.stdout
     by_folder = json.loads(run("search", "red", "--in", "photos", "--json").stdout)
     by_index = json.loads(run("search", "red", "--in", "people.h5", "--json").stdout)
     assert [hit["path"] for hit in by_index["hits"]] == [hit["path"] for hit in by_folder["hits"]]

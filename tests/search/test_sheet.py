@@ -8,7 +8,7 @@ import re
 from html.parser import HTMLParser
 
 from PIL import Image
-from support.sets import save_picture
+from support.sets import save_image
 
 from tbps_cli.search.sheet import MOST, Answer, Group, Place, _parts, sheet
 
@@ -30,8 +30,8 @@ class Reader(HTMLParser):
 
 
 def test_each_thumbnail_is_stored_once_and_is_a_small_jpeg(tmp_path) -> None:
-    one = save_picture(tmp_path / "one.png", 1, (300, 800))
-    two = save_picture(tmp_path / "two.png", 2)
+    one = save_image(tmp_path / "one.png", 1, (300, 800))
+    two = save_image(tmp_path / "two.png", 2)
     answers = [Answer("a", [Place(one, "0.9"), Place(two, "0.8")]), Answer("b", [Place(one, "0.7")])]
     told: list[tuple[int, int]] = []
     text = sheet("t", "s", [Group("all", answers)], progress=lambda done, total: told.append((done, total)))
@@ -42,23 +42,23 @@ def test_each_thumbnail_is_stored_once_and_is_a_small_jpeg(tmp_path) -> None:
 
 
 def test_right_wrong_and_unknown_places_are_marked(tmp_path) -> None:
-    picture = save_picture(tmp_path / "p.png")
-    places = [Place(picture, "x", right) for right in (True, False, None)]
-    tags = Reader(sheet("t", "s", [Group("all", [Answer("q", places, own=Place(picture, "described"))])])).tags
+    image = save_image(tmp_path / "p.png")
+    places = [Place(image, "x", right) for right in (True, False, None)]
+    tags = Reader(sheet("t", "s", [Group("all", [Answer("q", places, own=Place(image, "described"))])])).tags
     assert [attrs["class"] for tag, attrs in tags if tag == "figure"] == ["own", "yes", "no", ""]
 
 
 def test_everything_from_data_is_escaped(tmp_path) -> None:
     evil = "<script>alert('&\"')</script>"
-    picture = save_picture(tmp_path / '"><b>.png')
-    text = sheet(evil, evil, [Group(evil, [Answer(evil, [Place(picture, evil)], note=evil)])])
+    image = save_image(tmp_path / '"><b>.png')
+    text = sheet(evil, evil, [Group(evil, [Answer(evil, [Place(image, evil)], note=evil)])])
     read = Reader(text)
     assert not {"script", "b", "link", "img"} & {tag for tag, _ in read.tags}
     assert "".join(read.words).count(evil) == 7
     assert not re.search(r"https?://|src=|@import", text)
 
 
-def test_a_picture_that_cannot_be_read_stays_a_grey_box(tmp_path) -> None:
+def test_an_image_that_cannot_be_read_stays_a_grey_box(tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     text = sheet("t", "s", [Group("all", [Answer("q", [Place(tmp_path / "broken.png", "0.1")])])])
     assert "base64" not in text

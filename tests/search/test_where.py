@@ -45,7 +45,7 @@ NOTHING: dict[str, Any] = dict.fromkeys(ROW)
         "  person==12  ",
     ],
 )
-def test_a_picture_that_fits_is_kept(text: str) -> None:
+def test_an_image_that_fits_is_kept(text: str) -> None:
     assert parse(text)(ROW)
 
 
@@ -62,7 +62,7 @@ def test_a_picture_that_fits_is_kept(text: str) -> None:
         '(camera == "c1" or camera == "c2") and split == "train"',
     ],
 )
-def test_a_picture_that_does_not_fit_is_left_out(text: str) -> None:
+def test_an_image_that_does_not_fit_is_left_out(text: str) -> None:
     assert not parse(text)(ROW)
 
 

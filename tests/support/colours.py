@@ -1,4 +1,4 @@
-"""Persons of two colours on small pictures: what a tiny model from scratch learns in seconds.
+"""Persons of two colours on small images: what a tiny model from scratch learns in seconds.
 
 A person is a shirt colour over a trousers colour; persons of val and test wear colours that training has seen
 in other pairs. In CUHK-PEDES' layout, under the name of the synthetic set.
@@ -25,13 +25,13 @@ COLOURS = {
 }
 SKIN = (220, 180, 150)
 SIZE = (32, 16)
-"""Height and width of a picture."""
+"""Height and width of an image."""
 PERSONS = (40, 12, 12)
 """To train on, in val, in test."""
 
 
 def draw(top: str, low: str, rng: np.random.Generator) -> Image.Image:
-    """One picture: a head, a shirt and trousers before a plain wall, in changing light."""
+    """One image: a head, a shirt and trousers before a plain wall, in changing light."""
     pixels = np.empty((*SIZE, 3))
     pixels[:] = rng.integers(60, 200, 3)
     left = rng.integers(2, 5)
@@ -42,8 +42,8 @@ def draw(top: str, low: str, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def write_colours(root: Path, persons: tuple[int, int, int] = PERSONS, pictures: int = 4) -> Path:
-    """The set below root/synthetic, each picture with two captions. Returns the root."""
+def write_colours(root: Path, persons: tuple[int, int, int] = PERSONS, images: int = 4) -> Path:
+    """The set below root/synthetic, each image with two captions. Returns the root."""
     rng = np.random.default_rng(0)
     pairs = rng.permutation(list(itertools.product(COLOURS, COLOURS))).tolist()
     splits = [name for name, count in zip(("train", "val", "test"), persons, strict=True) for _ in range(count)]
@@ -54,7 +54,7 @@ def write_colours(root: Path, persons: tuple[int, int, int] = PERSONS, pictures:
             f"A person in a {top} shirt and {low} trousers.",
             f"Someone wears {low} trousers and a {top} shirt.",
         ]
-        for number in range(pictures):
+        for number in range(images):
             path = f"cam_a/{person:03}_{number}.png"
             draw(top, low, rng).save(folder / "imgs" / path)
             records.append({"split": split, "id": person, "file_path": path, "captions": captions})

@@ -17,7 +17,7 @@ from tbps_cli.nn.sizes import Tower
 from tbps_cli.types import Batch, Task
 from tbps_cli.weights.foreign import OfficialFiles
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = Tower(width=64, layers=1, patch=16, embed=32, text_width=64, text_layers=1, context=12, vocabulary=60)
 TASK = Task((48, 32), 5)
 SMALL: dict[str, Any] = {"moe_layers": 2, "moe_heads": 4, "reduction": 4, "cross_layers": 1}
@@ -61,7 +61,7 @@ def batch(rows: int = 6) -> Batch:
 
 
 def embeddings(method: Method, data: Batch) -> Tensor:
-    """[B, 2E]: picture and caption side by side."""
+    """[B, 2E]: image and caption side by side."""
     with torch.no_grad():
         image, text = method.encode_images(data.images["image"]), method.encode_texts(data.tokens["text"])
     return torch.cat([image, text], 1)

@@ -36,7 +36,7 @@ PROCESSES.set_forkserver_preload(
 EXPERTS = "moe_layers = 1\nmoe_heads = 2\nreduction = 4\ncross_layers = 1\nidentity = 1.0\nmasked = 1.0"
 WORDS = 'word_weights = "random"\nword_width = 6\ngru_input = 6\nhidden = 4\nembed = 8\nqueue = 24\ntemperature = 0.5'
 METHODS: dict[str, tuple[str, list[str]]] = {
-    # the state of a gradient scaler, steps of two halves of a batch, pictures read ahead by another process
+    # the state of a gradient scaler, steps of two halves of a batch, images read ahead by another process
     "clip": ("learn_temperature = true", ["train.precision=fp16", "train.accumulate=2", "train.workers=1"]),
     "comoe": (EXPERTS, []),
     "cskt": ("n_ctx = 2\ndepth = 1\nreduction = 4\nitc = 1.0\nidentity = 1.0", ["optim.kind=adamw"]),

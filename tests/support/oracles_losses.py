@@ -40,15 +40,15 @@ def divergence(score: Matrix, target: Matrix, epsilon: float = 1e-8) -> float:
 
 
 def sdm(
-    image: Matrix, text: Matrix, person: Sequence[int], temperature: float, picture: Sequence[int] | None = None
+    image: Matrix, text: Matrix, person: Sequence[int], temperature: float, number: Sequence[int] | None = None
 ) -> float:
     size = range(len(person))
     match = [[0.0 for _ in size] for _ in size]
     for i in size:
         for j in size:
             if person[i] == person[j]:
-                match[i][j] = 1.0 if picture is None or picture[i] == picture[j] else 0.3
-            elif picture is not None and picture[i] == picture[j]:
+                match[i][j] = 1.0 if number is None or number[i] == number[j] else 0.3
+            elif number is not None and number[i] == number[j]:
                 match[i][j] = 0.7
     target = [[match[i][j] / sum(match[j]) for j in size] for i in size]
     score = products(unit(text), unit(image), 1 / temperature)

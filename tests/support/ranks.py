@@ -46,7 +46,7 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 """What differs from a method's defaults: small sizes, and losses that its published recipe leaves out."""
 STEEP = {"textreid": 1e-4}
-"""Rates of methods that amplify rounding in a few larger steps (pictures changed by 1e-7 show the same)."""
+"""Rates of methods that amplify rounding in a few larger steps (images changed by 1e-7 show the same)."""
 ROWS = (12, 11, 12)
 """Pairs of the steps: shared evenly and unevenly."""
 

@@ -16,13 +16,13 @@ from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.weights.files import read_safetensors
 
-GOLDEN = Path(__file__).parent / "golden" / "irra"
+GOLDEN = Path(__file__).parents[1] / "golden" / "irra"
 HALF = "attn.", "mlp.", "proj", "conv1", "classifier", "cross_attn", "dense", "fc."
 """Parts of names that the papers' code keeps in half precision."""
 
 
 def tiny_recipe(name: str = "tiny", **method: object) -> Recipe:
-    """Plain CLIP with towers of 32, over the real vocabulary, pictures of 32 x 16."""
+    """Plain CLIP with towers of 32, over the real vocabulary, images of 32 x 16."""
     tower = {"width": 32, "layers": 1, "patch": 8, "embed": 16, "text_width": 32, "text_layers": 1}
     values: dict[str, object] = {
         "name": name,

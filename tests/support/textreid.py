@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from support.sets import save_picture
+from support.sets import save_image
 from torch import Tensor
 
-GOLDEN = Path(__file__).parent / "golden" / "textreid"
+GOLDEN = Path(__file__).parents[1] / "golden" / "textreid"
 SETS = ["method.pool_heads=4"]
 """What no file says: the tiny attention pool has 4 heads where its width would have 2."""
 YAML = """MODEL:
@@ -55,7 +55,7 @@ def words(count: int = 60) -> list[str]:
 
 
 def data_folder(root: Path, vocabulary: list[str] | None = None, *, with_table: bool = True) -> Path:
-    """ROOT/cuhkpedes as the released code reads it: 2 captions a picture, 2 pictures a person, ids from 0."""
+    """ROOT/cuhkpedes as the released code reads it: 2 captions an image, 2 images a person, ids from 0."""
     vocabulary = vocabulary or words()
     folder, image, entry = root / "cuhkpedes", 0, 0
     for split, persons in (("train", (0, 1, 2, 3)), ("val", (4, 5)), ("test", (6, 7, 8))):
@@ -64,7 +64,7 @@ def data_folder(root: Path, vocabulary: list[str] | None = None, *, with_table: 
             for view in range(2):
                 image += 1
                 path = f"cam_a/{person:03}_{view}.png"
-                save_picture(folder / "imgs" / path, image)
+                save_image(folder / "imgs" / path, image)
                 for _ in range(2):
                     ids = [1 + (entry + step) % len(vocabulary) for step in range(4)]
                     ids += [1 + (2 * entry + step) % len(vocabulary) for step in range(person % 3)]

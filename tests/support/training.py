@@ -47,7 +47,7 @@ eval_batch = 16
 
 
 def write_data(root):
-    """12 training persons with two pictures and four captions each (48 pairs: 4 steps), 3 in val and test."""
+    """12 training persons with two images and four captions each (48 pairs: 4 steps), 3 in val and test."""
     return write_set(root / "CUHK-PEDES", cuhk_records(persons=(12, 3, 3)))
 
 
@@ -58,7 +58,7 @@ def tiny_recipe(folder, method="clip", more="", sets=()):
 
 
 def make_batch(rows=6, seed=0):
-    """Pairs of noise: pictures of 16 x 8, captions of four words, one of them masked."""
+    """Pairs of noise: images of 16 x 8, captions of four words, one of them masked."""
     draw = torch.Generator().manual_seed(seed)
     tokens = torch.zeros(rows, 77, dtype=torch.int64)
     tokens[:, 0], tokens[:, 1:5], tokens[:, 5] = 49406, torch.randint(1, 900, (rows, 4), generator=draw), 49407

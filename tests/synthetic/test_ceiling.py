@@ -12,7 +12,7 @@ from tbps_cli.data.layouts import ceiling, open_dataset
 
 def drawn_records():
     """Two test persons; one is named wholly, the other as the first one's twin."""
-    records = cuhk_records(persons=(1, 1, 2), pictures=1)
+    records = cuhk_records(persons=(1, 1, 2), images=1)
     clothes = {3: ["red coat", "black bag"], 4: ["red coat", "white hat"]}
     for record in records:
         record["attributes"] = clothes.get(record["id"], ["blue coat"])
@@ -29,10 +29,10 @@ def test_a_twin_halves_the_chance_at_rank_one(tmp_path) -> None:
     assert found["R5"] == pytest.approx(100)
 
 
-def test_pictures_that_were_left_out_do_not_count(tmp_path) -> None:
+def test_images_that_were_left_out_do_not_count(tmp_path) -> None:
     write_set(tmp_path / "synthetic", drawn_records())
     dataset = open_dataset("synthetic", tmp_path)
-    dataset.pictures = [picture for picture in dataset.pictures if picture.person != 4]
+    dataset.images = [image for image in dataset.images if image.person != 4]
     assert (ceiling(dataset, "test") or {})["R1"] == pytest.approx(100)
 
 

@@ -49,7 +49,7 @@ def _everyone(identities: int, seed: int) -> tuple[list[Person], list[str]]:
 
 
 def _spoken(identities: int, seed: int) -> list[Record]:
-    """The records of the test split without its pictures: who, how they stand, what is said."""
+    """The records of the test split without its images: who, how they stand, what is said."""
     persons, splits = _everyone(identities, seed)
     found = []
     for number, (person, split) in enumerate(zip(persons, splits, strict=True)):
@@ -67,7 +67,7 @@ def test_same_seed_gives_the_same_bytes_with_two_processes(drawn: Path, tmp_path
     assert _bytes(tmp_path / "again") == _bytes(drawn)
 
 
-def test_another_seed_gives_other_pictures_and_captions(tmp_path: Path, drawn: Path) -> None:
+def test_another_seed_gives_other_images_and_captions(tmp_path: Path, drawn: Path) -> None:
     build(tmp_path / "other", identities=4, seed=4, workers=1)
     other, first = _bytes(tmp_path / "other"), _bytes(drawn)
     assert other["reid_raw.json"] != first["reid_raw.json"]
@@ -99,7 +99,7 @@ def test_captions_are_sentences_that_name_at_least_three_attributes(records: lis
             assert len(named) >= 3
 
 
-def test_captions_name_only_what_the_picture_shows(records: list[Record]) -> None:
+def test_captions_name_only_what_the_image_shows(records: list[Record]) -> None:
     for record in records:
         assert set(record["visible"]) <= set(record["attributes"])
         assert all(set(named) <= set(record["visible"]) for named in record["named"])
@@ -114,12 +114,12 @@ def test_every_colour_in_a_caption_is_a_named_attribute(records: list[Record]) -
             assert said <= known, f"{caption!r} says {said - known}, which is not in {named}"
 
 
-def test_pictures_are_rgb_crops_of_the_promised_sizes(records: list[Record], drawn: Path) -> None:
+def test_images_are_rgb_crops_of_the_promised_sizes(records: list[Record], drawn: Path) -> None:
     sizes = set()
     for record in records:
-        with Image.open(drawn / "imgs" / record["file_path"]) as picture:
-            assert (picture.format, picture.mode) == ("JPEG", "RGB")
-            sizes.add(picture.size)
+        with Image.open(drawn / "imgs" / record["file_path"]) as image:
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+            sizes.add(image.size)
     assert all(LOWEST[0] <= w <= TALLEST[0] and LOWEST[1] <= h <= TALLEST[1] for w, h in sizes)
     assert len(sizes) > len(records) // 2
 
@@ -136,9 +136,9 @@ def test_the_colour_of_clothes_can_be_read_from_the_pixels() -> None:
     for colour in ("red", "blue", "green"):
         dyed = Person(**{**vars(person), "upper": "hoodie", "upper_colour": colour, "pattern": "plain", "bag": None})
         shot = studio.take(dyed, CAMERAS[0], np.random.default_rng(1))
-        picture = np.asarray(Image.open(io.BytesIO(shot.jpeg)), np.float64)
-        high, wide = picture.shape[:2]
-        means[colour] = picture[int(high * 0.25) : int(high * 0.4), int(wide * 0.4) : int(wide * 0.6)].mean((0, 1))
+        image = np.asarray(Image.open(io.BytesIO(shot.jpeg)), np.float64)
+        high, wide = image.shape[:2]
+        means[colour] = image[int(high * 0.25) : int(high * 0.4), int(wide * 0.4) : int(wide * 0.6)].mean((0, 1))
     assert [int(means[colour].argmax()) for colour in ("red", "green", "blue")] == [0, 1, 2]
 
 
@@ -180,14 +180,14 @@ def test_near_twins_leave_a_ceiling_between_75_and_93_percent(seed: int) -> None
     assert 75 <= scores["mAP"] <= 96
 
 
-def test_ceiling_is_the_mean_over_all_orders_of_tied_pictures() -> None:
+def test_ceiling_is_the_mean_over_all_orders_of_tied_images() -> None:
     def record(person: int, *attributes: str) -> Record:
         return {"split": "test", "id": person, "attributes": list(attributes), "named": []}
 
     gallery = [record(1, "a", "b"), record(1, "a", "b"), record(2, "a", "b"), record(3, "a")]
     gallery[0]["named"] = [["a", "b"]]
     scores = ceiling(gallery)
-    # three pictures tie at the top, two of them right: orders RRW, RWR, WRR
+    # three images tie at the top, two of them right: orders RRW, RWR, WRR
     assert scores["R1"] == pytest.approx(200 / 3)
     assert scores["R5"] == scores["R10"] == 100
     assert scores["mAP"] == pytest.approx(100 * (1 + (1 + 2 / 3) / 2 + (1 / 2 + 2 / 3) / 2) / 3)

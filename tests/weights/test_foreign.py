@@ -46,5 +46,5 @@ def test_losses_are_those_of_the_options_else_the_published():
         (None, None),
     ],
 )
-def test_a_picture_size_is_two_whole_numbers_above_0(value, size):
+def test_an_image_size_is_two_whole_numbers_above_0(value, size):
     assert pair_of_sides(value) == files(img_size=value).image_size() == size

@@ -31,7 +31,7 @@ def open_dataset(name: str, data_root: Path, *, exclude: Path | None = None) -> 
 
     name: cuhk-pedes, icfg-pedes, rstpreid, synthetic (any spelling), or a path to one's own.
     data_root: the folder that data sets lie in, or the data set's folder itself.
-    exclude: a list of pictures and captions to leave out, as the audit writes it.
+    exclude: a list of images and captions to leave out, as the audit writes it.
     Raises DataError when it is not there or broken.
     """
     from tbps_cli.data import recognise

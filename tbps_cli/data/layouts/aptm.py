@@ -1,7 +1,7 @@
 """APTM's annotation (Yang et al., ACM MM 2023): data/finetune/{cuhk,icfg,rstp}_{train,val,test}.json.
 
-Train has one record per caption, whose `caption` is a sentence; val and test have one per picture, with a
-list. `image_id` is the identity. Captions of one picture need not stand together.
+Train has one record per caption, whose `caption` is a sentence; val and test have one per image, with a
+list. `image_id` is the identity. Captions of one image need not stand together.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from pathlib import Path
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.records import Builder
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
-from tbps_cli.data.types import Caption, Picture
+from tbps_cli.data.types import Caption, ImageRecord
 
 PREFIXES = {"cuhk-pedes": "cuhk", "icfg-pedes": "icfg", "rstpreid": "rstp"}
 
 
 def add(builder: Builder, split: str, path: Path) -> None:
-    """Records of `image`, `caption` and `image_id`; a picture named again gains captions."""
+    """Records of `image`, `caption` and `image_id`; an image named again gains captions."""
     for number, record in enumerate(records.read_records(path), start=1):
         where = records.as_path(records.required(record, "image", number, path), number, path)
         person = records.as_person(records.required(record, "image_id", number, path), number, path)
         texts = records.as_captions(records.required(record, "caption", number, path), number, path)
         index = builder.known(split, where)
         if index is None:
-            index = builder.picture(Picture(where, person, split))
+            index = builder.image(ImageRecord(where, person, split))
         builder.captions += [Caption(text, index) for text in texts]
 
 

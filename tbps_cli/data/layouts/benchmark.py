@@ -1,6 +1,6 @@
-"""The shape that the three official annotations share: one list, one record per picture.
+"""The shape that the three official annotations share: one list, one record per image.
 
-They differ in the names of the file and of the picture's key, in the counts and in whom to ask; those
+They differ in the names of the file and of the image's key, in the counts and in whom to ask; those
 facts stand in one file per data set. Back-translated captions of TBPS-CLIP's files are taken along
 when such a file lies beside the official one.
 """
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.records import Builder
-from tbps_cli.data.types import Caption, Dataset, Picture
+from tbps_cli.data.types import Caption, Dataset, ImageRecord
 from tbps_cli.errors import DataError
 
 Counts = dict[str, tuple[int, int, int]]
-"""Split -> (identities, pictures, captions)."""
+"""Split -> (identities, images, captions)."""
 About = Callable[[str], tuple[str | None, str | None]]
-"""What a picture's path says: (camera, time)."""
+"""What an image's path says: (camera, time)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layout:
     """Below the data root."""
     annotations: tuple[str, ...]
     """Names of the annotation file; the first is the official one."""
-    picture_key: str
+    image_key: str
     counts: Counts
     access: str
     """Whom to ask, what to sign, what arrives: several lines."""
@@ -57,21 +57,21 @@ class Layout:
 
 
 def read_file(layout: Layout, path: Path) -> Dataset:
-    """The records of one official annotation file; pictures lie in imgs/ beside it."""
+    """The records of one official annotation file; images lie in imgs/ beside it."""
     builder = Builder(layout.name, path)
     for number, record in enumerate(records.read_records(path), start=1):
-        key = layout.picture_key if layout.picture_key in record else _other_key(layout.picture_key, record)
+        key = layout.image_key if layout.image_key in record else _other_key(layout.image_key, record)
         where = records.as_path(records.required(record, key, number, path), number, path)
         person = records.as_person(records.required(record, "id", number, path), number, path)
         split = records.as_split(records.required(record, "split", number, path), number, path)
         texts = records.as_captions(records.required(record, "captions", number, path), number, path)
         backs = record.get("captions_bt")
         camera, time = layout.about(where)
-        index = builder.picture(Picture(where, person, split, camera, time))
+        index = builder.image(ImageRecord(where, person, split, camera, time))
         builder.captions += captions_of(texts, index, backs, number, path)
-    if not builder.pictures:
+    if not builder.images:
         raise DataError(f"{path} holds no records.", "It may be cut short: fetch it again.")
-    root = records.picture_root(path.parent, (picture.path for picture in builder.pictures), up=0)
+    root = records.image_root(path.parent, (image.path for image in builder.images), up=0)
     dataset = builder.finish(root)
     attach_back_translations(dataset, path.parent)
     return dataset
@@ -83,17 +83,17 @@ def _other_key(key: str, record: records.Record) -> str:
     return other if other in record else key
 
 
-def captions_of(texts: list[str], picture: int, backs: object, number: int, path: Path) -> list[Caption]:
-    """The captions of one picture, paired with back-translations when the record has as many."""
+def captions_of(texts: list[str], image: int, backs: object, number: int, path: Path) -> list[Caption]:
+    """The captions of one image, paired with back-translations when the record has as many."""
     if backs is None:
-        return [Caption(text, picture) for text in texts]
+        return [Caption(text, image) for text in texts]
     others = records.as_captions(backs, number, path)
     if len(others) != len(texts):
         raise DataError(
             f"{path}: record {number} has {len(texts)} captions but {len(others)} back-translations.",
             "captions_bt must be as long as captions (an empty sentence stands for none).",
         )
-    return [Caption(text, picture, back or None) for text, back in zip(texts, others, strict=True)]
+    return [Caption(text, image, back or None) for text, back in zip(texts, others, strict=True)]
 
 
 def attach_back_translations(dataset: Dataset, folder: Path) -> None:
@@ -110,7 +110,7 @@ def attach_back_translations(dataset: Dataset, folder: Path) -> None:
         backs |= {(where, text): back for text, back in zip(texts, others, strict=False) if back}
     found = 0
     for place, caption in enumerate(dataset.captions):
-        back = backs.get((dataset.pictures[caption.picture].path, caption.text))
+        back = backs.get((dataset.images[caption.image].path, caption.text))
         if back:
             dataset.captions[place] = replace(caption, back_translation=back)
             found += 1
@@ -123,7 +123,7 @@ def missing_annotation(layout: Layout, folder: Path) -> DataError:
     hint = f"It belongs beside imgs/. Type: tbps prepare-data {layout.name} (it says whom to ask and what to expect)."
     if (folder / "caption_all.json").is_file():
         hint = (
-            "The archive of pictures holds only caption_all.json, which has no splits: reid_raw.json is a "
+            "The archive of images holds only caption_all.json, which has no splits: reid_raw.json is a "
             f"separate download from the data set's page. Put it into {folder}."
         )
     try:

@@ -1,7 +1,7 @@
-"""A plain folder of one's own pictures, each with a text file of the same name beside it.
+"""A plain folder of one's own images, each with a text file of the same name beside it.
 
-FOLDER/[train|val|test/][PERSON/]picture.jpg + picture.txt, one caption a line. A sub-folder is a person;
-pictures that lie in no sub-folder are each their own person. Without split folders persons are dealt out
+FOLDER/[train|val|test/][PERSON/]image.jpg + image.txt, one caption a line. A sub-folder is a person;
+images that lie in no sub-folder are each their own person. Without split folders persons are dealt out
 as in `pairs`.
 """
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.pairs import deal_splits
 from tbps_cli.data.layouts.records import SPLIT_NAMES, Builder
-from tbps_cli.data.types import Caption, Dataset, Picture
+from tbps_cli.data.types import Caption, Dataset, ImageRecord
 from tbps_cli.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
-def find_pictures(folder: Path) -> Iterator[Path]:
-    """Every picture file below a folder, in sorted order; hidden files and folders are skipped."""
+def find_images(folder: Path) -> Iterator[Path]:
+    """Every image file below a folder, in sorted order; hidden files and folders are skipped."""
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -31,45 +31,45 @@ def find_pictures(folder: Path) -> Iterator[Path]:
 
 
 def fits(folder: Path) -> bool:
-    """Whether any picture has its caption beside it."""
-    return any(path.with_suffix(".txt").is_file() for path in find_pictures(folder))
+    """Whether any image has its caption beside it."""
+    return any(path.with_suffix(".txt").is_file() for path in find_images(folder))
 
 
 def read(folder: Path) -> Dataset:
-    """The data set of a plain folder. Raises DataError when it has no pictures or no captions."""
+    """The data set of a plain folder. Raises DataError when it has no images or no captions."""
     builder = Builder(folder.absolute().name, folder)
     splits: set[bool] = set()
-    for path in find_pictures(folder):
+    for path in find_images(folder):
         parts = path.relative_to(folder).parts
         split = SPLIT_NAMES.get(parts[0].lower()) if len(parts) > 1 else None
         splits.add(split is not None)
         within = parts[1:] if split else parts
         where = "/".join(parts)
         person = records.as_person(within[0] if len(within) > 1 else where, 0, folder)
-        index = builder.picture(Picture(where, person, split or ""))
+        index = builder.image(ImageRecord(where, person, split or ""))
         text = path.with_suffix(".txt")
         lines = records.read_text(text).splitlines() if text.is_file() else []
         builder.captions += [Caption(line.strip(), index) for line in lines if line.strip()]
     _check(builder, folder, splits)
     if splits == {False}:
-        dealt = deal_splits(picture.person for picture in builder.pictures)
-        builder.pictures = [replace(picture, split=dealt[picture.person]) for picture in builder.pictures]
+        dealt = deal_splits(image.person for image in builder.images)
+        builder.images = [replace(image, split=dealt[image.person]) for image in builder.images]
         builder.notes.append("no split folders: persons are dealt out 80/10/10 into train, val and test by their names")
     return builder.finish(folder)
 
 
 def _check(builder: Builder, folder: Path, splits: set[bool]) -> None:
-    if not builder.pictures:
-        raise DataError(f"{folder} holds no pictures.", f"Pictures end in {' '.join(SUFFIXES)}.")
+    if not builder.images:
+        raise DataError(f"{folder} holds no images.", f"Images end in {' '.join(SUFFIXES)}.")
     if not builder.captions:
         raise DataError(
-            f"{folder} has {len(builder.pictures):,} pictures but no captions.",
-            "Put a text file of the same name beside each picture (one caption a line), or a JSONL or CSV file "
+            f"{folder} has {len(builder.images):,} images but no captions.",
+            "Put a text file of the same name beside each image (one caption a line), or a JSONL or CSV file "
             "with image and caption. To search a folder without captions: tbps index FOLDER.",
         )
     if len(splits) > 1:
-        bare = next(picture.path for picture in builder.pictures if not picture.split)
+        bare = next(image.path for image in builder.images if not image.split)
         raise DataError(
-            f"{folder}: some pictures lie in train, val or test and others do not (first: {bare}).",
+            f"{folder}: some images lie in train, val or test and others do not (first: {bare}).",
             "Move all of them into split folders, or none.",
         )

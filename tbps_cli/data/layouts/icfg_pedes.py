@@ -1,4 +1,4 @@
-"""ICFG-PEDES (Ding et al., arXiv 2107.12666): MSMT17 pictures with one fine-grained caption each; no val split.
+"""ICFG-PEDES (Ding et al., arXiv 2107.12666): MSMT17 images with one fine-grained caption each; no val split.
 
 The folders train and test below imgs come from MSMT17 and do not decide the split: the record does.
 The published readers open ICFG-PEDES.json while their documentation writes ICFG_PEDES.json.
@@ -25,13 +25,13 @@ LAYOUT = Layout(
     aliases=("icfg", "icfgpedes"),
     folder="ICFG-PEDES",
     annotations=("ICFG-PEDES.json", "ICFG_PEDES.json"),
-    picture_key="file_path",
+    image_key="file_path",
     counts={"train": (3_102, 34_674, 34_674), "test": (1_000, 19_848, 19_848)},
     access="""\
 Whom to ask: the authors of "Semantically Self-Aligned Network for Text-to-Image Part-aware Person
   Re-identification" (SSAN), by e-mail from your university address (the project page zifyloo/SSAN on GitHub
   names chxding at scut.edu.cn).
-What you agree to: research use only; no redistribution. The pictures come from MSMT17, whose release
+What you agree to: research use only; no redistribution. The images come from MSMT17, whose release
   agreement also binds you: sign that one too.
 What arrives: an archive with imgs/ and ICFG-PEDES.json (sometimes spelled ICFG_PEDES.json).""",
     tree="""\

@@ -1,6 +1,6 @@
 """One's own image-caption pairs as JSONL or CSV: image, caption, and perhaps person, camera, time, split.
 
-Lines about the same image add captions to it. Without persons each picture is its own person; without
+Lines about the same image add captions to it. Without persons each image is its own person; without
 splits the persons are dealt out 80/10/10, the same way on every machine (`deal_splits`).
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.records import Builder, Record
-from tbps_cli.data.types import Caption, Dataset, Person, Picture
+from tbps_cli.data.types import Caption, Dataset, ImageRecord, Person
 from tbps_cli.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
@@ -32,15 +32,15 @@ UNDECIDED = ""
 
 
 def read(path: Path) -> Dataset:
-    """The data set of one file; pictures lie beside it, or in imgs/ or images/ beside it."""
+    """The data set of one file; images lie beside it, or in imgs/ or images/ beside it."""
     rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
     builder = Builder(path.parent.name if path.stem in ("pairs", "captions", "data") else path.stem, path)
     for number, row in rows:
         _add(builder, row, number, path)
-    if not builder.pictures:
+    if not builder.images:
         raise DataError(f"{path} holds no pairs.", "Each line needs an image and a caption.")
     _decide_splits(builder, path)
-    root = records.picture_root(path.parent, (picture.path for picture in builder.pictures), up=0)
+    root = records.image_root(path.parent, (image.path for image in builder.images), up=0)
     return builder.finish(root)
 
 
@@ -87,41 +87,40 @@ def _add(builder: Builder, row: Record, number: int, path: Path) -> None:
     person = _value(row, "person")
     split = _value(row, "split")
     camera, time = (None if value is None else str(value) for value in (_value(row, "camera"), _value(row, "time")))
-    picture = Picture(
+    image = ImageRecord(
         where,
         where if person is None else records.as_person(person, number, path),
         UNDECIDED if split is None else records.as_split(split, number, path),
         camera,
         time,
     )
-    builder.captions += [Caption(text, _place(builder, picture, number, path)) for text in texts]
+    builder.captions += [Caption(text, _place(builder, image, number, path)) for text in texts]
 
 
-def _place(builder: Builder, picture: Picture, number: int, path: Path) -> int:
-    """The number of the picture, new or known; a known one must be described alike."""
-    known = builder.known(picture.split, picture.path)
+def _place(builder: Builder, image: ImageRecord, number: int, path: Path) -> int:
+    """The number of the image, new or known; a known one must be described alike."""
+    known = builder.known(image.split, image.path)
     if known is None:
-        return builder.picture(picture)
-    if builder.pictures[known].person != picture.person:
+        return builder.image(image)
+    if builder.images[known].person != image.person:
         raise DataError(
-            f"{path}: record {number} gives {picture.path} to person {picture.person}, "
-            f"an earlier one to {builder.pictures[known].person}."
+            f"{path}: record {number} gives {image.path} to person {image.person}, "
+            f"an earlier one to {builder.images[known].person}."
         )
     return known
 
 
 def _decide_splits(builder: Builder, path: Path) -> None:
-    undecided = [picture for picture in builder.pictures if picture.split == UNDECIDED]
+    undecided = [image for image in builder.images if image.split == UNDECIDED]
     if not undecided:
         return
-    if len(undecided) != len(builder.pictures):
+    if len(undecided) != len(builder.images):
         raise DataError(
-            f"{path}: {len(undecided):,} of {len(builder.pictures):,} pictures have no split (first: "
-            f"{undecided[0].path}).",
+            f"{path}: {len(undecided):,} of {len(builder.images):,} images have no split (first: {undecided[0].path}).",
             "State it for all of them, or for none.",
         )
-    of_person = deal_splits(picture.person for picture in undecided)
-    builder.pictures = [replace(picture, split=of_person[picture.person]) for picture in builder.pictures]
+    of_person = deal_splits(image.person for image in undecided)
+    builder.images = [replace(image, split=of_person[image.person]) for image in builder.images]
     builder.notes.append("no split is stated: persons are dealt out 80/10/10 into train, val and test by their names")
 
 

@@ -1,7 +1,7 @@
 """What every reader of an annotation shares: careful reading of files, records and their fields.
 
 Annotation files come from strangers, mail attachments and converters. Each check names the file and
-the record (counted from 1), and a path from a file never leads out of the picture folder. What is odd
+the record (counted from 1), and a path from a file never leads out of the image folder. What is odd
 but usable (records without captions, repeated paths) becomes a note of the data set.
 """
 
@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from tbps_cli.data.types import SPLITS, Caption, Dataset, Person, Picture
+from tbps_cli.data.types import SPLITS, Caption, Dataset, ImageRecord, Person
 from tbps_cli.errors import DataError
 
 Record = Mapping[str, object]
-PICTURE_FOLDERS = ("imgs", "images", "img")
+IMAGE_FOLDERS = ("imgs", "images", "img")
 SPLIT_NAMES = {"train": "train", "val": "val", "test": "test", "valid": "val", "validation": "val", "query": "test"}
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
@@ -54,7 +54,7 @@ def read_records(path: Path) -> list[Record]:
     content = parse_json(read_text(path), str(path))
     if not isinstance(content, list):
         kind = "an object" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise DataError(f"{path} holds {kind} where a list of records was expected.", "One record per picture.")
+        raise DataError(f"{path} holds {kind} where a list of records was expected.", "One record per image.")
     return checked_records(content, path)
 
 
@@ -109,14 +109,14 @@ def as_captions(value: object, number: int, path: Path) -> list[str]:
 
 
 def as_path(value: object, number: int, path: Path) -> str:
-    """A picture's path below the picture folder, with forward slashes. Nothing may lead out of it."""
+    """An image's path below the image folder, with forward slashes. Nothing may lead out of it."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise DataError(f"{path}: record {number} has the picture path {_shown(value)}.")
+        raise DataError(f"{path}: record {number} has the image path {_shown(value)}.")
     text = value.strip().replace("\\", "/")
     if text.startswith("/") or _DRIVE.match(text) or ".." in text.split("/"):
         raise DataError(
-            f"{path}: record {number} points outside the picture folder: {_shown(value)}.",
-            "Paths must be relative to the picture folder and hold no '..'.",
+            f"{path}: record {number} points outside the image folder: {_shown(value)}.",
+            "Paths must be relative to the image folder and hold no '..'.",
         )
     return str(PurePosixPath(text))
 
@@ -132,51 +132,51 @@ class Builder:
     def __init__(self, name: str, source: Path) -> None:
         self.name = name
         self.source = source
-        self.pictures: list[Picture] = []
+        self.images: list[ImageRecord] = []
         self.captions: list[Caption] = []
         self.notes: list[str] = []
         self._seen: dict[tuple[str, str], int] = {}
         self._repeated: list[str] = []
 
-    def picture(self, picture: Picture) -> int:
-        """Add a picture; returns its number."""
-        key = picture.split, picture.path
+    def image(self, image: ImageRecord) -> int:
+        """Add an image; returns its number."""
+        key = image.split, image.path
         if key in self._seen:
-            self._repeated.append(picture.path)
-        self._seen.setdefault(key, len(self.pictures))
-        self.pictures.append(picture)
-        return len(self.pictures) - 1
+            self._repeated.append(image.path)
+        self._seen.setdefault(key, len(self.images))
+        self.images.append(image)
+        return len(self.images) - 1
 
     def known(self, split: str, path: str) -> int | None:
-        """The number of a picture that this split already has, for files with a record per caption."""
+        """The number of an image that this split already has, for files with a record per caption."""
         return self._seen.get((split, path))
 
     def finish(self, root: Path) -> Dataset:
         """The data set, with notes on records without captions, blank captions and repeated paths."""
-        described = {caption.picture for caption in self.captions}
-        bare = [picture.path for number, picture in enumerate(self.pictures) if number not in described]
-        blank = [self.pictures[caption.picture].path for caption in self.captions if not caption.text.strip()]
-        self._note(bare, "pictures have no caption")
+        described = {caption.image for caption in self.captions}
+        bare = [image.path for number, image in enumerate(self.images) if number not in described]
+        blank = [self.images[caption.image].path for caption in self.captions if not caption.text.strip()]
+        self._note(bare, "images have no caption")
         self._note(blank, "captions are empty")
-        self._note(self._repeated, "records repeat a picture path")
-        return Dataset(self.name, root, self.pictures, self.captions, self.notes, self.source)
+        self._note(self._repeated, "records repeat an image path")
+        return Dataset(self.name, root, self.images, self.captions, self.notes, self.source)
 
     def _note(self, paths: list[str], what: str) -> None:
         if paths:
             self.notes.append(f"{len(paths):,} {what} (first: {paths[0]})")
 
 
-def picture_root(folder: Path, pictures: Iterable[str], *, up: int = 2) -> Path:
-    """The folder that picture paths are relative to: the first under which an example exists.
+def image_root(folder: Path, images: Iterable[str], *, up: int = 2) -> Path:
+    """The folder that image paths are relative to: the first under which an example exists.
 
     Looks in `folder`, its imgs/ and images/, and the same in up to `up` folders above. When no example
     exists anywhere it is `folder`/imgs or the folder itself: the later check then says what is missing.
     """
-    examples = [path for path, _ in zip(pictures, range(5), strict=False)]
+    examples = [path for path, _ in zip(images, range(5), strict=False)]
     bases = [folder, *list(folder.absolute().parents)[:up]]
-    places = [place for base in bases for place in (*(base / name for name in PICTURE_FOLDERS), base)]
+    places = [place for base in bases for place in (*(base / name for name in IMAGE_FOLDERS), base)]
     for place in places:
         if any((place / path).is_file() for path in examples):
             return place
-    existing = [place for place in places[: len(PICTURE_FOLDERS)] if place.is_dir()]
+    existing = [place for place in places[: len(IMAGE_FOLDERS)] if place.is_dir()]
     return existing[0] if existing else folder

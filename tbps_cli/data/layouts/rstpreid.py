@@ -1,4 +1,4 @@
-"""RSTPReid (Zhu et al., ACM MM 2021): five MSMT17 pictures a person, from fifteen cameras, two captions each."""
+"""RSTPReid (Zhu et al., ACM MM 2021): five MSMT17 images a person, from fifteen cameras, two captions each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LAYOUT = Layout(
     aliases=("rstp", "rstp-reid"),
     folder="RSTPReid",
     annotations=("data_captions.json",),
-    picture_key="img_path",
+    image_key="img_path",
     counts={"train": (3_701, 18_505, 37_010), "val": (200, 1_000, 2_000), "test": (200, 1_000, 2_000)},
     access="""\
 Whom to ask: the links stand in the README of NjtechCVLab/RSTPReid-Dataset on GitHub (DSSL, ACM MM 2021);
   when they are dead, write to its authors.
-What you agree to: the page states no licence. The pictures come from MSMT17, whose release agreement binds
+What you agree to: the page states no licence. The images come from MSMT17, whose release agreement binds
   you: research use only, no redistribution. Sign it first.
 What arrives: an archive with imgs/ and data_captions.json.""",
     tree="""\

@@ -1,6 +1,6 @@
 """The shape that other papers' annotations share: one file per split, found by its name.
 
-Where they lie differs (beside the pictures, in annotations/, processed_data/ or data/finetune/), and so
+Where they lie differs (beside the images, in annotations/, processed_data/ or data/finetune/), and so
 do the records; a `SplitFiles` says both.
 """
 
@@ -43,14 +43,14 @@ class SplitFiles:
         return {}
 
     def read(self, files: dict[str, Path], name: str, folder: Path) -> Dataset:
-        """The data set of these files; the pictures are looked for in `folder` and above it."""
+        """The data set of these files; the images are looked for in `folder` and above it."""
         builder = Builder(name, next(iter(files.values())))
         for split, path in files.items():
             self.add(builder, split, path)
-        if not builder.pictures:
+        if not builder.images:
             raise DataError(f"{', '.join(map(str, files.values()))}: no records.")
         builder.notes.append(f"annotation files of {self.paper}: {', '.join(path.name for path in files.values())}")
-        return builder.finish(records.picture_root(folder, _examples(builder)))
+        return builder.finish(records.image_root(folder, _examples(builder)))
 
 
 def _content(path: Path) -> object:
@@ -63,4 +63,4 @@ def first_record(content: object) -> dict[str, object]:
 
 
 def _examples(builder: Builder) -> Iterable[str]:
-    return (picture.path for picture in builder.pictures)
+    return (image.path for image in builder.images)

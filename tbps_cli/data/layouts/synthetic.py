@@ -13,7 +13,7 @@ _CAMERA = re.compile(r"^cam_([^/]+)/")
 
 
 def about(path: str) -> tuple[str | None, str | None]:
-    """The camera, which is the folder that a picture lies in."""
+    """The camera, which is the folder that an image lies in."""
     match = _CAMERA.match(path)
     return (match[1] if match else None), None
 
@@ -21,11 +21,11 @@ def about(path: str) -> tuple[str | None, str | None]:
 def ceiling(dataset: Dataset, split: str) -> dict[str, float] | None:
     """R1, R5, R10 and mAP in percent of a reader of the true attributes; None when they are not recorded.
 
-    Pictures that were left out of the data set (`data.exclude`) are left out here too.
+    Images that were left out of the data set (`data.exclude`) are left out here too.
     """
     if dataset.source is None or not dataset.source.is_file():
         return None
-    there = {picture.path for picture in dataset.pictures if picture.split == split}
+    there = {image.path for image in dataset.images if image.split == split}
     chosen = [
         record
         for record in records.read_records(dataset.source)
@@ -45,7 +45,7 @@ LAYOUT = Layout(
     aliases=("toy", "synth"),
     folder="synthetic",
     annotations=("reid_raw.json",),
-    picture_key="file_path",
+    image_key="file_path",
     counts={},
     access="Nobody: it is drawn on this machine. Type: tbps prepare-data synthetic",
     tree="""\

@@ -12,17 +12,17 @@ from tbps_cli.data.layouts import benchmark as official
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.records import Builder
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
-from tbps_cli.data.types import Picture
+from tbps_cli.data.types import ImageRecord
 
 
 def add(builder: Builder, split: str, path: Path) -> None:
-    """One record per picture: file_path, id, captions and perhaps captions_bt."""
+    """One record per image: file_path, id, captions and perhaps captions_bt."""
     for number, record in enumerate(records.read_records(path), start=1):
         key = "file_path" if "file_path" in record or "img_path" not in record else "img_path"
         where = records.as_path(records.required(record, key, number, path), number, path)
         person = records.as_person(records.required(record, "id", number, path), number, path)
         texts = records.as_captions(records.required(record, "captions", number, path), number, path)
-        index = builder.picture(Picture(where, person, split))
+        index = builder.image(ImageRecord(where, person, split))
         builder.captions += official.captions_of(texts, index, record.get("captions_bt"), number, path)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.records import Builder
 from tbps_cli.data.layouts.split_files import SplitFiles
-from tbps_cli.data.types import Caption, Picture
+from tbps_cli.data.types import Caption, ImageRecord
 from tbps_cli.errors import DataError
 
 
@@ -28,10 +28,10 @@ def add(builder: Builder, split: str, path: Path) -> None:
         sentence = records.required(record, "sentence", number, path)
         if not isinstance(sentence, str):
             raise DataError(f"{path}: record {number} has a sentence that is no text.")
-        picture = records.as_person(record.get("image_id", where), number, path)
-        if picture not in first:
-            first[picture] = builder.picture(Picture(where, person, split))
-        builder.captions.append(Caption(sentence, first[picture], word_ids=_word_ids(record, number, path)))
+        image = records.as_person(record.get("image_id", where), number, path)
+        if image not in first:
+            first[image] = builder.image(ImageRecord(where, person, split))
+        builder.captions.append(Caption(sentence, first[image], word_ids=_word_ids(record, number, path)))
 
 
 def _word_ids(record: records.Record, number: int, path: Path) -> tuple[int, ...] | None:
