@@ -215,6 +215,19 @@ def test_nothing_above_the_methods_compares_with_the_name_of_one() -> None:
     assert asking == []
 
 
+def test_nothing_above_the_methods_looks_for_a_word_table() -> None:
+    """What a method brings besides weights comes through `Method.text_input`."""
+    keys = {"words", "word_table", "word_width", "word_weights", "vocabulary"}
+    looking = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for folder in ("engine", "retrieval", "search", "export", "features", "models")
+        for path in (PACKAGE / folder).rglob("*.py")
+        for node in nodes(path)
+        if isinstance(node, ast.Constant) and node.value in keys
+    ]
+    assert looking == []
+
+
 @pytest.mark.parametrize("name", tbps_cli.__all__)
 def test_every_name_of_the_library_is_a_documented_function(name: str) -> None:
     assert callable(getattr(tbps_cli, name))

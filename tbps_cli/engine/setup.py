@@ -22,18 +22,16 @@ from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.loading.loader import Loader
 from tbps_cli.loading.noise import add_noise
 from tbps_cli.loading.store import Store, open_store
-from tbps_cli.methods.base import Method
+from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models import device as devices
 from tbps_cli.models import open_model
 from tbps_cli.models.run import run_of
-from tbps_cli.models.words import TENSOR, for_training
 from tbps_cli.nn.block import Block, Transformer
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.resnet import Bottleneck, ResNet
 from tbps_cli.recipe.resolve import Facts, resolve
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
-from tbps_cli.text.words import WordTable
 from tbps_cli.types import Task
 
 
@@ -48,8 +46,8 @@ class Components:
     device: torch.device
     loader: Loader
     tokenizer: Tokenizer
-    table: WordTable | None = None
-    """The word vectors that training starts with, for a method that reads words."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Buffers that the method starts with, besides weights (`Method.text_input`)."""
     choices: list[str] = field(default_factory=list)
 
 
@@ -93,20 +91,30 @@ def gather_parts(
     dataset = open_dataset(recipe.data.name, data_root, exclude=exclude)
     split = _noisy(dataset.split("train"), recipe)
     dataset.split(recipe.train.select_on)  # not there: said now, not after the first epoch
-    views = methods.find(recipe.method.name).views(recipe.method)
+    kind = methods.find(recipe.method.name)
+    views = kind.views(recipe.method)
     store = _open_store(recipe, split, views)
-    reading = for_training(recipe, dataset, data_root, kept=kept, saved=saved)
+    sources = TextSources(
+        kept=kept,
+        data=recipe.data.name,
+        data_root=data_root,
+        dataset=dataset,
+        seed=recipe.train.seed,
+        saved=(saved or {}).get("method", {}),
+    )
+    text = kind.text_input(recipe.method, sources)
+    recipe = recipe.model_copy(update={"method": text.config})
     shapes = store is not None and store.shapes is not None
-    recipe, chosen = resolve(reading.recipe, Facts.here(str(place), ranks.world, store is not None, shapes))
+    recipe, chosen = resolve(recipe, Facts.here(str(place), ranks.world, store is not None, shapes))
     painter = None
     if recipe.data.augment_on == "device":
         assert store is not None  # both `_open_store` and `resolve` see to it
         painter = BatchAugmenter(store, split.paths, place)
-    loader = _loader(recipe, split, views, reading.tokenizer, store, painter, ranks, pin=place.type == "cuda")
+    loader = _loader(recipe, split, views, text.tokenizer, store, painter, ranks, pin=place.type == "cuda")
     choices = [str(choice) for choice in chosen]
-    if reading.table is not None:
-        choices.append(f"method.words: {len(reading.table.vocabulary):,} ({reading.reason})")
-    return Components(recipe, dataset, split, place, loader, reading.tokenizer, reading.table, choices)
+    if text.choice:
+        choices.append(text.choice)
+    return Components(recipe, dataset, split, place, loader, text.tokenizer, text.tensors, choices)
 
 
 def _open_store(recipe: Recipe, split: Split, views: Any) -> Store | None:
@@ -229,8 +237,7 @@ def build_method(
         notes.append(f"weights: {len(method.load_weights(clip))} tensors from {recipe.method.weights}")
     elif init is not None and resumed is None:
         notes.append(start_from(method, init))
-    if parts.table is not None:
-        method.get_buffer(TENSOR).copy_(torch.from_numpy(parts.table.vectors))
+    method.load_state_dict(parts.tensors, strict=False)
     if recipe.train.precision == "fp16-pure":
         to_half(method)
     if recipe.train.checkpointing:

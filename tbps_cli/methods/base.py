@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +17,8 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from tbps_cli.augment.exact import CLIP_EVAL, CLIP_TRAIN, Augment, EvalTransform
-from tbps_cli.errors import WeightsError
+from tbps_cli.data.types import Dataset
+from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
 from tbps_cli.section import Section
@@ -85,6 +87,39 @@ class Views:
     drop_last: bool = False
 
 
+@dataclass(frozen=True)
+class TextSources:
+    """Where a method may look for what its captions need besides weights; see `Method.text_input`.
+
+    words: the file of `--words`. kept: the tokenizer that a run folder keeps.
+    data, data_root: the data set's name, and the folder that holds data sets; None for a run, which has
+    everything in its own folder.
+    dataset: the open data set when training begins, else None; seed: of what is drawn then.
+    saved: the settings of `[method]` of the run that is resumed.
+    """
+
+    words: Path | None = None
+    kept: Tokenizer | None = None
+    data: str = ""
+    data_root: Path | None = None
+    dataset: Dataset | None = None
+    seed: int = 0
+    saved: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """How captions become ids, and what goes with it."""
+
+    config: MethodConfig
+    """The configuration with the sizes that follow from the sources, and no path of this machine."""
+    tokenizer: Tokenizer
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Buffers of the method that neither training nor a foreign checkpoint sets, under our names."""
+    choice: str = ""
+    """What was chosen for the user and why, as "KEY: VALUE (REASON)"; empty when nothing was."""
+
+
 class Method(nn.Module):
     """The base of all methods: an encoder for images, one for captions, and a training loss."""
 
@@ -113,6 +148,17 @@ class Method(nn.Module):
     def tokenizer(cls, config: Any) -> Tokenizer:
         """Sentences -> ids, the same for training, evaluation and queries."""
         raise NotImplementedError(cls.__name__)
+
+    @classmethod
+    def text_input(cls, config: Any, sources: TextSources) -> TextInput:
+        """The tokenizer of this configuration; a method with a vocabulary of its own finds it here.
+
+        Asked when a checkpoint is opened and when training begins, before weights are read. Raises
+        UsageError for `--words` where no word table is needed, WeightsError when something is missing.
+        """
+        if sources.words is not None:
+            raise UsageError(f"--words {sources.words}: {config.name} needs no word table.", "Leave --words out.")
+        return TextInput(config, sources.kept or cls.tokenizer(config))
 
     @classmethod
     def eval_transform(cls, config: Any, task: Task) -> EvalTransform:

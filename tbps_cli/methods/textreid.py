@@ -9,8 +9,10 @@ released code: a caption is floored at zero whatever stands beside it (`zero_flo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,17 +25,20 @@ from tbps_cli.losses.family import family_figures
 from tbps_cli.losses.identity import person_scores, smoothed_identity
 from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, strangers
-from tbps_cli.methods.base import Method, MethodConfig, Views
+from tbps_cli.methods.base import Method, MethodConfig, TextInput, TextSources, Views
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
 from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, draw_linear, read_head
 from tbps_cli.nn.resnet import EXPANSION, ResNet, image_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
 from tbps_cli.nn.word_gru import Floor, WordGRU, read_gru
 from tbps_cli.section import Count, Positive, Share, Weight
-from tbps_cli.text.words import Words
+from tbps_cli.text.words import Words, WordTable
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles, pair_of_sides
 from tbps_cli.weights.key_table import KeyTable
+from tbps_cli.weights.word_table import PUBLISHED, TOWER, make_table, published_table, read_table, vocabulary_of
+
+logger = logging.getLogger("tbps")
 
 POOL = "attnpool."
 TABLE = "visual.attnpool.positional_embedding"
@@ -160,11 +165,36 @@ class TextReID(Method):
 
     @classmethod
     def tokenizer(cls, config: Config) -> Words:
-        """Its words are no setting: they stand in the run folder, or come with the word table."""
-        raise WeightsError(
-            "method.words: the word table of textreid is missing.",
-            "Give it: --words clip_vocab_vit.npy (it comes with the authors' annotation files).",
-        )
+        """Its words are not a setting: they stand in the run folder, or come with the word table."""
+        raise _no_table(config)
+
+    @classmethod
+    def text_input(cls, config: Config, sources: TextSources) -> TextInput:
+        """The words and their vectors: the run's own, as stated, from the data set's folder, or made for it.
+
+        Only training may make a table: with another one than its own, a checkpoint gives plausible nonsense.
+        """
+        kept, dataset = sources.kept, sources.dataset
+        if dataset and isinstance(kept, Words):  # resumed: the checkpoint brings the vectors
+            width = sources.saved.get("word_width", config.word_width)
+            return TextInput(_sized(config, len(kept.vocabulary), width), kept)
+        path = sources.words or (Path(config.words) if config.words else None)
+        if path is None and kept is not None:
+            return TextInput(config, kept)
+        if path is None and sources.data_root is not None:
+            path = published_table(sources.data, sources.data_root)
+            if path and not dataset:
+                logger.info("words: %s (found in the data set's folder)", path)
+        if path is None:
+            if dataset is None:
+                raise _no_table(config)
+            table = make_table(vocabulary_of(dataset), config.word_weights, width=config.word_width, seed=sources.seed)
+            reason = f"the words of {dataset.name}, vectors from {config.word_weights} {TOWER}"
+            return _with_table(config, table, reason)
+        if dataset:
+            return _with_table(config, read_table(path), f"read from {path}")
+        data = (sources.data, sources.data_root) if sources.data_root else None
+        return _with_table(config, read_table(path, width=config.word_width, data=data), str(path))
 
     @classmethod
     def batch_dependent(cls, config: Config) -> str | None:
@@ -304,6 +334,26 @@ class TextReID(Method):
         projection = ours.get("head.loss_evaluator.projection")
         size, _ = image_of(len(ours[TABLE]), _stated(files))
         return Task(size, 0 if projection is None else projection.shape[1])
+
+
+def _no_table(config: TextReID.Config) -> WeightsError:
+    return WeightsError(
+        f"{config.name} reads words through a table of vectors (the word table), which its authors' checkpoints "
+        "do not hold.",
+        f"Give it: --words {PUBLISHED}; or put that file beside the data set's annotation below --data-root.",
+    )
+
+
+def _with_table(config: TextReID.Config, table: WordTable, reason: str) -> TextInput:
+    words = len(table.vocabulary)
+    tensors = {"word_table": torch.from_numpy(table.vectors)}
+    choice = f"method.words: {words:,} ({reason})"
+    return TextInput(_sized(config, words, table.width), Words(table.vocabulary), tensors, choice)
+
+
+def _sized(config: TextReID.Config, vocabulary: int, width: int) -> TextReID.Config:
+    """Without the path: a run carries its table, and holds no path of the machine that made it."""
+    return config.model_copy(update={"words": None, "vocabulary": vocabulary, "word_width": width})
 
 
 def _pooled(visual: nn.Module, image_BCHW: Tensor) -> Tensor:

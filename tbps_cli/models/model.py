@@ -22,13 +22,12 @@ from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.data.images import read_image, to_rgb
 from tbps_cli.errors import UsageError
 from tbps_cli.features.fingerprint import fingerprint
-from tbps_cli.methods.base import Method
+from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models import device as devices
 from tbps_cli.models import official
 from tbps_cli.models.run import Run
-from tbps_cli.models.settings import check_sets, with_words
+from tbps_cli.models.settings import check_sets
 from tbps_cli.models.states import load_into
-from tbps_cli.models.words import for_run
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer
@@ -171,11 +170,13 @@ class Model:
 def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
     """The best weights of a run (or the chosen file of it) as an encoder."""
     check_sets(sets)
-    reading = for_run(with_words(run.recipe_with(tuple(sets)), words), run.tokenizer())
-    tensors = run.weights() | reading.tensors
-    method = build(reading.recipe)
-    load_into(method, tensors, name=str(run.weights_file))
-    return _ready(method, reading.recipe, run.folder, device, reading.tokenizer, run.selected_on)
+    recipe = run.recipe_with(tuple(sets))
+    sources = TextSources(words=words, kept=run.tokenizer(), data=recipe.data.name)
+    text = methods.find(recipe.method.name).text_input(recipe.method, sources)
+    recipe = recipe.model_copy(update={"method": text.config})
+    method = build(recipe)
+    load_into(method, {**run.weights(), **text.tensors}, name=str(run.weights_file))
+    return _ready(method, recipe, run.folder, device, text.tokenizer, run.selected_on)
 
 
 def open_official(

@@ -17,14 +17,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from tbps_cli import methods
+from tbps_cli import methods, places
 from tbps_cli.errors import RecipeError, WeightsError
-from tbps_cli.methods.base import Method, MethodConfig
+from tbps_cli.methods.base import Method, MethodConfig, TextSources
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run, check_new, number
-from tbps_cli.models.settings import check_sets, with_words
+from tbps_cli.models.settings import check_sets
 from tbps_cli.models.states import Coverage, load_into
-from tbps_cli.models.words import for_checkpoint
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.draft import read as read_draft
 from tbps_cli.recipe.load import build
@@ -98,13 +97,15 @@ def read(
     file = find_file(path)
     files = _told(open_files(file), sets)
     config, found = _recognised(files, method)
-    reading = for_checkpoint(with_words(_recipe(files, config, found, sets), words), data_root)
-    recipe = reading.recipe
+    recipe = _recipe(files, config, found, sets)
+    sources = TextSources(words=words, data=recipe.data.name, data_root=places.data_root(data_root))
+    text = found.text_input(recipe.method, sources)
+    recipe = recipe.model_copy(update={"method": text.config})
     task = Task(recipe.data.image_size, found.recognise_task(files, recipe.method).identities)
     ours, unknown = _renamed(found, files)
     built = found(recipe.method, task)
-    coverage = load_into(built, ours | reading.tensors, name=str(file), unknown=unknown)
-    return Converted(recipe, built, reading.tokenizer, coverage, file)
+    coverage = load_into(built, {**ours, **text.tensors}, name=str(file), unknown=unknown)
+    return Converted(recipe, built, text.tokenizer, coverage, file)
 
 
 # Finding ----------------------------------------------------------------------------------------

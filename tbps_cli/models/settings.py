@@ -1,12 +1,10 @@
-"""What a user may still change when a model is opened: `--set` and `--words`."""
+"""What a user may still change when a model is opened: `--set`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tbps_cli.errors import UsageError
-from tbps_cli.recipe.schema import Recipe
 
 
 def check_sets(sets: Sequence[str]) -> None:
@@ -20,12 +18,3 @@ def check_sets(sets: Sequence[str]) -> None:
                 f"--set {assignment}: only keys of method and data can change after training.",
                 "For example: --set method.attention_axis=token",
             )
-
-
-def with_words(recipe: Recipe, words: Path | None) -> Recipe:
-    """The recipe with the path of a word table in it. Raises UsageError when its method has none."""
-    if words is None:
-        return recipe
-    if "words" not in type(recipe.method).model_fields:
-        raise UsageError(f"--words {words}: {recipe.method.name} needs no word table.", "Leave --words out.")
-    return recipe.model_copy(update={"method": recipe.method.model_copy(update={"words": str(words)})})

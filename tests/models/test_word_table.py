@@ -18,13 +18,13 @@ from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
 from tbps_cli.models.official import convert
-from tbps_cli.models.words import make_table, vocabulary_of
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import text_feature
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.text.words import WordTable
+from tbps_cli.weights.word_table import make_table, vocabulary_of
 
 INPUTS = load_file(tiny.GOLDEN / "inputs.safetensors")
 OUTPUTS = load_file(tiny.GOLDEN / "outputs.safetensors")
