@@ -246,14 +246,15 @@ def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
     for answer in answers:
         from tbps_cli.search.document import printable
 
-        known = answer.persons is not None
+        marks = [answer.is_right(hit) for hit in answer.hits]
+        known = any(mark is not None for mark in marks)
         some_person = any(hit.person is not None for hit in answer.hits)
         headings = ["rank", "score", "file"] + ["person"] * some_person + [""] * known
         rows = [
             [hit.rank, f"{hit.score:.4f}", printable(hit.path)]
             + [hit.person] * some_person
-            + ["✓" if answer.is_right(hit) else "✗"] * known
-            for hit in answer.hits
+            + [{True: "✓", False: "✗", None: ""}[mark]] * known
+            for hit, mark in zip(answer.hits, marks, strict=True)
         ]
         line(printable(str(answer.query)), style="bold")
         if rows:

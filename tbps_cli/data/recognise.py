@@ -95,7 +95,7 @@ def _read_file(path: Path) -> Dataset:
     if path.suffix.lower() in pairs.SUFFIXES:
         return pairs.read(path)
     if path.suffix.lower() != ".json":
-        raise DataError(f"{path} is no annotation.", "Known are JSON, JSONL and CSV files, and folders.")
+        raise DataError(f"{path} is not an annotation.", "Known are JSON, JSONL and CSV files, and folders.")
     content = records.parse_json(records.read_text(path), str(path))
     for paper in PAPERS:
         split = _split_in(path.name)

@@ -48,11 +48,12 @@ def _remark(answer: Answer) -> str:
     """What is to be said of the hits as a whole."""
     if not answer.hits:
         return "no image fits"
-    if answer.persons is None:
+    marks = [mark for hit in answer.hits if (mark := answer.is_right(hit)) is not None]
+    if answer.persons is None or not marks:
         return ""
-    right = sum(answer.is_right(hit) is True for hit in answer.hits)
+    right = sum(marks)
     persons = ", ".join(sorted(map(str, answer.persons)))
-    return f"person {persons}: {right} of the first {len(answer.hits)} are right"
+    return f"person {persons}: {right} of the first {len(marks)} are right"
 
 
 def _name(hit: Hit) -> str:

@@ -2,78 +2,64 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from tbps_cli.data.layouts import pairs, records, tables
 from tbps_cli.errors import DataError
 from tbps_cli.search.query import Query
 
-TEXT_KEYS = ("query", "caption", "text", "sentence")
-PERSON_KEYS = ("person", "id", "identity")
+FIELDS: tables.Fields = {
+    "query": ("query", *pairs.FIELDS["caption"]),
+    **{field: names for field, names in pairs.FIELDS.items() if field != "caption"},
+}
+"""Besides `query` and `person` the fields of pairs are known, so that a data set's own file can be asked."""
 HINT = "A sentence a line; or JSON, JSONL or CSV with `query` and, where known, `person`."
 
 
 def read_queries(path: Path) -> list[Query]:
     """The queries of a file; `-` is standard input, a sentence a line. Raises DataError."""
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"--queries {path} cannot be read ({reason}).", HINT) from None
-    queries = [query for query in _entries(path, text) if query is not None]
+    queries = list(_queries(path, _text(path)))
     if not queries:
-        raise DataError(f"--queries {path} holds no query.", HINT)
+        raise DataError(f"--queries {path} has no query in it.", HINT)
     return queries
 
 
-def _entries(path: Path, text: str) -> Iterable[Query | None]:
-    kind = path.suffix.lower()
-    if kind == ".json":
-        content = _json(path, text, 1)
-        if not isinstance(content, list):
-            raise DataError(f"--queries {path} is not a list.", HINT)
-        return [_query(path, number, entry) for number, entry in enumerate(content, 1)]
-    if kind == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        return [_query(path, number, _json(path, line, number)) for number, line in lines]
-    if kind in (".csv", ".tsv"):
-        table = csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")
-        return [_query(path, number, row) for number, row in enumerate(table, 2)]
-    return [Query(line.strip()) for line in text.splitlines() if line.strip()]
+def _text(path: Path) -> str:
+    if str(path) != "-":
+        try:
+            return records.read_text(path)
+        except DataError as error:
+            raise DataError(f"--queries {error.message}", HINT) from None
+    if sys.stdin is None:
+        raise DataError("--queries -: standard input is closed.", HINT)
+    # bytes: standard input may have any encoding set, files of queries are UTF-8
+    return records.decode(sys.stdin.buffer.read(), "--queries -")
 
 
-def _json(path: Path, text: str, number: int) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        at = getattr(error, "lineno", 1) + number - 1
-        raise DataError(
-            f"--queries {path}:{at}: not JSON ({getattr(error, 'msg', 'nested too deep')}).", HINT
-        ) from None
+def _queries(path: Path, text: str) -> Iterator[Query]:
+    kind, name = path.suffix.lower(), f"--queries {path}"
+    if kind in tables.TABLES:
+        for place, row in tables.csv_rows(text, FIELDS, name, sentence="query", required=("query",)):
+            yield _query(row, name, place)
+    elif kind == ".json" or kind in tables.LINES:
+        for place, entry in tables.entries(path, text, name):
+            record = {"query": entry} if isinstance(entry, str) else entry
+            if not isinstance(record, dict):
+                raise DataError(f"{name}: {place} is neither a sentence nor a record.", HINT)
+            yield _query(tables.fields_of(record, FIELDS, name, place), name, place)
+    else:
+        for line in tables.split_lines(text):
+            if line.strip():
+                yield Query(line.strip())
 
 
-def _query(path: Path, number: int, entry: Any) -> Query | None:
-    """One entry; None for a line of a table without any value."""
-    if isinstance(entry, str):
-        entry = {"query": entry}
-    if not isinstance(entry, Mapping):
-        raise DataError(f"--queries {path}: entry {number} is neither a sentence nor a record.", HINT)
-    text = next((entry[key] for key in TEXT_KEYS if key in entry), None)
-    if not any(entry.values()):
-        return None
+def _query(row: tables.Row, name: str, place: str) -> Query:
+    text = row.get("query")
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"--queries {path}: entry {number} has no {TEXT_KEYS[0]}.", HINT)
-    return Query(text.strip(), persons=_persons(entry))
-
-
-def _persons(entry: Mapping[str, Any]) -> frozenset[int | str] | None:
-    found = next((entry[key] for key in PERSON_KEYS if entry.get(key) not in (None, "")), None)
-    if isinstance(found, bool) or not isinstance(found, int | str):
-        return None
-    # Tables know no numbers: an identity that looks like one is one, as in the official files.
-    return frozenset((int(found) if isinstance(found, str) and found.isdecimal() else found,))
+        what = "has no query" if text is None else f"has a query that is not a sentence ({text!r:.60})"
+        raise DataError(f"{name}: {place} {what}.", HINT)
+    person = row.get("person", "")
+    known = None if person == "" else frozenset((records.as_person(person, place, name),))
+    return Query(records.whole_text(text.strip()), persons=known)

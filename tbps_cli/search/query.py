@@ -73,8 +73,8 @@ class Answer:
     """Images that passed the filter."""
 
     def is_right(self, hit: Hit) -> bool | None:
-        """Whether a hit shows who was meant; None where the truth is unknown."""
-        return None if self.persons is None else hit.person in self.persons
+        """Whether a hit shows who was meant; None where either is unknown, as in a folder of images."""
+        return None if self.persons is None or hit.person is None else hit.person in self.persons
 
 
 def search(

@@ -8,6 +8,7 @@ from support.sets import save_image
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.layouts.pairs import deal_splits
 from tbps_cli.errors import DataError
+from tbps_cli.prepare.audit import audit
 
 
 def table(tmp_path, text, name="own.csv", images=("a.png", "b.png", "c.png")):
@@ -73,23 +74,42 @@ def test_the_deal_holds_out_a_tenth_and_at_least_one(persons, held):
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [
-        ("image,caption\na.png\n", "x.csv", "line 2 has not as many fields"),
-        ("image,caption\na.png,b,c\n", "x.csv", "line 2 has not as many fields"),
-        ("image,words\na.png,b\n", "x.csv", "record 2 has no caption"),
-        ('image,caption\na.png,"open\n', "x.csv", "not CSV"),
+        ("image,caption\na.png\n", "x.csv", "line 2 has 1 field where the header has 2 (image, caption)"),
+        ("image,caption\na.png,b,c\n", "x.csv", "line 2 has 3 fields where the header has 2 (image, caption)"),
+        ("image,words\na.png,b\n", "x.csv", "but caption is missing; it has image, words"),
+        ('image,caption\na.png,"open\n', "x.csv", "line 2 opens a quote that is not closed"),
+        ('image,caption\na.png,x\nb.png,"cool" shirt\n', "x.csv", "line 3 is not CSV"),
         ("image,caption\n", "x.csv", "holds no pairs"),
         ("image,caption,split\na.png,x,train\nb.png,y,\n", "x.csv", "1 of 2 images have no split"),
         ("image,caption,split\na.png,x,dev\n", "x.csv", "split 'dev'"),
         ("image,caption,person\na.png,x,1\na.png,y,2\n", "x.csv", "gives a.png to person 2, an earlier one to 1"),
         ("image,caption\n../a.png,x\n", "x.csv", "outside the image folder"),
-        ('{"image": "a.png", "caption": "x"}\n{"image"\n', "x.jsonl", "line 2, is not JSON"),
+        ('{"image": "a.png", "caption": "x"}\n{"image"\n', "x.jsonl", "line 2 is not JSON"),
         ("[1]\n", "x.jsonl", "line 1 is not an object"),
         ("", "x.jsonl", "holds no pairs"),
-        ("hello", "x.yaml", "is no annotation"),
+        ('{"image": "a.png", "caption": "x", "caption": "y"}', "x.jsonl", "has the field 'caption' twice"),
+        ('{"image": "\\ud83d.png", "caption": "x"}', "x.jsonl", "line 1 has the image path"),
+        ("image,caption\n" + "a" * 300 + ",x\n", "x.csv", "line 2 has the image path"),
+        ("hello", "x.yaml", "is not an annotation"),
     ],
 )
 def test_a_table_that_is_wrong_says_where(text, name, said, tmp_path):
     assert said in refused(table(tmp_path, text, name), tmp_path)
+
+
+def test_halves_of_characters_become_the_sign_for_broken_ones(tmp_path):
+    line = '{"image": "a.png", "caption": "a man \\ud83d", "person": "p\\udc00", "camera": "\\ud800"}'
+    dataset = open_dataset(table(tmp_path, line, "own.jsonl"), tmp_path)
+    assert dataset.captions[0].text == "a man \ufffd"
+    assert (dataset.images[0].person, dataset.images[0].camera) == ("p\ufffd", "\ufffd")
+    assert audit(dataset, {})[1].examples == ["a.png: a man \ufffd (broken characters)"]
+
+
+def test_captions_beside_an_image_are_split_at_line_ends_only(tmp_path):
+    text = "one\u2028more\fwords\r\ntwo\x85\n"
+    save_image(tmp_path / "a.png").with_suffix(".txt").write_bytes(text.encode())
+    captions = [caption.text for caption in open_dataset(str(tmp_path), tmp_path).captions]
+    assert captions == ["one\u2028more\fwords", "two"]
 
 
 def folder_of(tmp_path, *paths):

@@ -117,7 +117,7 @@ def test_an_index_is_made_and_searched() -> None:
         (["search", "x", "--in", "gone"], 1, "--in gone: there is no such"),
         (["search", "x", "--json", "--csv"], 2, "exclude each other"),
         (["search", "x", "--queries", "q.txt"], 2, "exclude each other"),
-        (["search", "--queries", "gone.txt"], 1, "--queries gone.txt cannot be read"),
+        (["search", "--queries", "gone.txt"], 1, "--queries gone.txt does not exist"),
         (["search", "x", "--image", "gone.png"], 2, "--image gone.png"),
         (["search", "--image", "photos/corrupt.jpg", "--in", "photos"], 1, "corrupt.jpg cannot be read"),
         (["search", "x", "--where", "camra == 1"], 2, "no field 'camra'"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.pairs import deal_splits
 from tbps_cli.data.layouts.records import SPLIT_NAMES, Builder
+from tbps_cli.data.layouts.tables import split_lines
 from tbps_cli.data.types import Caption, Dataset, ImageRecord
 from tbps_cli.errors import DataError
 
@@ -48,7 +49,7 @@ def read(folder: Path) -> Dataset:
         person = records.as_person(within[0] if len(within) > 1 else where, 0, folder)
         index = builder.image(ImageRecord(where, person, split or ""))
         text = path.with_suffix(".txt")
-        lines = records.read_text(text).splitlines() if text.is_file() else []
+        lines = split_lines(records.read_text(text)) if text.is_file() else []
         builder.captions += [Caption(line.strip(), index) for line in lines if line.strip()]
     _check(builder, folder, splits)
     if splits == {False}:

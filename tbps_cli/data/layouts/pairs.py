@@ -6,20 +6,19 @@ splits the persons are dealt out 80/10/10, the same way on every machine (`deal_
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tbps_cli.data.layouts import records
-from tbps_cli.data.layouts.records import Builder, Record
+from tbps_cli.data.layouts import records, tables
+from tbps_cli.data.layouts.records import Builder
+from tbps_cli.data.layouts.tables import Row
 from tbps_cli.data.types import Caption, Dataset, ImageRecord, Person
 from tbps_cli.errors import DataError
 
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
-COLUMNS = {
+SUFFIXES = (*tables.LINES, *tables.TABLES)
+FIELDS: tables.Fields = {
     "image": ("image", "image_path", "img_path", "file_path", "filename", "path", "file"),
     "caption": ("caption", "captions", "text", "sentence", "description"),
     "person": ("person", "person_id", "pid", "id", "identity"),
@@ -27,16 +26,15 @@ COLUMNS = {
     "time": ("time", "timestamp"),
     "split": ("split", "set"),
 }
-"""Our name for a field -> the names that users give it."""
+NEEDED = ("image", "caption")
 UNDECIDED = ""
 
 
 def read(path: Path) -> Dataset:
     """The data set of one file; images lie beside it, or in imgs/ or images/ beside it."""
-    rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
     builder = Builder(path.parent.name if path.stem in ("pairs", "captions", "data") else path.stem, path)
-    for number, row in rows:
-        _add(builder, row, number, path)
+    for place, row in _rows(path):
+        _add(builder, row, place, path)
     if not builder.images:
         raise DataError(f"{path} holds no pairs.", "Each line needs an image and a caption.")
     _decide_splits(builder, path)
@@ -44,67 +42,45 @@ def read(path: Path) -> Dataset:
     return builder.finish(root)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Record]]:
-    for number, line in enumerate(records.read_text(path).split("\n"), start=1):
-        if line.strip():
-            row = records.parse_json(line, f"{path}, line {number},")
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{path}: line {number} is not an object.", 'For example {"image": ..., "caption": ...}'
-                )
-            yield number, row
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, Record]]:
+def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     text = records.read_text(path)
-    header = text.split("\n", 1)[0]
-    delimiter = max("\t;,", key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path}: line {reader.line_num} has not as many fields as the header.",
-                    'Put captions that hold the delimiter into "quotes".',
-                )
-            yield reader.line_num, {key: value for key, value in row.items() if value != ""}
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num} is not CSV: {error}.") from None
+    if path.suffix.lower() in tables.TABLES:
+        yield from tables.csv_rows(text, FIELDS, str(path), sentence="caption", required=NEEDED)
+        return
+    for place, record in tables.entries(path, text, str(path)):
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: {place} is not an object.", 'For example {"image": ..., "caption": ...}')
+        yield place, tables.fields_of(record, FIELDS, str(path), place)
 
 
-def _value(row: Record, field: str) -> object:
-    return next((row[name] for name in COLUMNS[field] if name in row), None)
-
-
-def _add(builder: Builder, row: Record, number: int, path: Path) -> None:
-    for needed in ("image", "caption"):
-        if _value(row, needed) is None:
-            raise DataError(
-                f"{path}: record {number} has no {needed}.", f"It may be called {', '.join(COLUMNS[needed])}."
-            )
-    where = records.as_path(_value(row, "image"), number, path)
-    texts = records.as_captions(_value(row, "caption"), number, path)
-    person = _value(row, "person")
-    split = _value(row, "split")
-    camera, time = (None if value is None else str(value) for value in (_value(row, "camera"), _value(row, "time")))
+def _add(builder: Builder, row: Row, place: str, path: Path) -> None:
+    for needed in NEEDED:
+        if needed not in row:
+            raise DataError(f"{path}: {place} has no {needed}.", f"It may be called {', '.join(FIELDS[needed])}.")
+    where = records.as_path(row["image"], place, path)
+    texts = records.as_captions(row["caption"], place, path)
     image = ImageRecord(
         where,
-        where if person is None else records.as_person(person, number, path),
-        UNDECIDED if split is None else records.as_split(split, number, path),
-        camera,
-        time,
+        records.as_person(row["person"], place, path) if "person" in row else where,
+        records.as_split(row["split"], place, path) if "split" in row else UNDECIDED,
+        _word(row, "camera"),
+        _word(row, "time"),
     )
-    builder.captions += [Caption(text, _place(builder, image, number, path)) for text in texts]
+    builder.captions += [Caption(text, _place(builder, image, place, path)) for text in texts]
 
 
-def _place(builder: Builder, image: ImageRecord, number: int, path: Path) -> int:
+def _word(row: Row, field: str) -> str | None:
+    return records.whole_text(str(row[field]).strip()) if field in row else None
+
+
+def _place(builder: Builder, image: ImageRecord, place: str, path: Path) -> int:
     """The number of the image, new or known; a known one must be described alike."""
     known = builder.known(image.split, image.path)
     if known is None:
         return builder.image(image)
     if builder.images[known].person != image.person:
         raise DataError(
-            f"{path}: record {number} gives {image.path} to person {image.person}, "
+            f"{path}: {place} gives {image.path} to person {image.person}, "
             f"an earlier one to {builder.images[known].person}."
         )
     return known

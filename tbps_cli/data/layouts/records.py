@@ -7,8 +7,10 @@ but usable (records without captions, repeated paths) becomes a note of the data
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -17,36 +19,83 @@ from tbps_cli.data.types import SPLITS, Caption, Dataset, ImageRecord, Person
 from tbps_cli.errors import DataError
 
 Record = Mapping[str, object]
+Place = int | str
+"""Where in a file: the number of a record, from 1, or words such as "line 3"."""
 IMAGE_FOLDERS = ("imgs", "images", "img")
 SPLIT_NAMES = {"train": "train", "val": "val", "test": "test", "valid": "val", "validation": "val", "query": "test"}
 _DRIVE = re.compile(r"^[A-Za-z]:")
+_WHOLE = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
+"""A whole number; spreadsheets and pandas write 17.0 for 17 when another row of the column is empty."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONGEST_NAME, _LONGEST_PATH = 255, 3_000
+"""Bytes; systems answer longer ones with an error instead of "it does not exist"."""
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""Byte-order marks of encodings that are not read. UTF-32 comes first: its mark begins with that of UTF-16."""
 
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8 (a byte-order mark is understood). Raises DataError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it again as UTF-8.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except MemoryError:
+        raise DataError(f"{path} is too large to be read into memory.", "Split it into several files.") from None
+    return decode(raw, str(path))
 
 
-def parse_json(text: str, where: str) -> object:
-    """JSON -> Python; the error names line and column."""
+def decode(raw: bytes, name: str) -> str:
+    """UTF-8 -> text. Raises DataError naming another encoding, or the first line that is not UTF-8."""
+    hint = "Save it again as UTF-8."
+    for mark, encoding in _OTHER_MARKS.items():
+        if raw.startswith(mark):
+            raise DataError(f"{name} is {encoding} text, not UTF-8.", hint)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{name} is not UTF-8 text: line {line} has the byte 0x{raw[error.start]:02x}.", hint) from None
+    if "\0" in text:
         raise DataError(
-            f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            f"{name} is not UTF-8 text: line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte.", hint
+        )
+    return text
+
+
+def parse_json(text: str, where: str, *, line: int | None = None) -> object:
+    """JSON -> Python; the error names line and column.
+
+    line: the line of the file that the text is, for files with a value a line.
+    """
+    named = where if line is None else f"{where}: line {line}"
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
+        raise DataError(
+            f"{named} is not JSON: {error.msg} at {at}.",
             "It may be cut short or a web page saved under this name: fetch it again.",
         ) from None
-    except ValueError as error:  # a whole number of thousands of digits
-        raise DataError(f"{where} is not JSON that can be used: {error}.") from None
+    except ValueError as error:  # a whole number of thousands of digits, or a field twice
+        raise DataError(f"{named} is not JSON that can be used: {error}.") from None
     except RecursionError:
-        raise DataError(f"{where} is nested too deeply to be an annotation.") from None
+        raise DataError(f"{named} is nested too deeply to be an annotation.") from None
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Python would keep the last of two equal keys, and lose a caption without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"one object has the field {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return made
 
 
 def read_records(path: Path) -> list[Record]:
@@ -68,57 +117,77 @@ def checked_records(content: Iterable[object], path: Path) -> list[Record]:
     return records
 
 
-def required(record: Record, key: str, number: int, path: Path) -> object:
+def required(record: Record, key: str, number: Place, path: Path | str) -> object:
     """A field that must be there. Raises DataError naming record and field."""
     if key not in record:
         raise DataError(
-            f"{path}: record {number} has no field {key!r}.",
+            f"{path}: {_at(number)} has no field {key!r}.",
             f"It has {', '.join(map(repr, record)) or 'none'}.",
         )
     return record[key]
 
 
-def as_split(value: object, number: int, path: Path) -> str:
+def as_split(value: object, number: Place, path: Path | str) -> str:
     """train, val or test, in any case. Unknown values are refused, not sent to val."""
     name = value.strip().lower() if isinstance(value, str) else ""
     if name not in SPLIT_NAMES:
-        raise DataError(
-            f"{path}: record {number} has split {_shown(value)}.", f"A split is one of {', '.join(SPLITS)}."
-        )
+        raise DataError(f"{path}: {_at(number)} has split {_shown(value)}.", f"A split is one of {', '.join(SPLITS)}.")
     return SPLIT_NAMES[name]
 
 
-def as_person(value: object, number: int, path: Path) -> Person:
-    """An identity of any JSON type: digits and whole numbers become int, other words stay."""
+def as_person(value: object, number: Place, path: Path | str) -> Person:
+    """An identity of any JSON type: whole numbers, also spelled "17", "+17" or "17.0", become int, other words stay.
+
+    Data sets and files of queries use this one function: otherwise right hits would be marked wrong.
+    """
     if isinstance(value, str) and value.strip():
-        text = value.strip()
-        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
+        text = whole_text(value.strip())
+        number_there = _WHOLE.fullmatch(text)
+        return int(number_there[1]) if number_there else text
     if isinstance(value, float) and math.isfinite(value):
         return int(value) if value.is_integer() else str(value)
-    if isinstance(value, int):
-        return int(value)
-    raise DataError(f"{path}: record {number} has identity {_shown(value)}.", "An identity is a number or a name.")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise DataError(f"{path}: {_at(number)} has identity {_shown(value)}.", "An identity is a number or a name.")
 
 
-def as_captions(value: object, number: int, path: Path) -> list[str]:
+def as_captions(value: object, number: Place, path: Path | str) -> list[str]:
     """A list of sentences; one sentence alone counts as a list of one."""
     captions = [value] if isinstance(value, str) else value
     if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
-        return list(captions)
-    raise DataError(f"{path}: record {number} has captions {_shown(value)}.", "Captions are a list of sentences.")
+        return [whole_text(caption) for caption in captions]
+    raise DataError(f"{path}: {_at(number)} has captions {_shown(value)}.", "Captions are a list of sentences.")
 
 
-def as_path(value: object, number: int, path: Path) -> str:
+def whole_text(text: str) -> str:
+    r"""The text with U+FFFD for halves of characters: JSON can spell them (\ud83d), and no file can hold them."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def as_path(value: object, number: Place, path: Path | str) -> str:
     """An image's path below the image folder, with forward slashes. Nothing may lead out of it."""
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise DataError(f"{path}: record {number} has the image path {_shown(value)}.")
+    if not isinstance(value, str) or not value.strip() or "\0" in value or not _can_be_a_name(value):
+        raise DataError(f"{path}: {_at(number)} has the image path {_shown(value)}.", "No file can have this name.")
     text = value.strip().replace("\\", "/")
     if text.startswith("/") or _DRIVE.match(text) or ".." in text.split("/"):
         raise DataError(
-            f"{path}: record {number} points outside the image folder: {_shown(value)}.",
+            f"{path}: {_at(number)} points outside the image folder: {_shown(value)}.",
             "Paths must be relative to the image folder and hold no '..'.",
         )
     return str(PurePosixPath(text))
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether a file may have this path: the system can spell it, and no part is longer than file systems allow."""
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return len(raw) <= _LONGEST_PATH and max(map(len, re.split(rb"[\\/]", raw))) <= _LONGEST_NAME
+
+
+def _at(number: Place) -> str:
+    return f"record {number}" if isinstance(number, int) else number
 
 
 def _shown(value: object) -> str:
