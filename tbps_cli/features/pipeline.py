@@ -16,22 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.augment.exact import EvalTransform
-from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, UnreadableImage, read_image, require_images
+from tbps_cli.data.images import TRUNCATED, UnreadableImage, read_image, require_images
 from tbps_cli.data.types import Person, Split
 from tbps_cli.errors import DataError
+from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.rows import Row, content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
 
-if TYPE_CHECKING:
-    from tbps_cli.recipe.schema import Recipe
-
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 
 Progress = Callable[[int, int], None]
 FLUSH_SECONDS = 10.0
@@ -41,27 +38,6 @@ FLUSH_ROWS = 4096
 
 NOTHING = np.empty((0, 0), np.float32)
 """No vectors; how wide they would be costs a pass of the model to learn."""
-
-
-class Encoder(Protocol):
-    """What is asked of a model, whether it runs on torch or on exported graphs."""
-
-    name: str
-    path: Path
-    transform: EvalTransform
-    batch_dependent: str | None
-    selected_on: str | None
-
-    @property
-    def precision(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def embed(self) -> int: ...
-    @property
-    def recipe(self) -> Recipe | None: ...
-    def encode_texts(self, texts: Sequence[str], *, batch: int = ...) -> NDArray[np.float32]: ...
-    def image_arrays(self, image_BCHW: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +103,7 @@ def embed_split(
         progress=lambda done, _: told(len(split.captions) + done, total),
     )
     if report.truncated:
-        log.warning("%d images end early; they are used as far as they go, as the papers do", report.truncated)
+        logger.warning("%d images end early; they are used as far as they go, as the papers do", report.truncated)
     names = [source.name for source in sources_of(split)]
     return Embedded(text_QE, images.vectors(images.places(names)), report)
 
@@ -292,9 +268,8 @@ Loaded = tuple[NDArray[np.float32], bool] | UnreadableImage
 
 
 def _load(model: Encoder, file: Path) -> Loaded:
-    limit = MAX_PIXELS if model.recipe is None else model.recipe.data.max_pixels
     try:
-        image = read_image(file, allow_truncated=True, max_pixels=limit)
+        image = read_image(file, allow_truncated=True, max_pixels=model.max_pixels)
     except UnreadableImage as error:
         return error
     return model.transform(image), bool(image.info.get(TRUNCATED))

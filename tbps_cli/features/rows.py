@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Person = int | str
+from tbps_cli.data.types import Person
+
 Array = NDArray[Any]
 
 

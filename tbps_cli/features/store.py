@@ -38,7 +38,7 @@ try:
 except ImportError:  # Windows: two processes merging one file at the same moment are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 
 FORMAT = "tbps-features-1"
 _DELETE = "Delete it: it is made again when needed."
@@ -108,7 +108,7 @@ class FeatureFile:
         except CacheError as error:
             if not rebuild:
                 raise
-            log.warning("%s It is made anew.", error.message)
+            logger.warning("%s It is made anew.", error.message)
             file._discard()
         return file
 
@@ -143,7 +143,7 @@ class FeatureFile:
         except CacheError as error:
             if not self._lenient:
                 raise
-            log.warning("%s Going on without it.", error.message)
+            logger.warning("%s Going on without it.", error.message)
             self.unwritten = True
             self._parts.append(new)
         self._index()
@@ -171,7 +171,7 @@ class FeatureFile:
             try:
                 self._merge(set())
             except CacheError as error:
-                log.warning("%s", error.message)
+                logger.warning("%s", error.message)
                 return self._gathered(np.arange(len(self)))
         return self._parts[0].vectors if self._parts else np.empty((0, 0), self.dtype)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.augment.exact import EvalTransform
-from tbps_cli.data.images import read_image
+from tbps_cli.data.images import MAX_PIXELS, read_image
 from tbps_cli.errors import MissingExtra, WeightsError
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer, from_description
@@ -51,7 +51,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 class ExportedModel:
-    """Encodes images and captions with the graphs of one folder; same calls as `models.Model`."""
+    """Encodes images and captions with the graphs of one folder: a `features.encoder.Encoder`."""
+
+    batch = 64
+    max_pixels = MAX_PIXELS
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
         self.path = folder
@@ -77,8 +80,15 @@ class ExportedModel:
         self._image = _session(folder / "image.onnx", threads)
         self._text = _session(folder / "text.onnx", threads)
 
-    def encode_texts(self, texts: Sequence[str], *, batch: int = 256, query: bool = False) -> NDArray[np.float32]:
+    def cut_count(self, texts: Sequence[str]) -> int:
+        """How many captions lose their last words; none where they are embedded in pieces."""
+        return 0 if self.pieces else self.tokenizer.cut_count(texts, taken=self.places_taken)
+
+    def encode_texts(
+        self, texts: Sequence[str], *, batch: int | None = None, query: bool = False
+    ) -> NDArray[np.float32]:
         """Sentences -> [B, E] float32 unit rows."""
+        batch = batch or self.batch
         if texts and self.pieces:
             rows = [self._pooled(texts[at : at + batch], batch, query) for at in range(0, len(texts), batch)]
             return np.concatenate(rows)
@@ -93,11 +103,11 @@ class ExportedModel:
         self,
         images: Sequence[str | Path | Image.Image],
         *,
-        batch: int = 32,
+        batch: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32]:
         """Paths or images -> [B, E] float32 unit rows."""
-        rows = []
+        rows, batch = [], batch or self.batch
         for start in range(0, len(images), batch):
             arrays = [self._array(image) for image in images[start : start + batch]]
             rows.append(self._run(self._image, arrays, batch))

@@ -1,7 +1,7 @@
 """A trained method as an encoder: sentences and images in, unit rows out.
 
-Everything above (evaluation, index, search, export) sees this class, or its twin over exported
-graphs, and never a method.
+Everything above (evaluation, index, search) sees a `features.encoder.Encoder`, which this class fulfils as
+its twin over exported graphs does, and never a method.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Model:
         self.notes = list(notes)
         self.batch: int = recipe.train.eval_batch
         """Images or captions embedded at a time when a call does not say."""
+        self.max_pixels: int = recipe.data.max_pixels
 
     @cached_property
     def embed(self) -> int:
@@ -100,6 +101,10 @@ class Model:
             if not name.startswith(self.method.training_only)
         }
         return fingerprint(weights, self.tokenizer.describe(), self.transform.describe(), self.precision, config)
+
+    def cut_count(self, texts: Sequence[str]) -> int:
+        """How many captions lose their last words; none where they are embedded in pieces."""
+        return 0 if self.pieces else self.tokenizer.cut_count(texts, taken=self.places_taken)
 
     def encode_texts(
         self, texts: Sequence[str], *, batch: int | None = None, query: bool = False, progress: Progress | None = None
@@ -136,8 +141,9 @@ class Model:
         return self._in_batches(encode, len(images), batch, progress)
 
     def _prepared(self, image: str | Path | Image.Image) -> Rows:
-        limit = self.recipe.data.max_pixels
-        return self.transform(read_image(image, max_pixels=limit) if isinstance(image, str | Path) else to_rgb(image))
+        if isinstance(image, str | Path):
+            return self.transform(read_image(image, max_pixels=self.max_pixels))
+        return self.transform(to_rgb(image))
 
     def _in_batches(
         self, encode: Callable[[int, int], Rows], total: int, batch: int | None, progress: Progress | None

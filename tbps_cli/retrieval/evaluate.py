@@ -7,7 +7,6 @@ re-ranking helped, whether embeddings depend on batch companions (declared, and 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +18,13 @@ from numpy.typing import NDArray
 
 from tbps_cli.data.layouts import ceiling, find_layout, open_dataset
 from tbps_cli.data.types import Dataset, Person, Split
-from tbps_cli.features.pipeline import Embedded, Encoder, embed_split
+from tbps_cli.features.encoder import Encoder, warn_of_cut
+from tbps_cli.features.pipeline import Embedded, embed_split
 from tbps_cli.places import data_root as default_data_root
 from tbps_cli.retrieval import guard, metrics, rank
 from tbps_cli.retrieval.rerank import NeighbourBonus
 from tbps_cli.retrieval.similarity import Array, product
+from tbps_cli.text.long_captions import Cutting
 from tbps_cli.types import Scores
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Direction = Literal["text_to_image", "image_to_text"]
 TASKS: dict[Direction, str] = {"text_to_image": "t2i", "image_to_text": "i2t"}
 """The field's short names."""
+CHUNKS = "--set method.long_captions=chunk embeds them in pieces"
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ def evaluate(
         dataset = open_dataset(dataset, default_data_root(data_root))
     part = dataset.split(split)
     started = time.perf_counter()
-    size = batch or (model.recipe.train.eval_batch if model.recipe else 64)
-    _warn_of_cut(model, part)
+    size = batch or model.batch
+    warn_of_cut(model, part.captions, "captions", CHUNKS if _could_embed_pieces(model) else "")
     embedded = embed_split(model, part, cache_dir=cache_dir, batch=size, workers=workers, progress=progress)
     text, image = (embedded.text_QE, part.caption_person), (embedded.image_GE, part.image_person)
     sides: dict[Direction, Side] = {
@@ -168,21 +170,9 @@ def _published(recipe: Recipe | None, part: Split) -> dict[str, object] | None:
     return {**known, "R1_chance": round(paper.chance(len(part.captions)), 2)}
 
 
-def _warn_of_cut(model: Encoder, part: Split) -> None:
-    """Say which share of the captions is longer than the model reads (fakes of tests cannot count)."""
-    counted = getattr(getattr(model, "tokenizer", None), "cut_count", None)
-    if counted is None or getattr(model, "pieces", None):
-        return
-    taken = getattr(model, "places_taken", 0)
-    cut = counted(part.captions, taken=taken)
-    if cut:
-        logging.getLogger("tbps").warning(
-            "captions: %s of %s (%.1f %%) are longer than the model reads and lose their end; "
-            "--set method.long_captions=chunk embeds them in pieces",
-            f"{cut:,}",
-            f"{len(part.captions):,}",
-            100 * cut / len(part.captions),
-        )
+def _could_embed_pieces(model: Encoder) -> bool:
+    """Whether `method.long_captions=chunk` can be set: not of an export, nor where a batch's pieces would mix."""
+    return model.recipe is not None and isinstance(model.tokenizer, Cutting) and not model.batch_dependent
 
 
 def _side(

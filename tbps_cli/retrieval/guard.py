@@ -24,13 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.data.types import Split
+from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.fingerprint import fingerprint
-from tbps_cli.features.pipeline import Embedded, Encoder, embed_images, embed_texts, sources_of
+from tbps_cli.features.pipeline import Embedded, embed_images, embed_texts, sources_of
 from tbps_cli.features.rows import content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.retrieval.similarity import codes, product
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 
 ROWS = 16
 """Captions, and as many images, that are embedded again in other company."""
@@ -229,13 +230,13 @@ def tied(query_SE: Rows, gallery_GE: Rows, person_S: Index, person_G: Index) -> 
 
 def _warn(found: Guard) -> None:
     if found.alike:
-        log.warning(
+        logger.warning(
             "guard: %d images have the very same embedding as another, different image: "
             "the model tells them apart by nothing",
             found.alike,
         )
     if found.tied:
-        log.warning(
+        logger.warning(
             "guard: %d of %d sampled captions tie with a wrong image, so the order of the file decides their rank",
             found.tied,
             found.queries,

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tbps_cli.data.images import require_images
 from tbps_cli.data.types import Person, Split
+from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import embed_images, image_file, sources_of
 from tbps_cli.places import cache_dir
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import refuse_batch_dependent
 
-if TYPE_CHECKING:
-    from tbps_cli.models.exported import ExportedModel
-    from tbps_cli.models.model import Model
-
 BATCH = 64
 
 
 def of_split(
-    model: Model | ExportedModel,
+    model: Encoder,
     split: Split,
     *,
     cache: Path | None = None,

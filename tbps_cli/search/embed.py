@@ -16,20 +16,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tbps_cli.data.images import MAX_PIXELS, UnreadableImage, read_image
+from tbps_cli.data.images import UnreadableImage, read_image
+from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.rows import Row, content_hash
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.search.scan import Found
-
-if TYPE_CHECKING:
-    from tbps_cli.models.exported import ExportedModel
-    from tbps_cli.models.model import Model
 
 Progress = Callable[[int, int], None]
 Array = NDArray[np.float32]
@@ -61,7 +57,7 @@ class Outcome:
 
 
 def embed(
-    model: Model | ExportedModel,
+    model: Encoder,
     folder: Path,
     file: FeatureFile,
     images: Sequence[Found],
@@ -106,11 +102,11 @@ class _Image:
 class _Preparer:
     """Reads, checks and transforms one image; called in threads."""
 
-    def __init__(self, model: Model | ExportedModel, folder: Path, store: _Store) -> None:
+    def __init__(self, model: Encoder, folder: Path, store: _Store) -> None:
         self.folder = folder
         self.store = store
         self.transform = model.transform
-        self.max_pixels = model.recipe.data.max_pixels if model.recipe is not None else MAX_PIXELS
+        self.max_pixels = model.max_pixels
 
     def __call__(self, found: Found) -> _Image | Failure:
         path = self.folder / found.path
@@ -206,7 +202,7 @@ class _Store:
 
 
 def _add(
-    model: Model | ExportedModel,
+    model: Encoder,
     group: Sequence[_Image | Failure],
     prepare: _Preparer,
     store: _Store,

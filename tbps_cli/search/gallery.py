@@ -9,7 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tbps_cli.features.rows import Person, Row
+from tbps_cli.data.types import Person
+from tbps_cli.features.rows import Row
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
+from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.store import FeatureFile, feature_path, read_about
 from tbps_cli.search.embed import Outcome, Progress, embed
 from tbps_cli.search.gallery import Gallery, LeftOut, Update
 from tbps_cli.search.scan import Scan, scan
 from tbps_cli.search.skipped import Ledger, name_once
 
-if TYPE_CHECKING:
-    from tbps_cli.models.exported import ExportedModel
-    from tbps_cli.models.model import Model
-
 logger = logging.getLogger("tbps")
 BATCH = 64
 
 
 def index(
-    model: Model | ExportedModel,
+    model: Encoder,
     folder: str | Path,
     path: str | Path | None = None,
     *,
@@ -63,7 +59,7 @@ def index(
     return Gallery(str(folder), folder, file.known(), file.matrix(), update=update)
 
 
-def open_index(model: Model | ExportedModel, path: Path) -> Gallery:
+def open_index(model: Encoder, path: Path) -> Gallery:
     """An index file made by `index`, as it is: its folder is not looked at. Raises CacheError."""
     refuse_batch_dependent(model)
     about = read_about(path)
@@ -79,13 +75,13 @@ def open_index(model: Model | ExportedModel, path: Path) -> Gallery:
     return Gallery(str(path), Path(str(folder)), file.known(), file.matrix())
 
 
-def refuse_batch_dependent(model: Model | ExportedModel) -> None:
+def refuse_batch_dependent(model: Encoder) -> None:
     """Raises TbpsError when an image's vector would depend on its neighbours in a batch."""
     if model.batch_dependent:
         raise TbpsError(f"search: {model.batch_dependent}")
 
 
-def _open(model: Model | ExportedModel, folder: Path, path: str | Path | None) -> FeatureFile:
+def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
     real = str(folder.resolve())
     about = {"run": str(model.path), "folder": real}
     if path is None:

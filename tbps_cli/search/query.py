@@ -6,29 +6,23 @@ should not be. The score of an image is the cosine with that vector.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.data.types import Person
 from tbps_cli.errors import UsageError
-from tbps_cli.features.rows import Person
+from tbps_cli.features.encoder import Encoder, warn_of_cut
 from tbps_cli.retrieval.rank import topk
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import index, open_index, refuse_batch_dependent
 from tbps_cli.search.where import Where, parse
 from tbps_cli.types import Hit
-
-if TYPE_CHECKING:
-    from tbps_cli.models.exported import ExportedModel
-    from tbps_cli.models.model import Model
-
-logger = logging.getLogger("tbps")
 
 TOP = 10
 MINUS = 0.5
@@ -78,7 +72,7 @@ class Answer:
 
 
 def search(
-    model: Model | ExportedModel,
+    model: Encoder,
     gallery: Gallery | str | Path,
     query: str | Query | None = None,
     *,
@@ -99,13 +93,13 @@ def search(
     return answers(model, opened, [asked], top=top, where=where, min_score=min_score)[0].hits
 
 
-def open_gallery(model: Model | ExportedModel, place: Path) -> Gallery:
+def open_gallery(model: Encoder, place: Path) -> Gallery:
     """A folder, brought up to date, or an index file as it is."""
     return open_index(model, place) if place.is_file() else index(model, place)
 
 
 def answers(
-    model: Model | ExportedModel,
+    model: Encoder,
     gallery: Gallery,
     queries: Sequence[Query],
     *,
@@ -126,10 +120,10 @@ def answers(
     ]
 
 
-def encode(model: Model | ExportedModel, queries: Sequence[Query]) -> NDArray[np.float32]:
+def encode(model: Encoder, queries: Sequence[Query]) -> NDArray[np.float32]:
     """One unit row a query, [Q, E]. Special tokens that are written out in a query are plain words."""
     refuse_batch_dependent(model)
-    _warn_of_cut(model, queries)
+    warn_of_cut(model, [text for query in queries for text in query.texts], "queries")
     texts = list(dict.fromkeys(text.strip() for query in queries for text in query.texts))
     row_of = dict(zip(texts, model.encode_texts(texts, query=True), strict=True)) if texts else {}
     sum_QE = np.stack([_sum(model, query, row_of) for query in queries])
@@ -140,7 +134,7 @@ def encode(model: Model | ExportedModel, queries: Sequence[Query]) -> NDArray[np
     return unit_QE
 
 
-def _sum(model: Model | ExportedModel, query: Query, row_of: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+def _sum(model: Encoder, query: Query, row_of: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """Sentence + image - a share of what is not wanted, [E], of any length."""
     parts = [row_of[query.text.strip()]] if query.text and query.text.strip() else []
     if query.image is not None:
@@ -149,19 +143,6 @@ def _sum(model: Model | ExportedModel, query: Query, row_of: Mapping[str, NDArra
         parts.append(-MINUS * row_of[query.minus.strip()])
     total: NDArray[np.float32] = np.sum(parts, axis=0)
     return total
-
-
-def _warn_of_cut(model: Model | ExportedModel, queries: Sequence[Query]) -> None:
-    counted = getattr(model.tokenizer, "cut_count", None)
-    texts = [text for query in queries for text in query.texts]
-    cut = counted(texts, taken=model.places_taken) if counted and not model.pieces else 0
-    if cut:
-        which = "the query is" if len(queries) == 1 else f"{cut} of {len(queries)} queries are"
-        logger.warning(
-            "%s longer than the %d tokens that the model reads; the last words do not count.",
-            which,
-            model.tokenizer.context,
-        )
 
 
 class _Ranker:

@@ -33,6 +33,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def cut_count(self, texts: Sequence[str], *, taken: int = 0) -> int:
+        """How many sentences do not fit and lose their last words; taken: places that the method fills itself."""
+        ...
+
     def describe(self) -> dict[str, object]:
         """Kind and every number, ready for JSON; `from_description` is the way back."""
         ...

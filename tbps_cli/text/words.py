@@ -123,6 +123,10 @@ class Words:
         ids = [self._ids[word] for word in words if word in self._ids]
         return ids, [word for word in words if word not in self._ids]
 
+    def cut_count(self, texts: Sequence[str], *, taken: int = 0) -> int:
+        """How many of the captions have more words than are read."""
+        return sum(len(split_words(text, self.limit + 1)) > self.limit - taken for text in texts)
+
     def describe(self) -> dict[str, object]:
         """Kind, numbers and the whole vocabulary: there is no dictionary file to go back to."""
         return {

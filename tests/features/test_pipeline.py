@@ -7,35 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.encoder import FakeEncoder, Neighbours
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
 from tbps_cli.features.pipeline import embed_split
-
-
-class Counting:
-    """An encoder without a network: an image's row is a few of its pixels, a caption's its letters."""
-
-    name, selected_on, precision, recipe, embed = "counting", None, "fp32", None, 6
-    path = Path("runs/counting-0001")
-    transform = EvalTransform((8, 4), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
-
-    def __init__(self, fingerprint: str = "f1", batch_dependent: str | None = None) -> None:
-        self.fingerprint, self.batch_dependent = fingerprint, batch_dependent
-        self.images: list[int] = []
-        self.texts: list[int] = []
-
-    def image_arrays(self, image_BCHW):
-        self.images.append(len(image_BCHW))
-        row = image_BCHW.reshape(len(image_BCHW), -1)[:, :6]
-        return row + row.mean(axis=0) if self.batch_dependent else row
-
-    def encode_texts(self, texts, *, batch=64):
-        self.texts.append(len(texts))
-        return np.array([[text.count(letter) for letter in "aeinos"] for text in texts], np.float32)
 
 
 @pytest.fixture
@@ -44,10 +22,10 @@ def split(tmp_path) -> Split:
     return open_dataset("cuhk-pedes", tmp_path).split("test")
 
 
-def counted(split: Split, cache: Path | None, model: Counting | None = None, **options: object):
-    model = model or Counting()
+def counted(split: Split, cache: Path | None, model: FakeEncoder | None = None, **options: object):
+    model = model or FakeEncoder()
     embedded = embed_split(model, split, cache_dir=cache, **options)
-    return embedded, sum(model.images), sum(model.texts)
+    return embedded, model.seen, len(model.texts)
 
 
 def test_rows_stand_in_file_order_whatever_the_batch(split) -> None:
@@ -55,7 +33,7 @@ def test_rows_stand_in_file_order_whatever_the_batch(split) -> None:
     small, images, texts = counted(split, None, batch=3)
     assert (images, texts) == (10, 20)
     assert whole.image_GE.tolist() == small.image_GE.tolist()
-    assert whole.text_QE.tolist() == small.text_QE.tolist() == Counting().encode_texts(split.captions).tolist()
+    assert whole.text_QE.tolist() == small.text_QE.tolist() == FakeEncoder().encode_texts(split.captions).tolist()
     assert len(np.unique(whole.image_GE, axis=0)) == 10
 
 
@@ -71,7 +49,7 @@ def test_the_second_evaluation_embeds_nothing(split, tmp_path) -> None:
 
 def test_other_weights_embed_everything_anew(split, tmp_path) -> None:
     counted(split, tmp_path / "cache")
-    assert counted(split, tmp_path / "cache", Counting("f2"))[1:] == (10, 20)
+    assert counted(split, tmp_path / "cache", FakeEncoder("f2"))[1:] == (10, 20)
 
 
 def test_a_changed_image_is_embedded_again_and_a_touched_or_moved_one_is_not(split, tmp_path) -> None:
@@ -96,7 +74,7 @@ def test_equal_images_under_two_paths_are_embedded_once(split, tmp_path) -> None
 
 def test_a_batch_dependent_form_is_embedded_whole_in_order_and_per_batch_size(split, tmp_path) -> None:
     def run(batch: int):
-        return counted(split, tmp_path / "cache", Counting(batch_dependent="attends over the batch"), batch=batch)
+        return counted(split, tmp_path / "cache", Neighbours(batch_dependent="attends over the batch"), batch=batch)
 
     first, images, _ = run(4)
     assert images == 10
@@ -126,7 +104,7 @@ def test_truncated_images_are_used_and_counted(split, tmp_path, caplog) -> None:
 
 def test_missing_images_are_told_before_anything_is_embedded(split) -> None:
     split.paths[1].unlink()
-    model = Counting()
+    model = FakeEncoder()
     with pytest.raises(DataError, match="1 of 10 images are missing"):
         counted(split, None, model)
     assert not model.texts

@@ -1,4 +1,4 @@
-"""A model that sees colours, so that searches have right answers without any training."""
+"""Images of one colour and an encoder that sees colours, so that searches have right answers without training."""
 
 from __future__ import annotations
 
@@ -6,50 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from support.encoder import COLOURS, FakeEncoder
 
-from tbps_cli.augment.exact import EvalTransform
 from tbps_cli.cli import render
-from tbps_cli.text.bpe import Bpe
-
-COLOURS = {"red": (220, 10, 10), "green": (10, 220, 10), "blue": (10, 10, 220), "yellow": (220, 220, 10)}
-
-
-class Colours:
-    """An image's row is its mean colour, a sentence's the sum of the colours that it names; both unit."""
-
-    name, data, selected_on, precision, recipe, embed = "colours", "synthetic", None, "fp32", None, 3
-    batch_dependent: str | None = None
-    path = Path("runs/colours-0001")
-    transform = EvalTransform((8, 4), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
-    tokenizer = Bpe(12)
-    pieces = None
-    places_taken = 0
-
-    def __init__(self, fingerprint: str = "0123456789abcdef") -> None:
-        self.fingerprint = fingerprint
-        self.seen = 0
-        self.texts: list[str] = []
-
-    def image_arrays(self, image_BCHW):
-        self.seen += len(image_BCHW)
-        return unit(image_BCHW.mean(axis=(2, 3)))
-
-    def encode_images(self, images):
-        return self.image_arrays(np.stack([self.transform(Image.open(path).convert("RGB")) for path in images]))
-
-    def encode_texts(self, texts, *, batch=None, query=False):
-        self.texts += texts
-        rows = [
-            sum((np.array(COLOURS[word]) for word in text.split() if word in COLOURS), np.ones(3)) for text in texts
-        ]
-        return unit(np.array(rows, np.float32))
-
-
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def paint(path: Path, colour: str, size: tuple[int, int] = (16, 32), **options: object) -> Path:
@@ -87,8 +48,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture
-def model() -> Colours:
-    return Colours()
+def model() -> FakeEncoder:
+    return FakeEncoder()
 
 
 @pytest.fixture

@@ -252,7 +252,7 @@ def test_an_index_of_other_weights_is_refused_with_what_to_do(model, photos: Pat
     index(model, photos, tmp_path / "people.h5")
     with pytest.raises(CacheError, match="was made by") as caught:
         open_index(type(model)("fedcba9876543210"), tmp_path / "people.h5")
-    assert caught.value.hint is not None and "--ckpt runs/colours-0001" in caught.value.hint
+    assert caught.value.hint is not None and "--ckpt runs/fake-0001" in caught.value.hint
     with pytest.raises(CacheError):
         index(type(model)("fedcba9876543210"), photos, tmp_path / "people.h5")
 

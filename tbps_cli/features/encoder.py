@@ -1,0 +1,125 @@
+"""What turns images and captions into embeddings, whatever it is: a run, an official file, an exported folder.
+
+Everything above the models (features, retrieval, search) asks for this protocol and knows no class that
+fulfils it. The classes are `models.model.Model` and `models.exported.ExportedModel`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.augment.exact import EvalTransform
+from tbps_cli.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tbps_cli.recipe.schema import Recipe
+
+logger = logging.getLogger("tbps")
+
+Embeddings = NDArray[np.float32]
+"""[B, E], one unit vector a row."""
+
+
+class Encoder(Protocol):
+    """Embeds images and captions, and says what its embeddings depend on."""
+
+    @property
+    def name(self) -> str:
+        """The method."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The run, checkpoint or folder that it was opened from."""
+        ...
+
+    @property
+    def data(self) -> str | None:
+        """The data set that it was trained on, by name or path, where that is known."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What it was trained by; an exported folder holds none."""
+        ...
+
+    @property
+    def selected_on(self) -> str | None:
+        """The split that chose its weights, where that is known."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits over everything that an embedding depends on; equal ones mean comparable embeddings."""
+        ...
+
+    @property
+    def embed(self) -> int:
+        """Length of an embedding (E)."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic: fp32, int8 and so on."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many images or captions are embedded at a time when nobody says."""
+        ...
+
+    @property
+    def batch_dependent(self) -> str | None:
+        """Why an embedding depends on the rest of its batch and what to set instead; None when it does not."""
+        ...
+
+    @property
+    def max_pixels(self) -> int:
+        """Larger images are refused before they are decoded."""
+        ...
+
+    @property
+    def transform(self) -> EvalTransform:
+        """An RGB image -> float32 [3, H, W]."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Captions -> ids."""
+        ...
+
+    def cut_count(self, texts: Sequence[str]) -> int:
+        """How many of these captions are longer than the model reads, so that their last words do not count."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str], *, batch: int | None = None, query: bool = False) -> Embeddings:
+        """B sentences -> [B, E]. query: written by a person who searches, so special tokens are plain words."""
+        ...
+
+    def encode_images(self, images: Sequence[str | Path | Image.Image], *, batch: int | None = None) -> Embeddings:
+        """Paths or images -> [B, E]. Raises UnreadableImage naming the path."""
+        ...
+
+    def image_arrays(self, image_BCHW: NDArray[np.float32]) -> Embeddings:
+        """Images that `transform` has prepared -> [B, E]; they are one batch."""
+        ...
+
+
+def warn_of_cut(encoder: Encoder, texts: Sequence[str], what: str, advice: str = "") -> None:
+    """Log how many sentences the encoder does not read to their end. what: what several of them are called."""
+    cut = encoder.cut_count(texts)
+    if not cut:
+        return
+    if len(texts) == 1:
+        which = "the sentence is"
+    else:
+        which = f"{what}: {cut:,} of {len(texts):,} ({100 * cut / len(texts):.1f} %) are"
+    logger.warning("%s longer than the model reads, so the last words do not count%s", which, advice and f"; {advice}")
