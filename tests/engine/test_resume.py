@@ -1,6 +1,6 @@
 """Runs that are really killed with SIGKILL, and end as if nothing had happened.
 
-`kill_campaign` draws the moments, resumes and compares with a run in one go, bit by bit; docs/resume.md has
+`kill_campaign` draws the moments, resumes and compares with a run in one go, bit by bit; docs/kill-campaign.md has
 its table. Here every method is killed twenty times (slow), and one of them once (quick).
 """
 
@@ -17,7 +17,7 @@ from tbps_cli import methods
 from tbps_cli.engine import state
 from tbps_cli.weights.files import read_metadata, read_safetensors, write_safetensors
 
-PAGE = Path(__file__).parents[2] / "docs" / "resume.md"
+PAGE = Path(__file__).parents[2] / "docs" / "kill-campaign.md"
 
 
 def test_every_method_is_killed_in_the_campaign() -> None:

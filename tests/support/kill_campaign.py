@@ -5,7 +5,7 @@
 Half of the moments are drawn uniformly over the time that is left of the run, from the start of the
 process on; the other half over what it does (every step, every file that it writes, every epoch that it
 closes), plus up to 20 ms, so that short phases are hit as well as long ones. Each process keeps checkpoints
-as often as it likes: after every step, now and then, or after epochs alone. docs/resume.md shows a result.
+as often as it likes: after every step, now and then, or after epochs alone. docs/kill-campaign.md shows a result.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Records:
         )
 
     def row(self) -> str:
-        """For the table of docs/resume.md."""
+        """For the table of docs/kill-campaign.md."""
         half = sum(bool(kill.half) for kill in self.kills)
         cells = [self.method, len(self.kills), *self.hits(), half, self.runs, self.verdict]
         return f"| {' | '.join(map(str, cells))} |"
