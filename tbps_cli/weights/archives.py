@@ -7,7 +7,9 @@ stay shared, and everything arrives on the CPU whatever device the file names.
 from __future__ import annotations
 
 import io
+import math
 import mmap
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Collection
@@ -25,11 +27,14 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 FETCH = "Fetch or copy it again."
 
 
-def read_zip(path: Path, skip: Collection[str]) -> tuple[Any, bool]:
-    """(content, whether TorchScript wrote it) of a zip archive, without the outermost keys in `skip`."""
+def read_zip(path: Path, skip: Collection[str], *, values: bool = True) -> tuple[Any, bool]:
+    """(content, whether TorchScript wrote it) of a zip archive, without the outermost keys in `skip`.
+
+    values: False leaves tensors of more than one value on the meta device: shapes without numbers.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Archive(archive, path).read(skip)
+            return _Archive(archive, path).read(skip, values)
     except (zipfile.BadZipFile, EOFError, struct.error, RuntimeError, ValueError, OSError, OverflowError) as error:
         raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
 
@@ -57,14 +62,14 @@ class _Archive:
         if declared > size:
             raise WeightsError(f"{self.path} declares {declared:,} bytes but has {size:,}.", FETCH)
 
-    def read(self, skip: Collection[str]) -> tuple[Any, bool]:
+    def read(self, skip: Collection[str], values: bool) -> tuple[Any, bool]:
         order = self.entries.get(self.root + "byteorder")
         if order is not None and self.zip.read(order).strip() == b"big":
             raise WeightsError(f"{self.path} was written on a big-endian machine.", "Save it as safetensors there.")
         with self.zip.open(self.root + "data.pkl") as file:
             value = unpickle(io.BytesIO(file.read()), self._storage, str(self.path))
         script = self.root + "constants.pkl" in self.entries
-        return _plain(value, self._bytes, skip), script
+        return _plain(value, self._bytes, skip, values), script
 
     def _storage(self, identity: tuple[Any, ...]) -> Storage:
         word, kind, key, _, count = identity
@@ -111,8 +116,8 @@ def _as_storage(buffer: bytearray) -> torch.UntypedStorage:
 # The stream that torch wrote before 1.6 ---------------------------------------------------------
 
 
-def read_stream(path: Path, skip: Collection[str]) -> Any:
-    """The content of the older stream, without the outermost keys in `skip`.
+def read_stream(path: Path, skip: Collection[str], *, values: bool = True) -> Any:
+    """The content of the older stream; skip and values as in `read_zip`.
 
     Magic number, protocol, facts about the machine, the object, the storages' keys, their bytes.
     """
@@ -126,8 +131,8 @@ def read_stream(path: Path, skip: Collection[str]) -> Any:
         if isinstance(machine, dict) and not machine.get("little_endian", True):
             raise WeightsError(f"{path} was written on a big-endian machine.", "Save it as safetensors there.")
         value = stream.next()
-        loaded = stream.storages(stream.next())
-    return _plain(value, lambda storage: loaded[storage.key], skip)
+        stream.find_storages(stream.next())
+        return _plain(value, stream.bytes_of, skip, values)
 
 
 class _Stream:
@@ -136,6 +141,10 @@ class _Stream:
     def __init__(self, file: mmap.mmap, path: Path) -> None:
         self.file, self.path = file, path
         self.declared: dict[str, tuple[str, int]] = {}
+        """Key -> type and number of its values."""
+        self.places: dict[str, tuple[int, int]] = {}
+        """Key -> first byte and number of bytes."""
+        self.loaded: dict[str, torch.UntypedStorage] = {}
 
     def next(self) -> Any:
         return unpickle(self.file, self._storage, str(self.path))
@@ -154,38 +163,46 @@ class _Stream:
             raise Damaged("a view outside its storage")
         return Storage(key, storage_type(kind), length, first)
 
-    def storages(self, keys: Any) -> dict[str, torch.UntypedStorage]:
-        """Key -> bytes, for every key that was declared. Raises WeightsError when they are not all here."""
-        loaded = {}
+    def find_storages(self, keys: Any) -> None:
+        """Note where every storage that was declared lies. Raises WeightsError when they are not all here."""
         for key in keys if isinstance(keys, list) else ():
-            if not isinstance(key, str) or key not in self.declared or key in loaded:
+            if not isinstance(key, str) or key not in self.declared or key in self.places:
                 raise WeightsError(f"{self.path} is damaged: its list of storages does not fit.", FETCH)
-            loaded[key] = self._bytes(*self.declared[key])
-        missing = self.declared.keys() - loaded.keys()
+            self.places[key] = self._next_place(*self.declared[key])
+        missing = self.declared.keys() - self.places.keys()
         if missing:
             raise WeightsError(f"{self.path}: the storage {min(missing)!r} is missing.", FETCH)
-        return loaded
 
-    def _bytes(self, dtype: str, count: int) -> torch.UntypedStorage:
+    def _next_place(self, dtype: str, count: int) -> tuple[int, int]:
         head = self.file.read(8)
         if len(head) < 8 or struct.unpack("<q", head)[0] != count:
             raise WeightsError(f"{self.path} is cut short or damaged.", FETCH)
-        size = count * ITEM_BYTES[dtype]
-        left = len(self.file) - self.file.tell()
+        start, size = self.file.tell(), count * ITEM_BYTES[dtype]
+        left = len(self.file) - start
         if size > left:
             raise WeightsError(f"{self.path} is cut short: {size - left:,} bytes are missing.", FETCH)
-        return _as_storage(bytearray(self.file.read(size)))
+        self.file.seek(size, os.SEEK_CUR)
+        return start, size
+
+    def bytes_of(self, storage: Storage) -> torch.UntypedStorage:
+        """The storage's own bytes, read once."""
+        if storage.key not in self.loaded:
+            start, size = self.places[storage.key]
+            self.loaded[storage.key] = _as_storage(bytearray(self.file[start : start + size]))
+        return self.loaded[storage.key]
 
 
 # From notes to tensors --------------------------------------------------------------------------
 
 
-def _plain(value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip: Collection[str]) -> Any:
+def _plain(
+    value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip: Collection[str], values: bool
+) -> Any:
     """The value with tensors in place of notes, without the outermost keys in `skip`."""
     if isinstance(value, dict):
         value = {key: item for key, item in value.items() if key not in skip}
     try:
-        return _Filler(bytes_of).fill(value)
+        return _Filler(bytes_of, values).fill(value)
     except RecursionError:
         raise WeightsError("the checkpoint is nested too deeply.", "Only plain containers are read.") from None
 
@@ -193,8 +210,9 @@ def _plain(value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip
 class _Filler:
     """Copies nested containers; what was shared stays shared."""
 
-    def __init__(self, bytes_of: Callable[[Storage], torch.UntypedStorage]) -> None:
+    def __init__(self, bytes_of: Callable[[Storage], torch.UntypedStorage], values: bool) -> None:
         self.bytes_of = bytes_of
+        self.values = values
         self.done: dict[int, tuple[Any, Any]] = {}
 
     def fill(self, value: Any) -> Any:
@@ -217,6 +235,8 @@ class _Filler:
             return tuple(self.fill(item) for item in value)
         if isinstance(value, Stored):
             dtype = getattr(torch, value.dtype)
+            if not self.values and math.prod(value.size) > 1:
+                return torch.empty(value.size, dtype=dtype, device="meta")
             first = value.storage.first * ITEM_BYTES[value.storage.dtype] // ITEM_BYTES[value.dtype]
             return torch.empty(0, dtype=dtype).set_(
                 self.bytes_of(value.storage), first + value.offset, value.size, value.stride

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,22 +43,51 @@ class Foreign:
     kind: Kind
 
 
-def read_tensors(path: Path, *, skip: Collection[str] = ()) -> Foreign:
+def read_tensors(path: Path, *, skip: Collection[str] = (), values: bool = True) -> Foreign:
     """Read any weights file safely; tensors on the CPU, of the types they have in the file.
 
     skip: keys of the outermost dictionary that are not read (an optimizer's state is twice the model).
+    values: False reads names, shapes and single numbers alone (other tensors are on the meta device), so that
+    it is quick whatever the size of the file.
     Raises WeightsError when the file is missing, damaged, asks for code, or is no weights file.
     """
     path = Path(path)
     head = _head(path)
     if head.startswith(b"PK\x03\x04"):
-        content, script = read_zip(path, skip)
+        content, script = read_zip(path, skip, values=values)
         return Foreign(content, "torchscript" if script else "torch")
     if head.startswith(b"\x80"):
-        return Foreign(read_stream(path, skip), "legacy")
+        return Foreign(read_stream(path, skip, values=values), "legacy")
     if len(head) > 8 and head[8:9] == b"{":
-        return Foreign(dict(read_safetensors(path)), "safetensors")
+        return Foreign(dict(read_safetensors(path)), "safetensors")  # mapped: read when it is used
     raise _no_weights(path, head)
+
+
+def state_of(foreign: Foreign) -> dict[str, Tensor]:
+    """The state dict inside a file, whatever is wrapped around it, under flat names.
+
+    A common prefix (`module.`, `_orig_mod.`) is removed, and so is the `text.` of open_clip's
+    custom text towers; TorchScript's nested modules become dotted names.
+    """
+    content = foreign.content
+    if isinstance(content, dict):
+        inner = (content.get(key) for key in ("state_dict", "model_state_dict", "model"))
+        content = next((value for value in inner if isinstance(value, dict)), content)
+    tensors = dict(_flat(content))
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    if any(name.startswith("text.") for name in tensors) and "visual.conv1.weight" in tensors:
+        tensors = {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
 
 
 def _head(path: Path) -> bytes:

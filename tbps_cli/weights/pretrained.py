@@ -15,16 +15,17 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from tbps_cli.errors import WeightsError
+from tbps_cli.places import cache_dir
 from tbps_cli.weights import catalogue
 from tbps_cli.weights.catalogue import QUICK, Entry
-from tbps_cli.weights.files import Foreign, read_tensors
+from tbps_cli.weights.files import read_tensors, state_of
 
 Progress = Callable[[int, int], None]
 Activation = Literal["quickgelu", "gelu"]
@@ -78,39 +79,6 @@ def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
     return {name: _float32(tensor) for name, tensor in tensors.items() if name not in _EXTRAS}, openai
 
 
-def state_of(foreign: Foreign) -> dict[str, Tensor]:
-    """The state dict inside a file, whatever is wrapped around it, under flat names.
-
-    A common prefix (`module.`, `_orig_mod.`) is removed, and so is the `text.` of open_clip's
-    custom text towers; TorchScript's nested modules become dotted names.
-    """
-    content = foreign.content
-    if isinstance(content, dict):
-        inner = (content.get(key) for key in ("state_dict", "model_state_dict", "model"))
-        content = next((value for value in inner if isinstance(value, dict)), content)
-    tensors = dict(_flat(content))
-    for prefix in ("module.", "_orig_mod.", "module."):
-        tensors = without_prefix(tensors, prefix)
-    if any(name.startswith("text.") for name in tensors) and "visual.conv1.weight" in tensors:
-        tensors = {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The same tensors without a prefix that all names share."""
-    if tensors and all(name.startswith(prefix) for name in tensors):
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return dict(tensors)
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else str(key))
-
-
 def _is_tower(name: str, tensor: Tensor) -> bool:
     return name not in _EXTRAS and tensor.is_floating_point()
 
@@ -122,17 +90,10 @@ def _float32(tensor: Tensor) -> Tensor:
 # Downloading ------------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """Where downloads lie: $TBPS_CACHE_DIR/weights, else below the platform's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("TBPS_CACHE_DIR") or user_cache_dir("tbps", appauthor=False)) / "weights"
-
-
 def fetch(entry: Entry, *, progress: Progress | None = None) -> Path:
     """The entry's file on this machine, downloaded when it is not here yet."""
     if entry.url and (entry.sha256 or not entry.hub):
-        return download(entry.url, cache_folder() / entry.file, sha256=entry.sha256, progress=progress)
+        return download(entry.url, cache_dir() / "weights" / entry.file, sha256=entry.sha256, progress=progress)
     return _from_hub(entry)
 
 
