@@ -129,6 +129,8 @@ class Method(nn.Module):
     """Authors, title, venue, year: one line."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of our parameter names that inference does not need (heads, queues)."""
+    brought: ClassVar[tuple[str, ...]] = ()
+    """Our names of buffers that published files lack, because `text_input` brings them."""
     config: MethodConfig
     task: Task
 
@@ -249,13 +251,17 @@ class Method(nn.Module):
         Heads that only training uses may be absent, or of another width. Raises WeightsError when all
         names are ours but some that inference needs are missing or have another shape.
         """
-        tensors, _ = cls.official.to_ours(files.tensors)
+        tensors = files.under(cls.official).ours
         task = cls.recognise_task(files, config)
         with torch.device("meta"):
             expected = cls(config, task).state_dict()
         if any(name not in expected and not name.startswith(cls.training_only) for name in tensors):
             return False
-        needed = {name: tensor for name, tensor in expected.items() if not name.startswith(cls.training_only)}
+        needed = {
+            name: tensor
+            for name, tensor in expected.items()
+            if not name.startswith(cls.training_only) and name not in cls.brought
+        }
         missing = [name for name in needed if name not in tensors]
         if missing:
             raise WeightsError(
@@ -273,16 +279,21 @@ class Method(nn.Module):
         return True
 
     @classmethod
+    def stated_size(cls, files: OfficialFiles) -> tuple[int, int] | None:
+        """(height, width) of the images, where the options of a foreign checkpoint say it."""
+        return files.image_size()
+
+    @classmethod
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
         """Image size and number of persons of a checkpoint that `recognise` accepted.
 
         The options know the size best; else the position table and the usual shapes decide. Raises
         WeightsError when the table fits no usual shape.
         """
-        tensors, _ = cls.official.to_ours(files.tensors)
+        tensors = files.under(cls.official).ours
         persons = tensors.get("classifier.weight")
         identities = 0 if persons is None else len(persons)
-        stated = files.image_size()
+        stated = cls.stated_size(files)
         if stated or "clip.visual.positional_embedding" not in tensors:
             return Task(stated or PEDESTRIAN, identities)
         patch = int(tensors["clip.visual.conv1.weight"].shape[-1])

@@ -101,9 +101,9 @@ class PlainCLIP(Method):
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """A state with OpenAI's names at the top: its own files, open_clip's, and fine-tuned ones."""
-        ours, unknown = cls.official.to_ours(files.tensors)
-        if unknown or "visual.conv1.weight" not in files.tensors or "token_embedding.weight" not in files.tensors:
+        mapped = files.under(cls.official)
+        if mapped.unknown or not {"visual.conv1.weight", "token_embedding.weight"} <= files.tensors.keys():
             return None
-        sizes = read_sizes(ours, prefix="clip.")
+        sizes = read_sizes(mapped.ours, prefix="clip.")
         config = cls.Config(name="clip", tower=named(sizes))
         return config if cls.fits(files, config) else None

@@ -198,11 +198,11 @@ class CoMoE(Method):
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """CoMoE's when the file has its parser."""
-        ours, unknown = cls.official.to_ours(files.tensors)
-        found = any(name.startswith("parts.") for name in ours)
-        if unknown or not found or "clip.visual.conv1.weight" not in ours:
+        mapped = files.under(cls.official)
+        found = any(name.startswith("parts.") for name in mapped.ours)
+        if mapped.unknown or not found or "clip.visual.conv1.weight" not in mapped.ours:
             return None
-        config = _config(ours, files)
+        config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
 

@@ -180,10 +180,10 @@ class CSKT(Method):
         """CSKT's when the file has its prompt bank; sizes from shapes, constants as published."""
         if "prompt_learner.tmap.weight" not in files.tensors:
             return None
-        ours, unknown = cls.official.to_ours(files.tensors)
-        if unknown or "clip.visual.conv1.weight" not in ours or "prompts.ctx" not in ours:
+        mapped = files.under(cls.official)
+        if mapped.unknown or "clip.visual.conv1.weight" not in mapped.ours or "prompts.ctx" not in mapped.ours:
             return None
-        config = _config(ours, files)
+        config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
 

@@ -180,11 +180,11 @@ class DMAdapter(Method):
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """DM-Adapter's when the towers' blocks have gates; sizes from shapes, constants as published."""
-        ours, unknown = cls.official.to_ours(files.tensors)
+        mapped = files.under(cls.official)
         gates = "clip.visual.transformer.resblocks.0.feed_forward.input_gate.weight"
-        if unknown or gates not in ours or "clip.visual.conv1.weight" not in ours:
+        if mapped.unknown or gates not in mapped.ours or "clip.visual.conv1.weight" not in mapped.ours:
             return None
-        config = _config(ours, files)
+        config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
 

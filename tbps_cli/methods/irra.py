@@ -147,10 +147,10 @@ class IRRA(Method):
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """IRRA's when every name is one of its model's; its relatives share `base_model.` and add their own."""
-        ours, unknown = cls.official.to_ours(files.tensors)
-        if unknown or "clip.visual.conv1.weight" not in ours:
+        mapped = files.under(cls.official)
+        if mapped.unknown or "clip.visual.conv1.weight" not in mapped.ours:
             return None
-        config = _config(ours, files)
+        config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
 

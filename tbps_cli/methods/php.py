@@ -227,11 +227,11 @@ class PHP(Method):
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """PHP's when the file has a pooling or a parser of it. What was trained with fewer parts says its folder."""
-        ours, unknown = cls.official.to_ours(files.tensors)
-        parts = tuple(part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in ours))
-        if unknown or not parts or "clip.visual.conv1.weight" not in ours:
+        mapped = files.under(cls.official)
+        parts = tuple(part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in mapped.ours))
+        if mapped.unknown or not parts or "clip.visual.conv1.weight" not in mapped.ours:
             return None
-        config = _config(ours, parts, files)
+        config = _config(mapped.ours, parts, files)
         if not cls.fits(files, config):
             return None
         ablation = re.search(r"ablation_(base|crfm|efp)", files.name)

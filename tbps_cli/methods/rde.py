@@ -233,10 +233,10 @@ class RDE(Method):
         """RDE's when the file has its token selections; sizes from shapes, constants from options."""
         if "visul_emb_layer.fc.weight" not in files.tensors:
             return None
-        ours, unknown = cls.official.to_ours(files.tensors)
-        if unknown or "clip.visual.conv1.weight" not in ours:
+        mapped = files.under(cls.official)
+        if mapped.unknown or "clip.visual.conv1.weight" not in mapped.ours:
             return None
-        config = _config(ours, files)
+        config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -34,7 +33,7 @@ from tbps_cli.nn.vit import VisionTransformer
 from tbps_cli.section import Count, Positive, Share, Weight
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
-from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.foreign import OfficialFiles, pair_of_sides
 from tbps_cli.weights.key_table import KeyTable
 
 FIRST_SCALE = 1 / 0.07
@@ -277,18 +276,17 @@ class TbpsClip(Method):
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """TBPS-CLIP's alone call the text tower `encode_text`."""
-        ours, unknown = cls.official.to_ours(files.tensors)
+        mapped = files.under(cls.official)
         texts = any(name.startswith("encode_text.") for name in files.tensors)
-        if unknown or not texts or "clip.visual.conv1.weight" not in ours:
+        if mapped.unknown or not texts or "clip.visual.conv1.weight" not in mapped.ours:
             return None
-        config = _config(ours, files)
+        config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
     @classmethod
-    def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
-        """Its options say the image's size among the settings of the experiment."""
-        size = _experiment(files).get("input_resolution")
-        return super().recognise_task(replace(files, options={"img_size": size, **files.options}), config)
+    def stated_size(cls, files: OfficialFiles) -> tuple[int, int] | None:
+        """Its options say the size among the settings of the experiment."""
+        return files.image_size() or pair_of_sides(_experiment(files).get("input_resolution"))
 
 
 def _config(state: Mapping[str, Tensor], files: OfficialFiles) -> TbpsClip.Config:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +132,7 @@ class TextReID(Method):
             r"(word_table)": r"\1",
         }
     )
+    brought = ("word_table",)
     training_only = tuple(f"head.{name}" for name in TRAINING)
     config: Config
     word_table: Tensor
@@ -312,27 +312,27 @@ class TextReID(Method):
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
         """TextReID's when every name is one of its model's. The word table is not in its files."""
-        ours, unknown = cls.official.to_ours(files.tensors)
-        if unknown or "textual.gru.weight_ih_l0" not in ours or "visual.conv1.weight" not in ours:
+        mapped = files.under(cls.official)
+        if mapped.unknown or "textual.gru.weight_ih_l0" not in mapped.ours or "visual.conv1.weight" not in mapped.ours:
             return None
-        if TABLE not in ours:
+        if TABLE not in mapped.ours:
             raise WeightsError(
                 f"{files.name}: this is TextReID's baseline on an ImageNet ResNet, which is not offered.",
                 "Its models on CLIP's RN50 and RN101 are.",
             )
-        config = _config(ours, files)
+        config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
     @classmethod
-    def fits(cls, files: OfficialFiles, config: Any) -> bool:
-        table = torch.empty(config.vocabulary + 1, config.word_width, device="meta")
-        return super().fits(replace(files, tensors={**files.tensors, "word_table": table}), config)
+    def stated_size(cls, files: OfficialFiles) -> tuple[int, int] | None:
+        """Its YAML says the size among the input's settings."""
+        return files.image_size() or pair_of_sides((files.at("INPUT", "HEIGHT"), files.at("INPUT", "WIDTH")))
 
     @classmethod
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
-        ours, _ = cls.official.to_ours(files.tensors)
+        ours = files.under(cls.official).ours
         projection = ours.get("head.loss_evaluator.projection")
-        size, _ = image_of(len(ours[TABLE]), _stated(files))
+        size, _ = image_of(len(ours[TABLE]), cls.stated_size(files))
         return Task(size, 0 if projection is None else projection.shape[1])
 
 
@@ -376,10 +376,5 @@ def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> TextReID.Config
         values["label_smoothing"] = 0.1 if epsilon > 0 else 0.0  # the released code knows no other value
     if isinstance(momentum, int | float) and 0 <= momentum <= 1:
         values["momentum"] = float(momentum)
-    _, last_stride = image_of(len(ours[TABLE]), _stated(files))
+    _, last_stride = image_of(len(ours[TABLE]), TextReID.stated_size(files))
     return TextReID.Config(name="textreid", tower=named_resnet(visual), last_stride=last_stride, **values)
-
-
-def _stated(files: OfficialFiles) -> tuple[int, int] | None:
-    """The image size that options or YAML say."""
-    return files.image_size() or pair_of_sides((files.at("INPUT", "HEIGHT"), files.at("INPUT", "WIDTH")))

@@ -23,10 +23,9 @@ from tbps_cli.data.images import read_image, to_rgb
 from tbps_cli.errors import UsageError
 from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.methods.base import Method, TextSources
-from tbps_cli.models import device as devices
-from tbps_cli.models import official
+from tbps_cli.models.device import choose
+from tbps_cli.models.official import Official
 from tbps_cli.models.run import Run
-from tbps_cli.models.settings import check_sets
 from tbps_cli.models.states import load_into
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.long_captions import Cutting, embed_pieces
@@ -175,42 +174,24 @@ class Model:
 
 def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
     """The best weights of a run (or the chosen file of it) as an encoder."""
-    check_sets(sets)
     recipe = run.recipe_with(tuple(sets))
     sources = TextSources(words=words, kept=run.tokenizer(), data=recipe.data.name)
     text = methods.find(recipe.method.name).text_input(recipe.method, sources)
     recipe = recipe.model_copy(update={"method": text.config})
     method = build(recipe)
     load_into(method, {**run.weights(), **text.tensors}, name=str(run.weights_file))
-    return _ready(method, recipe, run.folder, device, text.tokenizer, run.selected_on)
+    chosen = choose(device)
+    return Model(method, recipe, run.folder, device=chosen, tokenizer=text.tokenizer, selected_on=run.selected_on)
 
 
 def open_official(
-    path: Path,
-    *,
-    device: str = "auto",
-    sets: Sequence[str] = (),
-    words: Path | None = None,
-    data_root: Path | None = None,
+    found: Official, path: Path, *, device: str = "auto", words: Path | None = None, data_root: Path | None = None
 ) -> Model:
-    """A foreign checkpoint as an encoder, converted on the fly; one logged line says so."""
-    converted = official.read(path, sets=sets, words=words, data_root=data_root)
-    logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, converted.coverage)
-    notes = [str(converted.coverage)]
-    return _ready(converted.method, converted.recipe, path, device, converted.tokenizer, None, notes)
-
-
-def _ready(
-    method: Method,
-    recipe: Recipe,
-    path: Path,
-    device: str,
-    tokenizer: Tokenizer | None,
-    selected_on: str | None,
-    notes: Sequence[str] = (),
-) -> Model:
-    chosen = devices.choose(device)
-    return Model(method, recipe, path, device=chosen, tokenizer=tokenizer, selected_on=selected_on, notes=notes)
+    """A foreign checkpoint, found at `path`, as an encoder; one logged line says that it was converted."""
+    made = found.load(words=words, data_root=data_root)
+    logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, made.coverage)
+    notes = [str(made.coverage)]
+    return Model(made.method, made.recipe, path, device=choose(device), tokenizer=made.tokenizer, notes=notes)
 
 
 def build(recipe: Recipe, identities: int = 0) -> Method:

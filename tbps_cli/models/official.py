@@ -1,8 +1,8 @@
 """Foreign checkpoints: found, safely read, recognised and turned into a method of ours.
 
 This is the one place where files of other programs come in. Which method a file belongs to and what
-its shapes say is `Method.recognise`; here the file is found with the options beside it, every
-method is asked, names are mapped through its key table, and each tensor is accounted for.
+its shapes say is `Method.recognise`. `find` looks at names, shapes and options alone, which takes
+milliseconds whatever the size of the file; `Official.load` reads the numbers and accounts for each tensor.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from tbps_cli import methods, places
 from tbps_cli.errors import RecipeError, WeightsError
@@ -46,6 +44,28 @@ _BENCHMARKS = "cuhk-pedes", "icfg-pedes", "rstpreid"
 
 
 @dataclass(frozen=True)
+class Official:
+    """A foreign checkpoint that one method knows: everything but its numbers."""
+
+    file: Path
+    files: OfficialFiles
+    method: type[Method]
+    recipe: Recipe
+    task: Task
+
+    def load(self, *, words: Path | None = None, data_root: Path | None = None) -> Converted:
+        """Read the numbers into the method. Raises WeightsError when the word table or a tensor is missing."""
+        sources = TextSources(words=words, data=self.recipe.data.name, data_root=places.data_root(data_root))
+        text = self.method.text_input(self.recipe.method, sources)
+        recipe = self.recipe.model_copy(update={"method": text.config})
+        mapped = self.files.under(self.method.official)
+        tensors = mapped.rename(state_of(read_tensors(self.file, skip=_SKIPPED)), str(self.file))
+        method = self.method(recipe.method, self.task)
+        coverage = load_into(method, {**tensors, **text.tensors}, name=str(self.file), unknown=mapped.unknown)
+        return Converted(recipe, method, text.tokenizer, coverage, self.file)
+
+
+@dataclass(frozen=True)
 class Converted:
     """A foreign checkpoint as ours: what it is, its method with weights, and which tensors were used."""
 
@@ -63,15 +83,18 @@ def convert(
     method: str | None = None,
     sets: Sequence[str] = (),
     words: Path | None = None,
+    data_root: Path | None = None,
 ) -> Run:
     """Turn an official checkpoint (file or folder) into a run folder.
 
     out: a new folder; left out, the next `runs/METHOD-NNNN`. method: refuse any other.
-    sets: `KEY=VALUE` for what no file says. Raises WeightsError, RecipeError or UsageError.
+    sets: `KEY=VALUE` for what no file says. words: the word table of a method that needs one;
+    data_root: the folder of data sets, where else it may lie.
+    Raises WeightsError, RecipeError or UsageError.
     """
     if out is not None:
         check_new(Path(out))
-    converted = read(Path(path).expanduser(), method=method, sets=sets, words=words)
+    converted = find(Path(path).expanduser(), method=method, sets=sets).load(words=words, data_root=data_root)
     recipe = converted.recipe
     folder = Path(out) if out is not None else number(Path("runs"), recipe.method.name)
     run = Run.create(folder, recipe, converted.tokenizer)
@@ -83,28 +106,22 @@ def convert(
     return run
 
 
-def read(
-    path: Path,
-    *,
-    method: str | None = None,
-    sets: Sequence[str] = (),
-    words: Path | None = None,
-    data_root: Path | None = None,
-) -> Converted:
-    """Read a foreign checkpoint. Raises WeightsError when no method knows it, or several do."""
+def find(path: Path, *, method: str | None = None, sets: Sequence[str] = ()) -> Official:
+    """What a foreign checkpoint is, without reading its numbers.
+
+    method: refuse any other. sets: `KEY=VALUE` for what no file says. Raises WeightsError when the file
+    asks for code, when no method knows it, or several do; RecipeError or UsageError for a wrong setting.
+    """
     check_sets(sets)
+    said = Draft({}, {}, "")
+    for assignment in sets:
+        said.set(assignment)
     file = find_file(path)
-    files = _told(open_files(file), sets)
+    files = _with_settings(open_files(file), said)
     config, found = _recognised(files, method)
-    recipe = _recipe(files, config, found, sets)
-    sources = TextSources(words=words, data=recipe.data.name, data_root=places.data_root(data_root))
-    text = found.text_input(recipe.method, sources)
-    recipe = recipe.model_copy(update={"method": text.config})
-    task = Task(recipe.data.image_size, found.recognise_task(files, recipe.method).identities)
-    ours, unknown = _renamed(found, files)
-    built = found(recipe.method, task)
-    coverage = load_into(built, {**ours, **text.tensors}, name=str(file), unknown=unknown)
-    return Converted(recipe, built, text.tokenizer, coverage, file)
+    task = found.recognise_task(files, config)
+    recipe = _recipe(files, config, task, said)
+    return Official(file, files, found, recipe, replace(task, image_size=recipe.data.image_size))
 
 
 # Finding ----------------------------------------------------------------------------------------
@@ -133,8 +150,8 @@ def find_file(path: Path) -> Path:
 
 
 def open_files(file: Path) -> OfficialFiles:
-    """The file's tensors in float32, and its options: those inside the file, then those beside it."""
-    foreign = read_tensors(file, skip=_SKIPPED)
+    """The file's names and shapes, and its options: those inside the file, then those beside it."""
+    foreign = read_tensors(file, skip=_SKIPPED, values=False)
     tensors = state_of(foreign)
     if not tensors:
         raise WeightsError(f"{file} holds no tensors.", "A checkpoint holds the model's state_dict.")
@@ -146,11 +163,7 @@ def open_files(file: Path) -> OfficialFiles:
     beside = _options_beside(file)
     if beside is not None:
         options |= read_yaml(beside)
-    return OfficialFiles(
-        {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()},
-        options,
-        str(file),
-    )
+    return OfficialFiles(tensors, options, str(file))
 
 
 def _options_beside(file: Path) -> Path | None:
@@ -161,11 +174,8 @@ def _options_beside(file: Path) -> Path | None:
     return others[0] if len(others) == 1 else None
 
 
-def _told(files: OfficialFiles, sets: Sequence[str]) -> OfficialFiles:
+def _with_settings(files: OfficialFiles, said: Draft) -> OfficialFiles:
     """What the user says of sizes counts from the start, as if the options had said it."""
-    said = Draft({}, {}, "")
-    for assignment in sets:
-        said.set(assignment)
     options = dict(files.options)
     for (section, key), option in _SAID.items():
         table = said.values.get(section)
@@ -226,13 +236,13 @@ def nearest_method(files: OfficialFiles) -> str | None:
 
     Relatives share their towers' names, so there may be several.
     """
-    known: dict[str, list[str]] = {}
-    unknown: dict[str, list[str]] = {}
+    known: dict[str, int] = {}
+    unknown: dict[str, tuple[str, ...]] = {}
     for name in methods.names():
-        ours, unknown[name] = methods.find(name).official.to_ours(files.tensors)
-        known[name] = list(ours)
-    most = max(map(len, known.values()))
-    near = [name for name in known if len(known[name]) == most]
+        mapped = files.under(methods.find(name).official)
+        known[name], unknown[name] = len(mapped.ours), mapped.unknown
+    most = max(known.values())
+    near = [name for name in known if known[name] == most]
     if not most:
         return None
     if unknown[near[0]]:
@@ -243,24 +253,20 @@ def nearest_method(files: OfficialFiles) -> str | None:
 # Becoming ours ----------------------------------------------------------------------------------
 
 
-def _recipe(files: OfficialFiles, config: MethodConfig, method: type[Method], sets: Sequence[str]) -> Recipe:
-    """The method's published recipe with what the checkpoint says in its place, then `--set`."""
-    task = method.recognise_task(files, config)
-    draft = _published(config.name)
-    draft.label = files.name
-    draft.origins.clear()
-    data = draft.values.get("data")
-    draft.values["data"] = {
+def _recipe(files: OfficialFiles, config: MethodConfig, task: Task, said: Draft) -> Recipe:
+    """The method's published recipe with what the checkpoint says in its place, then what the user says."""
+    base = _published(config.name)
+    data = base.values.get("data")
+    base.values["data"] = {
         **(data if isinstance(data, dict) else {}),
         "name": _data_name(files.options),
         "image_size": list(task.image_size),
     }
-    draft.values["method"] = config.model_dump(mode="json", exclude_none=True)
-    for key in ("published", "note"):
-        draft.values.pop(key, None)
+    base.values["method"] = config.model_dump(mode="json", exclude_none=True)
+    base.origins.clear()
+    draft = said.over(base)  # which leaves out name, note and the published scores
     draft.values["name"] = config.name
-    for assignment in sets:
-        draft.set(assignment)
+    draft.label = files.name
     return build(draft)
 
 
@@ -278,24 +284,3 @@ def _data_name(options: Mapping[str, Any]) -> str:
     """The benchmark that the options name. Anything else could be a path of the author's machine."""
     name = str(options.get("dataset_name", "")).lower()
     return name if name in _BENCHMARKS else _BENCHMARKS[0]
-
-
-def _renamed(method: type[Method], files: OfficialFiles) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors under our names, and the names that nobody knows. Twins under two names must agree."""
-    ours: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for foreign, tensor in files.tensors.items():
-        if method.official.drops(foreign):
-            continue
-        name = method.official.ours(foreign)
-        if name is None:
-            unknown.append(foreign)
-        elif name in ours and not _equal(ours[name], tensor):
-            raise WeightsError(f"{files.name}: {foreign} differs from its twin.", "The file is damaged or edited.")
-        else:
-            ours[name] = tensor
-    return ours, tuple(unknown)
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)

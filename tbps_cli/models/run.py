@@ -100,7 +100,7 @@ class Run:
 
     def facts(self) -> dict[str, str]:
         """What `save_weights` was told about these weights."""
-        from tbps_cli.weights.files import read_metadata
+        from tbps_cli.weights.heads import read_metadata
 
         return read_metadata(self.weights_file)
 

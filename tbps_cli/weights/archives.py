@@ -20,11 +20,11 @@ import torch
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.allowlist import storage_type
+from tbps_cli.weights.heads import FETCH
 from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, Damaged, Name, Storage, Stored
 from tbps_cli.weights.pickles import unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-FETCH = "Fetch or copy it again."
 
 
 def read_zip(path: Path, skip: Collection[str], *, values: bool = True) -> tuple[Any, bool]:
@@ -195,9 +195,7 @@ class _Stream:
 # From notes to tensors --------------------------------------------------------------------------
 
 
-def _plain(
-    value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip: Collection[str], values: bool
-) -> Any:
+def _plain(value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip: Collection[str], values: bool) -> Any:
     """The value with tensors in place of notes, without the outermost keys in `skip`."""
     if isinstance(value, dict):
         value = {key: item for key, item in value.items() if key not in skip}

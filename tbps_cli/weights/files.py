@@ -23,7 +23,9 @@ import yaml
 from torch import Tensor
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights.archives import FETCH, read_stream, read_zip
+from tbps_cli.weights.archives import read_stream, read_zip
+from tbps_cli.weights.heads import FETCH
+from tbps_cli.weights.heads import read_metadata as read_metadata
 
 Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
 
@@ -126,18 +128,6 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     _head(path)
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The text entries in the head of a safetensors file; empty when it has none."""
-    from safetensors import SafetensorError, safe_open
-
-    _head(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
 

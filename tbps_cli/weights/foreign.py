@@ -1,4 +1,4 @@
-"""A foreign checkpoint as methods see it: tensors under its own names, and the options that lay beside it.
+"""A foreign checkpoint as methods see it: its tensors, under its own names or ours, and the options beside it.
 
 Options are what other codes happened to save: flat, nested, missing, or of another type than hoped. Whatever
 is not usable reads as absent.
@@ -8,10 +8,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from tbps_cli.errors import WeightsError
+from tbps_cli.weights.key_table import KeyTable
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A foreign checkpoint through the key table of one method."""
+
+    ours: Mapping[str, Tensor]
+    """The tensors under our names."""
+    names: Mapping[str, list[str]]
+    """Our name -> the names of the file that mean it: two where a tensor was saved twice."""
+    unknown: tuple[str, ...]
+    """Names of the file that the table does not know."""
+
+    def rename(self, tensors: Mapping[str, Tensor], file: str) -> dict[str, Tensor]:
+        """The tensors of the same file, now read whole, under our names.
+
+        file: for messages. Raises WeightsError when two that should be the same tensor differ.
+        """
+        for first, *others in self.names.values():
+            for other in others:
+                if not _equal(tensors[first], tensors[other]):
+                    raise WeightsError(
+                        f"{file}: {first} and {other} should be equal but differ.", "The file is damaged or edited."
+                    )
+        return {ours: tensors[first] for ours, (first, *_) in self.names.items()}
 
 
 @dataclass(frozen=True)
@@ -19,11 +48,21 @@ class OfficialFiles:
     """A foreign checkpoint, safely read: its tensors and whatever options lay beside it."""
 
     tensors: Mapping[str, Tensor]
-    """Under the names of the file, a common `module.` removed."""
+    """Under the names of the file, a common `module.` removed. Methods look at names and shapes; only single
+    numbers need to have values, all others may be on the meta device."""
     options: Mapping[str, Any]
     """The options of configs.yaml, or the pickled configuration; empty when there is none."""
     name: str
     """The path, for messages."""
+    _mapped: dict[KeyTable, Mapped] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def under(self, table: KeyTable) -> Mapped:
+        """The tensors under the names of the method whose key table this is; made once a table."""
+        if table not in self._mapped:
+            names, unknown = table.sort(self.tensors)
+            ours = {own: self.tensors[foreign[-1]] for own, foreign in names.items()}
+            self._mapped[table] = Mapped(ours, names, tuple(unknown))
+        return self._mapped[table]
 
     def at(self, *path: str) -> Any:
         """The option at the end of nested sections, or None."""
@@ -57,3 +96,7 @@ def pair_of_sides(value: object) -> tuple[int, int] | None:
         return None
     height, width = value
     return (height, width) if isinstance(height, int) and isinstance(width, int) and min(value) > 0 else None
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)

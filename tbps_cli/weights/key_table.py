@@ -41,19 +41,24 @@ class KeyTable:
         """Whether a foreign name is known to carry nothing that we need."""
         return any(pattern.fullmatch(foreign) for pattern in self.dropped)
 
-    def to_ours(self, tensors: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
-        """Rename a foreign state: (tensors under our names, foreign names that no row knows)."""
-        renamed: dict[str, Value] = {}
+    def sort(self, names: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+        """(our name -> the foreign names that mean it, foreign names that no row knows)."""
+        known: dict[str, list[str]] = {}
         unknown: list[str] = []
-        for name, tensor in tensors.items():
+        for name in names:
             if self.drops(name):
                 continue
             ours = self.ours(name)
             if ours is None:
                 unknown.append(name)
             else:
-                renamed[ours] = tensor
-        return renamed, unknown
+                known.setdefault(ours, []).append(name)
+        return known, unknown
+
+    def to_ours(self, tensors: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
+        """Rename a foreign state: (tensors under our names, foreign names that no row knows)."""
+        known, unknown = self.sort(tensors)
+        return {ours: tensors[names[-1]] for ours, names in known.items()}, unknown
 
 
 def _first(rows: list[tuple[re.Pattern[str], str]], name: str) -> str | None:

@@ -1,0 +1,160 @@
+"""What `--ckpt` names: found once, from small files and heads alone, and opened when everything else is right.
+
+A mistake should be answered at once, whatever else is missing. So finding comes first and tells what the
+checkpoint is, where it lies and which data set it belongs to; then the data set is looked for; then
+`open` reads weights. Finding a run or an exported folder imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.types import Dataset
+from tbps_cli.errors import UsageError, WeightsError
+from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
+from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
+from tbps_cli.models.settings import check_sets
+from tbps_cli.places import data_root as place_of
+from tbps_cli.recipe.draft import read as read_draft
+
+if TYPE_CHECKING:
+    from tbps_cli.models.model import Model
+    from tbps_cli.models.official import Official
+
+logger = logging.getLogger("tbps")
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run, an official checkpoint or an exported folder, found but not opened."""
+
+    kind: Literal["run", "official", "exported"]
+    path: Path
+    """The folder or file."""
+    data: str | None = None
+    """The data set that it was trained on, by name or path; None where it does not say."""
+    exclude: Path | None = None
+    """The list of images and captions that its recipe leaves out of that data set."""
+    sets: tuple[str, ...] = ()
+    run: Run | None = None
+    official: Official | None = None
+
+    @classmethod
+    def find(cls, ckpt: str | Path | None = None, *, sets: Sequence[str] = (), runs: Path = RUNS) -> Checkpoint:
+        """Say what a path is; None means the newest run below `runs`, and a logged line names it.
+
+        sets: `KEY=VALUE` of `[method]` or `[data]` that may change after training.
+        Raises WeightsError when nothing usable is there (a file that asks for code is refused here),
+        RecipeError or UsageError for a wrong setting. No weights are read.
+        """
+        check_sets(sets)
+        path = _newest(runs) if ckpt is None else Path(ckpt).expanduser()
+        if not path.exists():
+            raise WeightsError(f"--ckpt {path}: there is no such file or folder.", _known_runs(runs))
+        if is_exported(path):
+            return cls._exported(path, tuple(sets))
+        run = run_of(path)
+        return cls._of_run(run, tuple(sets)) if run else cls._official(path, tuple(sets))
+
+    @classmethod
+    def _exported(cls, path: Path, sets: tuple[str, ...]) -> Checkpoint:
+        if sets:
+            raise _fixed(path, f"--set {sets[0]}")
+        return cls("exported", path, read_manifest(path).get("data"))
+
+    @classmethod
+    def _of_run(cls, run: Run, sets: tuple[str, ...]) -> Checkpoint:
+        table = read_draft(run.folder / RECIPE).values.get("data")
+        name, exclude = (table.get("name"), table.get("exclude")) if isinstance(table, dict) else (None, None)
+        # what was typed, or damaged since it was written, gets its whole message
+        if sets or not isinstance(name, str) or not isinstance(exclude, str | None):
+            data = run.recipe_with(sets).data
+            name, exclude = data.name, data.exclude
+        run.facts()  # its weights are there, and the file is whole
+        return cls("run", run.folder, name, Path(exclude) if exclude else None, sets, run=run)
+
+    @classmethod
+    def _official(cls, path: Path, sets: tuple[str, ...]) -> Checkpoint:
+        from tbps_cli.models import official
+
+        found = official.find(path, sets=sets)
+        data = found.recipe.data
+        return cls("official", path, data.name, Path(data.exclude) if data.exclude else None, sets, official=found)
+
+    def open_data(
+        self,
+        names: Sequence[str] = (),
+        *,
+        split: str,
+        data_root: Path | None = None,
+        hint: str = "Name one: --data NAME",
+    ) -> list[Dataset]:
+        """The data sets named, else the one that the checkpoint belongs to, each with a split that is not empty.
+
+        data_root: the folder of data sets, as in `places.data_root`. hint: what to do where none is known.
+        Raises DataError for one that is not there, UsageError when none is known.
+        """
+        root = place_of(data_root)
+        if names:
+            found = [open_dataset(name, root) for name in names]
+        elif self.data:
+            found = [open_dataset(self.data, root, exclude=self.exclude)]
+        else:
+            raise UsageError(f"{self.path} does not say which data set it belongs to.", hint)
+        for dataset in found:
+            dataset.split(split)
+        return found
+
+    def open(
+        self,
+        *,
+        device: str = "auto",
+        sets: Sequence[str] = (),
+        words: Path | None = None,
+        data_root: Path | None = None,
+    ) -> Model | ExportedModel:
+        """Read the weights. sets: further ones than `find` was given.
+
+        device: auto, cpu, cuda, cuda:N or mps (an exported folder runs on the CPU, without torch).
+        words: the word table of a method that needs one; data_root: the folder of data sets, where else it
+        may lie. Raises WeightsError, RecipeError or UsageError.
+        """
+        if sets:
+            whole = Checkpoint.find(self.path, sets=(*self.sets, *sets))
+            return whole.open(device=device, words=words, data_root=data_root)
+        if self.kind == "exported":
+            if words is not None:
+                raise _fixed(self.path, "--words")
+            return ExportedModel(self.path)
+        from tbps_cli.models.model import open_official, open_run
+
+        if self.run is not None:
+            return open_run(self.run, device=device, sets=self.sets, words=words)
+        assert self.official is not None
+        return open_official(self.official, self.path, device=device, words=words, data_root=data_root)
+
+
+def _newest(runs: Path) -> Path:
+    path = newest(runs)
+    if path is None:
+        raise WeightsError(
+            f"there is no finished run in {runs}.", "Name one: --ckpt RUN-OR-FILE; or make one: tbps train demo"
+        )
+    logger.info("ckpt: %s (the newest run in %s)", path, runs)
+    return path
+
+
+def _fixed(path: Path, flag: str) -> UsageError:
+    return UsageError(f"{flag}: {path} is an export, its settings are fixed.", "Give the run it was made from.")
+
+
+def _known_runs(runs: Path) -> str:
+    known = [str(run) for run in list_runs(runs)][:5]
+    return f"Runs here: {', '.join(known)}." if known else "Give a run folder or the file of a checkpoint."
