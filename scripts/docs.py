@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import typer
-
-from tbps_cli.cli.app import app
+from tbps_cli.cli import help as pages
+from tbps_cli.cli.app import COMMANDS, load_command
 from tbps_cli.recipe.save import toml_value
 from tbps_cli.recipe.schema import DataSection, OptimSection, Published, TrainSection
 from tbps_cli.section import Section
@@ -46,47 +45,30 @@ platform's cache folder.
 
 def page() -> str:
     """The whole page, one section a command."""
-    group: Any = typer.main.get_command(app)
-    ctx = group.make_context("tbps", ["recipes"], resilient_parsing=True)
-    commands = [(name, group.get_command(ctx, name)) for name in group.list_commands(ctx)]
-    overview = [f"| [`tbps {name}`](#tbps-{name}) | {sentence(command.help)} |" for name, command in commands]
+    commands = [(name, load_command(name)) for name in COMMANDS]
+    overview = [
+        f"| {COMMANDS[name].group} | [`tbps {name}`](#tbps-{name}) | {sentence(command.help)} |"
+        for name, command in commands
+    ]
     sections = [section(name, command) for name, command in commands]
-    return "\n".join([HEAD, "| command | does |", "|---|---|", *overview, "", *sections])
+    return "\n".join([HEAD, "| about | command | does |", "|---|---|---|", *overview, "", *sections])
 
 
 def section(name: str, command: Any) -> str:
-    """One command: its sentence, how to call it, its options as a table."""
-    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    call = " ".join([f"tbps {name}", *[spelled(argument) for argument in arguments], "[OPTIONS]"])
-    rows = [f"| `{spelled(argument)}` | {text(argument)} |" for argument in arguments]
-    rows += [f"| {' '.join(f'`{flag}`' for flag in flags(option))} | {text(option)} |" for option in options]
+    """One command: its sentence, how to call it, an example, its options as a table; as `--help` has them."""
+    rows = [
+        f"| {' '.join(f'`{cell(word)}`' for word in words)} | {cell(meaning)} |"
+        for part in pages.sections(command.params).values()
+        for words, meaning in ((typed.split(", "), meaning) for typed, meaning in part)
+    ]
+    calls = [f"    {pages.usage(f'tbps {name}', command)}", f"    {command.epilog}"]
     body = (command.help or "").strip()
-    return "\n".join(
-        [f"## tbps {name}", "", body, "", f"    {call}", "", "| option | meaning |", "|---|---|", *rows, ""]
-    )
+    return "\n".join([f"## tbps {name}", "", body, "", *calls, "", "| option | meaning |", "|---|---|", *rows, ""])
 
 
-def spelled(argument: Any) -> str:
-    """NAME, or [NAME] when it may be left out."""
-    name = argument.metavar or argument.name.upper()
-    return name if argument.required else f"[{name}]"
-
-
-def flags(option: Any) -> list[str]:
-    """`--top N`: the spellings of an option, the value behind the long one."""
-    value = "" if option.is_flag else f" {option.metavar or 'VALUE'}"
-    return [f"{flag}{value}" for flag in [*option.opts, *option.secondary_opts]]
-
-
-def text(parameter: Any) -> str:
-    """The help of a parameter as one table cell, its default behind it."""
-    words = " ".join((parameter.help or "").split()).replace("|", "\\|")
-    default = parameter.default
-    shown = parameter.param_type_name == "option" and isinstance(default, int | float | str | Path) and default != ""
-    if shown and not isinstance(default, bool) and "efault" not in words:
-        words += f" Default: {default}."
-    return words
+def cell(text: str) -> str:
+    """Text in a cell of a table."""
+    return text.replace("|", "\\|")
 
 
 def sentence(help_text: str | None) -> str:

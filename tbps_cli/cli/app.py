@@ -7,33 +7,44 @@ none of them imports torch before it runs, so `tbps --help` answers at once.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
+from tbps_cli.cli import help as pages
+from tbps_cli.cli import output, process
 from tbps_cli.errors import TbpsError, UsageError
 
+
+@dataclass(frozen=True)
+class Entry:
+    """One command: the group of the help that it stands in, the module that holds it, a call to imitate."""
+
+    group: str
+    module: str
+    example: str
+
+
 COMMANDS = {
-    "prepare-data": "prepare_data",
-    "train": "train",
-    "eval": "evaluate",
-    "compare": "compare",
-    "index": "index",
-    "search": "search",
-    "export": "export",
-    "convert": "convert",
-    "recipes": "recipes",
-    "runs": "runs",
-    "cache": "cache",
-    "doctor": "doctor",
+    "prepare-data": Entry("Data", "prepare_data", "tbps prepare-data synthetic --identities 200"),
+    "train": Entry("Training", "train", "tbps train irra --set train.epochs=30 --out runs/mine"),
+    "recipes": Entry("Training", "recipes", "tbps recipes irra"),
+    "runs": Entry("Training", "runs", "tbps runs"),
+    "eval": Entry("Evaluation", "evaluate", "tbps eval --ckpt runs/mine --data cuhk-pedes,rstpreid --format latex"),
+    "compare": Entry("Evaluation", "compare", "tbps compare runs/irra-0001 runs/rde-0001"),
+    "index": Entry("Search", "index", "tbps index photos --ckpt runs/mine"),
+    "search": Entry("Search", "search", 'tbps search "a man in a white shirt" --in photos --html answer.html'),
+    "export": Entry("Files", "export", "tbps export --ckpt runs/mine --out exported"),
+    "convert": Entry("Files", "convert", "tbps convert logs/CUHK-PEDES/irra --out runs/irra-official"),
+    "cache": Entry("Files", "cache", "tbps cache --clean features --older-than 30"),
+    "doctor": Entry("Files", "doctor", "tbps doctor"),
 }
-"""Command -> module of this package, in the order of the help."""
+"""The commands in the order of the help."""
 
 _INTERRUPTED = 130
 
@@ -51,10 +62,10 @@ class CommandGroup(TyperGroup):
     """The group of all commands: finds them by name and turns mistakes into lines and a status."""
 
     def list_commands(self, ctx: object) -> list[str]:
-        return [name for name in COMMANDS if _is_written(name)]
+        return list(COMMANDS)
 
     def get_command(self, ctx: object, cmd_name: str) -> Any:
-        return load_command(cmd_name) if cmd_name in COMMANDS and _is_written(cmd_name) else None
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -65,6 +76,14 @@ class CommandGroup(TyperGroup):
             hint = f"Did you mean tbps {near[0]}?" if near else f"Commands: {', '.join(COMMANDS)}."
             raise UsageError(f"there is no command {name!r}.", hint)
         return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in COMMANDS.items():
+            groups.setdefault(entry.group, []).append((name, load_command(name).help or ""))
+        options = pages.sections(self.get_params(ctx))
+        pages.show("tbps COMMAND [OPTIONS]", self.help or "", groups | options, "tbps search --help")
+        raise typer.Exit
 
     def main(
         self,
@@ -80,21 +99,17 @@ class CommandGroup(TyperGroup):
         def run() -> Any:
             return super(CommandGroup, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
 
-        if standalone_mode:
-            sys.exit(status_of(run))
-        return run()
+        if not standalone_mode:
+            return run()
+        status = status_of(run)
+        sys.exit(status_of(output.stdout.flush) or status)
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            return super().invoke(ctx)
         except KeyboardInterrupt:
             _tell(TbpsError("interrupted."))
             raise typer.Exit(_INTERRUPTED) from None
-        except BrokenPipeError:
-            _forget_stdout()
-            return None
-        return result
 
 
 def status_of(run: Callable[[], object]) -> int:
@@ -106,6 +121,14 @@ def status_of(run: Callable[[], object]) -> int:
         return mistake.status
     except typer.Abort:
         return _INTERRUPTED
+    except output.ReaderLeftError:
+        return 0
+    except OSError as error:
+        if error.errno is None:  # raised by a library, not by the system
+            raise
+        what = f"{error.filename}: " if error.filename is not None else ""
+        _tell(TbpsError(f"{what}{error.strerror}."))
+        return TbpsError.status
     except Exception as mistake:
         if not isinstance(mistake, _ParserError):
             raise
@@ -126,7 +149,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tbps {version()}")
+        from tbps_cli.cli import render
+
+        render.line(f"tbps {version()}")
         raise typer.Exit
 
 
@@ -134,42 +159,33 @@ def _print_version(wanted: bool) -> None:
 def tbps(
     ctx: typer.Context,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Text-based person search: describe a pedestrian, get the images that fit, ranked."""
     from tbps_cli.cli import render
 
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
+        ctx.get_help()
         raise typer.Exit
+    process.check_folder()
     render.show_log()
     if ctx.invoked_subcommand != "train":
-        _stay_alone(ctx.invoked_subcommand)
+        if process.is_extra():
+            raise typer.Exit
+        if process.leave_group():
+            render.note(f"tbps {ctx.invoked_subcommand} runs in one process; the extra ones exit.")
 
 
-def _stay_alone(command: str) -> None:
-    """Under torchrun, let the first process alone do what is not training; the others end."""
-    from tbps_cli.cli import render
-
-    if os.environ.get("RANK", "0") != "0":
-        raise typer.Exit
-    started = os.environ.pop("WORLD_SIZE", "1")
-    if started != "1":
-        render.note(f"tbps {command} works in one process; the others that torchrun started have ended.")
-
-
-def _is_written(name: str) -> bool:
-    return (Path(__file__).parent / f"{COMMANDS[name]}.py").is_file()
-
-
-def load_command(name: str) -> TyperCommand:
+def load_command(name: str) -> pages.Command:
     """The parser and function of one command; a module may bring a `Parser` of its own."""
-    module = importlib.import_module(f"tbps_cli.cli.{COMMANDS[name]}")
+    entry = COMMANDS[name]
+    module = importlib.import_module(f"tbps_cli.cli.{entry.module}")
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    single.command(name, cls=getattr(module, "Parser", None))(module.command)
+    parser = getattr(module, "Parser", pages.Command)
+    single.command(name, cls=parser, epilog=entry.example)(module.command)
     made = typer.main.get_command(single)
-    assert isinstance(made, TyperCommand)
+    assert isinstance(made, pages.Command)
     return made
 
 
@@ -183,6 +199,7 @@ def version() -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point of `tbps` and of `python -m tbps_cli`."""
+    process.prepare()
     typer.main.get_command(app)(args=args, prog_name="tbps")
 
 
@@ -201,9 +218,3 @@ def _sentence(message: str) -> str:
 def _help_hint(mistake: object) -> str:
     ctx = getattr(mistake, "ctx", None)
     return f"See: {getattr(ctx, 'command_path', 'tbps')} --help"
-
-
-def _forget_stdout() -> None:
-    """The reader of our output has left (`tbps ... | head`): end quietly, also at exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from tbps_cli.cli.help import Command
 from tbps_cli.cli.options import BatchSize, Ckpt, DataRoot, Device, Json, Plain, Sets, Words, Workers
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Format(StrEnum):
     csv = "csv"
 
 
-class Parser(TyperCommand):
+class Parser(Command):
     """Lets `--interval` stand without its number, which the parser has no word for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

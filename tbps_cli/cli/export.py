@@ -33,7 +33,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Write a model as files for other programs, after checking that they give the same answers."""
-    from tbps_cli.cli import render
+    from tbps_cli.cli import render, search_view
     from tbps_cli.errors import UsageError
     from tbps_cli.export.exporter import FORMATS, Format, check, check_out, export
     from tbps_cli.export.samples import samples
@@ -62,4 +62,4 @@ def command(
             tolerance=tolerance,
             progress=step,
         )
-    render.exported(out, agreement, as_json=as_json)
+    search_view.exported(out, agreement, as_json=as_json)

@@ -25,7 +25,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Embed the images of a folder; a second time only what is new or changed."""
-    from tbps_cli.cli import render
+    from tbps_cli.cli import render, search_view
     from tbps_cli.errors import DataError
 
     if not folder.expanduser().is_dir():
@@ -39,4 +39,4 @@ def command(
     if as_json:
         render.document(gallery.document(str(model.path)))
     else:
-        render.index_report(gallery, path)
+        search_view.index_report(gallery, path)

@@ -47,7 +47,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Check a data set (or unpack it, or draw one); an absent one is told whom to ask for it."""
-    from tbps_cli.cli import render
+    from tbps_cli.cli import data_view, render
     from tbps_cli.places import data_root as root_of
     from tbps_cli.prepare.prepare import AbsentData, prepare
 
@@ -66,12 +66,13 @@ def command(
         if as_json:
             render.document({"data": absent.layout.name, "ok": False, "access": absent.access})
         else:
-            render.line(absent.access)
+            for text in absent.access.split("\n"):
+                render.line(text)
         raise
     if as_json:
         render.document(report.document())
     else:
-        render.data_report(report)
+        data_view.show(report)
     if report.broken:
         raise typer.Exit(1)
 

@@ -65,7 +65,7 @@ def _row(entry: Entry) -> list[object]:
 
 
 def _print_one(name: str, sets: list[str], as_json: bool) -> None:
-    from tbps_cli.cli import render
+    from tbps_cli.cli import output, render
     from tbps_cli.models.device import choose
     from tbps_cli.recipe.listing import count_parameters
     from tbps_cli.recipe.load import load
@@ -79,7 +79,7 @@ def _print_one(name: str, sets: list[str], as_json: bool) -> None:
         chosen = [{"key": choice.key, "value": choice.value, "reason": choice.reason} for choice in choices]
         render.document({"recipe": recipe.model_dump(mode="json"), "parameters": vars(counts), "chosen": chosen})
         return
-    render.line(f"# parameters: {counts.all:,} in all, {counts.trained:,} trained, {counts.inference:,} at inference")
-    for choice in choices:
-        render.line(f"# {choice}")
-    render.line("\n" + dump(recipe).rstrip())
+    head = [f"parameters: {counts.all:,} in all, {counts.trained:,} trained, {counts.inference:,} at inference"]
+    head += [str(choice) for choice in choices]
+    comments = "".join(f"# {text}\n" for text in head)
+    output.stdout.write_exactly(f"{comments}\n{dump(recipe).rstrip()}\n")

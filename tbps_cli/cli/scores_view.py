@@ -6,11 +6,12 @@ document does not.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tbps_cli.cli.output import stdout
 from tbps_cli.cli.render import line, table
+from tbps_cli.escape import printable
 from tbps_cli.retrieval.guard import words as guard_words
 
 Document = Mapping[str, Any]
@@ -23,7 +24,7 @@ _SIDES = {"t2i": "text_to_image", "i2t": "image_to_text"}
 def ranks(documents: Sequence[Document], style: str = "table") -> None:
     """Evaluations (as `tbps eval --json` gives them) as one table: table, plain, md, latex or csv."""
     if style == "csv":
-        sys.stdout.write(_ranks_csv(documents))
+        stdout.write_exactly(_ranks_csv(documents))
         return
     several = len(documents) > 1
     headings = ["data"] * several + ["task", *_SCORES]
@@ -32,16 +33,20 @@ def ranks(documents: Sequence[Document], style: str = "table") -> None:
         for document in documents
         for task, side in _SIDES.items()
     ]
+    rows = [list(map(printable, row)) for row in rows]
     if style == "table":
         line(_ranks_title(documents), style="bold")
         table(headings, rows, right=_SCORES)
     elif style == "plain":
         line(_ranks_title(documents))
-        line(_pretty(headings, rows))
+        stdout.write(_pretty(headings, rows) + "\n")
     else:
-        line((_markdown if style == "md" else _latex)(headings, rows))
-    for text in _remarks(documents):
-        line(f"% {text}".replace("·", ";") if style == "latex" else f"\n{text}" if style == "md" else text)
+        stdout.write((_markdown if style == "md" else _latex)(headings, rows) + "\n")
+    for text in map(printable, _remarks(documents)):
+        if style in ("table", "plain"):
+            line(text)
+        else:
+            stdout.write(f"% {text}\n".replace("·", ";") if style == "latex" else f"\n{text}\n")
 
 
 def _remarks(documents: Sequence[Document]) -> list[str]:

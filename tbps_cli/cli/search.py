@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -121,7 +120,7 @@ def _check_files(place: Path | None, html: Path | None) -> None:
 def _gallery(
     model: Model | ExportedModel, place: Path | None, split: str, data_root: Path | None, workers: int | None
 ) -> Gallery:
-    from tbps_cli.cli import render
+    from tbps_cli.cli import render, search_view
 
     if place is None:
         return _own_test_set(model, split, data_root, workers)
@@ -134,7 +133,7 @@ def _gallery(
 
     with render.progress(f"Embedding {place}", "images") as progress:
         gallery = index(model, place, workers=workers, progress=progress)
-    render.index_line(gallery)
+    search_view.index_line(gallery)
     return gallery
 
 
@@ -156,19 +155,18 @@ def _own_test_set(model: Model | ExportedModel, split: str, data_root: Path | No
 def _print(
     found: list[Answer], gallery: Gallery, run: str, form: str, as_paths: bool, null: bool, queries: Path | None
 ) -> None:
-    from tbps_cli.cli import render
+    from tbps_cli.cli import output, render, search_view
     from tbps_cli.search import document
 
     if form == "json":
         documents = [document.document(answer, gallery, run) for answer in found]
         render.document(documents if queries is not None else documents[0])
     elif form == "csv":
-        sys.stdout.write(document.table(found))
+        output.stdout.write_exactly(document.table(found))
     elif as_paths or null:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(document.paths(found, b"\0" if null else b"\n"))
+        output.stdout.write_bytes(document.paths(found, b"\0" if null else b"\n"))
     else:
-        render.hits(found, gallery)
+        search_view.hits(found, gallery)
 
 
 def _keep(found: list[Answer], gallery: Gallery, run: str, html: Path | None, copy_to: Path | None) -> None:

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+GAP = "   "
+"""Between two figures of the display."""
+
+
 @contextmanager
 def watching(recipe: Recipe) -> Iterator[Observer]:
     """The observer for this process and this terminal; processes other than the first stay silent."""
     if not distributed.environment().main:
         logging.getLogger("tbps").setLevel(logging.ERROR)
         yield Silent()
-    elif render.console(stderr=True).is_terminal:
+    elif render.moving():
         with Live() as view:
             yield view
     else:
@@ -64,13 +68,17 @@ class Lines:
 
 
 class Live(Lines):
-    """The same with a display below the lines: losses, rate, speed, time left, best so far."""
+    """The same with a display below the lines: losses, rate, speed, time left, best so far.
+
+    Lines are printed above it by the console that draws it; anything else would be written across it.
+    """
 
     def __init__(self) -> None:
         super().__init__(every=1)
         from rich.live import Live as Screen
 
-        self.screen = Screen(console=render.console(stderr=True), refresh_per_second=4, transient=True)
+        console = render.console(stderr=True)
+        self.screen = Screen(console=console, refresh_per_second=4, transient=True, vertical_overflow="crop")
         self.progress: Progress | None = None
         self.activity = ""
 
@@ -91,25 +99,30 @@ class Live(Lines):
 
     def _draw(self) -> None:
         if self.progress is not None:
-            self.screen.update(panel(self.progress, self.activity))
+            self.screen.update(panel(self.progress, self.activity, self.screen.console.width))
 
 
-def panel(progress: Progress, activity: str) -> RenderableType:
-    """The live display."""
+def panel(progress: Progress, activity: str, width: int) -> RenderableType:
+    """The live display: where training is, a bar, and the figures on as many lines as they need."""
     from rich.console import Group
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
     from rich.text import Text
 
     at = progress.at
     head = Text.assemble((f"epoch {at.epoch + 1}/{at.epochs}", "bold"), f"  {activity}  {speed(progress)}")
-    bar = ProgressBar(total=at.epochs * at.iterations, completed=at.epoch * at.iterations + at.iteration + 1, width=60)
-    grid = Table.grid(padding=(0, 2))
-    names = list(progress.losses)
-    grid.add_row(*(Text(name, style="dim") for name in names), Text("rate", style="dim"), Text("best R1", style="dim"))
+    bar = ProgressBar(total=at.epochs * at.iterations, completed=at.epoch * at.iterations + at.iteration + 1)
     best = "-" if progress.best is None else f"{progress.best:.2f} (epoch {progress.best_epoch})"
-    grid.add_row(*(f"{progress.losses[name]:.4f}" for name in names), f"{progress.rate:.2e}", best)
-    return Group(head, bar, grid)
+    figures = {name: f"{value:.4f}" for name, value in progress.losses.items()}
+    figures |= {"rate": f"{progress.rate:.2e}", "best R1": best}
+    lines = [Text()]
+    for name, value in figures.items():
+        figure = Text.assemble((name, "dim"), f" {value}")
+        if lines[-1].plain and lines[-1].cell_len + len(GAP) + figure.cell_len > width:
+            lines.append(Text())
+        lines[-1].append_text(Text(GAP) + figure if lines[-1] else figure)
+    # A bar ends without a line break; Padding makes whole lines of it.
+    return Group(head, Padding(bar, 0), *lines)
 
 
 # Sentences ------------------------------------------------------------------------------------

@@ -27,12 +27,12 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
     query = answer.query
     made: dict[str, Any] = {
         "query": query.text,
-        "gallery": printable(gallery.name),
+        "gallery": gallery.name,
         "size": len(gallery),
-        "run": printable(run),
+        "run": run,
     }
     if query.image is not None:
-        made["image"] = printable(str(query.image))
+        made["image"] = str(query.image)
     if query.minus is not None:
         made["minus"] = query.minus
     if answer.candidates != len(gallery):
@@ -45,10 +45,10 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
 def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
     made: dict[str, Any] = {
         "rank": hit.rank,
-        "path": printable(hit.path),
+        "path": hit.path,
         "score": round(hit.score, DIGITS),
         "person": hit.person,
-        "file": printable(str(file_of(hit))),
+        "file": str(file_of(hit)),
     }
     made |= {key: hit.extra[key] for key in ("camera", "time") if hit.extra.get(key) is not None}
     right = answer.is_right(hit)
@@ -62,7 +62,7 @@ def table(answers: Sequence[Answer]) -> str:
     writer.writerow(COLUMNS)
     for answer in answers:
         for hit in answer.hits:
-            place = printable(hit.path), round(hit.score, DIGITS), hit.person, printable(str(file_of(hit)))
+            place = hit.path, round(hit.score, DIGITS), hit.person, str(file_of(hit))
             writer.writerow((str(answer.query), hit.rank, *place))
     return text.getvalue()
 
@@ -71,9 +71,3 @@ def paths(answers: Sequence[Answer], end: bytes = b"\n") -> bytes:
     """The files of all hits as the system names them, each followed by `end`; each file once."""
     files = dict.fromkeys(file_of(hit) for answer in answers for hit in answer.hits)
     return b"".join(os.fsencode(file) + end for file in files)
-
-
-def printable(text: str) -> str:
-    """File names need not be valid text, nor free of control characters; what is printed is."""
-    valid = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(char if char.isprintable() else "\ufffd" for char in valid)

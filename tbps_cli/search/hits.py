@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_cli.errors import TbpsError, UsageError
-from tbps_cli.search.document import file_of, printable
+from tbps_cli.escape import printable
+from tbps_cli.search.document import file_of
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.query import Answer
 from tbps_cli.types import Hit

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tbps_cli.errors import DataError, TbpsError, UsageError
+from tbps_cli.escape import json_text
 from tbps_cli.search import document
 from tbps_cli.search.hits import check_copies, copy_hits, page
 from tbps_cli.search.index import index
@@ -149,8 +150,9 @@ def test_strange_file_names_are_printed_harmlessly_but_stay_paths(model, photos:
     (photos / "red.png").rename(photos / strange)
     gallery = index(model, photos)
     found = answers(model, gallery, [Query("red")], top=1)
-    made = json.dumps(document.document(found[0], gallery, ""), ensure_ascii=False)
-    assert made.encode("utf-8") and "\x1b" not in made and "\\u001b" not in made
+    made = json_text(document.document(found[0], gallery, ""))
+    assert made.encode("utf-8") and "\x1b" not in made
+    assert Path(json.loads(made)["hits"][0]["file"]).is_file()
     assert os.fsencode(strange) in document.paths(found)
     assert b"red" in page(found, gallery, "run").encode("utf-8", "replace")
 

@@ -1,0 +1,87 @@
+"""The help of a command: what it does, an example, its options with the values they take.
+
+Typer's own page spends half of an 80 column terminal on boxes and types; this one has two columns, and goes out
+through `output` like everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+INDENT = 2
+WIDEST = 100
+"""Columns of a page, however wide the terminal is; also where nobody looks (`tbps --help | less`)."""
+
+
+class Command(TyperCommand):
+    """A command whose help is the page below."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        show(usage(ctx.command_path, self), self.help or "", sections(self.get_params(ctx)), self.epilog)
+        raise typer.Exit
+
+
+def show(call: str, text: str, parts: Mapping[str, Sequence[tuple[str, str]]], example: str | None) -> None:
+    """Print one page. parts: heading -> (what to type, what it means)."""
+    from tbps_cli.cli.render import definitions, line
+
+    line(f"Usage: {call}", style="bold")
+    line()
+    for paragraph in text.split("\n\n"):
+        definitions([("", " ".join(paragraph.split()))], 0, widest=WIDEST)
+        line()
+    width = max(len(name) for rows in parts.values() for name, _ in rows)
+    for heading, rows in parts.items():
+        line(heading, style="bold")
+        definitions(rows, width, indent=INDENT, widest=WIDEST)
+        line()
+    if example:
+        line(f"Example: {example}")
+
+
+def sections(parameters: Iterable[Any]) -> dict[str, list[tuple[str, str]]]:
+    """Arguments and options as rows of the page."""
+    found: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in parameters:
+        if parameter.param_type_name == "argument":
+            found["Arguments"].append((spelled(parameter), meaning(parameter)))
+        else:
+            found["Options"].append((", ".join(flags(parameter)), meaning(parameter)))
+    return {heading: rows for heading, rows in found.items() if rows}
+
+
+def usage(path: str, command: Any) -> str:
+    """`tbps index DIR [OPTIONS]`."""
+    arguments = [spelled(one) for one in command.params if one.param_type_name == "argument"]
+    return " ".join([path, *arguments, "[OPTIONS]"])
+
+
+def spelled(argument: Any) -> str:
+    """NAME, or [NAME] when it may be left out; with dots when it takes several words."""
+    name = argument.metavar or argument.name.upper()
+    return (name if argument.required else f"[{name}]") + "..." * (argument.nargs == -1)
+
+
+def flags(option: Any) -> list[str]:
+    """`--top N`: the spellings of an option with the value it takes, or the values to choose from."""
+    value = ""
+    if not option.is_flag:
+        choices = [str(member.value) for member in type(option.default)] if isinstance(option.default, Enum) else []
+        value = " " + (option.metavar or (f"[{'|'.join(choices)}]" if choices else "VALUE"))
+    return [f"{flag}{value}" for flag in [*option.opts, *option.secondary_opts]]
+
+
+def meaning(parameter: Any) -> str:
+    """The help of a parameter in one line, its default behind it."""
+    text = " ".join((parameter.help or "").split())
+    default = parameter.default
+    if parameter.param_type_name == "argument" or "efault" in text or default in (None, ""):
+        return text
+    if isinstance(default, bool) or not isinstance(default, int | float | str):
+        return text
+    return f"{text} Default: {default.value if isinstance(default, Enum) else default}."

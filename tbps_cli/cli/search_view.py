@@ -1,0 +1,70 @@
+"""What `tbps search` found, and what `tbps index` and `tbps export` did, as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tbps_cli.cli.render import document, line, note, table
+
+if TYPE_CHECKING:
+    from tbps_cli.export.agree import Agreement
+    from tbps_cli.search.gallery import Gallery
+    from tbps_cli.search.query import Answer
+
+
+def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
+    """The hits of each query as a table; right and wrong ones are marked where the truth is known."""
+    for answer in answers:
+        marks = [answer.is_right(hit) for hit in answer.hits]
+        known = any(mark is not None for mark in marks)
+        some_person = any(hit.person is not None for hit in answer.hits)
+        headings = ["rank", "score", "file"] + ["person"] * some_person + [""] * known
+        rows = [
+            [hit.rank, f"{hit.score:.4f}", hit.path]
+            + [hit.person] * some_person
+            + [{True: "✓", False: "✗", None: ""}[mark]] * known
+            for hit, mark in zip(answer.hits, marks, strict=True)
+        ]
+        line(str(answer.query), style="bold")
+        if rows:
+            table(headings, rows, right=["rank", "score"])
+        else:
+            line("  no image fits")
+    candidates = answers[0].candidates
+    some = f"{candidates:,} of " if candidates != len(gallery) else ""
+    note(f"{gallery.name}: {some}{len(gallery):,} images ranked")
+
+
+def index_line(gallery: Gallery) -> None:
+    """One line on what an index did to catch up with its folder; none when there was nothing to do."""
+    done = gallery.update
+    changes = [f"{done.added:,} added"] * bool(done.added) + [f"{done.removed:,} removed"] * bool(done.removed)
+    if changes:
+        note(f"{gallery.name}: {len(gallery):,} images ({', '.join(changes)})")
+
+
+def index_report(gallery: Gallery, path: object) -> None:
+    """What `tbps index` did."""
+    done = gallery.update
+    line(
+        f"{gallery.name}: {len(gallery):,} images, {done.added:,} added ({done.embedded:,} embedded), "
+        f"{done.removed:,} removed, {done.left_out_in_all:,} left out"
+    )
+    line(f'Search it: tbps search "a man in a white shirt" --in {path or gallery.name}')
+
+
+def exported(out: object, agreement: Agreement | None, *, as_json: bool = False) -> None:
+    """Where an export went, and how well it agrees with the model."""
+    if as_json:
+        document({"out": str(out), "agreement": agreement.document() if agreement else None})
+        return
+    line(f"Exported to {out}", style="bold")
+    if agreement:
+        rows = [
+            ["images", agreement.images, f"{agreement.image_difference:.1e}", f"{agreement.image_angle:.1e}"],
+            ["captions", agreement.captions, f"{agreement.text_difference:.1e}", f"{agreement.text_angle:.1e}"],
+        ]
+        headings = ["compared on", "count", "max |difference|", "max 1 - cosine"]
+        table(headings, rows, right=headings[1:])
+        line(f"({agreement.source}; at most {agreement.tolerance:.0e} is allowed)")
