@@ -36,7 +36,7 @@ from support import oracles
 
 from tbps_cli.augment.batched import BatchAugmenter
 from tbps_cli.augment.exact import CLIP_MEAN, CLIP_STD, CLIP_TRAIN
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Split
 from tbps_cli.loading.loader import Loader
 from tbps_cli.prepare.decode import build_store

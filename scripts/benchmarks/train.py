@@ -43,7 +43,7 @@ import _usual
 import data
 
 from tbps_cli import distributed
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine import estimate, optim
 from tbps_cli.engine.setup import Components, build_method, gather_parts
 from tbps_cli.engine.step import Stepper

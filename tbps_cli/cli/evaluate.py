@@ -153,7 +153,7 @@ def open_evaluated(
     words: Path | None,
 ) -> tuple[Model | ExportedModel, list[Dataset]]:
     """The model and the data sets; a data set that is not there is told before weights are read."""
-    from tbps_cli.data.layouts import open_dataset
+    from tbps_cli.data.open import open_dataset
     from tbps_cli.errors import UsageError
     from tbps_cli.models import open_model
     from tbps_cli.places import data_root as place_of

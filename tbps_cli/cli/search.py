@@ -139,7 +139,7 @@ def _gallery(
 
 def _own_test_set(model: Model | ExportedModel, split: str, data_root: Path | None, workers: int | None) -> Gallery:
     from tbps_cli.cli import render
-    from tbps_cli.data.layouts import open_dataset
+    from tbps_cli.data.open import open_dataset
     from tbps_cli.errors import UsageError
     from tbps_cli.places import data_root as place_of
     from tbps_cli.search.dataset import of_split

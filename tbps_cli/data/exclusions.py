@@ -45,7 +45,9 @@ def read(path: Path) -> list[Exclusion]:
         record = records.parse_json(line, f"{path}, line {number},")
         caption = record.get("caption") if isinstance(record, dict) else None
         if not isinstance(record, dict) or not (caption is None or type(caption) is int):
-            raise DataError(f"{path}: line {number} is no exclusion.", "Write the list with: tbps prepare-data --audit")
+            raise DataError(
+                f"{path}: line {number} is not an exclusion.", "Write the list with: tbps prepare-data --audit"
+            )
         split = records.as_split(record.get("split", "train"), number, path)
         where = records.as_path(records.required(record, "path", number, path), number, path)
         found.append(Exclusion(where, caption, split, str(record.get("reason", ""))))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tbps_cli import distributed, methods
 from tbps_cli.augment.batched import BatchAugmenter, refusal
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Dataset, Split
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.loading.loader import Loader

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_cli.data.images import read_image
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import TbpsError
 from tbps_cli.export.agree import Examples
 from tbps_cli.places import data_root as place_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest

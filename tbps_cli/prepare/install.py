@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tbps_cli.data.layouts import benchmark as official
+from tbps_cli.data.layouts import benchmark
 from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.layouts.records import IMAGE_FOLDERS
 from tbps_cli.errors import DataError
@@ -76,13 +76,13 @@ def _check_annotation(layout: Layout, home: Path, source: Path) -> None:
     if path is None:
         return
     try:
-        official.read_file(layout, path)
+        benchmark.read_file(layout, path)
     except DataError as error:
         raise DataError(error.message.replace(str(home), str(source)), error.hint) from None
 
 
 def _install_annotation(layout: Layout, source: Path, target: Path) -> Path:
-    official.read_file(layout, source)
+    benchmark.read_file(layout, source)
     place = target / layout.annotations[0]
     there = layout.annotation_in(target)
     if there and there.read_bytes() != source.read_bytes():

@@ -14,8 +14,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tbps_cli.data import exclusions
-from tbps_cli.data.layouts import find_layout, home_of, open_dataset
 from tbps_cli.data.layouts.benchmark import Layout
+from tbps_cli.data.open import find_layout, home_of, open_dataset
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.prepare.audit import audit, exclusion_list

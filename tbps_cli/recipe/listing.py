@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from tbps_cli import methods
-from tbps_cli.data.layouts import find_layout
+from tbps_cli.data.open import find_layout
 from tbps_cli.methods.base import MethodConfig
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tbps_cli import methods
-from tbps_cli.data.layouts import find_layout
+from tbps_cli.data.open import find_layout
 from tbps_cli.recipe.schema import Recipe
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.layouts import ceiling, find_layout, open_dataset
+from tbps_cli.data.open import ceiling, find_layout, open_dataset
 from tbps_cli.data.types import Dataset, Person, Split
 from tbps_cli.features.encoder import Encoder, warn_of_cut
 from tbps_cli.features.pipeline import Embedded, embed_split

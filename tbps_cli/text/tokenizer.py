@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tbps_cli.errors import TbpsError
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.text.words import Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,9 +46,6 @@ class Tokenizer(Protocol):
 
 def from_description(description: Mapping[str, object]) -> Tokenizer:
     """The tokenizer that `describe()` described. Raises TbpsError when it cannot be built alike."""
-    from tbps_cli.text.bpe import Bpe
-    from tbps_cli.text.words import Words
-
     kinds: dict[str, type[Bpe] | type[Words]] = {"bpe": Bpe, "words": Words}
     kind = kinds.get(str(description.get("kind")))
     if kind is None:
@@ -55,11 +54,3 @@ def from_description(description: Mapping[str, object]) -> Tokenizer:
             "The run or export was written by a newer version, or its description is damaged.",
         )
     return kind.from_description(description)
-
-
-def whole_number(description: Mapping[str, object], key: str, default: int | None = None) -> int:
-    """A whole number of a description, its type checked. Raises TbpsError naming the key."""
-    value = description.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TbpsError(f"tokenizer: {key} must be a whole number, found {value!r}.", "The description is damaged.")
-    return value

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError, TbpsError, WeightsError
-from tbps_cli.text.tokenizer import whole_number
+from tbps_cli.text.description import whole_number
 
 SLOTS = 105
 """Places in a row; the released code writes this number into its reader."""

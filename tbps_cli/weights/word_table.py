@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tbps_cli.data import recognise
-from tbps_cli.data.layouts import LAYOUTS, find_layout, home_of, open_dataset
+from tbps_cli.data.open import LAYOUTS, find_layout, holds, home_of, open_dataset, read_named
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError, WeightsError
 from tbps_cli.nn.block import Block
@@ -63,9 +62,9 @@ def read_table(path: Path, *, width: int | None = None, data: tuple[str, Path] |
 
 def _words_for(path: Path, data: tuple[str, Path] | None) -> list[str]:
     """The words of the annotations in the table's folder, else of the data set named."""
-    layout = next((layout for layout in LAYOUTS.values() if recognise.holds(layout, path.parent)), None)
+    layout = next((layout for layout in LAYOUTS.values() if holds(layout, path.parent)), None)
     if layout is not None:
-        return vocabulary_of(recognise.read_named(layout, path.parent))
+        return vocabulary_of(read_named(layout, path.parent))
     if data is not None:
         try:
             return vocabulary_of(open_dataset(*data))

@@ -24,7 +24,7 @@ from tbps_cli.augment.exact import (
     PoolOfTwo,
     SimClr,
 )
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError

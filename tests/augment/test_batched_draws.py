@@ -20,7 +20,7 @@ from tbps_cli.augment import ops as operations
 from tbps_cli.augment.batched import BatchAugmenter
 from tbps_cli.augment.batched_draws import PLACE, Kind, draw
 from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN, Draws, PoolOfTwo
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
 from tbps_cli.loading.loader import Loader

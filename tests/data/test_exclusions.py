@@ -4,7 +4,7 @@ import pytest
 
 from tbps_cli.data import exclusions
 from tbps_cli.data.exclusions import Exclusion
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.data.layouts import LAYOUTS, find_layout, open_dataset, records
+from tbps_cli.data.layouts import records
+from tbps_cli.data.open import LAYOUTS, find_layout, open_dataset
 from tbps_cli.data.types import class_numbers
 from tbps_cli.errors import DataError
 

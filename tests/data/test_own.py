@@ -5,8 +5,8 @@ import json
 import pytest
 from support.sets import save_image
 
-from tbps_cli.data.layouts import open_dataset
 from tbps_cli.data.layouts.pairs import deal_splits
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError
 from tbps_cli.prepare.audit import audit
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError
 
 

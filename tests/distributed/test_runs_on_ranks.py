@@ -13,7 +13,7 @@ from support.ranks import in_processes
 from support.sets import cuhk_records, write_set
 from support.training import tiny_recipe
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.evaluation import embedded, share
 from tbps_cli.engine.run_writer import RunWriter
 from tbps_cli.engine.train import train

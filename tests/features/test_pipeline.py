@@ -10,7 +10,7 @@ import pytest
 from support.encoder import FakeEncoder, Neighbours
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
 from tbps_cli.features.pipeline import embed_split

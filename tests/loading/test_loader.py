@@ -10,7 +10,7 @@ from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.augment.exact import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Draws, Flip, augment
 from tbps_cli.data.images import UnreadableImage, read_image
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError
 from tbps_cli.loading.loader import Loader
 from tbps_cli.loading.noise import add_noise, draw_index

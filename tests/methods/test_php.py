@@ -9,7 +9,7 @@ from support.experts import GOLDEN, apart, batch, drawn, embeddings, released, r
 from support.sets import cuhk_records, write_set
 
 from tbps_cli import methods
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError

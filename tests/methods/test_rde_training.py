@@ -11,7 +11,7 @@ from support.runs import GOLDEN
 from support.sets import cuhk_records, write_set
 from support.training import Spy, tiny_recipe, write_data
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.stops import Interrupted
 from tbps_cli.engine.train import train
 from tbps_cli.errors import WeightsError

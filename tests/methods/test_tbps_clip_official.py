@@ -16,7 +16,7 @@ from support.sets import cuhk_records, save_image
 from torch import Tensor
 
 from tbps_cli import methods
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.tbps_clip import TbpsClip
 from tbps_cli.models import open_model

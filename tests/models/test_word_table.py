@@ -13,7 +13,7 @@ import support.textreid as tiny
 import torch
 from safetensors.torch import load_file
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model

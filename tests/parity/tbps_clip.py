@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tbps_cli.augment import ops as operations
 from tbps_cli.augment.exact import POOL_TRAIN, EvalTransform, erased
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
 from tbps_cli.losses.contrastive import citc, hard_targets

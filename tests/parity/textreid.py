@@ -14,7 +14,7 @@ from parity import tools
 from parity.check import TOLERANCE, Figures, Golden
 from torch import Tensor
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
 from tbps_cli.loading import samplers

@@ -3,7 +3,7 @@
 import pytest
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.prepare.audit import audit, exclusion_list, oddity
 from tbps_cli.prepare.check import check
 

@@ -9,7 +9,7 @@ from PIL import Image
 from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.data.exclusions import read
-from tbps_cli.data.layouts import LAYOUTS, open_dataset
+from tbps_cli.data.open import LAYOUTS, open_dataset
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.loading.store import open_store
 from tbps_cli.prepare.check import check

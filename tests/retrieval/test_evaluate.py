@@ -13,7 +13,7 @@ from support.runs import tiny_recipe, tiny_run
 from support.sets import cuhk_records, write_set
 
 from tbps_cli.cli.scores_view import published_line
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.models import open_model
 from tbps_cli.recipe.load import load
 from tbps_cli.retrieval import evaluate as evaluate_module

@@ -14,7 +14,7 @@ from support.encoder import FakeEncoder, Neighbours
 from support.sets import cuhk_records, write_set
 
 from tbps_cli.cli.scores_view import protocol_line
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Dataset
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.retrieval.guard import equal_rows, tied, words

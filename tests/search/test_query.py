@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.data.layouts import open_dataset
+from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.pipeline import embed_split
 from tbps_cli.features.rows import Row, Rows

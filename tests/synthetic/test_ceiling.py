@@ -7,7 +7,7 @@ import json
 import pytest
 from support.sets import cuhk_records, write_set
 
-from tbps_cli.data.layouts import ceiling, open_dataset
+from tbps_cli.data.open import ceiling, open_dataset
 
 
 def drawn_records():

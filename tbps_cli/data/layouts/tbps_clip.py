@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tbps_cli.data.layouts import benchmark as official
-from tbps_cli.data.layouts import records
+from tbps_cli.data.layouts import benchmark, records
 from tbps_cli.data.layouts.records import Builder
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
 from tbps_cli.data.types import ImageRecord
@@ -23,7 +22,7 @@ def add(builder: Builder, split: str, path: Path) -> None:
         person = records.as_person(records.required(record, "id", number, path), number, path)
         texts = records.as_captions(records.required(record, "captions", number, path), number, path)
         index = builder.image(ImageRecord(where, person, split))
-        builder.captions += official.captions_of(texts, index, record.get("captions_bt"), number, path)
+        builder.captions += benchmark.captions_of(texts, index, record.get("captions_bt"), number, path)
 
 
 def fits(content: object) -> bool:
