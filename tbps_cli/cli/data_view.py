@@ -52,6 +52,9 @@ def _audit_lines(report: Report) -> None:
     if not report.excluded:
         line("no training entry needs to be left out")
         return
+    if report.exclude is None:
+        line(f"{report.excluded:,} training entries to leave out, but the list could not be written")
+        return
     line(f"{report.excluded:,} training entries listed in {report.exclude}")
     line(f"leave them out with: --set data.exclude={report.exclude}")
 

@@ -100,18 +100,18 @@ def command(
     """Rank table of a run on a split: R@1, R@5, R@10, mAP and mINP in both directions."""
     from tbps_cli.cli import render, scores_view
     from tbps_cli.errors import UsageError
+    from tbps_cli.files import check_new_file
     from tbps_cli.places import cache_dir
     from tbps_cli.retrieval import interval as intervals
     from tbps_cli.retrieval.evaluate import evaluate
-    from tbps_cli.retrieval.outputs import check_output
 
     if as_json and style is not Format.table:
         raise UsageError(f"--json and --format {style} exclude each other.", "Leave one of them out.")
     if interval is not None:
         intervals.check_level(interval)
-    check_output(html, "--html", (".html", ".htm"))
-    check_output(save_features, "--save-features", (".npz",))
-    check_output(save_ranks, "--save-ranks", (".csv", ".json"))
+    check_new_file("--html", html, (".html", ".htm"))
+    check_new_file("--save-features", save_features, (".npz",))
+    check_new_file("--save-ranks", save_ranks, (".csv", ".json"))
     model, datasets = open_evaluated(ckpt, data, data_root, split.value, device, sets or [], words)
     evaluations = []
     for dataset in datasets:
@@ -191,6 +191,7 @@ def run_at(ckpt: Path | None) -> Run | None:
 def _keep(evaluation: Evaluation, mark: str, html: Path | None, features: Path | None, ranks: Path | None) -> None:
     """Write the files that were asked for; `mark` keeps those of several data sets apart."""
     from tbps_cli.cli import render
+    from tbps_cli.files import write_bytes
     from tbps_cli.retrieval import outputs as keep
     from tbps_cli.search import sheet
 
@@ -204,7 +205,7 @@ def _keep(evaluation: Evaluation, mark: str, html: Path | None, features: Path |
     if html:
         with render.progress("Thumbnails") as progress:
             text = sheet.of_evaluation(evaluation, progress=progress)
-        keep.write_bytes(place(html), text.encode("utf-8", "replace"))
+        write_bytes(place(html), text.encode("utf-8", "replace"))
     for path in (features, ranks, html):
         if path:
             render.note(f"Written: {place(path)}")

@@ -35,8 +35,9 @@ def command(
     """Write a model as files for other programs, after checking that they give the same answers."""
     from tbps_cli.cli import render, search_view
     from tbps_cli.errors import UsageError
-    from tbps_cli.export.exporter import FORMATS, Format, check, check_out, export
+    from tbps_cli.export.exporter import FORMATS, Format, check, export
     from tbps_cli.export.samples import samples
+    from tbps_cli.files import check_new_folder
     from tbps_cli.models import open_model
     from tbps_cli.models.model import Model
 
@@ -46,7 +47,7 @@ def command(
         raise UsageError(f"--format {unknown[0]}: must be one of {', '.join(FORMATS)}.")
     if quantize not in (None, "int8"):
         raise UsageError(f"--quantize {quantize}: must be int8.")
-    check_out(out)
+    check_new_folder("--out", out)
     model = open_model(ckpt, device=device, sets=sets or (), words=words)
     if not isinstance(model, Model):
         raise UsageError(f"--ckpt {model.path} is an export already.", "Give the run that it was made from.")

@@ -5,10 +5,14 @@ A command takes them as annotated parameters, for example `ckpt: Ckpt = None`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from tbps_cli.files import expanded
 
 Ckpt = Annotated[
     Path | None,
@@ -47,3 +51,13 @@ Workers = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch", metavar="N", min=1, help="Images or captions embedded at a time.")
 ]
+
+
+def with_home_folders(command: Callable[..., None]) -> Callable[..., None]:
+    """The same command; every path it is given has the home folder for `~`, also in `--out=~/x`."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        command(**{name: expanded(value) if isinstance(value, Path) else value for name, value in options.items()})
+
+    return run

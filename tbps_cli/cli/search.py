@@ -68,6 +68,7 @@ def command(
     """Rank images for a sentence, an image, or both."""
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
+    from tbps_cli.files import check_new_folder
     from tbps_cli.search.where import parse
 
     if as_json + as_csv + (as_paths or null) > 1:
@@ -76,9 +77,7 @@ def command(
     keep = parse(where) if where is not None else None
     _check_files(place, html)
     if copy_to:
-        from tbps_cli.search.hits import check_copies
-
-        check_copies(copy_to)
+        check_new_folder("--copy-to", copy_to, inside=True)
     from tbps_cli.models import open_model
     from tbps_cli.search.query import answers
 
@@ -108,11 +107,9 @@ def _queries(query: str | None, image: Path | None, minus: str | None, file: Pat
 
 def _check_files(place: Path | None, html: Path | None) -> None:
     from tbps_cli.errors import DataError
+    from tbps_cli.files import check_new_file
 
-    if html:
-        from tbps_cli.retrieval.outputs import check_output
-
-        check_output(html, "--html", (".html", ".htm"))
+    check_new_file("--html", html, (".html", ".htm"))
     if place is not None and not place.expanduser().exists():
         raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of images.")
 
@@ -173,7 +170,7 @@ def _keep(found: list[Answer], gallery: Gallery, run: str, html: Path | None, co
     from tbps_cli.cli import render
 
     if html:
-        from tbps_cli.retrieval.outputs import write_bytes
+        from tbps_cli.files import write_bytes
         from tbps_cli.search.hits import page
 
         with render.progress("Thumbnails") as progress:

@@ -30,14 +30,13 @@ class Exclusion:
     reason: str
 
 
-def write(path: Path, exclusions: Iterable[Exclusion]) -> None:
+def text_of(exclusions: Iterable[Exclusion]) -> str:
     """One line each, in the order given."""
-    lines = [json.dumps(vars(exclusion), ensure_ascii=False) for exclusion in exclusions]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return "".join(json.dumps(vars(exclusion), ensure_ascii=False) + "\n" for exclusion in exclusions)
 
 
 def read(path: Path) -> list[Exclusion]:
-    """The inverse of `write`. Raises DataError naming the line."""
+    """The inverse of `text_of`. Raises DataError naming the line."""
     found: list[Exclusion] = []
     for number, line in enumerate(records.read_text(path).split("\n"), start=1):
         if not line.strip():

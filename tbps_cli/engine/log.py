@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from tbps_cli import files
 from tbps_cli.engine.observe import Evaluated, Progress
 from tbps_cli.errors import MissingExtra, UsageError, WeightsError
 from tbps_cli.types import Scores
-from tbps_cli.weights.files import write_text
 
 FILES = ("log.txt", "metrics.jsonl")
 MACHINE = ("pairs_per_second", "seconds_left", "memory_mb")
@@ -119,12 +119,8 @@ class RunLog:
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """A full disk in one line; the checkpoint is whole, since logs are cut back to it."""
-    try:
+    with files.explained(path, WeightsError, then="Free some space, then go on with --resume."):
         yield
-    except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be written: {error.strerror}.", "Free some space, then go on with --resume."
-        ) from error
 
 
 def _machine(progress: Progress) -> dict[str, float]:
@@ -222,7 +218,7 @@ def _wandb_id(folder: Path) -> str:
     path = folder / "wandb" / "tbps-id"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, f"{folder.name}-{secrets.token_hex(4)}")
+        files.write_text(path, f"{folder.name}-{secrets.token_hex(4)}")
     return path.read_text("utf-8").strip()
 
 

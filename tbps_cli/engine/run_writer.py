@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tbps_cli import files
 from tbps_cli.engine import state
 from tbps_cli.engine.log import Meter, RunLog, cut, sinks
 from tbps_cli.engine.observe import Evaluated
@@ -22,6 +23,7 @@ def existing_checkpoint(out: Path, init: Path | None, resume: bool) -> State | N
     """The checkpoint to go on from, after checking that the folder is what the flags say."""
     if init is not None and not init.exists():
         raise WeightsError(f"--init {init}: there is no such file or folder.")
+    files.check_place("--out", out, inside=True)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file.", "Name a folder.")
     if not resume and any((out / name).exists() for name in (state.FILE, "recipe.toml", "weights.safetensors")):

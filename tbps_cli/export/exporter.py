@@ -8,14 +8,13 @@ CLIP). Everything is written beside the target first and renamed into place when
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from tbps_cli import files
 from tbps_cli.errors import TbpsError, UsageError
 from tbps_cli.export import hub
 from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare
@@ -50,19 +49,13 @@ def export(
     embeddings depend on batch companions, or the difference is above the tolerance.
     """
     wanted = tuple(dict.fromkeys(formats))
-    check_out(out)
+    files.check_new_folder("--out", out)
     check(model, wanted, quantize)
     allowed = TOLERANCE[quantize or "fp32"] if tolerance is None else tolerance
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-        folder.mkdir()
-    except OSError as error:
-        raise TbpsError(f"--out {out}: cannot be written ({error.strerror}).", "Choose another --out.") from error
-    try:
-        facts = _facts(model, wanted, quantize)
+    facts = _facts(model, wanted, quantize)
+    agreement = None
+    with files.new_folder(out, f"--out {out}") as folder:
         _write_plain(model, folder, facts, progress)
-        agreement = None
         if "onnx" in wanted:
             agreement = _write_graphs(model, folder, facts, examples or samples(model), allowed, progress)
             if not agreement.holds:
@@ -70,13 +63,6 @@ def export(
         _write_manifest(folder, facts)
         (folder / "README.md").write_text(_card(facts, agreement), "utf-8")
         _share(folder)
-        if out.exists():
-            out.rmdir()  # an empty folder, as checked above
-        folder.rename(out)
-    except OSError as error:
-        raise TbpsError(f"--out {out}: cannot be written ({error.strerror}).", "Is the disk full?") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return agreement
 
 
@@ -104,12 +90,6 @@ def check(model: Model, formats: Iterable[Format], quantize: str | None = None) 
         raise UsageError("--quantize int8 needs --format onnx.", "Quantisation changes the graphs only.")
     if "hub" in formats:
         hub.check(model)
-
-
-def check_out(out: Path) -> None:
-    """Raises UsageError unless `out` is new or an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out}: exists already.", "Choose a new folder.")
 
 
 def _write_plain(model: Model, folder: Path, facts: dict[str, Any], progress: Callable[[str], None]) -> None:

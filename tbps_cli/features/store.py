@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tbps_cli import files
 from tbps_cli.errors import CacheError
 from tbps_cli.features.rows import COLUMNS, Array, Row, Rows, encoded
 from tbps_cli.places import cache_dir
@@ -42,6 +43,7 @@ logger = logging.getLogger("tbps")
 
 FORMAT = "tbps-features-1"
 _DELETE = "Delete it: it is made again when needed."
+_ROOM = "Free some space (tbps cache lists what can go), or set TBPS_CACHE_DIR to another folder."
 
 
 def feature_path(kind: str, folder: Path, fingerprint: str, part: str = "", root: Path | None = None) -> Path:
@@ -108,8 +110,13 @@ class FeatureFile:
         except CacheError as error:
             if not rebuild:
                 raise
-            logger.warning("%s It is made anew.", error.message)
+            logger.warning("%s Rebuilding it.", error.message)
             file._discard()
+        except OSError as error:  # its folder may not even be looked into
+            if not lenient:
+                raise _unreadable(path, error) from error
+            logger.warning("%s Going on without it.", _unwritable(path, error).message)
+            file.unwritten = True
         return file
 
     @classmethod
@@ -304,30 +311,24 @@ def _write(
     dtype: DTypeLike | None = None,
 ) -> None:
     """Write a whole file under a temporary name, sync it, rename it. Raises CacheError."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     blocks = iter(blocks)
     first = next(blocks, np.empty(shape, dtype))
     size = shape[0] * shape[1] * first.dtype.itemsize + sum(column.nbytes for column in rows.columns.values())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _reserve(temporary, size + 65536)
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(facts)
-            vectors = file.create_dataset("vectors", shape, first.dtype)
-            start = 0
-            for block in (first, *blocks):
-                vectors[start : start + len(block)] = block
-                start += len(block)
-            for name, column in rows.columns.items():
-                file.create_dataset(name, data=column)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        with files.replacing(path, CacheError, then=_ROOM) as temporary:
+            _reserve(temporary, size + 65536)
+            with h5py.File(temporary, "w") as file:
+                file.attrs.update(facts)
+                vectors = file.create_dataset("vectors", shape, first.dtype)
+                start = 0
+                for block in (first, *blocks):
+                    vectors[start : start + len(block)] = block
+                    start += len(block)
+                for name, column in rows.columns.items():
+                    file.create_dataset(name, data=column)
     except (OSError, RuntimeError) as error:
         raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -335,14 +336,6 @@ def _reserve(path: Path, size: int) -> None:
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove_folder(folder: Path) -> None:
@@ -374,8 +367,5 @@ def _unreadable(path: Path, error: BaseException) -> CacheError:
 
 
 def _unwritable(path: Path, error: BaseException) -> CacheError:
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return CacheError(
-        f"cache: {path} cannot be written ({reason}).",
-        "Free some space (tbps cache lists what can go), or set TBPS_CACHE_DIR to another folder.",
-    )
+    reason = files.reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+    return CacheError(f"{path} cannot be written: {reason}.", _ROOM)

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 
 from tbps_cli import methods, places
 from tbps_cli.errors import RecipeError, WeightsError
+from tbps_cli.files import check_new_folder
 from tbps_cli.methods.base import Method, MethodConfig, TextSources
 from tbps_cli.models.card import card
-from tbps_cli.models.run import Run, check_new, number
+from tbps_cli.models.run import Run, number
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.states import Coverage, load_into
 from tbps_cli.recipe.draft import Draft
@@ -93,7 +94,7 @@ def convert(
     Raises WeightsError, RecipeError or UsageError.
     """
     if out is not None:
-        check_new(Path(out))
+        check_new_folder("--out", Path(out), inside=True)
     converted = find(Path(path).expanduser(), method=method, sets=sets).load(words=words, data_root=data_root)
     recipe = converted.recipe
     folder = Path(out) if out is not None else number(Path("runs"), recipe.method.name)

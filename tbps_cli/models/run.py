@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tbps_cli.errors import UsageError, WeightsError
+from tbps_cli import files
+from tbps_cli.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,18 +46,15 @@ class Run:
         anew: the folder may hold files already (`--resume` where no checkpoint was written).
         """
         from tbps_cli.recipe.save import dump
-        from tbps_cli.weights.files import write_text
 
         if not anew:
-            check_new(folder)
-        try:
+            files.check_new_folder("--out", folder, inside=True)
+        with files.explained(folder, WeightsError):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WeightsError(f"{folder} cannot be made: {error.strerror}.", "Choose another --out.") from None
         description = tokenizer.describe() if tokenizer else {}
         if description.get("kind", "bpe") != "bpe":
-            write_text(folder / TOKENIZER, json.dumps(description, ensure_ascii=False) + "\n")
-        write_text(folder / RECIPE, dump(recipe))
+            files.write_text(folder / TOKENIZER, json.dumps(description, ensure_ascii=False) + "\n", WeightsError)
+        files.write_text(folder / RECIPE, dump(recipe), WeightsError)
         return cls(folder)
 
     @cached_property
@@ -123,15 +122,7 @@ class Run:
 
     def write_card(self, text: str) -> None:
         """Write `card.md`."""
-        from tbps_cli.weights.files import write_text
-
-        write_text(self.folder / CARD, text)
-
-
-def check_new(folder: Path) -> None:
-    """Raises UsageError when a folder to write exists and is not empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {folder}: exists already.", "Choose a new folder.")
+        files.write_text(self.folder / CARD, text, WeightsError)
 
 
 def run_of(path: Path) -> Run | None:
@@ -164,17 +155,13 @@ def _time(folder: Path) -> int:
 
 def number(runs: Path, name: str) -> Path:
     """Make and return the next folder `runs/NAME-0001`; two who ask at once get two folders."""
-    try:
+    with files.explained(runs, WeightsError, then="Choose a folder with --out."):
         runs.mkdir(parents=True, exist_ok=True)
         taken = [folder.name.removeprefix(f"{name}-") for folder in runs.glob(f"{name}-*")]
         count = max((int(text) for text in taken if text.isdecimal()), default=0)
         while True:
             count += 1
             folder = runs / f"{name}-{count:04d}"
-            try:
+            with suppress(FileExistsError):
                 folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
-    except OSError as error:
-        raise WeightsError(f"{runs} cannot be written: {error.strerror}.", "Choose a folder with --out.") from None
+                return folder

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tbps_cli import files
 from tbps_cli.augment.exact import Resample, resized
 from tbps_cli.data.images import MAX_PIXELS, UnreadableImage, read_image
 from tbps_cli.errors import DataError
@@ -40,17 +41,10 @@ def build_store(
     paths = list(dict.fromkeys(paths))
     bytes_each = size[0] * size[1] * 3
     _check_space(folder.parent, len(paths) * bytes_each)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with files.new_folder(folder, folder, DataError, replace=True) as temporary:
         written, failed = _write_pixels(temporary / PIXELS, root, paths, size, resample, max_pixels, progress)
         manifest = {"version": VERSION, "size": list(size), "resample": resample, **written}
         (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     store = read_store(folder, root)
     assert store is not None
     return store, failed
@@ -96,8 +90,6 @@ def _write_pixels(
                 written["shapes"].append(result.shape)
             if progress:
                 progress(done, len(paths))
-        out.flush()
-        os.fsync(out.fileno())
     return written, failed
 
 

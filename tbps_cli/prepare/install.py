@@ -6,10 +6,9 @@ both are found out before anything appears under the final name.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
+from tbps_cli import files
 from tbps_cli.data.layouts import benchmark
 from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.layouts.records import IMAGE_FOLDERS
@@ -28,7 +27,7 @@ def install(layout: Layout, source: Path, data_root: Path, progress: Progress | 
     if source.is_file() and source.suffix.lower() == ".json":
         return _install_annotation(layout, source, target)
     _check_places(source, target)
-    with unpack.staging(target) as folder:
+    with files.explained(target, DataError), files.staging(target) as folder:
         unpack.unpack(source, folder, progress)
         home = find_home(layout, folder)
         if home is None:
@@ -88,10 +87,9 @@ def _install_annotation(layout: Layout, source: Path, target: Path) -> Path:
     if there and there.read_bytes() != source.read_bytes():
         raise DataError(f"{there} is there already and differs from {source}.", "Move one of them away.")
     if there is None:
-        target.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(place)
+        with files.explained(target, DataError):
+            target.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(place, source.read_bytes(), DataError)
     return target
 
 

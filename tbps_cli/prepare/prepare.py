@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import nullcontext
 from pathlib import Path
 
+from tbps_cli import files
 from tbps_cli.data import exclusions
 from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.open import find_layout, home_of, open_dataset
 from tbps_cli.data.types import Dataset
-from tbps_cli.errors import DataError, UsageError
+from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.prepare.audit import audit, exclusion_list
 from tbps_cli.prepare.check import Phase, Report, check
 from tbps_cli.prepare.decode import build_store
@@ -108,7 +108,6 @@ def _draw(folder: Path, identities: int | None, seed: int | None, phase: Phase) 
     wanted = {"identities": build.DEFAULT_IDENTITIES if identities is None else identities, "seed": seed or 0}
     if build.is_built(folder, **wanted) or (not stated and (folder / "reid_raw.json").is_file()):
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with phase("drawing persons") as progress:
         build.build(folder, **wanted, progress=progress)
 
@@ -119,21 +118,26 @@ def _draw(folder: Path, identities: int | None, seed: int | None, phase: Phase) 
 def _audit(report: Report, dataset: Dataset, hash_of: dict[str, str], base: Path) -> None:
     report.findings = audit(dataset, hash_of)
     listed = exclusion_list(report.findings)
-    report.exclude = base.with_name(f"{base.name}.exclude.jsonl")
     report.excluded = len(listed)
-    report.exclude.parent.mkdir(parents=True, exist_ok=True)
-    exclusions.write(report.exclude, listed)
+    place = base.with_name(f"{base.name}.exclude.jsonl")
+    if _write(place, exclusions.text_of(listed), "the list of what to exclude"):
+        report.exclude = place
 
 
 def _write_report(report: Report, base: Path) -> None:
-    """DATA_ROOT/FOLDER.report.json; a data root that cannot be written to costs the file, not the check."""
+    """DATA_ROOT/FOLDER.report.json, which names itself."""
     place = base.with_name(f"{base.name}.report.json")
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     report.file = place
+    if not _write(place, json.dumps(report.document(), indent=2, ensure_ascii=False) + "\n", "the report"):
+        report.file = None
+
+
+def _write(place: Path, text: str, what: str) -> bool:
+    """Write a file beside the data set. A data root that cannot be written to costs the file, not the check."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report.document(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(place)
-    except OSError as error:
-        report.file = None
-        log.warning("data: the report was not written: %s", error)
+        files.write_text(place, text)
+    except (OSError, TbpsError) as error:
+        log.warning("data: %s was not written: %s", what, error)
+        return False
+    return True

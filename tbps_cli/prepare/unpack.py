@@ -7,7 +7,6 @@ that unpack to far more than they weigh.
 
 from __future__ import annotations
 
-import errno
 import lzma
 import os
 import re
@@ -17,11 +16,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from tbps_cli import files
 from tbps_cli.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -44,35 +43,6 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-@contextmanager
-def staging(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target`, removed at the end whatever happens; leftovers of killed runs too."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}.unpacking-"
-    for entry in target.parent.glob(f"{prefix}*"):
-        if not _is_alive(entry.name.removeprefix(prefix)):
-            shutil.rmtree(entry, ignore_errors=True)
-    folder = target.with_name(f"{prefix}{os.getpid()}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: str) -> bool:
-    if not process.isdigit() or os.name != "posix":
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def unpack(source: Path, folder: Path, progress: Progress | None = None) -> None:
     """Write the files of an archive or folder below `folder`. Raises DataError; nothing is followed or run.
 
@@ -90,8 +60,8 @@ def unpack(source: Path, folder: Path, progress: Progress | None = None) -> None
                 _write(_tar_members(archive, source), folder, source, source.stat().st_size, progress)
                 return _read_to_the_end(archive)
     except _BROKEN as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"the disk is full: {folder} cannot take {source}.", "Free some space.") from None
+        if isinstance(error, OSError) and files.is_of_the_system(error):
+            raise DataError(f"{source} cannot be unpacked: {files.reason(error)}.", files.hint(error)) from None
         raise DataError(
             f"{source} is broken or cut short: {str(error) or type(error).__name__}.", "Fetch the archive again."
         ) from None
@@ -147,9 +117,9 @@ def _tar_file(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _folder_members(source: Path) -> Iterator[Member]:
-    for where, folders, files in os.walk(source):
+    for where, folders, plain in os.walk(source):
         folders.sort()
-        for name in sorted([*folders, *files]):
+        for name in sorted([*folders, *plain]):
             path = Path(where) / name
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

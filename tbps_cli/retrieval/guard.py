@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli import files
 from tbps_cli.data.types import Split
+from tbps_cli.errors import TbpsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.features.pipeline import Embedded, embed_images, embed_texts, sources_of
@@ -164,9 +166,9 @@ def _recalled(memory: Path | None) -> float | None:
 
 def _remember(memory: Path | None, difference: float) -> None:
     if memory is not None and np.isfinite(difference):
-        with suppress(OSError):  # only time is lost
+        with suppress(OSError, TbpsError):  # only time is lost
             memory.parent.mkdir(parents=True, exist_ok=True)
-            memory.write_text(json.dumps({"difference": difference}), "utf-8")
+            files.write_text(memory, json.dumps({"difference": difference}))
 
 
 def _difference(

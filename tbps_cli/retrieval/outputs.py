@@ -10,33 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tbps_cli.errors import TbpsError, UsageError
+from tbps_cli.files import write_bytes
 from tbps_cli.retrieval.evaluate import TASKS, Direction, Evaluation
 
 SHOWN = 10
 """Places listed for each query."""
-
-
-def check_output(path: Path | None, flag: str, endings: tuple[str, ...]) -> None:
-    """Raises UsageError for a file that could not be written, before anything is computed for it."""
-    if path is None:
-        return
-    if path.suffix.lower() not in endings:
-        raise UsageError(f"{flag} {path}: the name must end in {' or '.join(endings)}.")
-    if path.is_dir() or not path.parent.is_dir():
-        what = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise UsageError(f"{flag} {path}: {what}.", "Name a file in a folder that exists.")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file, or leave what was there. Raises TbpsError when that is impossible."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise TbpsError(f"{path} cannot be written ({error.strerror}).", "Choose another file.") from error
 
 
 def save_features(evaluation: Evaluation, path: Path) -> None:

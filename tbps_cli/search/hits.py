@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tbps_cli.errors import TbpsError, UsageError
+from tbps_cli import files
+from tbps_cli.errors import TbpsError
 from tbps_cli.escape import printable
 from tbps_cli.search.document import file_of
 from tbps_cli.search.gallery import Gallery
@@ -61,12 +62,6 @@ def _name(hit: Hit) -> str:
     return printable(Path(hit.path).name if hit.person is None else f"person {hit.person}")
 
 
-def check_copies(folder: Path) -> None:
-    """Raises UsageError unless copies can go to `folder`: a new one, or an empty one."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--copy-to {folder}: exists already and is not an empty folder.", "Choose a new folder.")
-
-
 def copy_hits(answers: Sequence[Answer], folder: Path) -> int:
     """Copy the hits' files as RANK-NAME, several queries into folders 001, 002, ...; returns how many."""
     copied = 0
@@ -76,8 +71,9 @@ def copy_hits(answers: Sequence[Answer], folder: Path) -> int:
             source = file_of(hit)
             try:
                 into.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, into / f"{hit.rank:03d}-{source.name}")
+                shutil.copy2(source, into / files.shortened(f"{hit.rank:03d}-{source.name}"))
             except OSError as error:
-                raise TbpsError(f"--copy-to {folder}: {source} cannot be copied ({error.strerror}).") from None
+                said = f"--copy-to {folder}: {source} cannot be copied: {files.reason(error)}."
+                raise TbpsError(said, files.hint(error)) from None
             copied += 1
     return copied

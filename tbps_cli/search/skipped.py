@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
+from tbps_cli import files
+from tbps_cli.errors import TbpsError
 from tbps_cli.search.gallery import LeftOut
 from tbps_cli.search.scan import Found
 
@@ -38,20 +38,15 @@ class Ledger:
 
     def _write(self) -> None:
         """Best effort: without the list a broken file is only tried again."""
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             if not self.entries:
                 self.path.unlink(missing_ok=True)
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps([vars(entry) for entry in self.entries.values()], indent=0)
-            temporary.write_text(text + "\n", "utf-8")
-            temporary.replace(self.path)
-        except OSError as error:
+            files.write_text(self.path, text + "\n")
+        except (OSError, TbpsError) as error:
             logger.debug("%s cannot be written: %s", self.path, error)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> list[LeftOut]:

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tbps_cli import files
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.synthetic.camera import CAMERAS, Studio
 from tbps_cli.synthetic.captions import describe, visible
@@ -61,20 +61,12 @@ def build(
         raise UsageError(f"--seed {seed}: a seed is 0 or more.")
     _refuse_foreign(folder)
     folder = folder.resolve()
-    draft = folder.with_name(f".{folder.name}.drawing")
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        _fill(draft, identities, seed, progress, _workers(workers, identities))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
-    except OSError as error:
-        hint = "Free some space (about 6 KB an image), or choose another --data-root."
-        raise DataError(f"{folder} cannot be written: {error.strerror or error}.", hint) from error
+        with files.new_folder(folder, folder, DataError, replace=True) as draft:
+            _fill(draft, identities, seed, progress, _workers(workers, identities))
     except BrokenProcessPool as error:
         hint = "Free some memory; a script of your own must call this under `if __name__ == '__main__':`."
         raise DataError(f"{folder}: a drawing process died.", hint) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _fill(draft: Path, identities: int, seed: int, progress: Progress | None, workers: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli import files
 from tbps_cli.errors import DataError, TbpsError, WeightsError
 from tbps_cli.text.description import whole_number
 
@@ -189,7 +190,7 @@ class WordTable:
     def write(self, path: Path) -> None:
         """Write `NAME.npy` and `NAME.json`; the inverse of `read`."""
         np.save(path, self.vectors, allow_pickle=False)
-        path.with_suffix(".json").write_text(json.dumps(self.vocabulary, ensure_ascii=False), encoding="utf-8")
+        files.write_text(path.with_suffix(".json"), json.dumps(self.vocabulary, ensure_ascii=False))
 
 
 def _read_words(path: Path) -> list[str]:

@@ -9,12 +9,11 @@ file only when it is complete on disk.
 
 from __future__ import annotations
 
-import os
+import errno
+import re
 import shutil
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from tbps_cli import files
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.archives import read_stream, read_zip
 from tbps_cli.weights.heads import FETCH
@@ -161,58 +161,29 @@ def read_state(path: Path) -> Any:
     return read_tensors(path).content
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
-
-
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, then put it in the place of `path`.
+    """Let one of the libraries' writers fill a temporary neighbour of `path`, which then takes its place.
 
-    The new bytes are on disk before the name changes, so at every moment the old file or the new one
-    is whole. Raises WeightsError, with the previous file untouched, when the disk is full or closed.
+    Raises WeightsError, with the previous file untouched, when that is impossible.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write(temporary)
-        temporary.chmod(_usual_mode())
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except Exception as error:
-        if isinstance(error, OSError) or any(word in str(error) for word in _DISK_WORDS):
-            raise WeightsError(
-                f"{path} cannot be written: {_reason(error, path.parent)}. The previous file, if any, is untouched.",
-                "Free some space or choose another folder.",
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.replacing(path, WeightsError) as temporary:
+        try:
+            write(temporary)
+        except Exception as error:
+            if isinstance(error, OSError) or not any(word in str(error) for word in _DISK_WORDS):
+                raise
+            raise _of_the_disk(error, path.parent) from error
 
 
-def _reason(error: Exception, folder: Path) -> str:
-    """Why a file could not be written: where the disk is full, torch's writer speaks of positions."""
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _of_the_disk(error: Exception, folder: Path) -> OSError:
+    """What the writers of safetensors and torch say of the disk, as the error that Python has for it."""
+    said = str(error).splitlines()[0]
+    number = re.search(r"os error (\d+)", said)
+    if number:
+        return OSError(int(number[1]), said)
+    # torch speaks of positions in the file whatever happened; only a full disk can be told from the rest.
     full = folder.is_dir() and shutil.disk_usage(folder).free <= _NOTHING
-    if isinstance(error, OSError) or "os error" in said or not full:
-        return said
-    return "No space left on device"
-
-
-@cache
-def _usual_mode() -> int:
-    """The mode of a new file here; some writers make theirs readable by their owner alone."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return OSError(errno.ENOSPC if full else errno.EIO, said)
 
 
 # Options beside a checkpoint --------------------------------------------------------------------

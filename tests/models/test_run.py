@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.runs import tiny_recipe, tiny_run
 
-from tbps_cli.errors import RecipeError, UsageError, WeightsError
+from tbps_cli.errors import RecipeError, TbpsError, UsageError, WeightsError
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run, list_runs, newest, number, run_of
 from tbps_cli.text.words import Words
@@ -115,7 +115,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(WeightsError, match="cannot be written"):
         number(tmp_path / "runs", "x")
-    with pytest.raises(WeightsError, match="cannot be made"):
+    with pytest.raises(TbpsError, match="cannot be written"):
         Run.create(tmp_path / "runs" / "x", tiny_recipe())
 
 

@@ -152,17 +152,6 @@ def test_other_files_say_what_to_do(tmp_path):
     assert "RAR and 7z need their own programs" in refused(tmp_path / "a.rar", tmp_path / "out")
 
 
-def test_staging_leaves_nothing_and_removes_what_a_killed_run_left(tmp_path):
-    dead = tmp_path / ".X.unpacking-999999999"
-    alive = tmp_path / f".X.unpacking-{os.getppid()}"
-    dead.mkdir()
-    alive.mkdir()
-    with pytest.raises(RuntimeError), unpack.staging(tmp_path / "X") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
-    assert [entry.name for entry in tmp_path.iterdir()] == [alive.name]
-
-
 @given(st.text(max_size=30))
 def test_no_name_ever_leads_out(name):
     from pathlib import Path

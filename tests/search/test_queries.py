@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tbps_cli.errors import DataError, TbpsError, UsageError
+from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.escape import json_text
 from tbps_cli.search import document
-from tbps_cli.search.hits import check_copies, copy_hits, page
+from tbps_cli.search.hits import copy_hits, page
 from tbps_cli.search.index import index
 from tbps_cli.search.queries import read_queries
 from tbps_cli.search.query import Query, answers
@@ -174,11 +174,16 @@ def test_copies_are_named_by_rank(asked, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["001", "002"]
 
 
-def test_copies_go_to_a_new_folder_only(asked, tmp_path: Path, photos: Path) -> None:
-    check_copies(tmp_path / "new")
-    for taken in (photos, photos / "red.png"):
-        with pytest.raises(UsageError, match="--copy-to"):
-            check_copies(taken)
+def test_a_copy_of_a_very_long_name_keeps_its_ending(asked, tmp_path: Path, photos: Path) -> None:
+    long = "x" * 250 + ".png"
+    (photos / "red.png").rename(photos / long)
+    first = asked[1][0]
+    hit = replace(first.hits[0], path=long, extra={"file": photos / long})
+    assert copy_hits([replace(first, hits=[hit])], tmp_path / "new") == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["001-" + "x" * 247 + ".png"]
+
+
+def test_a_copy_of_what_is_gone_is_one_line(asked, tmp_path: Path, photos: Path) -> None:
     (photos / "red.png").unlink()
     with pytest.raises(TbpsError, match="cannot be copied"):
         copy_hits(asked[1], tmp_path / "new")

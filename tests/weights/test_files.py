@@ -249,14 +249,14 @@ def test_a_full_disk_leaves_the_previous_file_whole(tmp_path: Path, kind: str, m
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tbps_cli.weights.files.os.fsync", full)
+    monkeypatch.setattr("tbps_cli.files.os.fsync", full)
     with pytest.raises(WeightsError, match="No space left") as caught:
         if kind == "safetensors":
             write_safetensors(path, {"a": torch.zeros(3)})
         elif kind == "state":
             write_state(path, {"a": 1})
         else:
-            files.write_text(path, "new")
+            files.write_atomically(path, lambda target: target.write_text("new"))
     assert caught.value.hint is not None
     assert path.read_text() == "the old one"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
