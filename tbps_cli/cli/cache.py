@@ -1,4 +1,4 @@
-"""`tbps cache`: what lies in the cache folder, and how to be rid of it."""
+"""`tbps cache`: what lies in the cache folder, and how to delete it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def command(
     ] = None,
     older_than: Annotated[
         float | None,
-        typer.Option("--older-than", metavar="DAYS", min=0, help="With --clean: only what was not used for so long."),
+        typer.Option("--older-than", metavar="DAYS", min=0, help="With --clean: only entries not modified for DAYS."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the caches (features, indexes, downloads) with their sizes, and clean them."""
+    from tbps_cli.caches import KINDS, cached, remove
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
-    from tbps_cli.places import KINDS, cache_dir, cached, remove
+    from tbps_cli.places import cache_dir
 
     root = cache_dir()
     found = cached(root)

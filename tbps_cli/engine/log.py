@@ -147,12 +147,12 @@ def step_line(progress: Progress) -> str:
     return f"{where}, {figures}, Base Lr: {progress.rate:.2e}"
 
 
-def score_table(scores: Scores, task: str = "t2i") -> str:
+def score_table(scores: Scores) -> str:
     """The field's table: task, R1, R5, R10, mAP, mINP, three decimals."""
     from prettytable import PrettyTable
 
     table = PrettyTable(["task", *Scores._fields])
-    table.add_row([task, *(f"{value:.3f}" for value in scores)])
+    table.add_row(["t2i", *(f"{value:.3f}" for value in scores)])
     return table.get_string()
 
 

@@ -49,7 +49,7 @@ _ROOM = "Free some space (tbps cache lists what can go), or set TBPS_CACHE_DIR t
 def feature_path(kind: str, folder: Path, fingerprint: str, part: str = "", root: Path | None = None) -> Path:
     """Where the features of a folder lie in the cache: by its real path, then by what made them.
 
-    kind: "features" or "indexes" (`places.KINDS`); part: a further word, such as "texts";
+    kind: "features" or "indexes" (`caches.KINDS`); part: a further word, such as "texts";
     root: another cache folder than the usual one.
     """
     real = folder.resolve()
@@ -120,9 +120,9 @@ class FeatureFile:
         return file
 
     @classmethod
-    def in_memory(cls, dtype: DTypeLike = np.float32) -> FeatureFile:
+    def in_memory(cls) -> FeatureFile:
         """The same thing without a file."""
-        file = cls(Path(), "", dtype, {})
+        file = cls(Path(), "", np.float32, {})
         file.unwritten = True
         return file
 

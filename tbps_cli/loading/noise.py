@@ -48,9 +48,9 @@ def _require_rate(index: NDArray[np.int64], rate: float, file: Path) -> None:
         )
 
 
-def draw_index(count: int, rate: float, seed: int = SEED) -> NDArray[np.int64]:
+def draw_index(count: int, rate: float) -> NDArray[np.int64]:
     """A permutation that moves about `rate * count` entries."""
-    rng = random.Random(seed)
+    rng = random.Random(SEED)
     index = np.arange(count, dtype=np.int64)
     chosen = rng.sample(range(count), int(rate * count))
     others = chosen.copy()

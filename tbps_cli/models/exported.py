@@ -56,7 +56,7 @@ class ExportedModel:
     batch = 64
     max_pixels = MAX_PIXELS
 
-    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.path = folder
         self.manifest = read_manifest(folder)
         self.name: str = self.manifest["method"]
@@ -77,8 +77,8 @@ class ExportedModel:
             self.transform = EvalTransform.from_description(self.manifest["transform"])
         except (ValueError, TypeError) as error:
             raise WeightsError(f"{folder / MANIFEST}: {error}.", "Export again.") from None
-        self._image = _session(folder / "image.onnx", threads)
-        self._text = _session(folder / "text.onnx", threads)
+        self._image = _session(folder / "image.onnx")
+        self._text = _session(folder / "text.onnx")
 
     def cut_count(self, texts: Sequence[str]) -> int:
         """How many captions lose their last words; none where they are embedded in pieces."""
@@ -133,13 +133,12 @@ class ExportedModel:
         return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError:
         raise MissingExtra("onnxruntime", "export", f"searching with {path.parent}") from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

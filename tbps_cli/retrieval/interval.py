@@ -64,16 +64,14 @@ def of_evaluation(evaluation: Evaluation, level: float = LEVEL) -> dict[str, obj
     }
 
 
-def interval(
-    details: Details, person_Q: Any, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = SEED
-) -> Interval:
+def interval(details: Details, person_Q: Any, *, level: float = LEVEL, resamples: int = RESAMPLES) -> Interval:
     """Percentile intervals of the five scores.
 
     person_Q: whose query each is; queries of equal identities are drawn together.
     level: percent of the resamples that lie inside.
     """
     check_level(level)
-    drawn_RS = figures(resampled(sums(details, person_Q), resamples=resamples, seed=seed))
+    drawn_RS = figures(resampled(sums(details, person_Q), resamples=resamples, seed=SEED))
     low, high = ends(drawn_RS, level)
     return Interval(Scores(*low.tolist()), Scores(*high.tolist()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from tbps_cli.data.images import require_images
 from tbps_cli.data.types import Person, Split
@@ -20,18 +19,16 @@ def of_split(
     model: Encoder,
     split: Split,
     *,
-    cache: Path | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Gallery:
     """The images of a split with their persons; captions are known, so that hits can be marked.
 
-    cache: the folder of caches, `places.cache_dir()` when left out.
     Raises DataError for missing or unreadable images, TbpsError for a batch-dependent model.
     """
     refuse_batch_dependent(model)
     require_images(split.paths, split.root, split.dataset)
-    file = image_file(model, split.root, batch=BATCH, cache_dir=cache or cache_dir())
+    file = image_file(model, split.root, batch=BATCH, cache_dir=cache_dir())
     sources = sources_of(split)
     embed_images(model, sources, file, batch=BATCH, workers=workers, progress=progress)
     place_G = file.places([source.name for source in sources])

@@ -25,6 +25,8 @@ Progress = Callable[[int, int], None]
 
 WIDTH, HEIGHT = 64, 160
 """Of a thumbnail, in pixels."""
+SHOWN = 10
+"""Images beside each query."""
 GROUP = 50
 """Queries in each of the groups best and worst."""
 MOST = 2000
@@ -88,10 +90,10 @@ def _heading(group: Group) -> str:
     return f"<h2>{html.escape(group.heading)}</h2>" if group.heading else ""
 
 
-def of_evaluation(evaluation: Evaluation, *, top: int = 10, progress: Progress | None = None) -> str:
+def of_evaluation(evaluation: Evaluation, *, progress: Progress | None = None) -> str:
     """The rank sheet of an evaluation, text to image: worst and best queries first, then the others."""
     side, split = evaluation.sides["text_to_image"], evaluation.split
-    score_QK, index_QK = side.top(top)
+    score_QK, index_QK = side.top(SHOWN)
     details = side.details
 
     def answer(query: int) -> Answer:

@@ -133,7 +133,10 @@ def _is_offline() -> bool:
 
 def _from_openai_cache(name: str, sha256: str | None) -> Path | None:
     """The same file where OpenAI's package (and the papers' code) keeps it, when its hash is right."""
-    path = Path.home() / ".cache" / "clip" / name
+    try:
+        path = Path.home() / ".cache" / "clip" / name
+    except RuntimeError:  # a user without a home folder
+        return None
     if sha256 is None or not path.is_file() or not _digest(path).startswith(sha256):
         return None
     logger.info("weights: %s (found, with the right hash)", path)
