@@ -13,11 +13,12 @@ from tbps_cli.cli.output import stdout
 from tbps_cli.cli.render import line, table
 from tbps_cli.escape import printable
 from tbps_cli.retrieval.guard import words as guard_words
+from tbps_cli.types import Scores
 
 Document = Mapping[str, Any]
 
 GAIN, LOSS = "gained most", "lost most"
-_SCORES = "R1", "R5", "R10", "mAP", "mINP"
+_SCORES = Scores._fields
 _SIDES = {"t2i": "text_to_image", "i2t": "image_to_text"}
 
 

@@ -6,17 +6,15 @@ damaged is listed with what is wrong with it.
 
 from __future__ import annotations
 
-import json
-import struct
 import tomllib
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from tbps_cli.errors import TbpsError
 from tbps_cli.models.run import RECIPE, WEIGHTS, list_runs
-
-_LONGEST_HEAD = 100 << 20
+from tbps_cli.types import Scores
+from tbps_cli.weights.heads import read_metadata
 
 
 @dataclass
@@ -66,8 +64,8 @@ def _summary(run: Path) -> Summary:
         return summary
     summary.written = datetime.fromtimestamp(weights.stat().st_mtime).astimezone()
     try:
-        _tell(summary, read_head(weights))
-    except (OSError, ValueError, TypeError, AttributeError):
+        _tell(summary, read_metadata(weights))
+    except (TbpsError, ValueError):
         summary.notes.append(f"{weights.name} is damaged")
     return summary
 
@@ -75,16 +73,6 @@ def _summary(run: Path) -> Summary:
 def _tell(summary: Summary, facts: dict[str, str]) -> None:
     summary.selected_on = facts.get("selected_on")
     summary.epoch = int(facts["epoch"]) if "epoch" in facts else None
-    summary.scores = {name: float(facts[name]) for name in ("R1", "R5", "R10", "mAP", "mINP") if name in facts}
+    summary.scores = {name: float(facts[name]) for name in Scores._fields if name in facts}
     if "converted_from" in facts:
         summary.notes.append(f"converted from {facts['converted_from']}")
-
-
-def read_head(path: Path) -> dict[str, str]:
-    """The text entries in the head of a safetensors file, without the library (which brings torch)."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
-        if length > _LONGEST_HEAD:
-            raise ValueError("no safetensors file")
-        head: dict[str, Any] = json.loads(file.read(length))
-    return dict(head.get("__metadata__", {}))

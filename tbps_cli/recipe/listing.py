@@ -13,7 +13,7 @@ from tbps_cli.methods.base import MethodConfig
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.types import Task
+from tbps_cli.types import Scores, Task
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Entry:
     def document(self) -> dict[str, object]:
         """The row as JSON-able values; scores are percent, null where nothing is published."""
         recipe, published = self.recipe, self.recipe.published
+        scores = published.model_dump() if published else {}
         return {
             "name": self.name,
             "method": recipe.method.name,
@@ -51,11 +52,7 @@ class Entry:
             "venue": published.venue if published else None,
             "year": published.year if published else None,
             "data": recipe.data.name,
-            "R1": published.R1 if published else None,
-            "R5": published.R5 if published else None,
-            "R10": published.R10 if published else None,
-            "mAP": published.mAP if published else None,
-            "mINP": published.mINP if published else None,
+            **{name: scores.get(name) for name in Scores._fields},
             "R1_chance": self.chance,
             "selected_on": recipe.train.select_on,
             "parameters": self.parameters.all,

@@ -11,7 +11,7 @@ from pathlib import Path
 from support.runs import tiny_recipe, tiny_run
 
 from tbps_cli.models.run import Run
-from tbps_cli.models.summary import read_head, summaries
+from tbps_cli.models.summary import summaries
 
 
 def test_runs_are_listed_with_what_their_files_say(tmp_path: Path) -> None:
@@ -47,10 +47,6 @@ def test_damaged_and_unfinished_runs_are_listed_with_what_is_wrong(tmp_path: Pat
         "text": ["weights.safetensors is damaged"],
         "unfinished": ["no weights yet"],
     }
-
-
-def test_a_head_is_what_the_library_reads(run: Run) -> None:
-    assert read_head(run.weights_file) == run.facts()
 
 
 def test_listing_needs_no_torch(run: Run) -> None:
