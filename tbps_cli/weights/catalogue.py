@@ -2,7 +2,8 @@
 
 The library's `pretrained.py` states each entry as a call with constant arguments; importing it would
 import torchvision and the whole model zoo. So its syntax tree is read: dictionaries, names and
-constants are understood, nothing is executed.
+constants are understood, nothing is executed. What is stated in any other way is an entry without an
+address, and asking for it is an error that says so; so is a catalogue without a single entry.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.nn.sizes import spelled
 
 QUICK = "-quickgelu"
+_OTHER_VERSION = "Type: pip install 'open_clip_torch>=3.0,<4'; or give the path of a file."
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,26 @@ def find(weights: str, tower: str) -> Entry:
             f"method.weights: there are no weights {weights!r} for the tower {plain}.",
             f"Known: {', '.join(tags)}; or the path of a file." if tags else "Give the path of a file.",
         )
+    if not entry.url and not entry.hub:
+        raise WeightsError(f"method.weights: open_clip's entry {weights!r} for {plain} cannot be read.", _OTHER_VERSION)
     return Entry(entry.url, entry.hub, True) if tower.endswith(QUICK) else entry
 
 
 @lru_cache(maxsize=1)
 def entries() -> Mapping[str, Mapping[str, Entry]]:
-    """Tower -> tag -> entry. Raises WeightsError when open_clip's catalogue cannot be found."""
+    """Tower -> tag -> entry. Raises WeightsError when open_clip's catalogue cannot be found or read."""
     spec = find_spec("open_clip")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     path = Path(folders[0]) / "pretrained.py" if folders else None
     if path is None or not path.is_file():
         raise WeightsError("the catalogue of weights is missing.", "Type: pip install open_clip_torch")
-    return parse(path.read_text(encoding="utf-8"))
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):
+        found = {}
+    if not any(entry.url or entry.hub for tags in found.values() for entry in tags.values()):
+        raise WeightsError(f"{path} states the catalogue of weights in a way that cannot be read.", _OTHER_VERSION)
+    return found
 
 
 def parse(source: str) -> dict[str, dict[str, Entry]]:
@@ -78,7 +88,7 @@ def parse(source: str) -> dict[str, dict[str, Entry]]:
             names[node.targets[0].id] = _value(node.value, names)
     towers = names.get("_PRETRAINED") or {}
     return {
-        tower: {tag: entry for tag, entry in tags.items() if isinstance(entry, Entry)}
+        tower: {tag: entry if isinstance(entry, Entry) else Entry() for tag, entry in tags.items()}
         for tower, tags in towers.items()
         if isinstance(tags, dict)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -161,9 +162,38 @@ _PRETRAINED = {{"T": _A, "U": {{"three": _mccfg(url=f"{{1}}")}}, "V": unknown}}
 _PRETRAINED.update(os.environ)
 """
     read = catalogue.parse(source)
-    assert read["T"] == {"one": Entry("https://x/a-0123abcd.pt", "", True), "two": Entry("", "o/m/")}
+    assert read["T"] == {"one": Entry("https://x/a-0123abcd.pt", "", True), "two": Entry("", "o/m/"), "odd": Entry()}
     assert read["U"] == {"three": Entry()}
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An open_clip with an empty catalogue is the one that is found."""
+    folder = tmp_path / "open_clip"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "open_clip", raising=False)
+    catalogue.entries.cache_clear()
+    yield folder / "pretrained.py"
+    catalogue.entries.cache_clear()
+
+
+def test_an_entry_that_is_stated_in_another_way_is_an_error_when_it_is_asked_for(installed: Path) -> None:
+    installed.write_text('_PRETRAINED = {"ViT-B-16": dict(good=_pcfg("https://x/a.pt"), bad=_pcfg(url=f"{1}"), odd=2)}')
+    assert catalogue.find("good", "ViT-B-16").url == "https://x/a.pt"
+    for tag in ("bad", "odd"):
+        with pytest.raises(WeightsError, match=f"entry '{tag}' for ViT-B-16 cannot be read"):
+            catalogue.find(tag, "ViT-B-16")
+
+
+@pytest.mark.parametrize("source", ["", "_PRETRAINED = load()", "_PRETRAINED = {'ViT-B-16': {'a': 1}}", "def ("])
+def test_a_catalogue_of_which_nothing_can_be_read_is_an_error(installed: Path, source: str) -> None:
+    installed.write_text(source)
+    with pytest.raises(WeightsError, match=r"pretrained\.py states the catalogue .* cannot be read") as caught:
+        catalogue.find("openai", "ViT-B-16")
+    assert "open_clip_torch" in str(caught.value.hint)
 
 
 # Downloads --------------------------------------------------------------------------------------
