@@ -6,6 +6,9 @@ means over queries, hence ratios of sums over persons; every resample is then a 
 small table of sums, and thousands of them take a fraction of a second. Percentile intervals: Efron and
 Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
+Written by hand on purpose: `scipy.stats.bootstrap` draws single observations (here persons with all their queries) and
+calls the statistic for each resample, where one product of a table of counts with a table of sums gives all of them.
+
 The gallery stays as it is, and so do the weights: what another training seed would give is not in here.
 """
 
