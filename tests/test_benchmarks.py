@@ -1,31 +1,18 @@
 """The benchmarks run, and what they compare is the same work; no test looks at a time."""
 
-import importlib.util
-import sys
+import importlib
 import xml.etree.ElementTree as ET
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[1] / "scripts" / "benchmarks"
 TINIER = {"width": 64, "layers": 1, "embed": 64, "heads": 1, "text_width": 64, "text_layers": 1, "text_heads": 1}
 
 
-@cache
 def benchmark(name):
-    """A benchmark as a module; they are scripts, and some bear names of other modules."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    before = list(sys.path)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-    return module
+    """A benchmark as a module."""
+    return importlib.import_module(f"benchmarks.{name}")
 
 
 def words(**options):

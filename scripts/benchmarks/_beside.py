@@ -11,18 +11,16 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import _machine
-import _usual
 import torch
+from benchmarks import _machine, _usual
 from torch import Tensor
 
+from tbps_cli.engine.setup import Components
 from tbps_cli.engine.step import Stepper
+from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Batch, Step
-
-if TYPE_CHECKING:
-    import train
 
 SAME = 1e-4
 """Most that losses of the first step, and the length of its gradient, may differ, relative to their size."""
@@ -38,10 +36,25 @@ class Way(Protocol):
     def step(self, batch: Batch) -> Any: ...
 
 
+class Bench(Protocol):
+    """What is needed of the bench's own training (`train.Bench`)."""
+
+    recipe: Recipe
+    device: torch.device
+    parts: Components
+    method: Any
+    stepper: Stepper
+    batches: Iterator[Batch]
+
+    def forever(self) -> Iterator[Batch]: ...
+    def restart(self) -> None: ...
+    def flops(self) -> float: ...
+
+
 class Ours:
     """The bench's own training as a side of the comparison."""
 
-    def __init__(self, bench: train.Bench) -> None:
+    def __init__(self, bench: Bench) -> None:
         self.bench, self.method, self.optimizer = bench, bench.method, bench.stepper.optimizer
 
     def batches(self) -> Generator[Batch]:
@@ -54,7 +67,7 @@ class Ours:
         self.bench.stepper([batch], Step())
 
 
-def first_step(bench: train.Bench) -> tuple[float, float]:
+def first_step(bench: Bench) -> tuple[float, float]:
     """How far both ways differ on one batch, in float32 and without dropout: (losses, length of the gradient)."""
     bench.method.eval()
     settings = bench.recipe.train.model_copy(update={"precision": "fp32"})
@@ -140,7 +153,7 @@ def peak(way: Way, batch: Batch, device: torch.device) -> int:
     return most
 
 
-def report(bench: train.Bench, precision: str, count: int, steps: int) -> None:
+def report(bench: Bench, precision: str, count: int, steps: int) -> None:
     """Time both ways and print the table."""
     device, pairs = bench.device, bench.recipe.train.batch
     bench.restart()

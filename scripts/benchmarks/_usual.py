@@ -28,8 +28,8 @@ from functools import cache
 from typing import Any
 from unittest.mock import patch
 
-import data
 import torch
+from benchmarks import data
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer

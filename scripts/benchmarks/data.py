@@ -25,13 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import _machine, _views
 from PIL import Image
-
-# at the end: a benchmark here bears the name of a standard module
-sys.path.extend(map(str, (Path(__file__).parent, Path(__file__).parents[2] / "tests")))
-
-import _machine
-import _views
 from support import oracles
 
 from tbps_cli.augment.batched import BatchAugmenter

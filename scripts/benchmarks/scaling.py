@@ -22,10 +22,8 @@ from pathlib import Path
 import numpy as np
 
 # at the end: a benchmark here bears the name of a standard module
-sys.path.append(str(Path(__file__).parent))
-
-import _machine
-import train as training
+from benchmarks import _machine
+from benchmarks import train as training
 
 from tbps_cli import distributed
 from tbps_cli.engine import estimate
@@ -106,7 +104,8 @@ def over_processes(root: Path, rounds: int, batch: int = 16) -> None:
         command = [
             sys.executable,
             "-P",
-            __file__,
+            "-m",
+            "benchmarks.scaling",
             "--rank-of",
             str(root),
             "--rounds",

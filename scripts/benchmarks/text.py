@@ -15,17 +15,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 # at the end: a benchmark here bears the name of a standard module
-sys.path.append(str(Path(__file__).parent))
-
-import _machine
-import _usual
+from benchmarks import _machine, _usual
+from torch import Tensor
 
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import caption_end, text_feature

@@ -35,12 +35,7 @@ import numpy as np
 import torch
 
 # at the end: a benchmark here bears the name of a standard module
-sys.path.append(str(Path(__file__).parent))
-
-import _beside
-import _machine
-import _usual
-import data
+from benchmarks import _beside, _machine, _usual, data
 
 from tbps_cli import distributed
 from tbps_cli.data.open import open_dataset

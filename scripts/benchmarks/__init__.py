@@ -1,0 +1,1 @@
+"""What `scripts/bench` runs: ours beside the usual way, a module each."""
