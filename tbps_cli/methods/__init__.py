@@ -1,9 +1,13 @@
-"""Every method of the field, one file each. The module's name is its registration."""
+"""Every method of the field, one file each. The module's name is its registration.
+
+`base` holds what all methods share, a module that begins with an underscore what some of them do.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 
 from tbps_cli.errors import RecipeError
 from tbps_cli.methods.base import Method
@@ -11,13 +15,24 @@ from tbps_cli.methods.base import Method
 
 def names() -> list[str]:
     """All methods, in alphabetical order; reads the folder, imports nothing."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return list(_modules(tuple(__path__)))
+
+
+@cache
+def _modules(folders: tuple[str, ...]) -> tuple[str, ...]:
+    found = (module.name for module in pkgutil.iter_modules(folders))
+    return tuple(sorted(name for name in found if name != "base" and not name.startswith("_")))
 
 
 def find(name: str) -> type[Method]:
     """The class of a method. Raises RecipeError with the nearest name when there is none."""
     if name not in names():
         raise RecipeError(f"method.name: there is no method {name!r}.", f"Methods: {', '.join(names())}")
+    return _class_of(name)
+
+
+@cache
+def _class_of(name: str) -> type[Method]:
     module = importlib.import_module(f"{__name__}.{name}")
     return next(
         value

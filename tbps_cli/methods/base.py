@@ -19,9 +19,14 @@ from torch import Tensor, nn
 from tbps_cli.augment.exact import CLIP_EVAL, CLIP_TRAIN, Augment, EvalTransform
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
+from tbps_cli.losses.contrastive import unit
+from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.draw import DrawsItself
+from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
 from tbps_cli.section import Section
+from tbps_cli.text.bpe import Bpe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
@@ -121,7 +126,11 @@ class TextInput:
 
 
 class Method(nn.Module):
-    """The base of all methods: an encoder for images, one for captions, and a training loss."""
+    """The base of all methods: an encoder for images, one for captions, and a training loss.
+
+    What stands here is right for a method on CLIP's towers that puts them into `self.clip`; a method on other
+    towers overrides whatever uses them.
+    """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     official: ClassVar[KeyTable] = KeyTable({})
@@ -133,6 +142,7 @@ class Method(nn.Module):
     """Our names of buffers that published files lack, because `text_input` brings them."""
     config: MethodConfig
     task: Task
+    clip: Clip
 
     def __init__(self, config: MethodConfig, task: Task) -> None:
         super().__init__()
@@ -148,8 +158,8 @@ class Method(nn.Module):
 
     @classmethod
     def tokenizer(cls, config: Any) -> Tokenizer:
-        """Sentences -> ids, the same for training, evaluation and queries."""
-        raise NotImplementedError(cls.__name__)
+        """Sentences -> ids, the same for training, evaluation and queries: CLIP's, with IRRA's mask token."""
+        return Bpe(config.sizes.context, mask=True)
 
     @classmethod
     def text_input(cls, config: Any, sources: TextSources) -> TextInput:
@@ -189,17 +199,28 @@ class Method(nn.Module):
 
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] normalised images -> [B, E] float32 rows of unit length."""
-        raise NotImplementedError
+        return unit(self.image_feature(image_BCHW))
 
     def encode_texts(self, token_BT: Tensor) -> Tensor:
         """[B, T] ids -> [B, E] float32 rows of unit length."""
-        raise NotImplementedError
+        return unit(self.text_feature(token_BT))
+
+    def image_feature(self, image_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, E] float32, not normalised: CLIP's class token."""
+        return image_feature(self.clip, image_BCHW)
+
+    def text_feature(self, token_BT: Tensor) -> Tensor:
+        """[B, T] ids -> [B, E] float32, not normalised: CLIP's end token."""
+        return text_feature(self.clip, token_BT)
 
     # Training -----------------------------------------------------------------------------
 
     def features(self, batch: Batch) -> Features:
-        """What the losses need; every tensor has the batch as its first axis."""
-        raise NotImplementedError
+        """What the losses need; every tensor has the batch as its first axis. Here: both embeddings."""
+        return {
+            "image": self.image_feature(batch.images["image"]),
+            "text": self.text_feature(batch.tokens["text"]),
+        }
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Named, weighted scalars; training minimises their sum."""
@@ -215,10 +236,14 @@ class Method(nn.Module):
 
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         """Start the towers from a CLIP state (OpenAI's names). Returns our names that were set."""
-        raise NotImplementedError
+        return [f"clip.{name}" for name in self.clip.start_from(state)]
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw every parameter anew from the generator, as the paper's code does."""
+        """Draw every parameter anew from the generator: each part draws itself, in the order of `__init__`."""
+        for name, part in self.named_children():
+            if not isinstance(part, DrawsItself):
+                raise TypeError(f"{type(self).__name__}.{name} has no initialise(generator): say how it is drawn")
+            part.initialise(generator)
 
     def before_step(self) -> None:
         """Called before the images of each optimiser step are embedded (momentum encoders)."""

@@ -9,15 +9,13 @@ table is resized), and the temperature is a constant unless `learn_temperature` 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from tbps_cli.losses.contrastive import itc, unit
+from tbps_cli.losses.contrastive import itc
 from tbps_cli.methods.base import Method, MethodConfig
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.section import Count, Positive
 from tbps_cli.text.bpe import Bpe
@@ -63,19 +61,6 @@ class PlainCLIP(Method):
     def tokenizer(cls, config: Config) -> Bpe:
         return Bpe(config.sizes.context)
 
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(image_feature(self.clip, image_BCHW))
-
-    def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(text_feature(self.clip, token_BT))
-
-    def features(self, batch: Batch) -> Features:
-        """Embeddings before normalisation."""
-        return {
-            "image": image_feature(self.clip, batch.images["image"]),
-            "text": text_feature(self.clip, batch.tokens["text"]),
-        }
-
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The contrastive loss over the batch."""
         return {"itc": itc(features["image"], features["text"], temperature=self.temperature())}
@@ -90,11 +75,8 @@ class PlainCLIP(Method):
         """Biases take their own rate and no decay; so does the temperature, which is no weight."""
         return Group("bias", decay=False) if "bias" in name or name == "logit_scale" else Group()
 
-    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
-        return [f"clip.{name}" for name in self.clip.start_from(state)]
-
     def initialise(self, generator: torch.Generator) -> None:
-        self.clip.initialise(generator)
+        super().initialise(generator)
         if self.logit_scale is not None:
             nn.init.constant_(self.logit_scale, -math.log(self.config.temperature))
 

@@ -2,198 +2,61 @@
 
 "CoMoE: Collaboration Mixture-of-Experts for Text-based Person Retrieval", code released in 2026 (venue
 unknown), by the authors of PHP. As there, the released blocks attend over the items of the *batch*, at
-evaluation too, so an embedding knows its companions; `attention_axis = "token"` attends over the tokens of
-one item. All 77 positions of a caption are parsed, padding included, as released.
+evaluation too, so an embedding depends on the rest of its batch; `attention_axis = "token"` attends over the
+tokens of one item. All 77 positions of a caption are parsed, padding included, as released.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import ClassVar, Literal
 
-import torch
-from pydantic import Field, model_validator
-from torch import Tensor
+from pydantic import model_validator
 
-from tbps_cli.losses.contrastive import unit
-from tbps_cli.losses.family import family_figures, family_losses
-from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, Views, irra_group
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.heads import Classifier
-from tbps_cli.nn.masked_words import MaskedWords, read_layers
-from tbps_cli.nn.parsing import Axis, Parser, check_parser
-from tbps_cli.nn.parts import Parts, Side, read_parts
-from tbps_cli.nn.sizes import named, read_sizes
-from tbps_cli.section import Count, Positive, Weight
-from tbps_cli.text.bpe import Bpe
-from tbps_cli.types import Batch, Features, Group, Step, Task
+from tbps_cli.methods._token_head import COUNTERS, IRRA_ROWS, TokenHeadConfig, TokenHeadMethod, read_keys
+from tbps_cli.nn.parsing import TokenParser
+from tbps_cli.nn.token_head import Side, TokenHead
 from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.key_table import KeyTable
 
-Dropout = Annotated[float, Field(ge=0, lt=1)]
 GATES: dict[Side, str] = {"image": "gate_img", "text": "gate_txt"}
 """Side -> the token gate that routes it; a third gate, on the context vector, is common."""
-OPTIONS: dict[str, tuple[str, type]] = {
-    "stride": ("stride_size", int),
-    "temperature": ("temperature", float),
-    "moe_heads": ("moe_heads", int),
-    "top_k": ("topk", int),
-    "balance": ("aux_factor", float),
-}
-"""Our keys -> options of the released code."""
 
 
-class CoMoE(Method):
+class CoMoE(TokenHeadMethod):
     """Two towers; above their tokens a parser whose experts both modalities share."""
 
-    class Config(MethodConfig):
+    class Config(TokenHeadConfig):
         """`[method]`; a loss of weight 0 is not computed and its head not built."""
 
-        stride: Count | None = None
-        """Pixels between patches; the patch size when left out."""
-        temperature: Positive = 0.02
-        """Divides every cosine of sdm and itc; a constant."""
+        parser_part: ClassVar[str] = "coa"
         parts: tuple[Literal["coa"], ...] = ("coa",)
         """What stands above the towers: the parser, or with [] nothing (the baseline)."""
-        share_modalities: bool = True
-        """One parser for images and captions; false: one each, of whose gates each uses its own."""
-        attention_axis: Axis = "token"
-        """What the experts' blocks attend over: tokens of one item, or as released the items of the batch."""
-        moe_layers: Count = 4
-        moe_heads: Count = 8
-        num_experts: Count = 4
-        top_k: Count = 2
-        """Experts that a token goes to."""
-        reduction: Count = 8
-        """Length of the embedding over the width inside an expert."""
-        expert_dropout: Dropout = 0.1
-        cross_layers: Count = 4
-        """Blocks above the cross-attention of the masked words."""
-        sdm: Weight = 1.0
-        itc: Weight = 5.0
-        balance: Weight = 1.0
-        """Of the experts' load; its least value is blocks * 2 * top_k / num_experts times this."""
-        cmpm: Weight = 0.0
-        identity: Weight = 0.0
-        masked: Weight = 0.0
-        mask_global_text: bool = True
-        """With masked words, the released code's masking reaches every loss; false: the masked words alone."""
 
         @model_validator(mode="after")
-        def _possible(self) -> CoMoE.Config:
+        def _part_once(self) -> CoMoE.Config:
             if len(self.parts) > 1:
                 raise ValueError('parts: names a part twice; allowed are [] and ["coa"]')
-            check_parser(self.need_vit().embed, **self.parser)
             return self
-
-        @property
-        def parser(self) -> dict[str, Any]:
-            """A parser's sizes, as `nn.parsing.Parser` takes them."""
-            return {
-                "layers": self.moe_layers,
-                "heads": self.moe_heads,
-                "axis": self.attention_axis,
-                "num_experts": self.num_experts,
-                "top_k": self.top_k,
-                "reduction": self.reduction,
-                "dropout": self.expert_dropout,
-            }
 
     paper = "CoMoE: Collaboration Mixture-of-Experts for Text-based Person Retrieval, code of 2026"
     official = KeyTable(
         {
-            r"base_model\.(.*)": r"clip.\1",
             r"STransformer\.(.*)": r"parts.parser.both.\1",
             r"STransformerv\.(.*)": r"parts.parser.image.\1",
             r"STransformert\.(.*)": r"parts.parser.text.\1",
-            r"(cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post)\.(.*)": r"words.cross.\1.\2",
-            r"mlm_head\.(.*)": r"words.head.\1",
-            r"classifier\.(.*)": r"classifier.\1",
+            **IRRA_ROWS,
         },
-        drop=(r".*\.feed_forward\.(expert|token)_count_accum",),
+        drop=(COUNTERS,),
     )
-    training_only = ("words.", "classifier.")
     config: Config
 
-    def __init__(self, config: Config, task: Task) -> None:
-        super().__init__(config, task)
-        sizes = config.sizes
-
-        def parser() -> Parser:
-            return Parser(sizes.embed, **config.parser, gates=tuple(GATES.values()))
-
-        self.clip = Clip(sizes, task.image_size, stride=config.stride)
-        self.parts = Parts(shared=config.share_modalities, parser=parser if config.parts else None, gates=GATES)
-        self.words = self.classifier = None
-        if config.masked:
-            self.words = MaskedWords(sizes.embed, sizes.vocabulary, config.cross_layers, sizes.cross_heads)
-        if config.identity and task.identities:
-            self.classifier = Classifier(sizes.embed, task.identities)
-
-    @classmethod
-    def views(cls, config: Config) -> Views:
-        return Views(masked=config.masked > 0)
-
-    @classmethod
-    def tokenizer(cls, config: Config) -> Bpe:
-        return Bpe(config.sizes.context, mask=True)
-
-    @classmethod
-    def batch_dependent(cls, config: Config) -> str | None:
-        if config.attention_axis == "token" or not config.parts:
-            return None
-        return (
-            "comoe's experts attend over the items of a batch here, as in the released code, so embeddings depend on "
-            "batch companions and scores compare with nothing. Set it right with --set method.attention_axis=token"
-        )
-
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(self.parts.image_feature(self.clip.image_tokens(image_BCHW)))
-
-    def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(self.parts.text_feature(self.clip.text_tokens(token_BT), token_BT))
-
-    # Training -----------------------------------------------------------------------------
-
-    def features(self, batch: Batch) -> Features:
-        """Embeddings before normalisation; the experts' shares; with masked words their cost and hits."""
-        image_BPE = self.clip.image_tokens(batch.images["image"])
-        token_BT = batch.tokens["masked" if self.words is not None and self.config.mask_global_text else "text"]
-        text_BTE = self.clip.text_tokens(token_BT)
-        features = self.parts.features(image_BPE, text_BTE, token_BT)
-        if self.words is not None:
-            masked_BTE = text_BTE if self.config.mask_global_text else self.clip.text_tokens(batch.tokens["masked"])
-            label_BT = batch.tokens["label"]
-            features |= caption_figures(self.words(masked_BTE, image_BPE, label_BT), label_BT)
-        return features
-
-    def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """The weighted losses of the recipe. Source: the released code; published: sdm, itc and balance."""
+    def token_head(self) -> TokenHead:
         c = self.config
-        weights = {"sdm": c.sdm, "itc": c.itc, "cmpm": c.cmpm, "balance": c.balance}
-        weights |= {"identity": c.identity, "masked": c.masked}
-        return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
-    def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words); how busy experts are."""
-        return family_figures(features, batch, self.classifier)
+        def parser() -> TokenParser:
+            return TokenParser(c.sizes.embed, **c.parser, gates=tuple(GATES.values()))
 
-    def group_of(self, name: str) -> Group:
-        """IRRA's rules on the released names; "transformer" and "experts" are groups of their own, without a factor."""
-        if "bias" in name or not name.startswith("parts."):
-            return irra_group(self.official.foreign(name) or name)
-        return Group("experts" if ".experts." in name or "gate" in name else "transformer")
-
-    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
-        return [f"clip.{name}" for name in self.clip.start_from(state)]
-
-    def initialise(self, generator: torch.Generator) -> None:
-        for part in (self.clip, self.parts, self.words, self.classifier):
-            if part is not None:
-                part.initialise(generator)
-
-    # Foreign checkpoints --------------------------------------------------------------------
+        return TokenHead(shared=c.share_modalities, parser=parser if c.has_parser else None, gates=GATES)
 
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
@@ -202,24 +65,5 @@ class CoMoE(Method):
         found = any(name.startswith("parts.") for name in mapped.ours)
         if mapped.unknown or not found or "clip.visual.conv1.weight" not in mapped.ours:
             return None
-        config = _config(mapped.ours, files)
+        config = cls.Config(name="comoe", **read_keys(mapped.ours, files))
         return config if cls.fits(files, config) else None
-
-
-def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> CoMoE.Config:
-    """Sizes from shapes, the rest from the options; the attention axis is the released one."""
-    names = files.losses("sdm+itc+aux")
-    numbers = read_parts(ours, "parts.") | read_layers(ours, "words.cross.") | files.numbers(OPTIONS)
-    if "aux" not in names or files.options.get("aux_factor") == 0:
-        numbers["balance"] = 0.0
-    return CoMoE.Config(
-        name="comoe",
-        tower=named(read_sizes(ours, prefix="clip.")),
-        attention_axis="batch",
-        sdm=float("sdm" in names),
-        itc=5.0 * ("itc" in names),
-        cmpm=float("cmpm" in names),
-        identity=float("classifier.weight" in ours),
-        masked=0.5 * ("words.head.fc.weight" in ours),
-        **numbers,
-    )

@@ -16,7 +16,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method, MethodConfig
 from tbps_cli.nn.adapters import AdapterBlock
@@ -26,7 +25,6 @@ from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.prompts import PromptBank, make_room
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.section import Count, Positive, Weight
-from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.key_table import KeyTable
@@ -102,18 +100,8 @@ class CSKT(Method):
         self.classifier = Classifier(sizes.embed, task.identities) if config.identity and task.identities else None
 
     @classmethod
-    def tokenizer(cls, config: Config) -> Bpe:
-        return Bpe(config.sizes.context, mask=True)
-
-    @classmethod
     def places_taken(cls, config: Config) -> int:
         return 2 * config.n_ctx
-
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(self.image_feature(image_BCHW))
-
-    def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(self.text_feature(token_BT))
 
     def image_feature(self, image_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, E] float32, not normalised."""
@@ -124,13 +112,6 @@ class CSKT(Method):
         return caption_end(self.clip, make_room(token_BT, self.prompts.tokens), self.prompts.text_hooks())
 
     # Training -----------------------------------------------------------------------------
-
-    def features(self, batch: Batch) -> Features:
-        """Embeddings before normalisation."""
-        return {
-            "image": self.image_feature(batch.images["image"]),
-            "text": self.text_feature(batch.tokens["text"]),
-        }
 
     def losses(self, features: Features, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The weighted losses of the recipe; published: sdm alone."""
@@ -152,7 +133,7 @@ class CSKT(Method):
         return Group("bias", decay=False) if bias else Group()
 
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
-        names = [f"clip.{name}" for name in self.clip.start_from(state)]
+        names = super().load_weights(state)
         if self.config.ctx_init == "clip":
             self._start_from_phrase()
         return names
@@ -163,15 +144,6 @@ class CSKT(Method):
         if len(table) != VOCABULARY:
             raise ValueError('ctx_init = "clip" needs CLIP\'s vocabulary of 49,408 words')
         self.prompts.ctx.copy_(table[list(PHRASE[: self.config.n_ctx])])
-
-    def initialise(self, generator: torch.Generator) -> None:
-        self.clip.initialise(generator)
-        for module in self.clip.modules():
-            if isinstance(module, AdapterBlock):
-                module.adapter_mlp.initialise(generator)
-        self.prompts.initialise(generator)
-        if self.classifier is not None:
-            self.classifier.initialise(generator)
 
     # Foreign checkpoints --------------------------------------------------------------------
 

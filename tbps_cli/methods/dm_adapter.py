@@ -15,18 +15,16 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method, MethodConfig, Views
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.features import image_feature
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.moe import collecting
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, end_of, used
 from tbps_cli.section import Count, Positive, Weight
-from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.key_table import KeyTable
@@ -101,16 +99,6 @@ class DMAdapter(Method):
     def views(cls, config: Config) -> Views:
         return Views(masked=config.mask_global_text)
 
-    @classmethod
-    def tokenizer(cls, config: Config) -> Bpe:
-        return Bpe(config.sizes.context, mask=True)
-
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(image_feature(self.clip, image_BCHW))
-
-    def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(text_feature(self.clip, token_BT))
-
     # Training -----------------------------------------------------------------------------
 
     def features(self, batch: Batch) -> Features:
@@ -163,17 +151,6 @@ class DMAdapter(Method):
         if name.startswith("classifier."):
             return Group("new", decay=not bias)
         return Group("bias", decay=False) if bias else Group()
-
-    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
-        return [f"clip.{name}" for name in self.clip.start_from(state)]
-
-    def initialise(self, generator: torch.Generator) -> None:
-        self.clip.initialise(generator)
-        for module in self.clip.modules():
-            if isinstance(module, MixtureBlock):
-                module.initialise(generator)
-        if self.classifier is not None:
-            self.classifier.initialise(generator)
 
     # Foreign checkpoints --------------------------------------------------------------------
 

@@ -11,22 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
 from tbps_cli.methods.base import Method, MethodConfig, Views, irra_group
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.cross_modal import CrossModal
-from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.features import text_feature
 from tbps_cli.nn.heads import Classifier, WordHead
 from tbps_cli.nn.masked_words import read_layers
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end
 from tbps_cli.section import Count, Positive, Weight
-from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.key_table import KeyTable
@@ -78,21 +75,11 @@ class IRRA(Method):
             self.classifier = Classifier(sizes.embed, task.identities)
         if config.masked:
             self.cross = CrossModal(sizes.embed, config.cross_layers, sizes.cross_heads)
-            self.mlm_head = WordHead(sizes.embed, sizes.vocabulary)
+            self.mlm_head = WordHead(sizes.embed, sizes.vocabulary, config.cross_layers)
 
     @classmethod
     def views(cls, config: Config) -> Views:
         return Views(masked=config.masked > 0)
-
-    @classmethod
-    def tokenizer(cls, config: Config) -> Bpe:
-        return Bpe(config.sizes.context, mask=True)
-
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(image_feature(self.clip, image_BCHW))
-
-    def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(text_feature(self.clip, token_BT))
 
     # Training -----------------------------------------------------------------------------
 
@@ -130,17 +117,6 @@ class IRRA(Method):
 
     def group_of(self, name: str) -> Group:
         return irra_group(self.official.foreign(name) or name)
-
-    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
-        return [f"clip.{name}" for name in self.clip.start_from(state)]
-
-    def initialise(self, generator: torch.Generator) -> None:
-        self.clip.initialise(generator)
-        if self.classifier is not None:
-            self.classifier.initialise(generator)
-        if self.cross is not None and self.mlm_head is not None:
-            self.cross.initialise(generator)
-            self.mlm_head.initialise(generator, self.config.cross_layers)
 
     # Foreign checkpoints --------------------------------------------------------------------
 

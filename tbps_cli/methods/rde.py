@@ -28,7 +28,6 @@ from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, used
 from tbps_cli.nn.vit import VisionTransformer
 from tbps_cli.section import Count, Positive, Weight
-from tbps_cli.text.bpe import Bpe
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.key_table import KeyTable
@@ -105,10 +104,6 @@ class RDE(Method):
     @classmethod
     def views(cls, config: Config) -> Views:
         return Views(augment_text="vary" if config.vary_words else None)
-
-    @classmethod
-    def tokenizer(cls, config: Config) -> Bpe:
-        return Bpe(config.sizes.context, mask=True)
 
     @classmethod
     def choose(cls, config: Config, data: str, noise_rate: float) -> dict[str, tuple[object, str]]:
@@ -217,14 +212,6 @@ class RDE(Method):
         if name.startswith("clip."):
             return Group("bias", decay=False) if bias else Group()
         return Group("new", decay=not bias)
-
-    def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
-        return [f"clip.{name}" for name in self.clip.start_from(state)]
-
-    def initialise(self, generator: torch.Generator) -> None:
-        self.clip.initialise(generator)
-        self.image_selection.initialise(generator)
-        self.text_selection.initialise(generator)
 
     # Foreign checkpoints --------------------------------------------------------------------
 

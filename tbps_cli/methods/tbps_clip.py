@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from tbps_cli.augment.exact import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN, EvalTransform
-from tbps_cli.losses.contrastive import citc, nitc, ritc, unit
+from tbps_cli.losses.contrastive import citc, nitc, ritc
 from tbps_cli.losses.identity import identity, person_scores
 from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.losses.views import simclr
@@ -171,12 +171,6 @@ class TbpsClip(Method):
         """ImageNet's mean and deviation though the towers start from CLIP: the published weights expect it."""
         return EvalTransform(task.image_size, **IMAGENET_EVAL)
 
-    def encode_images(self, image_BCHW: Tensor) -> Tensor:
-        return unit(image_feature(self.clip, image_BCHW))
-
-    def encode_texts(self, token_BT: Tensor) -> Tensor:
-        return unit(text_feature(self.clip, token_BT))
-
     # Training -----------------------------------------------------------------------------
 
     def features(self, batch: Batch) -> Features:
@@ -260,7 +254,7 @@ class TbpsClip(Method):
         """The towers, and CLIP's scale: what the state says, else the limit, where OpenAI's training ended."""
         with torch.no_grad():
             self.logit_scale.copy_(state.get("logit_scale", torch.tensor(math.log(LARGEST_SCALE))))
-        return ["logit_scale", *(f"clip.{name}" for name in self.clip.start_from(state))]
+        return ["logit_scale", *super().load_weights(state)]
 
     def initialise(self, generator: torch.Generator) -> None:
         self.clip.initialise(generator)

@@ -26,7 +26,8 @@ from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, strangers
 from tbps_cli.methods.base import Method, MethodConfig, TextInput, TextSources, Views
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
-from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, draw_linear, read_head
+from tbps_cli.nn.draw import draw_linear_normal, linear_layers
+from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, read_head
 from tbps_cli.nn.resnet import EXPANSION, ResNet, image_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
 from tbps_cli.nn.word_gru import Floor, WordGRU, read_gru
@@ -303,9 +304,10 @@ class TextReID(Method):
         self.head.initialise(self.visual, self.textual, generator)
         if self._draws_pool:
             # each on its own: the released code's queries and keys start apart
-            draw_linear([self.visual.get_submodule("attnpool"), self.textual], generator)
+            draw_linear_normal(linear_layers(self.visual.get_submodule("attnpool"), self.textual), generator)
             if self.head.loss_evaluator is not None:
-                draw_linear([self.head.v_encoder_k.get_submodule("attnpool"), self.head.t_encoder_k], generator)
+                keys = linear_layers(self.head.v_encoder_k.get_submodule("attnpool"), self.head.t_encoder_k)
+                draw_linear_normal(keys, generator)
 
     # Foreign checkpoints --------------------------------------------------------------------
 

@@ -49,6 +49,9 @@ class AdapterBlock(Block):
     def feed(self, x_BLD: Tensor) -> Tensor:
         return x_BLD + self.mlp(self.ln_2(x_BLD)) + self.scale * self.adapter_mlp(self.ln_3(x_BLD))
 
+    def initialise_additions(self, generator: torch.Generator) -> None:
+        self.adapter_mlp.initialise(generator)
+
 
 class MixtureBlock(Block):
     """h + mlp(ln_2(h)) + scale * mixture(ln_3(h)), h after attention; the experts are adapters.
@@ -70,7 +73,7 @@ class MixtureBlock(Block):
     def feed(self, x_BLD: Tensor) -> Tensor:
         return x_BLD + self.mlp(self.ln_2(x_BLD)) + self.scale * self.feed_forward(self.ln_3(x_BLD), self.task_param)
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialise_additions(self, generator: torch.Generator) -> None:
         """Draw gates, vector and `down`; `up` starts at 0, so the block starts as CLIP's own.
 
         Source: DM-Adapter's released code, which zeroes `up` in the first 12 blocks only.

@@ -203,6 +203,9 @@ class Block(nn.Module):
         """The second half: the MLP with its residual (what adapters stand beside)."""
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
+    def initialise_additions(self, generator: torch.Generator) -> None:
+        """Draw what a subclass has beside CLIP's own parameters; called after those are drawn."""
+
     def forward_with_looks(self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False) -> tuple[Tensor, Tensor]:
         """`forward`, and where the token at `place_B` looks: probabilities over the row, [B, L]."""
         attended, look_BL = self.attn(self.ln_1(x_BLD), causal=causal, place_B=place_B)

@@ -66,13 +66,16 @@ class Clip(TextTower):
         return self.image_tokens(image_BCHW)[:, 0]
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw every parameter as CLIP does before training. Source: OpenAI CLIP."""
+        """Draw every parameter as CLIP does before training, then what a method's blocks add. Source: OpenAI CLIP."""
         normal = nn.init.normal_
         normal(self.token_embedding.weight, std=0.02, generator=generator)
         normal(self.positional_embedding, std=0.01, generator=generator)
         normal(self.text_projection, std=self.sizes.text_width**-0.5, generator=generator)
         init_blocks(self.transformer, self.sizes.text_width, generator)
         draw_image_tower(self.visual, generator)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.initialise_additions(generator)
 
     def start_from(self, state: Mapping[str, Tensor]) -> list[str]:
         """Copy a CLIP state dict (OpenAI's names) into the towers; returns the names that were set.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tbps_cli.nn.block import LayerNorm, QuickGELU
+from tbps_cli.nn.draw import draw_linear_uniform, linear_layers
 
 
 class Classifier(nn.Linear):
@@ -21,10 +22,14 @@ class Classifier(nn.Linear):
 
 
 class WordHead(nn.Module):
-    """[..., E] -> [..., V] scores over the vocabulary: linear, QuickGELU, layer norm, linear."""
+    """[..., E] -> [..., V] scores over the vocabulary: linear, QuickGELU, layer norm, linear.
 
-    def __init__(self, width: int, vocabulary: int) -> None:
+    layers: depth of the transformer below, by which its weights are drawn.
+    """
+
+    def __init__(self, width: int, vocabulary: int, layers: int) -> None:
         super().__init__()
+        self.layers = layers
         self.dense = nn.Linear(width, width)
         self.act = QuickGELU()
         self.ln = LayerNorm(width)
@@ -33,11 +38,11 @@ class WordHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.ln(self.act(self.dense(x))))
 
-    def initialise(self, generator: torch.Generator, layers: int) -> None:
-        """Draw as the released code does; `layers`: depth of the transformer below."""
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw as IRRA's released code does."""
         width = self.dense.in_features
         nn.init.normal_(self.dense.weight, std=(2 * width) ** -0.5, generator=generator)
-        nn.init.normal_(self.fc.weight, std=width**-0.5 * (2 * layers) ** -0.5, generator=generator)
+        nn.init.normal_(self.fc.weight, std=width**-0.5 * (2 * self.layers) ** -0.5, generator=generator)
         for layer in (self.dense, self.fc):
             nn.init.uniform_(layer.bias, -(width**-0.5), width**-0.5, generator=generator)
 
@@ -50,8 +55,4 @@ class ContrastHead(nn.Sequential):
 
     def initialise(self, generator: torch.Generator) -> None:
         """Weights and biases uniform within 1 / sqrt(inputs), as PyTorch draws a linear layer."""
-        for layer in self:
-            if isinstance(layer, nn.Linear):
-                bound = layer.in_features**-0.5
-                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        draw_linear_uniform(linear_layers(self), generator)

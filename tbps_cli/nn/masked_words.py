@@ -21,7 +21,7 @@ class MaskedWords(nn.Module):
     def __init__(self, width: int, vocabulary: int, layers: int, heads: int) -> None:
         super().__init__()
         self.cross = CrossModal(width, layers, heads)
-        self.head = WordHead(width, vocabulary)
+        self.head = WordHead(width, vocabulary, layers)
 
     def forward(self, text_BTE: Tensor, image_BPE: Tensor, label_BT: Tensor) -> Tensor:
         """Scores over the vocabulary at the N places where `label` is not 0, row by row, [N, V] float32."""
@@ -30,7 +30,7 @@ class MaskedWords(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw both as IRRA's released code does."""
         self.cross.initialise(generator)
-        self.head.initialise(generator, len(self.cross.cross_modal_transformer.resblocks))
+        self.head.initialise(generator)
 
 
 def read_layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:

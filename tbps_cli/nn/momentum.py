@@ -7,7 +7,7 @@ Keys, queues and classifier serve training only and are not built for a model th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli.errors import WeightsError
+from tbps_cli.nn.draw import draw_linear_normal, linear_layers
 
 KEYS = ("v_encoder_k.", "t_encoder_k.", "v_fc_k.", "t_fc_k.")
 """Parts of a `MomentumHead` that follow the queries; no gradient moves them."""
@@ -55,7 +56,7 @@ class PlainHead(nn.Module):
         return self.textual_embed_layer(x_BD)
 
     def initialise(self, generator: torch.Generator) -> None:
-        draw_linear([self], generator)
+        draw_linear_normal(linear_layers(self), generator)
         if self.loss_evaluator is not None:
             self.loss_evaluator.initialise(generator)
 
@@ -147,18 +148,18 @@ class MomentumHead(nn.Module):
         self.queue_ptr = (self.queue_ptr + len(person_B)) % size
 
     def initialise(self, visual: nn.Module, textual: nn.Module, generator: torch.Generator) -> None:
-        """Key towers as their queries, queues of random unit columns of nobody, and the linear layers."""
-        draw_linear([self.v_embed_layer, self.t_embed_layer], generator)
+        """Key towers as their queries, queues of random unit columns with identity -1, and the linear layers."""
+        draw_linear_normal([self.v_embed_layer, self.t_embed_layer], generator)
         if self.loss_evaluator is None:
             return
         self.v_encoder_k.load_state_dict(visual.state_dict())
         self.t_encoder_k.load_state_dict(textual.state_dict())
         for mlp in (self.v_fc_q, self.t_fc_q):
             if mlp is not None:
-                draw_linear([mlp], generator)
+                draw_linear_normal(linear_layers(mlp), generator)
         if self.v_fc_q is not None and self.t_fc_q is not None:
             # the released code draws query and copy apart
-            draw_linear([self.v_fc_k, self.t_fc_k], generator)
+            draw_linear_normal(linear_layers(self.v_fc_k, self.t_fc_k), generator)
         for queue in (self.v_queue, self.t_queue):
             queue.copy_(F.normalize(torch.rand(queue.shape, generator=generator), dim=0))
         self.id_queue.fill_(-1)
@@ -198,15 +199,6 @@ def follow(key: nn.Module, query: nn.Module, momentum: float) -> None:
     """
     for copied, source in zip(key.parameters(), query.parameters(), strict=True):
         copied.mul_(momentum).add_(source, alpha=1 - momentum)
-
-
-def draw_linear(modules: Iterable[nn.Module], generator: torch.Generator) -> None:
-    """Every linear layer in the modules: normal, std sqrt(2 / outputs), bias 0 (the released code's rule)."""
-    for module in modules:
-        for layer in module.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=(2 / layer.out_features) ** 0.5, generator=generator)
-                nn.init.zeros_(layer.bias)
 
 
 def _mlp(width: int, embed: int) -> nn.Sequential:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli.nn.block import Block, LayerNorm
+from tbps_cli.nn.draw import draw_linear_uniform, linear_layers
 from tbps_cli.nn.dropout import Dropout
 from tbps_cli.nn.moe import INPUT_GATE, Mixture
 
@@ -55,9 +56,7 @@ class PartPool(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Parts from N(0, sqrt(2 / E)), the network as PyTorch draws linear layers."""
         nn.init.normal_(self.part_tokens, std=(2 / self.part_tokens.shape[1]) ** 0.5, generator=generator)
-        for layer in self.feed:
-            if isinstance(layer, nn.Linear):
-                draw_linear(layer, generator)
+        draw_linear_uniform(linear_layers(self.feed), generator)
 
 
 class Expert(nn.Module):
@@ -77,7 +76,7 @@ class Expert(nn.Module):
         return x_BLE + self.drop(self.up(self.drop(F.gelu(self.down(self.norm(x_BLE))))))
 
     def initialise(self, generator: torch.Generator) -> None:
-        draw_linear(self.down, generator)
+        draw_linear_uniform([self.down], generator)
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
 
@@ -101,19 +100,17 @@ class ParserBlock(Block):
         """Attention as PyTorch draws its own layer; gates and MLP as linear layers; experts as identities."""
         nn.init.xavier_uniform_(self.attn.in_proj_weight, generator=generator)
         nn.init.normal_(self.comb_param, generator=generator)
-        for layer in (self.attn.out_proj, self.mlp.c_fc, self.mlp.c_proj):
-            draw_linear(layer, generator)
+        draw_linear_uniform((self.attn.out_proj, self.mlp.c_fc, self.mlp.c_proj), generator)
         nn.init.zeros_(self.attn.in_proj_bias)
         nn.init.zeros_(self.attn.out_proj.bias)
-        for gate in self.feed_forward.children():
-            if isinstance(gate, nn.Linear):
-                draw_linear(gate, generator)
+        gates = [gate for gate in self.feed_forward.children() if isinstance(gate, nn.Linear)]
+        draw_linear_uniform(gates, generator)
         for expert in self.feed_forward.experts:
             assert isinstance(expert, Expert)
             expert.initialise(generator)
 
 
-class Parser(nn.Module):
+class TokenParser(nn.Module):
     """[B, L, E] tokens -> [B, L, E] through `layers` blocks with experts; no norm at the end."""
 
     def __init__(
@@ -153,7 +150,7 @@ class Parser(nn.Module):
 def check_parser(embed: int, *, heads: int, num_experts: int, top_k: int, reduction: int, **others: object) -> None:
     """Raises ValueError naming the key when a parser over embeddings of length `embed` cannot be built.
 
-    others: the keywords of `Parser` that fit any.
+    others: the keywords of `TokenParser` that fit any.
     """
     if embed % heads:
         raise ValueError(f"moe_heads = {heads}: must divide the embedding's length, {embed}")
@@ -161,11 +158,3 @@ def check_parser(embed: int, *, heads: int, num_experts: int, top_k: int, reduct
         raise ValueError(f"reduction = {reduction}: must divide the embedding's length, {embed}")
     if top_k > num_experts:
         raise ValueError(f"top_k = {top_k}: must be at most num_experts, which is {num_experts}")
-
-
-def draw_linear(layer: nn.Linear, generator: torch.Generator) -> None:
-    """Weights and biases uniform within 1 / sqrt(inputs), as PyTorch draws a linear layer."""
-    bound = layer.in_features**-0.5
-    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-    if layer.bias is not None:
-        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli import distributed
+from tbps_cli.nn.draw import draw_linear_uniform
 from tbps_cli.nn.norm import BatchNorm1d
 from tbps_cli.nn.text_tower import end_of
 
@@ -96,9 +97,7 @@ class Selection(nn.Module):
         """PyTorch's own start: linear layers uniform within 1 / sqrt(inputs), norms 1 and 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                bound = module.in_features**-0.5
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+                draw_linear_uniform([module], generator)
             elif isinstance(module, RowNorm):
                 module.reset_parameters()
 

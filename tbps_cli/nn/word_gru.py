@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from tbps_cli.nn.draw import draw_linear_uniform
+
 Floor = Literal["always", "batch"]
 
 
@@ -59,9 +61,7 @@ class WordGRU(nn.Module):
             bound = self.gru.hidden_size**-0.5
             nn.init.uniform_(weight, -bound, bound, generator=generator)
         if self.embed is not None:
-            bound = self.embed.in_features**-0.5
-            nn.init.uniform_(self.embed.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(self.embed.bias, -bound, bound, generator=generator)
+            draw_linear_uniform([self.embed], generator)
 
     def _as_operation(self, x_BTW: Tensor, length_B: Tensor) -> Tensor:
         """The same as ONNX's own GRU, which knows lengths: packing has no counterpart in a graph."""

@@ -27,8 +27,8 @@ def test_the_classifier_is_drawn_with_a_spread_of_a_thousandth():
 
 
 def test_the_word_head_is_drawn_with_the_published_spreads():
-    head = WordHead(256, 500)
-    head.initialise(seeded(), layers=4)
+    head = WordHead(256, 500, layers=4)
+    head.initialise(seeded())
     assert head.dense.weight.std().item() == pytest.approx(512**-0.5, rel=0.02)
     assert head.fc.weight.std().item() == pytest.approx(256**-0.5 * 8**-0.5, rel=0.02)
     assert head.fc.bias.abs().max().item() <= 256**-0.5

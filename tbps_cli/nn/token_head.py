@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tbps_cli.nn.moe import INPUT_GATE, collecting
-from tbps_cli.nn.parsing import Parser, PartPool
+from tbps_cli.nn.parsing import PartPool, TokenParser
 from tbps_cli.nn.text_tower import at_end
 
 Side = Literal["image", "text"]
@@ -21,7 +21,7 @@ BOTH = "both"
 """The module's name where one serves both sides."""
 
 
-class Parts(nn.Module):
+class TokenHead(nn.Module):
     """Projected tokens of CLIP's towers -> one feature an image and one a caption.
 
     pool, parser: make one; without either, the features are CLIP's. shared: one of each for both sides,
@@ -33,7 +33,7 @@ class Parts(nn.Module):
         *,
         shared: bool,
         pool: Callable[[], PartPool] | None = None,
-        parser: Callable[[], Parser] | None = None,
+        parser: Callable[[], TokenParser] | None = None,
         gates: Mapping[Side, str] | None = None,
     ) -> None:
         super().__init__()
@@ -70,11 +70,11 @@ class Parts(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every pool, then every parser, as the released codes do."""
         for module in self.modules():
-            if isinstance(module, PartPool | Parser):
+            if isinstance(module, PartPool | TokenParser):
                 module.initialise(generator)
 
 
-def read_parts(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+def read_token_head(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """What the shapes of the tensors below `prefix` say, under the names of the recipes' keys."""
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     sides = {name.split(".")[1] for name in own}
