@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,9 +88,6 @@ class Step:
     def overall(self) -> int:
         """Steps taken since the beginning."""
         return self.epoch * self.iterations + self.iteration
-
-
-Rate = Literal["tower", "new", "bias", "frozen"]
 
 
 @dataclass(frozen=True)

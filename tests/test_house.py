@@ -8,6 +8,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,27 @@ def test_process_groups_stand_in_one_file() -> None:
 
 
 def test_torchvision_and_open_clip_are_never_imported() -> None:
+    """torchvision from the package index, built for CUDA, cannot be imported beside a CPU build of PyTorch, and
+    open_clip imports it; `augment/ops.py` has the figures. Tests and benchmarks compare with both."""
     assert users_of("torchvision", "open_clip") == set()
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports inside functions count, and those under TYPE_CHECKING."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in MODULES}
+    known = set(names.values())
+    graph = {
+        name: {found if found in known else found.rpartition(".")[0] for found in imports_of(path)} & known - {name}
+        for path, name in names.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_random_bits_are_mixed_in_one_file() -> None:
+    """SplitMix64's constants; a second copy once had two digits of one exchanged."""
+    constants = "0x94D049BB133111EB", "10723151780598845931", "7723592293110705685"
+    files = [path for path in MODULES if any(number in path.read_text(encoding="utf-8") for number in constants)]
+    assert [str(path.relative_to(PACKAGE)) for path in files] == ["augment/rng.py"]
 
 
 def test_no_method_imports_another() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from support import oracles
 
-from tbps_cli.augment.exact import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN
+from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN
+from tbps_cli.augment.transform import IMAGENET_EVAL
 
 FOUR = {"image": POOL_TRAIN, "second": POOL_TRAIN, "contrast_a": SIMCLR_TRAIN, "contrast_b": SIMCLR_TRAIN}
 SIZE = (224, 224)

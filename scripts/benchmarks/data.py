@@ -30,7 +30,8 @@ from PIL import Image
 from support import oracles
 
 from tbps_cli.augment.batched import BatchAugmenter
-from tbps_cli.augment.exact import CLIP_MEAN, CLIP_STD, CLIP_TRAIN
+from tbps_cli.augment.exact import CLIP_TRAIN
+from tbps_cli.augment.transform import CLIP_MEAN, CLIP_STD
 from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Split
 from tbps_cli.loading.loader import Loader
@@ -115,8 +116,8 @@ def passes(split: Split, options: argparse.Namespace, store: Any) -> dict[str, C
     files = Loader(split, views, Bpe(), store.size, **common)
     stored = Loader(split, views, Bpe(), store.size, store=store, **common)
     common["workers"] = 0
-    painter = BatchAugmenter(store, split.paths, options.device)
-    whole = Loader(split, views, Bpe(), store.size, store=store, painter=painter, **common)
+    augmenter = BatchAugmenter(store, split.paths, options.device)
+    whole = Loader(split, views, Bpe(), store.size, store=store, augmenter=augmenter, **common)
     return {
         "the usual way": lambda number: iter(usual),
         "ours, exact, from files": files.epoch,

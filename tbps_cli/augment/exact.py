@@ -1,106 +1,38 @@
-"""From an image to what a tower takes: the fixed transform of evaluation and the drawn ones of training.
+"""The drawn views of training as the papers make them: one image at a time, each number in the published order.
 
-Written with PIL and numpy, so that a search over exported graphs needs no torch; the training steps
-use torch for their draws and pixels. Draws are made in the order in which torchvision's first
-transforms make them, from an explicit generator: seeded alike, the published code and this module
-give the same numbers. Erasing happens after normalisation, as in IRRA and its descendants, so its
-fill is a value of normalised space and not the mean colour.
+Draws are made in the order in which torchvision's first transforms make them, from an explicit generator: seeded
+alike, the published code and this module give the same numbers. Erasing happens after normalisation, as in IRRA and
+its descendants, so its fill is a value of normalised space and not the mean colour. A view that is cut from the
+whole image stays a PIL image until it is cut, shaken and blurred, since the published code rounds to bytes between
+these steps. `batched.py` makes the same views for whole batches from the same declarations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypedDict
+from typing import ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+from torch import Tensor
 
-from tbps_cli.augment.rng import Draws as Draws  # part of this module's interface
+from tbps_cli.augment import ops
+from tbps_cli.augment.rng import Draws
+from tbps_cli.augment.transform import CLIP_MEAN, CLIP_STD, IMAGENET_EVAL, Resample, Triple, resized
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Range = tuple[float, float]
+Box = tuple[int, int, int, int]
+"""Top, left, height, width in pixels."""
 
-Resample = Literal["bilinear", "bicubic"]
-Triple = tuple[float, float, float]
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
-class Preparation(TypedDict):
-    """The numbers that follow a resize."""
-
-    mean: Triple
-    std: Triple
-    resample: Resample
-
-
-CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
-CLIP_EVAL: Preparation = {"mean": CLIP_MEAN, "std": CLIP_STD, "resample": "bilinear"}
-IMAGENET_EVAL: Preparation = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "resample": "bicubic"}
-
-
-@dataclass(frozen=True)
-class EvalTransform:
-    """Resize to exactly `size` (height, width), to [0, 1], normalise. The aspect ratio is not kept."""
-
-    size: tuple[int, int]
-    mean: Triple
-    std: Triple
-    resample: Resample
-
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """RGB image -> float32 [3, H, W]."""
-        return self.normalise(self.pixels(image))
-
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """RGB image -> uint8 [H, W, 3], the form that a pre-decoded store keeps."""
-        return np.asarray(resized(image, self.size, self.resample))
-
-    def normalise(self, pixel_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [H, W, 3] of the right size -> float32 [3, H, W]."""
-        values: NDArray[np.float32] = pixel_HWC.astype(np.float32) / np.float32(255)
-        values -= np.array(self.mean, np.float32)
-        values /= np.array(self.std, np.float32)
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-    def describe(self) -> dict[str, object]:
-        """Every number, JSON-able: for fingerprints, run folders and exported metadata."""
-        return {
-            "size": list(self.size),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "resample": self.resample,
-        }
-
-    @classmethod
-    def from_description(cls, words: Mapping[str, object]) -> EvalTransform:
-        """The inverse of `describe`. Raises ValueError for anything else."""
-        size, mean, std, resample = (words.get(key) for key in ("size", "mean", "std", "resample"))
-        if not (isinstance(size, list | tuple) and isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
-            raise ValueError("not the description of a transform: size, mean and std must be lists")
-        if len(size) != 2 or len(mean) != 3 or len(std) != 3 or resample not in FILTERS:
-            raise ValueError(f"not the description of a transform: {dict(words)}")
-        height, width = (int(side) for side in size)
-        kind: Resample = "bicubic" if resample == "bicubic" else "bilinear"
-        return cls((height, width), _triple(mean), _triple(std), kind)
-
-
-def _triple(values: list[float] | tuple[float, ...]) -> Triple:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
-def resized(image: Image.Image, size: tuple[int, int], resample: Resample) -> Image.Image:
-    """The image at exactly `size` (height, width), antialiased; unchanged when it has that size."""
-    height, width = size
-    return image if image.size == (width, height) else image.resize((width, height), FILTERS[resample])
+ATTEMPTS = 10
+"""How often a rectangle is drawn before the transform gives up, as in torchvision."""
 
 
 class Step(Protocol):
-    """One step of an augmentation, on float32 [3, H, W] values."""
+    """One step of an augmentation, on float32 [1, 3, H, W] values. It may write into the tensor that it is given."""
 
     @property
     def after_normalise(self) -> bool: ...
@@ -110,7 +42,10 @@ class Step(Protocol):
         """Whether it only moves values about, so that it may work on bytes (a quarter of the memory)."""
         ...
 
-    def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor: ...
+    def __call__(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor: ...
+
+
+# IRRA and its descendants -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -121,8 +56,8 @@ class Flip:
     after_normalise: ClassVar[bool] = False
     moves_only: ClassVar[bool] = True
 
-    def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
-        return pixel_CHW.flip(-1) if draws.share() < self.p else pixel_CHW
+    def __call__(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
+        return ops.flip(pixel_BCHW) if draws.share() < self.p else pixel_BCHW
 
 
 @dataclass(frozen=True)
@@ -133,15 +68,11 @@ class PadCrop:
     after_normalise: ClassVar[bool] = False
     moves_only: ClassVar[bool] = True
 
-    def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
         if not self.padding:
-            return pixel_CHW
-        import torch
-
-        height, width = pixel_CHW.shape[-2:]
-        padded = torch.nn.functional.pad(pixel_CHW, (self.padding,) * 4)
-        top, left = draws.whole(2 * self.padding + 1), draws.whole(2 * self.padding + 1)
-        return padded[:, top : top + height, left : left + width]
+            return pixel_BCHW
+        down, right = (draws.whole(2 * self.padding + 1) - self.padding for _ in range(2))
+        return ops.shift(pixel_BCHW, down, right)
 
 
 @dataclass(frozen=True)
@@ -153,31 +84,69 @@ class Erase:
     """
 
     p: float = 0.5
-    area: tuple[float, float] = (0.02, 0.4)
-    ratio: tuple[float, float] = (0.3, 3.3)
+    area: Range = (0.02, 0.4)
+    ratio: Range = (0.3, 3.3)
     value: Triple = CLIP_MEAN
     after_normalise: bool = True
     moves_only: ClassVar[bool] = False
 
-    def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
         if draws.share() >= self.p:
-            return pixel_CHW
-        height, width = pixel_CHW.shape[-2:]
-        for _ in range(10):
-            area = height * width * draws.uniform(*self.area)
-            ratio = draws.ratio(*self.ratio)
-            rows, columns = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if rows < height and columns < width:
-                top, left = draws.whole(height - rows + 1), draws.whole(width - columns + 1)
-                return erased(pixel_CHW, top, left, rows, columns, self.value)
-        return pixel_CHW
+            return pixel_BCHW
+        height, width = pixel_BCHW.shape[-2:]
+        sides = _draw_sides(
+            draws, height * width, self.area, self.ratio, lambda rows, columns: rows < height and columns < width
+        )
+        if sides is None:
+            return pixel_BCHW
+        rows, columns = sides
+        top, left = draws.whole(height - rows + 1), draws.whole(width - columns + 1)
+        fill = torch.tensor(self.value)[:, None, None]
+        return ops.erase_(pixel_BCHW, top, left, rows, columns, fill)
 
 
-def erased(pixel_CHW: Tensor, top: int, left: int, rows: int, columns: int, value: Triple) -> Tensor:
-    """A copy with one rectangle filled by one value per channel."""
-    changed = pixel_CHW.clone()
-    changed[:, top : top + rows, left : left + columns] = changed.new_tensor(value)[:, None, None]
-    return changed
+def _draw_sides(
+    draws: Draws, pixels: int, area: Range, ratio: Range, fits: Callable[[int, int], bool]
+) -> tuple[int, int] | None:
+    """Both sides of a rectangle of a drawn area and ratio (first over second); None when none of ten fits."""
+    for _ in range(ATTEMPTS):
+        covered = pixels * draws.uniform(*area)
+        shape = draws.ratio(*ratio)
+        first, second = round(math.sqrt(covered * shape)), round(math.sqrt(covered / shape))
+        if fits(first, second):
+            return first, second
+    return None
+
+
+# TBPS-CLIP --------------------------------------------------------------------------------------
+
+
+def crop_ratio(size: tuple[int, int]) -> Range:
+    """Width over height of a resized crop, from..to, for images of `size` (height, width).
+
+    3/4..4/3 for a square, as published. Tall images keep their shape: with the published numbers no
+    crop of theirs fits, and the fallback would always cut the same square and stretch it.
+    """
+    shape = size[1] / size[0]
+    return 3 / 4 * shape, 4 / 3 * shape
+
+
+def crop_box(height: int, width: int, draws: Draws, scale: Range, ratio: Range) -> Box:
+    """A rectangle of a drawn area and width-to-height ratio; the largest central one after ten failures."""
+    sides = _draw_sides(
+        draws, height * width, scale, ratio, lambda columns, rows: 0 < columns <= width and 0 < rows <= height
+    )
+    if sides is None:
+        return largest_box(height, width, ratio)
+    columns, rows = sides
+    return draws.whole(height - rows + 1), draws.whole(width - columns + 1), rows, columns
+
+
+def largest_box(height: int, width: int, ratio: Range) -> Box:
+    """The largest central rectangle whose width-to-height ratio is within `ratio`."""
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    columns, rows = min(width, round(height * shape)), min(height, round(width / shape))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 @dataclass(frozen=True)
@@ -191,13 +160,44 @@ class PoolOfTwo:
     count: int = 2
     after_normalise: ClassVar[bool] = False
     moves_only: ClassVar[bool] = False
+    jitter: ClassVar[float] = 0.1
+    degrees: ClassVar[float] = 15.0
+    scale: ClassVar[Range] = (0.9, 1.0)
+    grey_p: ClassVar[float] = 0.1
+    flip: ClassVar[Flip] = Flip(0.5)
+    erase: ClassVar[Erase] = Erase(0.5, (0.10, 0.20), (0.3, 3.3), value=(0.0, 0.0, 0.0), after_normalise=False)
+    kinds: ClassVar[int] = 6
 
-    def __call__(self, pixel_CHW: Tensor, draws: Draws) -> Tensor:
-        from tbps_cli.augment import ops as operations
+    def __call__(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
+        operations: tuple[Callable[[Tensor, Draws], Tensor], ...] = (
+            self._jittered,
+            self._rotated,
+            self._cropped,
+            self._grey,
+            self.flip,
+            self.erase,
+        )
+        for chosen in [draws.whole(self.kinds) for _ in range(self.count)]:
+            pixel_BCHW = operations[chosen](pixel_BCHW, draws)
+        return pixel_BCHW
 
-        for chosen in [draws.whole(len(operations.POOL)) for _ in range(self.count)]:
-            pixel_CHW = operations.POOL[chosen](pixel_CHW, draws)
-        return pixel_CHW
+    def _jittered(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
+        order = draws.order(4)
+        factors = [draws.uniform(1 - self.jitter, 1 + self.jitter) for _ in range(3)]
+        for chosen in order:
+            if chosen < 3:  # the fourth is hue, which the pool leaves alone
+                pixel_BCHW = (ops.brightness, ops.contrast, ops.saturation)[chosen](pixel_BCHW, factors[chosen])
+        return pixel_BCHW
+
+    def _rotated(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
+        return ops.rotate(pixel_BCHW, draws.uniform(-self.degrees, self.degrees))
+
+    def _cropped(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
+        height, width = pixel_BCHW.shape[-2:]
+        return ops.resized_crop(pixel_BCHW, *crop_box(height, width, draws, self.scale, crop_ratio((height, width))))
+
+    def _grey(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
+        return ops.grey(pixel_BCHW) if draws.share() < self.grey_p else pixel_BCHW
 
 
 @dataclass(frozen=True)
@@ -208,13 +208,48 @@ class SimClr:
     radius 0.1..2 with p 0.5; the flip follows as a step of its own. Source: TBPS-CLIP's code.
     """
 
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: Range = (0.2, 1.0)
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_p: ClassVar[float] = 0.8
+    grey_p: ClassVar[float] = 0.2
+    blur_p: ClassVar[float] = 0.5
+    blur: ClassVar[Range] = (0.1, 2.0)
 
     def __call__(self, image: Image.Image, size: tuple[int, int], draws: Draws) -> Image.Image:
-        from tbps_cli.augment import ops as operations
+        top, left, rows, columns = crop_box(image.height, image.width, draws, self.scale, crop_ratio(size))
+        view = image.crop((left, top, left + columns, top + rows))
+        view = view.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        if draws.share() <= self.jitter_p:
+            view = self._jittered(view, draws)
+        if draws.share() < self.grey_p:
+            view = view.convert("L").convert("RGB")
+        if draws.share() <= self.blur_p:
+            view = view.filter(ImageFilter.GaussianBlur(draws.python.uniform(*self.blur)))
+        return view
 
-        return operations.simclr_view(image, size, draws, scale=self.scale, jitter=self.jitter)
+    def _jittered(self, view: Image.Image, draws: Draws) -> Image.Image:
+        order = draws.order(4)
+        light, tone, colour = (draws.uniform(1 - width, 1 + width) for width in self.jitter[:3])
+        turn = draws.uniform(-self.jitter[3], self.jitter[3])
+        changes: list[Callable[[Image.Image], Image.Image]] = [
+            lambda image: ImageEnhance.Brightness(image).enhance(light),
+            lambda image: ImageEnhance.Contrast(image).enhance(tone),
+            lambda image: ImageEnhance.Color(image).enhance(colour),
+            lambda image: shift_hue(image, turn),
+        ]
+        for chosen in order:
+            view = changes[chosen](view)
+        return view
+
+
+def shift_hue(image: Image.Image, turn: float) -> Image.Image:
+    """Turn the hue by a share of the whole circle (-0.5..0.5), in the 256 steps of PIL's HSV, as published."""
+    hue, rest, value = image.convert("HSV").split()
+    turned = (np.asarray(hue).astype(np.int32) + int(turn * 255)).astype(np.uint8)
+    return Image.merge("HSV", (Image.fromarray(turned), rest, value)).convert("RGB")
+
+
+# A view -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -237,23 +272,19 @@ SIMCLR_TRAIN = Augment((Flip(0.5),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"]
 
 def augment(image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws) -> Tensor:
     """RGB image -> float32 [3, H, W]: resized, drawn steps applied, normalised."""
-    import torch
-
     image = how.whole(image, size, draws) if how.whole else resized(image, size, how.resample)
-    pixel_CHW = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+    pixel_BCHW = torch.from_numpy(np.asarray(image).transpose(2, 0, 1)[None].copy())
     for step in how.steps:
         if not step.after_normalise:
-            pixel_CHW = step(pixel_CHW if step.moves_only else _unit(pixel_CHW), draws)
+            pixel_BCHW = step(pixel_BCHW if step.moves_only else _unit(pixel_BCHW), draws)
     mean, std = (torch.tensor(values)[:, None, None] for values in (how.mean, how.std))
-    pixel_CHW = _unit(pixel_CHW).sub_(mean).div_(std)
+    pixel_BCHW = _unit(pixel_BCHW).sub_(mean).div_(std)
     for step in how.steps:
         if step.after_normalise:
-            pixel_CHW = step(pixel_CHW, draws)
-    return pixel_CHW
+            pixel_BCHW = step(pixel_BCHW, draws)
+    return pixel_BCHW[0]
 
 
-def _unit(pixel_CHW: Tensor) -> Tensor:
+def _unit(pixel_BCHW: Tensor) -> Tensor:
     """Bytes -> float32 in [0, 1], a new tensor; float values as they are."""
-    import torch
-
-    return pixel_CHW.to(torch.float32).div_(255) if pixel_CHW.dtype == torch.uint8 else pixel_CHW
+    return pixel_BCHW.to(torch.float32).div_(255) if pixel_BCHW.dtype == torch.uint8 else pixel_BCHW

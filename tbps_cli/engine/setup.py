@@ -106,11 +106,11 @@ def gather_parts(
     recipe = recipe.model_copy(update={"method": text.config})
     shapes = store is not None and store.shapes is not None
     recipe, chosen = resolve(recipe, Facts.here(str(place), ranks.world, store is not None, shapes))
-    painter = None
+    augmenter = None
     if recipe.data.augment_on == "device":
         assert store is not None  # both `_open_store` and `resolve` see to it
-        painter = BatchAugmenter(store, split.paths, place)
-    loader = _loader(recipe, split, views, text.tokenizer, store, painter, ranks, pin=place.type == "cuda")
+        augmenter = BatchAugmenter(store, split.paths, place)
+    loader = _loader(recipe, split, views, text.tokenizer, store, augmenter, ranks, pin=place.type == "cuda")
     choices = [str(choice) for choice in chosen]
     if text.choice:
         choices.append(text.choice)
@@ -123,7 +123,7 @@ def _open_store(recipe: Recipe, split: Split, views: Any) -> Store | None:
     against = refusal(views.images) if data.augment_on == "device" else None
     if against is not None:
         raise RecipeError(
-            f"data.augment_on = device: {recipe.method.name} cannot have whole batches, {against}.",
+            f"data.augment_on = device: {recipe.method.name} cannot be augmented in batches on the device: {against}.",
             "Set data.augment_on=cpu.",
         )
     store = None
@@ -183,7 +183,7 @@ def _loader(
     views: Any,
     tokenizer: Tokenizer,
     store: Store | None,
-    painter: BatchAugmenter | None,
+    augmenter: BatchAugmenter | None,
     ranks: distributed.Ranks,
     *,
     pin: bool,
@@ -203,10 +203,10 @@ def _loader(
         world=ranks.world,
         sampler=data.sampler,
         per_identity=data.per_identity,
-        drop_last=bool(getattr(views, "drop_last", False)),
+        drop_last=views.drop_last,
         augmented=data.augment,
         store=store,
-        painter=painter,
+        augmenter=augmenter,
         max_pixels=data.max_pixels,
         pin=pin,
     )

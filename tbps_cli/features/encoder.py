@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.augment.exact import EvalTransform
+from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tbps_cli.augment import batched_draws as device_draws
+from tbps_cli.augment import plans
 from tbps_cli.augment.exact import Augment, Flip, augment
 from tbps_cli.augment.rng import Draws
 from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image
@@ -61,7 +61,7 @@ class Work:
 class Maker(Dataset[Made]):
     """Makes batches from `Work`; it is what travels to worker processes.
 
-    planned: draw what happens to the images, and leave the doing to a `device.BatchAugmenter`.
+    planned: draw what happens to the images, and leave the doing to a `BatchAugmenter`.
     """
 
     split: Split
@@ -110,12 +110,12 @@ class Maker(Dataset[Made]):
         return images, truncated
 
     def _plans(self, work: Work, image_B: Order) -> tuple[dict[str, Tensor], list[int]]:
-        """View -> what happens to each image: see `device_draws.draw`."""
-        plans, shape_B2 = {}, self._shapes(image_B)
+        """View -> what happens to each image: see `plans.draw`."""
+        drawn, shape_B2 = {}, self._shapes(image_B)
         for name, how in self.views.images.items():
             seeds = [self._draws(work, row, name).seed for row in range(len(image_B))]
-            plans[name] = torch.from_numpy(device_draws.draw(how, self.size, seeds, image_B, shape_B2))
-        return plans, []
+            drawn[name] = torch.from_numpy(plans.draw(how, self.size, seeds, image_B, shape_B2))
+        return drawn, []
 
     def _shapes(self, image_B: Order) -> Order | None:
         """[B, 2] height and width of each image as it was read, where a view is cut from it and they are known."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 from tbps_cli.augment.batched import BatchAugmenter
 from tbps_cli.data.images import MAX_PIXELS, require_images
 from tbps_cli.data.types import Split
-from tbps_cli.errors import DataError, TbpsError
+from tbps_cli.errors import DataError
 from tbps_cli.loading import samplers
 from tbps_cli.loading.batches import Made, Maker, PlainViews, Views, Work
 from tbps_cli.loading.samplers import Order
@@ -30,7 +31,7 @@ from tbps_cli.loading.store import Store
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 SamplerName = Literal["random", "identity", "identity-chunks"]
 
 
@@ -53,10 +54,9 @@ class Loader:
 
     size: height and width in pixels. batch: pairs per step over all ranks; this rank's share is made.
     workers: processes that make batches; 0 makes them here, with equal results.
-    painter: does the drawn changes in batches on its device, where the images then are; the store behind it
+    augmenter: makes the drawn changes in batches on its device, where the images then are; the store behind it
     must hold every image. Without one, each image is changed exactly as the published code does.
     augmented: false leaves the flip alone of every view's steps.
-    limit: only the first so many captions, for trials.
     Raises DataError at once when images are missing.
     """
 
@@ -74,9 +74,8 @@ class Loader:
     drop_last: bool = field(default=False, kw_only=True)
     augmented: bool = field(default=True, kw_only=True)
     store: Store | None = field(default=None, kw_only=True)
-    painter: BatchAugmenter | None = field(default=None, kw_only=True)
+    augmenter: BatchAugmenter | None = field(default=None, kw_only=True)
     max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
-    limit: int | None = field(default=None, kw_only=True)
     pin: bool = field(default=False, kw_only=True)
     start_method: str | None = field(default=None, kw_only=True)
     """How worker processes start: fork, spawn or forkserver; None is the platform's way."""
@@ -88,14 +87,24 @@ class Loader:
         self._drawn = self.views if self.augmented else PlainViews.of(self.views)
         self.truncated: set[int] = set()
         self._plan = _Plan()
-        planned = self.painter is not None
-        if planned:
-            self._say_what_is_unknown()
-        maker = Maker(
-            self.split, self._drawn, self.tokenizer, self.size, self.seed, self.store, self.max_pixels, planned
+        if self.augmenter is not None:
+            self._warn_without_sizes()
+        self._maker = Maker(
+            self.split,
+            self._drawn,
+            self.tokenizer,
+            self.size,
+            self.seed,
+            self.store,
+            self.max_pixels,
+            planned=self.augmenter is not None,
         )
-        self._torch_loader: DataLoader[Made] = DataLoader(
-            maker,
+        self._torch_loader = self._new_torch_loader()
+        self._running: Generator[Batch] | None = None
+
+    def _new_torch_loader(self) -> DataLoader[Made]:
+        return DataLoader(
+            self._maker,
             batch_size=None,
             sampler=self._plan,
             num_workers=self.workers,
@@ -107,12 +116,13 @@ class Loader:
             generator=torch.Generator(),  # its own, so that no global draw depends on how many epochs began
         )
 
-    def _say_what_is_unknown(self) -> None:
+    def _warn_without_sizes(self) -> None:
         cut = any(how.whole is not None for how in self._drawn.images.values())
         if cut and self.store is not None and self.store.shapes is None:
-            log.warning(
-                "store: it does not know how large its images were, so that views are cut as if they had been %dx%d. "
-                "Make it again: tbps prepare-data NAME --decode %dx%d",
+            logger.warning(
+                "store: %s has no original image sizes; crops assume %dx%d. "
+                "Rebuild it: tbps prepare-data NAME --decode %dx%d",
+                self.store.folder,
                 *self.size,
                 *self.size,
             )
@@ -125,48 +135,56 @@ class Loader:
         """Iterations of one epoch."""
         if self.sampler != "random":
             return len(self.batches(epoch))
-        count = self._count()
+        count = len(self.split)
         kept = count % self.batch > 0 and not (self.drop_last and count > self.batch)
         return count // self.batch + kept
 
     def batches(self, epoch: int) -> list[Order]:
         """The captions of every global batch of an epoch, in order."""
+        person, drop_last = self.split.caption_class, self.drop_last
         if self.sampler == "random":
-            return samplers.random_batches(self._count(), self.batch, self.seed, epoch, drop_last=self.drop_last)
-        return self._identity_batches(self.split.caption_class[: self._count()], epoch)
-
-    def _identity_batches(self, person: Order, epoch: int) -> list[Order]:
+            return samplers.random_batches(len(person), self.batch, self.seed, epoch, drop_last=drop_last)
         if self.sampler == "identity":
             return samplers.identity_batches(
-                person, self.batch, self.per_identity, self.seed, epoch, drop_last=self.drop_last
+                person, self.batch, self.per_identity, self.seed, epoch, drop_last=drop_last
             )
         permutation = samplers.random_order(len(person), self.seed, epoch)
         rng = random.Random(f"{self.seed}/{epoch}")
         return samplers.chunk_batches(person, permutation, self.batch, self.per_identity, rng)
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Generator[Batch]:
         """The batches of one epoch from iteration `start` on, exactly as an uninterrupted epoch has them."""
-        self._plan.works = list(self._works(number))[start:]
+        self._running = self._batches_of(number, start)
+        return self._running
+
+    def _batches_of(self, epoch: int, start: int) -> Generator[Batch]:
+        self._plan.works = list(self._works(epoch))[start:]
         try:
             for work, made in zip(self._plan.works, self._torch_loader, strict=True):
                 yield self._received(made, work.whole)
-        except RuntimeError as error:
+        except (Exception, KeyboardInterrupt) as error:
+            said = _death_of_a_worker(error) if self.workers else None
+            traceback.clear_frames(error.__traceback__)  # they hold the iterator of the worker processes
+            self._running = None  # it is ending by itself
             self.close()
-            raise _worker_error(error, self.workers) from None
-        except TbpsError:
-            self.close()
-            raise
+            if said is None:
+                raise
+            raise DataError(
+                f"an image-reading process was killed: {said}",
+                "Memory is the usual reason (also /dev/shm in containers): set train.workers lower, or to 0.",
+            ) from None
 
     def close(self) -> None:
         """End the worker processes now; the next epoch starts new ones.
 
-        Left to the garbage collector after an error, their queues may go first, and the main process then
-        waits seconds for each of them.
+        PyTorch ends them when the last reference to their iterator is gone: an unfinished epoch has one, the
+        loader the other. Left to the garbage collector after an error, their queues may go first, and the main
+        process then waits seconds for each of them.
         """
-        iterator = getattr(self._torch_loader, "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
-            self._torch_loader._iterator = None
+        if self._running is not None:
+            self._running.close()
+        self._running = None
+        self._torch_loader = self._new_torch_loader()
 
     def _works(self, epoch: int) -> Iterator[Work]:
         seen: Counter[int] = Counter()
@@ -184,22 +202,17 @@ class Loader:
         if "error" in made:
             raise made["error"]
         self._count_truncated(made.pop("truncated"))
-        if self.painter is not None:
+        if self.augmenter is not None:
             hows = self._drawn.images
-            made["images"] = {name: self.painter(plan, hows[name]) for name, plan in made["images"].items()}
+            made["images"] = {name: self.augmenter(plan, hows[name]) for name, plan in made["images"].items()}
         return Batch(**made, whole=whole)
 
     def _count_truncated(self, images: Sequence[int]) -> None:
         fresh = [image for image in images if image not in self.truncated]
         if fresh and not self.truncated:
-            log.warning("data: %s ends early and is used as far as it goes, as the papers do", self._path(fresh[0]))
+            path = self.split.paths[fresh[0]]
+            logger.warning("data: %s is truncated; the readable part is used, as in the papers", path)
         self.truncated.update(fresh)
-
-    def _path(self, image: int) -> Path:
-        return self.split.paths[image]
-
-    def _count(self) -> int:
-        return len(self.split) if self.limit is None else min(self.limit, len(self.split))
 
 
 def _as_it_is(made: Any) -> Any:
@@ -210,11 +223,15 @@ def _start_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the main process
 
 
-def _worker_error(error: RuntimeError, workers: int) -> Exception:
-    """A worker that the system killed, as something a user can act on; other errors stay themselves."""
-    if workers and "DataLoader worker" in str(error):
-        return DataError(
-            f"a process that reads images was ended by the system: {str(error).splitlines()[0]}",
-            "Memory is the usual reason (also /dev/shm in containers): set train.workers lower, or to 0.",
-        )
-    return error
+def _death_of_a_worker(error: BaseException) -> str | None:
+    """What PyTorch says of a worker that was killed; None when the error means something else.
+
+    A pipe may end before the signal arrives that says so. PyTorch's handler of that signal raises wherever the
+    main thread is, which had better be here than where the other workers are ended.
+    """
+    if isinstance(error, EOFError | OSError):
+        try:
+            time.sleep(1.0)
+        except RuntimeError as signalled:
+            error = signalled
+    return str(error).splitlines()[0] if "DataLoader worker" in str(error) else None

@@ -65,15 +65,15 @@ def read_index(path: Path, count: int) -> NDArray[np.int64]:
         index = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"{path} is no index file of noisy captions: {error}.", "It is a .npy of whole numbers."
+            f"{path} is not an index file of noisy captions: {error}.", "It is a .npy file of whole numbers."
         ) from None
     if not isinstance(index, np.ndarray) or index.ndim != 1 or index.dtype.kind not in "iu":
-        raise DataError(f"{path} is no list of whole numbers.")
+        raise DataError(f"{path} is not a list of whole numbers.")
     if len(index) != count:
         raise DataError(
             f"{path} is for {len(index):,} training captions, this split has {count:,}.",
             "Index files belong to one data set, whole and in the official order (no data.exclude).",
         )
     if not np.array_equal(np.sort(index), np.arange(count)):
-        raise DataError(f"{path} is no permutation: some captions are named twice and others not at all.")
+        raise DataError(f"{path} is not a permutation: some captions are named twice and others not at all.")
     return index.astype(np.int64)

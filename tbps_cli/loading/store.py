@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tbps_cli.augment.exact import Resample
+from tbps_cli.augment.transform import Resample
 from tbps_cli.data.layouts.records import IMAGE_FOLDERS
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 VERSION = 1
 PIXELS, MANIFEST = "pixels.u8", "manifest.json"
 
@@ -89,9 +89,9 @@ def open_store(root: Path, size: tuple[int, int], resample: Resample, paths: Seq
     store = read_store(folder, root)
     stale = list(paths) if store is None else store.stale(paths)
     if store is None or stale:
-        log.warning(
-            "store: %s does not fit (%s images are new or changed): decoding as we go. "
-            "Make it again: tbps prepare-data NAME --decode %dx%d",
+        logger.warning(
+            "store: %s is out of date (%s images are new or changed); decoding the image files instead. "
+            "Rebuild it: tbps prepare-data NAME --decode %dx%d",
             folder,
             f"{len(stale):,}",
             *size,

@@ -16,7 +16,8 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from tbps_cli.augment.exact import CLIP_EVAL, CLIP_TRAIN, Augment, EvalTransform
+from tbps_cli.augment.exact import CLIP_TRAIN, Augment
+from tbps_cli.augment.transform import CLIP_EVAL, EvalTransform
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.losses.contrastive import unit

@@ -17,7 +17,8 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from tbps_cli.augment.exact import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN, EvalTransform
+from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN
+from tbps_cli.augment.transform import IMAGENET_EVAL, EvalTransform
 from tbps_cli.losses.contrastive import citc, nitc, ritc
 from tbps_cli.losses.identity import identity, person_scores
 from tbps_cli.losses.masked import caption_figures, per_word

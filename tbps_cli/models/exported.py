@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.augment.exact import EvalTransform
+from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.data.images import MAX_PIXELS, read_image
 from tbps_cli.errors import MissingExtra, WeightsError
 from tbps_cli.text.long_captions import Cutting, embed_pieces

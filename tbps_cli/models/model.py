@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps_cli import methods
-from tbps_cli.augment.exact import EvalTransform
+from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.data.images import read_image, to_rgb
 from tbps_cli.errors import UsageError
 from tbps_cli.features.fingerprint import fingerprint

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tbps_cli.augment.rng import GOLDEN, mixed, shifted
+
 # A tensor, not a number: a compiled graph is then not made again for every place.
 _first = torch.zeros((), dtype=torch.int64)
 
-_STEPS = (-7046029254386353131, -4417276706812531889, 1609587929392839161, -8796714831421723037, 2870177450012600261)
+_STEPS = (GOLDEN, -4417276706812531889, 1609587929392839161, -8796714831421723037, 2870177450012600261)
 """What one place further along each axis adds to an entry's number: odd, with well mixed bits."""
-_MIX = (-4658895280553007687, -7723592293110705685)
 
 
 def start_at(row: int) -> None:
@@ -30,17 +31,14 @@ def start_at(row: int) -> None:
 def keep(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
     """Which entries of a tensor with rows as its first axis stay; true with probability 1 - share.
 
-    Source: the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-    generators", 2014); 64 bits that wrap around, of which the upper 31 are compared.
+    64 bits are mixed as in SplitMix64 (`augment/rng.py`), and the upper 31 are compared.
     """
     bits = torch.randint(2**62, (), device=device)
     for axis, (size, step) in enumerate(zip(shape, _STEPS, strict=False)):
         place = torch.arange(size, device=device)
         place = (place + _first if axis == 0 else place) * step
         bits = bits + place.view(-1, *[1] * (len(shape) - axis - 1))
-    for shift, factor in zip((30, 27), _MIX, strict=True):
-        bits = (bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return ((bits >> 33) & 0x7FFFFFFF) >= round(share * 2**31)
+    return shifted(mixed(bits), 33) >= round(share * 2**31)
 
 
 class Dropout(nn.Dropout):

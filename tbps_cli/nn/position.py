@@ -41,7 +41,7 @@ def _places(grid: tuple[int, int]) -> int:
     return grid[0] * grid[1]
 
 
-def resize_grid(table_ND: Tensor, grid: tuple[int, int], *, antialias: bool = False) -> Tensor:
+def resize_grid(table_ND: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize an image tower's position table [1 + n * n, D] to [1 + rows * columns, D].
 
     Row 0 (the class token) stays; the others are a square grid, resized bilinearly with
@@ -53,7 +53,7 @@ def resize_grid(table_ND: Tensor, grid: tuple[int, int], *, antialias: bool = Fa
         return table_ND
     side = int((len(table_ND) - 1) ** 0.5)
     square = table_ND[1 : 1 + side * side].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False, antialias=antialias)
+    resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
     return torch.cat([table_ND[:1].float(), resized[0].flatten(1).T]).to(table_ND.dtype)
 
 

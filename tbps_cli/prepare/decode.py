@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tbps_cli import files
-from tbps_cli.augment.exact import Resample, resized
-from tbps_cli.data.images import MAX_PIXELS, UnreadableImage, read_image
+from tbps_cli.augment.transform import Resample, resized
+from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.errors import DataError
 from tbps_cli.loading.store import MANIFEST, PIXELS, VERSION, Store, read_store, stamp_of, store_folder
 
 Progress = Callable[[int, int], None]
+RESAMPLE: Resample = "bilinear"
+"""What every published training resizes with."""
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
@@ -27,9 +29,7 @@ def build_store(
     root: Path,
     paths: Sequence[Path],
     size: tuple[int, int],
-    resample: Resample = "bilinear",
     *,
-    max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> tuple[Store, list[UnreadableImage]]:
     """Decode all images into a store, put in place only when whole.
@@ -37,13 +37,13 @@ def build_store(
     Returns it with the images that could not be read, which it leaves out. Raises DataError when the
     disk is too small.
     """
-    folder = store_folder(root, size, resample)
+    folder = store_folder(root, size, RESAMPLE)
     paths = list(dict.fromkeys(paths))
     bytes_each = size[0] * size[1] * 3
     _check_space(folder.parent, len(paths) * bytes_each)
     with files.new_folder(folder, folder, DataError, replace=True) as temporary:
-        written, failed = _write_pixels(temporary / PIXELS, root, paths, size, resample, max_pixels, progress)
-        manifest = {"version": VERSION, "size": list(size), "resample": resample, **written}
+        written, failed = _write_pixels(temporary / PIXELS, root, paths, size, progress)
+        manifest = {"version": VERSION, "size": list(size), "resample": RESAMPLE, **written}
         (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     store = read_store(folder, root)
     assert store is not None
@@ -62,8 +62,6 @@ def _write_pixels(
     root: Path,
     paths: list[Path],
     size: tuple[int, int],
-    resample: Resample,
-    max_pixels: int,
     progress: Progress | None,
 ) -> tuple[dict[str, list[Any]], list[UnreadableImage]]:
     """Writes the bytes; returns what the manifest says of each image, and the unreadable ones."""
@@ -75,10 +73,10 @@ def _write_pixels(
         if stamp is None:
             return UnreadableImage(path, "it is gone")
         try:
-            image = read_image(path, allow_truncated=True, max_pixels=max_pixels)
+            image = read_image(path, allow_truncated=True)
         except UnreadableImage as error:
             return error
-        return _Decoded(path, stamp, (image.height, image.width), resized(image, size, resample).tobytes())
+        return _Decoded(path, stamp, (image.height, image.width), resized(image, size, RESAMPLE).tobytes())
 
     with target.open("wb") as out, ThreadPoolExecutor(THREADS) as pool:
         for done, result in enumerate(_in_turn(pool, decode, paths), start=1):
@@ -107,6 +105,6 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free * 0.98:
         raise DataError(
-            f"the store needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free.",
+            f"the store needs {needed / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free.",
             "Free some space, or decode to a smaller size.",
         )

@@ -114,7 +114,7 @@ def _augment_on(recipe: Recipe, facts: Facts) -> tuple[Literal["cpu", "device"],
     images = methods.find(recipe.method.name).views(recipe.method).images
     against = refusal(images)
     if against is not None:
-        return "cpu", f"exactly as published; {recipe.method.name} cannot have whole batches, {against}"
+        return "cpu", f"exactly as published; {recipe.method.name} cannot be augmented in batches: {against}"
     if facts.device != "cuda":
         return "cpu", "exactly as published; device is faster, with other draws of the same distribution"
     if not any(how.whole for how in images.values()):

@@ -1,29 +1,30 @@
-"""Batches changed on the device: the published distribution, the same values for equal draws, no hidden state."""
+"""Batches made on the device that trains: the same values for equal draws, no hidden state."""
 
+import gc
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.training import tiny_recipe
 
 from tbps_cli import methods
-from tbps_cli.augment import batched_draws as device_draws
-from tbps_cli.augment.batched import BatchAugmenter, refusal
-from tbps_cli.augment.batched_draws import Shares, draw, uniform
-from tbps_cli.augment.batched_paint import Buffers, paint_slices, paint_whole
+from tbps_cli.augment import batched, ops
+from tbps_cli.augment.batched import OPERATIONS, BatchAugmenter, Memory, on_cpu, on_device, refusal
 from tbps_cli.augment.exact import (
     CLIP_TRAIN,
     POOL_TRAIN,
     SIMCLR_TRAIN,
     Augment,
-    Draws,
     Erase,
     Flip,
     PadCrop,
     PoolOfTwo,
     SimClr,
 )
+from tbps_cli.augment.plans import PLACE, Kind, draw
+from tbps_cli.augment.rng import Draws
 from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
@@ -32,8 +33,6 @@ from tbps_cli.loading.loader import Loader
 from tbps_cli.prepare.decode import build_store
 
 SIZE = (24, 8)
-COUNT = 3000
-TALL = (96, 32)
 
 
 @dataclass(frozen=True)
@@ -81,148 +80,158 @@ def store(split):
 
 def loader(split, store, views=None, tokenizer=None, **options):
     options = {"batch": 5, "seed": 3, "store": store, **options}
-    painter = BatchAugmenter(store, split.paths, "cpu")
-    return Loader(split, views or ToyViews(), tokenizer or Letters(), SIZE, painter=painter, **options)
+    augmenter = BatchAugmenter(store, split.paths, "cpu")
+    return Loader(split, views or ToyViews(), tokenizer or Letters(), SIZE, augmenter=augmenter, **options)
 
 
 def images(batches):
     return torch.cat([batch.images["image"] for batch in batches])
 
 
-def plan_of(how, size=TALL, count=COUNT):
-    """Columns of a plan for many samples, as the loader draws them."""
-    seeds = [Draws.of(1, 0, sample).seed for sample in range(count)]
-    return draw(how, size, seeds, np.zeros(count, np.int64))
-
-
-def apart(first, second):
-    """The largest distance between two empirical distributions (Kolmogorov and Smirnov)."""
-    places = np.unique(np.concatenate([first, second]))
-    first, second = (np.searchsorted(np.sort(one), places, "right") / len(one) for one in (first, second))
-    return np.abs(first - second).max()
-
-
-LIMIT = 1.95 * (2 / COUNT) ** 0.5
-"""Two samples of one distribution are further apart in one case of a thousand."""
-
-
-# The same distribution as the published transforms ----------------------------------------------
-
-
-def test_draws_are_uniform_and_independent():
-    share = uniform(np.array([Draws.of(1, 0, sample).seed for sample in range(COUNT)], np.uint64), 8)
-    assert share.min() >= 0 and share.max() < 1
-    even = (np.arange(COUNT) + 0.5) / COUNT
-    assert max(np.abs(np.sort(column) - even).max() for column in share.T) < 1.95 / COUNT**0.5
-    apart_from_self = np.corrcoef(share.T) - np.eye(8)
-    assert np.abs(apart_from_self).max() < 4 / COUNT**0.5
-    assert abs(np.corrcoef(share[1:, 0], share[:-1, 0])[0, 1]) < 4 / COUNT**0.5
-
-
-def test_draws_taken_in_parts_are_those_taken_at_once():
-    seed_B = np.arange(5, dtype=np.uint64)
-    shares = Shares(seed_B)
-    parts = [shares.take(2), shares.between(10.0, 20.0), shares.once_in(0.5)[:, None], shares.take(3)]
-    whole = uniform(seed_B, 7)
-    assert np.array_equal(np.concatenate([parts[0], parts[3]], axis=1), whole[:, [0, 1, 4, 5, 6]])
-    assert np.array_equal(parts[1], 10 + 10 * whole[:, 2:3]) and np.array_equal(parts[2], whole[:, 3:4] < 0.5)
-
-
-def test_flips_are_as_frequent_as_stated():
-    for p in (0.0, 0.5, 1.0):
-        plan = plan_of(Augment((Flip(p),)))
-        assert plan[:, device_draws.FLIP].mean() == pytest.approx(p, abs=4 * 0.5 / COUNT**0.5 * (p == 0.5))
-
-
-def test_crops_begin_where_the_published_transform_begins_them():
-    plan = plan_of(Augment((PadCrop(10),)))
-    middle = torch.arange(TALL[0] * TALL[1]).reshape(1, *TALL)
-    exact = [PadCrop(10)(middle, Draws.of(2, 0, sample))[0, 48, 16].item() for sample in range(COUNT)]
-    down, right = np.divmod(np.array(exact), TALL[1]) - np.array([[48], [16]]).reshape(2, 1)
-    for ours, theirs in ((plan[:, device_draws.DOWN], down), (plan[:, device_draws.RIGHT], right)):
-        assert set(ours) == set(theirs) == set(range(-10, 11))
-        assert apart(ours, theirs) < LIMIT
-    assert abs(np.corrcoef(plan[:, device_draws.DOWN], plan[:, device_draws.RIGHT])[0, 1]) < 4 / COUNT**0.5
-
-
-def erased_boxes(step, count=COUNT):
-    """(erased, top, left, rows, columns) of the exact step on many draws."""
-    blank, boxes = torch.zeros(3, *TALL), []
-    for sample in range(count):
-        row, column = torch.nonzero(step(blank, Draws.of(2, 0, sample))[0], as_tuple=True)
-        if len(row):
-            top, left = int(row.min()), int(column.min())
-            boxes.append((top, left, int(row.max()) - top + 1, int(column.max()) - left + 1))
-    return np.array(boxes)
-
-
-def test_erased_rectangles_have_the_published_places_areas_and_shapes():
-    step = Erase(0.5, (0.02, 0.4), (0.3, 3.3), value=(1.0, 1.0, 1.0))
-    theirs, plan = erased_boxes(step), plan_of(Augment((step,)))
-    ours = plan[plan[:, device_draws.ROWS] > 0][:, device_draws.TOP :]
-    assert len(ours) / COUNT == pytest.approx(len(theirs) / COUNT, abs=4 * (0.5 / COUNT) ** 0.5)
-    limit = 1.95 * (1 / len(ours) + 1 / len(theirs)) ** 0.5
-    figures = {
-        "top": lambda box: box[:, 0] / (TALL[0] - box[:, 2]),
-        "left": lambda box: box[:, 1] / (TALL[1] - box[:, 3]),
-        "area": lambda box: box[:, 2] * box[:, 3],
-        "shape": lambda box: box[:, 2] / box[:, 3],
-        "rows": lambda box: box[:, 2],
-        "columns": lambda box: box[:, 3],
-    }
-    found = {name: apart(figure(ours), figure(theirs)) for name, figure in figures.items()}
-    assert {name: value for name, value in found.items() if value > limit} == {}
-
-
-def test_a_rectangle_that_never_fits_is_not_erased():
-    plan = plan_of(Augment((Erase(1.0, (2.0, 3.0), (1.0, 1.1)),)), count=50)
-    assert not plan[:, device_draws.TOP :].any()
-
-
 # The same values for equal draws --------------------------------------------------------------------
 
+MANY = Augment((Flip(0.5), PoolOfTwo(3)), whole=SIMCLR_TRAIN.whole)
 
-def by_hand(image_HWC, row, how):
-    """A plan's row done with plain indexing, in float64."""
-    _, flip, down, right, top, left, rows, columns = row
-    height, width = image_HWC.shape[:2]
-    out = np.zeros(image_HWC.shape)
-    for y in range(height):
-        for x in range(width):
-            from_y, from_x = y + down, x + right
-            if 0 <= from_y < height and 0 <= from_x < width:
-                out[y, x] = image_HWC[from_y, width - 1 - from_x if flip else from_x]
+
+def plan_of(how, size, rows, shape=None):
+    seeds = [Draws.of(5, 0, row).seed for row in range(rows)]
+    shapes = None if shape is None else np.tile(shape, (rows, 1))
+    return torch.from_numpy(draw(how, size, seeds, np.arange(rows) % 4, shapes))
+
+
+def stored(size, rows=4):
+    return torch.randint(0, 256, (rows, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(pixel_HWC, places, how):
+    """A plain view's places done with plain indexing, in float64."""
+    (flip, *_), (_, down, right, *_), (fill, top, left, rows, columns) = places
+    height, width = pixel_HWC.shape[:2]
+    out = np.zeros(pixel_HWC.shape)
+    for y, x in np.ndindex(height, width):
+        from_y, from_x = int(y + down), int(x + right)
+        if 0 <= from_y < height and 0 <= from_x < width:
+            out[y, x] = pixel_HWC[from_y, width - 1 - from_x if flip else from_x]
     out = (out / 255 - how.mean) / how.std
-    out[top : top + rows, left : left + columns] = how.steps[-1].value
-    return out
+    if fill:
+        out[int(top) : int(top + rows), int(left) : int(left + columns)] = how.steps[-1].value
+    return out.transpose(2, 0, 1)
 
 
+@pytest.mark.parametrize("way", [on_cpu, on_device])
 @pytest.mark.parametrize("padding", [2, 10])
-def test_both_ways_to_paint_equal_the_loop_over_pixels(padding):
-    how = Augment((Flip(0.5), PadCrop(padding), Erase(0.7)))
-    pixel_NHWC = torch.randint(0, 256, (4, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    plan = draw(how, SIZE, list(range(12)), np.arange(12) % 4)
-    assert all(len(set(plan[:, column])) > 1 for column in range(8))
-    slices = paint_slices(pixel_NHWC, torch.from_numpy(plan), how)
-    whole = paint_whole(pixel_NHWC, torch.from_numpy(plan), how)
-    assert torch.equal(slices, whole)
-    for image, row in zip(slices.numpy(), plan.tolist(), strict=True):
-        assert np.abs(image - by_hand(pixel_NHWC[row[0]].numpy(), row, how)).max() < 1e-6
+def test_a_plain_view_equals_the_loop_over_pixels(padding, way):
+    how, pixel_NHWC = Augment((Flip(0.5), PadCrop(padding), Erase(0.7))), stored(SIZE)
+    plan = plan_of(how, SIZE, 12)
+    assert all(len(set(column)) > 1 for column in plan.numpy().T[[0, 1, 7, 8, 11, 12, 13, 14, 15]])
+    found = way(pixel_NHWC, plan[:, 0].long(), plan, how)
+    assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
+    for image, row in zip(found.numpy(), plan.numpy(), strict=True):
+        assert np.abs(image - by_hand(pixel_NHWC[int(row[0])].numpy(), row[1:].reshape(3, 5), how)).max() < 1e-6
+
+
+def one_by_one(pixel_CHW, plan, how):
+    """A row of a plan, operation after operation, on one image."""
+    pixel_BCHW = pixel_CHW[None].clone()  # erasing writes in place
+    for kind, *numbers in plan[1:].reshape(-1, PLACE).tolist():
+        if kind:
+            operation, count = OPERATIONS[Kind(int(kind))]
+            pixel_BCHW = operation(pixel_BCHW, *numbers[:count])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (how.mean, how.std))
+    return (pixel_BCHW[0] - mean) / std
+
+
+@pytest.mark.parametrize("way", [on_cpu, on_device])
+@pytest.mark.parametrize(("how", "shape"), [(POOL_TRAIN, None), (SIMCLR_TRAIN, (31, 14)), (MANY, (40, 40))])
+def test_a_view_equals_its_operations_done_one_after_the_other(how, shape, way):
+    size, rows = (16, 12), 40
+    plan_BX, pixel_NHWC = plan_of(how, size, rows, shape), stored(size)
+    found = way(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, how)
+    unit = pixel_NHWC.permute(0, 3, 1, 2).float() / 255
+    wanted = torch.stack([one_by_one(unit[int(row[0])], row, how) for row in plan_BX])
+    assert found.dtype == torch.float32 and found.shape == (rows, 3, *size)
+    assert (found - wanted).abs().max() < 1e-5
+
+
+def test_images_shared_among_threads_are_the_same_and_the_number_of_threads_is_put_back():
+    plan_BX, pixel_NHWC = plan_of(MANY, (16, 12), 9), stored((16, 12))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(on_cpu(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, MANY))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def smooth_image(height, width):
+    down, across = np.mgrid[0:height, 0:width] / height
+    waves = [np.sin(9 * down + 5 * across + channel) + np.cos(11 * across - 4 * down) for channel in range(3)]
+    return Image.fromarray((127 + 60 * np.stack(waves, -1)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(290, 110), (60, 30)])
+def test_a_cut_of_the_stores_image_shows_what_the_same_cut_of_the_file_shows(shape):
+    """The exact way's box given to both: a wrong place or scale would differ by a tenth and more."""
+    size, image = (96, 96), smooth_image(*shape)
+    held = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    pixel_BCHW = torch.from_numpy(held.copy()).permute(2, 0, 1)[None].float() / 255
+    for row in plan_of(SIMCLR_TRAIN, size, 12, shape):
+        box = row[2:6].numpy() / np.tile(np.array(size) / shape, 2)
+        top, left, rows, columns = np.rint(box).astype(int)
+        assert np.abs(box - np.rint(box)).max() < 1e-9
+        cut = image.crop((left, top, left + columns, top + rows)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        found = ops.crop(pixel_BCHW, *row[2:6].tolist())[0]
+        difference = (found - torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1) / 255).abs()
+        assert difference.mean() < 0.01 and difference.max() < 0.1, (difference.mean(), difference.max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [CLIP_TRAIN, MANY])
+def test_nothing_of_a_batch_on_a_device_is_left_on_the_cpu(how, monkeypatch):
+    """PyTorch's device without values refuses what lies elsewhere, as a GPU would."""
+    plan_BX, pixel_NHWC = plan_of(how, (16, 12), 40), stored((16, 12)).to("meta")
+    for piece in (batched.PIECE, 10 * 3 * 16 * 12):
+        monkeypatch.setattr(batched, "PIECE", piece)
+        found = on_device(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, how)
+        assert found.device.type == "meta" and found.shape == (40, 3, 16, 12)
+
+
+def test_images_taken_in_pieces_are_the_same(monkeypatch):
+    plan_BX, pixel_NHWC = plan_of(MANY, (16, 12), 40), stored((16, 12))
+    whole = on_device(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, MANY)
+    monkeypatch.setattr(batched, "PIECE", 7 * 3 * 16 * 12)
+    assert (whole - on_device(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, MANY)).abs().max() < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("how", [CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, MANY])
+def test_a_gpu_does_the_operations_as_the_cpu_does(how, monkeypatch):
+    size, rows = (32, 16), 64
+    plan_BX, pixel_NHWC = plan_of(how, size, rows, (70, 30)), stored(size)
+    here = on_cpu(pixel_NHWC, plan_BX[:, 0].long(), plan_BX, how)
+    for piece in (batched.PIECE, 10 * 3 * 32 * 16):  # at once, and ten images at a time
+        monkeypatch.setattr(batched, "PIECE", piece)
+        there = on_device(pixel_NHWC.cuda(), plan_BX[:, 0].long(), plan_BX, how)
+        assert there.is_cuda and (here - there.cpu()).abs().max() < 1e-5
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_gpu_paints_what_the_cpu_paints(whole, split, store):
+def test_a_gpu_makes_what_the_cpu_makes(whole, split, store):
     here = BatchAugmenter(store, split.paths, "cpu")
     there = BatchAugmenter(store, split.paths, "cuda", whole=whole)
     plan = torch.from_numpy(draw(CLIP_TRAIN, SIZE, list(range(9)), np.arange(9) % len(split.paths)))
     there_BCHW = there(plan, CLIP_TRAIN)
     assert there_BCHW.is_cuda and there.held.is_cuda == whole
-    assert torch.equal(here(plan, CLIP_TRAIN), there_BCHW.cpu())
+    assert (here(plan, CLIP_TRAIN) - there_BCHW.cpu()).abs().max() < 1e-6
 
 
-def test_a_painter_that_holds_its_images_paints_the_same(split, store):
+def test_images_held_on_the_device_give_the_same_batches(split, store):
     paths = split.paths[::-1]
     plan = torch.from_numpy(draw(CLIP_TRAIN, SIZE, list(range(9)), np.arange(9) % len(paths)))
     held = BatchAugmenter(store, paths, "cpu", whole=True)
@@ -231,14 +240,31 @@ def test_a_painter_that_holds_its_images_paints_the_same(split, store):
 
 
 def test_memory_of_a_batch_is_used_again_once_nobody_holds_it():
-    buffers = Buffers()
-    view = torch.from_numpy(buffers.take(2, 3)).permute(1, 0)[1:]
-    first = buffers.arrays[0].ctypes.data
-    assert buffers.take(2, 3).ctypes.data != first  # the view still looks at it
+    memory = Memory()
+    batch = memory.take(2, 3)
+    view, place = batch.permute(1, 0)[1:], batch.data_ptr()
+    del batch
+    assert memory.take(2, 3).data_ptr() != place  # the view still looks at it
     del view
-    assert buffers.take(2, 3).ctypes.data == first
-    several = [torch.from_numpy(buffers.take(2, 3)) for _ in range(9)]
-    assert len({tensor.data_ptr() for tensor in several}) == 9 and len(buffers.arrays) <= buffers.KEPT
+    gc.collect()  # not needed by CPython
+    assert memory.take(3, 2).data_ptr() != place
+    assert place in {tensor.data_ptr() for tensor in [memory.take(2, 3), memory.take(2, 3)]}
+
+
+def test_memory_that_waits_for_use_is_bounded():
+    memory = Memory()
+    several = [memory.take(2, 3) for _ in range(3 * Memory.KEPT)]
+    assert len({tensor.data_ptr() for tensor in several}) == 3 * Memory.KEPT
+    del several
+    assert len(memory.free[2, 3]) == Memory.KEPT
+
+
+def test_memory_that_a_gradient_needs_is_not_used_again():
+    memory, weight = Memory(), torch.ones(3, requires_grad=True)
+    loss = (memory.take(2, 3).fill_(5.0) * weight).sum()  # autograd alone holds the batch now
+    memory.take(2, 3).fill_(7.0)
+    loss.backward()
+    assert weight.grad.tolist() == [10.0, 10.0, 10.0]
 
 
 def test_without_random_steps_the_values_are_those_of_the_exact_way(split, store):
@@ -326,7 +352,9 @@ def test_asking_for_what_cannot_be_is_refused(sets, said, cuhk, tmp_path):
 def test_a_method_with_a_step_of_its_own_cannot_have_whole_batches(cuhk, tmp_path, monkeypatch):
     views = replace(methods.find("clip").views(tiny_recipe(tmp_path).method), images={"image": Augment((Solarise(),))})
     monkeypatch.setattr(methods.find("clip"), "views", lambda config: views)
-    with pytest.raises(RecipeError, match="clip cannot have whole batches, its view 'image' uses Solarise") as caught:
+    with pytest.raises(
+        RecipeError, match="clip cannot be augmented in batches on the device: its view 'image' uses Solarise"
+    ) as caught:
         gather_parts(
             tiny_recipe(tmp_path, sets=("data.augment_on=device",)),
             data_root=cuhk,
@@ -346,4 +374,4 @@ def test_training_in_whole_batches_says_so_and_resumes_as_it_began(cuhk, tmp_pat
     parts = gather_parts(
         tiny_recipe(tmp_path), data_root=cuhk, device="cpu", workers=0, saved={"data": {"augment_on": "device"}}
     )
-    assert parts.loader.painter is not None
+    assert parts.loader.augmenter is not None

@@ -1,5 +1,6 @@
 """Batches: what is in them, and what they do not depend on."""
 
+import multiprocessing as mp
 import random
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.augment.exact import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Draws, Flip, augment
+from tbps_cli.augment.exact import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Flip, augment
+from tbps_cli.augment.rng import Draws
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError
@@ -129,6 +131,28 @@ def test_a_closed_loader_can_be_used_again(split):
     assert same(loader(split).epoch(1), there.epoch(1))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_closing_ends_the_worker_processes_even_of_an_epoch_that_somebody_still_holds(workers, split):
+    there = loader(split, workers=workers)
+    epoch = there.epoch(0)
+    next(epoch)
+    assert len(mp.active_children()) == workers
+    there.close()
+    assert mp.active_children() == []
+    assert list(epoch) == []
+
+
+def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do(split):
+    there = loader(split, batch=1, workers=1)
+    epoch = there.epoch(0)
+    next(epoch)
+    mp.active_children()[0].kill()
+    with pytest.raises(DataError, match="an image-reading process was killed") as caught:
+        list(epoch)
+    assert "train.workers" in caught.value.hint and mp.active_children() == []
+    assert same(loader(split, batch=1).epoch(1), there.epoch(1))
+
+
 @pytest.mark.slow
 def test_workers_that_are_spawned_change_nothing(split):
     assert same(loader(split).epoch(0), loader(split, workers=1, start_method="spawn").epoch(0))
@@ -155,7 +179,7 @@ def test_a_rest_of_fewer_rows_than_ranks_is_whole_on_each(split):
 
 
 @pytest.mark.parametrize(
-    ("options", "count"), [({}, 3), ({"drop_last": True}, 2), ({"limit": 4}, 1), ({"batch": 50, "drop_last": True}, 1)]
+    ("options", "count"), [({}, 3), ({"drop_last": True}, 2), ({"batch": 50, "drop_last": True}, 1)]
 )
 def test_the_declared_length_is_the_real_one(options, count, split):
     one = loader(split, **options)
@@ -235,7 +259,9 @@ def test_truncated_images_are_used_counted_and_named_once(split, caplog):
     list(one.epoch(0))
     list(one.epoch(1))
     assert one.truncated == {0, 1}
-    assert len([record for record in caplog.records if "ends early" in record.message]) == 1
+    assert (
+        len([record for record in caplog.records if "is truncated; the readable part is used" in record.message]) == 1
+    )
 
 
 # The store and the noise that stand beside the loader ------------------------------------------
@@ -298,9 +324,9 @@ def test_noise_moves_captions_and_leaves_persons_and_images(split, tmp_path):
     ("index", "said"),
     [
         (np.arange(11), "is for 11 training captions, this split has 12"),
-        (np.zeros(12, int), "no permutation"),
-        (np.zeros(12), "no list of whole numbers"),
-        (np.array([None]), "no index file"),
+        (np.zeros(12, int), "is not a permutation"),
+        (np.zeros(12), "is not a list of whole numbers"),
+        (np.array([None]), "is not an index file"),
     ],
 )
 def test_a_noise_file_that_does_not_fit_is_refused(index, said, split, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tbps_cli.augment.exact import IMAGENET_EVAL, POOL_TRAIN, SIMCLR_TRAIN
+from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN
+from tbps_cli.augment.transform import IMAGENET_EVAL
 from tbps_cli.engine import optim
 from tbps_cli.methods import find
 from tbps_cli.methods.tbps_clip import TbpsClip

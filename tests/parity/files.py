@@ -57,7 +57,9 @@ def transforms(tensors: Figures, remarks: Figures) -> None:
     """transforms.* of IRRA: one image, its evaluation tensor and seeded training tensors."""
     from PIL import Image
 
-    from tbps_cli.augment.exact import CLIP_EVAL, CLIP_TRAIN, PLAIN_TRAIN, Draws, EvalTransform, augment
+    from tbps_cli.augment.exact import CLIP_TRAIN, PLAIN_TRAIN, augment
+    from tbps_cli.augment.rng import Draws
+    from tbps_cli.augment.transform import CLIP_EVAL, EvalTransform
 
     size = tuple(remarks.use("note", "torch", "torchvision", "pillow", "size"))
     image = Image.fromarray(tensors.use("image_uint8_hwc").numpy())

@@ -16,8 +16,9 @@ from parity.check import Figures, Golden
 from PIL import Image
 from torch import Tensor
 
-from tbps_cli.augment import ops as operations
-from tbps_cli.augment.exact import POOL_TRAIN, EvalTransform, erased
+from tbps_cli.augment import ops
+from tbps_cli.augment.exact import POOL_TRAIN
+from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.data.open import open_dataset
 from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
@@ -354,33 +355,31 @@ def _images(tensors: Figures, facts: Figures) -> None:
     transform = TbpsClip.eval_transform(TbpsClip.Config(name="tbps_clip"), Task(size))
     tensors.check("eval", transform(image), 1e-6)
     pixels = EvalTransform(size, POOL_TRAIN.mean, POOL_TRAIN.std, POOL_TRAIN.resample).pixels(image)
-    start_CHW = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    start_BCHW = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (POOL_TRAIN.mean, POOL_TRAIN.std))
     for name in tensors.starting("pool."):
-        pixel_CHW = start_CHW
+        pixel_BCHW = start_BCHW.clone()  # erasing writes in place
         for operation in name.split("_then_"):
-            pixel_CHW = _operated(operation, pixel_CHW, given)
-        tensors.check(f"pool.{name}", (pixel_CHW - mean) / std, 1e-6)
+            pixel_BCHW = _operated(operation, pixel_BCHW, given)
+        tensors.check(f"pool.{name}", ((pixel_BCHW - mean) / std)[0], 1e-6)
 
 
-def _operated(name: str, pixel_CHW: Tensor, given: Mapping[str, Any]) -> Tensor:
+def _operated(name: str, pixel_BCHW: Tensor, given: Mapping[str, Any]) -> Tensor:
     """One operation of the pool with the stated numbers; rotations have theirs in the name."""
     if name.startswith("rotate_"):
-        return operations.rotate(pixel_CHW, float(name[7:].replace("minus_", "-").replace("p", ".")))
+        return ops.rotate(pixel_BCHW, float(name[7:].replace("minus_", "-").replace("p", ".")))
     if name.startswith("jitter"):
         for change in given["jitter"]["order"].split(", "):
-            pixel_CHW = getattr(operations, change)(pixel_CHW, given["jitter"][change])
-        return pixel_CHW
-    crop, hole = given["resized_crop"], given["erase"]
+            pixel_BCHW = getattr(ops, change)(pixel_BCHW, given["jitter"][change])
+        return pixel_BCHW
+    crop, hole = (
+        [given[key][side] for side in ("top", "left", "height", "width")] for key in ("resized_crop", "erase")
+    )
     changes = {
-        "none": lambda: pixel_CHW,
-        "hflip": lambda: pixel_CHW.flip(-1),
-        "grayscale": lambda: operations.grey(pixel_CHW),
-        "resized_crop": lambda: operations.resized_crop(
-            pixel_CHW, (crop["top"], crop["left"], crop["height"], crop["width"])
-        ),
-        "erase": lambda: erased(
-            pixel_CHW, hole["top"], hole["left"], hole["height"], hole["width"], (hole["value"],) * 3
-        ),
+        "none": lambda: pixel_BCHW,
+        "hflip": lambda: ops.flip(pixel_BCHW),
+        "grayscale": lambda: ops.grey(pixel_BCHW),
+        "resized_crop": lambda: ops.resized_crop(pixel_BCHW, *crop),
+        "erase": lambda: ops.erase_(pixel_BCHW, *hole, given["erase"]["value"]),
     }
     return changes[name]()

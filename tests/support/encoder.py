@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from tbps_cli.augment.exact import EvalTransform
+from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.data.images import MAX_PIXELS, read_image
 from tbps_cli.features.encoder import Embeddings
 from tbps_cli.text.bpe import Bpe

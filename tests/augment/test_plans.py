@@ -1,4 +1,4 @@
-"""TBPS-CLIP's views as they are drawn for whole batches: the distribution of the exact way, and no hidden state.
+"""Views as they are drawn for whole batches: the distribution of the exact way, and no hidden state.
 
 The exact way runs on stand-ins for images that write down what is done to them, thousands of times; its
 sequences of operations and every number of theirs are compared with those of our plans.
@@ -16,10 +16,11 @@ import torch
 from support.training import tiny_recipe
 from support.training import write_data as write_tiny
 
-from tbps_cli.augment import ops as operations
-from tbps_cli.augment.batched import BatchAugmenter
-from tbps_cli.augment.batched_draws import PLACE, Kind, draw
-from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN, Draws, PoolOfTwo
+from tbps_cli.augment import exact, ops
+from tbps_cli.augment.batched import OPERATIONS, BatchAugmenter
+from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN, Augment, Erase, Flip, PadCrop, PoolOfTwo
+from tbps_cli.augment.plans import PLACE, Kind, draw
+from tbps_cli.augment.rng import Draws
 from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
@@ -37,26 +38,11 @@ class Written:
     """A stand-in for an image: says its size, and keeps what is done to it in order."""
 
     def __init__(self, height, width):
-        self.height, self.width, self.shape, self.done = height, width, (3, height, width), []
+        self.height, self.width, self.shape, self.done = height, width, (1, 3, height, width), []
 
     def add(self, kind, *numbers):
         self.done.append((kind, *numbers))
         return self
-
-    # as values of the pool
-    def flip(self, axis):
-        return self.add(Kind.FLIP)
-
-    def clone(self):
-        return self
-
-    def new_tensor(self, value):
-        assert value == (0.0, 0.0, 0.0)
-        return torch.tensor(value)
-
-    def __setitem__(self, place, value):
-        _, rows, columns = place
-        self.add(Kind.ERASE, rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
 
     # as a PIL image
     def crop(self, box):
@@ -76,17 +62,22 @@ class Written:
 @pytest.fixture
 def writing(monkeypatch):
     """The exact way's operations write down their numbers."""
-    named = {"brightness": 1, "contrast": 2, "saturation": 3, "grey": 5, "rotate": 6}
+    named = {**{kind.name.lower(): kind for kind in OPERATIONS}, "resized_crop": Kind.CROP}
     for name, kind in named.items():
-        monkeypatch.setattr(operations, name, lambda seen, *numbers, kind=Kind(kind): seen.add(kind, *numbers))
-    monkeypatch.setattr(operations, "resized_crop", lambda seen, box: seen.add(Kind.CROP, *box))
-    monkeypatch.setattr(operations, "shift_hue", lambda seen, turn: seen.add(Kind.HUE, turn))
-    monkeypatch.setattr(operations, "partial", lambda change, turn: lambda seen: seen.add(Kind.HUE, turn))
+        monkeypatch.setattr(ops, name, lambda seen, *numbers, kind=kind: seen.add(kind, *numbers), raising=False)
+
+    def erase(seen, *numbers):
+        *box, fill = numbers
+        assert not fill.any()
+        return seen.add(Kind.ERASE, *box)
+
+    monkeypatch.setattr(ops, "erase_", erase)
+    monkeypatch.setattr(exact, "shift_hue", lambda seen, turn: seen.add(Kind.HUE, turn))
     enhance = {
         name: lambda seen, kind=kind: SimpleNamespace(enhance=lambda factor: seen.add(kind, factor))
         for name, kind in (("Brightness", Kind.BRIGHTNESS), ("Contrast", Kind.CONTRAST), ("Color", Kind.SATURATION))
     }
-    monkeypatch.setattr(operations, "ImageEnhance", SimpleNamespace(**enhance))
+    monkeypatch.setattr(exact, "ImageEnhance", SimpleNamespace(**enhance))
 
 
 def ours(how, size, shapes=None, count=COUNT):
@@ -151,13 +142,91 @@ def assert_alike(one, two):
             assert apart(*(figure[:, column] for figure in figures)) < 1, (kind.name, column)
 
 
-# The distribution of the exact way --------------------------------------------------------------
+# Plain views: those of IRRA and its descendants ---------------------------------------------------
+
+TALL = (96, 32)
+LIMIT = 1.95 * (2 / COUNT) ** 0.5
+"""Two samples of one distribution are further apart in one case of a thousand."""
+
+
+def plain_plan(step, count=COUNT):
+    """[count, 5]: the only place of a plan for many samples of a view with one step, as the loader draws it."""
+    plan = draw(Augment((step,)), TALL, [Draws.of(1, 0, sample).seed for sample in range(count)], np.arange(count))
+    assert np.array_equal(plan[:, 0], np.arange(count))
+    return plan[:, 1:]
+
+
+def distance(first, second):
+    """The largest distance between two empirical distributions (Kolmogorov and Smirnov)."""
+    places = np.unique(np.concatenate([first, second]))
+    below = [np.searchsorted(np.sort(one), places, "right") / len(one) for one in (first, second)]
+    return np.abs(below[0] - below[1]).max()
+
+
+def test_flips_are_as_frequent_as_stated():
+    for p in (0.0, 0.5, 1.0):
+        flipped = plain_plan(Flip(p))[:, 0] == Kind.FLIP
+        assert flipped.mean() == pytest.approx(p, abs=4 * 0.5 / COUNT**0.5 * (p == 0.5))
+
+
+def test_crops_begin_where_the_published_transform_begins_them():
+    plan = plain_plan(PadCrop(10))
+    assert (plan[:, 0] == Kind.SHIFT).all()
+    middle = torch.arange(TALL[0] * TALL[1]).reshape(1, 1, *TALL)
+    drawn = [PadCrop(10)(middle, Draws.of(2, 0, sample))[0, 0, 48, 16].item() for sample in range(COUNT)]
+    down, right = np.divmod(np.array(drawn), TALL[1]) - np.array([[48], [16]])
+    for ours, theirs in ((plan[:, 1], down), (plan[:, 2], right)):
+        assert set(ours) == set(theirs) == set(range(-10, 11))
+        assert distance(ours, theirs) < LIMIT
+    assert abs(np.corrcoef(plan[:, 1], plan[:, 2])[0, 1]) < 4 / COUNT**0.5
+
+
+def erased_boxes(step):
+    """(top, left, rows, columns) where the exact step erases, on many draws."""
+    boxes = []
+    for sample in range(COUNT):
+        row, column = torch.nonzero(step(torch.zeros(1, 3, *TALL), Draws.of(2, 0, sample))[0, 0], as_tuple=True)
+        if len(row):
+            top, left = int(row.min()), int(column.min())
+            boxes.append((top, left, int(row.max()) - top + 1, int(column.max()) - left + 1))
+    return np.array(boxes)
+
+
+def test_erased_rectangles_have_the_published_places_areas_and_shapes():
+    step = Erase(0.5, (0.02, 0.4), (0.3, 3.3), value=(1.0, 1.0, 1.0))
+    theirs, plan = erased_boxes(step), plain_plan(step)
+    ours = plan[plan[:, 0] == Kind.FILL, 1:]
+    assert len(ours) / COUNT == pytest.approx(len(theirs) / COUNT, abs=4 * (0.5 / COUNT) ** 0.5)
+    limit = 1.95 * (1 / len(ours) + 1 / len(theirs)) ** 0.5
+    figures = {
+        "top": lambda box: box[:, 0] / (TALL[0] - box[:, 2]),
+        "left": lambda box: box[:, 1] / (TALL[1] - box[:, 3]),
+        "area": lambda box: box[:, 2] * box[:, 3],
+        "shape": lambda box: box[:, 2] / box[:, 3],
+        "rows": lambda box: box[:, 2],
+        "columns": lambda box: box[:, 3],
+    }
+    found = {name: distance(figure(ours), figure(theirs)) for name, figure in figures.items()}
+    assert {name: value for name, value in found.items() if value > limit} == {}
+
+
+def test_a_rectangle_that_never_fits_is_not_erased():
+    assert not plain_plan(Erase(1.0, (2.0, 3.0), (1.0, 1.1)), count=50).any()
+
+
+# TBPS-CLIP's views ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_pool_draws_what_the_exact_way_draws(size, writing):
     one, two = ours(POOL_TRAIN, size), exact_pool(size)
-    assert {step[0] for sample in one for step in sample} == set(Kind) - {Kind.NOTHING, Kind.HUE, Kind.BLUR}
+    assert {step[0] for sample in one for step in sample} == set(Kind) - {
+        Kind.NOTHING,
+        Kind.HUE,
+        Kind.BLUR,
+        Kind.SHIFT,
+        Kind.FILL,
+    }
     assert_alike(one, two)
 
 
@@ -220,7 +289,7 @@ def test_numbers_of_one_sample_are_independent_of_each_other():
 def test_a_box_that_never_fits_is_the_largest_central_one():
     shapes = np.tile((100, 4), (20, 1))
     boxes = [sample[0] for sample in ours(SIMCLR_TRAIN, (50, 50), shapes, count=20)]
-    wanted = operations.largest_box(100, 4, operations.crop_ratio((50, 50)))
+    wanted = exact.largest_box(100, 4, exact.crop_ratio((50, 50)))
     assert boxes == [(Kind.CROP, *(np.array(wanted) * (0.5, 12.5, 0.5, 12.5)).tolist())] * 20
 
 
@@ -245,7 +314,7 @@ def store(split):
 
 def loader(split, store, **options):
     options = {"batch": 5, "seed": 3, "store": store, **options}
-    return Loader(split, Views(), Bpe(), SIZE, painter=BatchAugmenter(store, split.paths, "cpu"), **options)
+    return Loader(split, Views(), Bpe(), SIZE, augmenter=BatchAugmenter(store, split.paths, "cpu"), **options)
 
 
 def images(batches):
@@ -315,7 +384,7 @@ def test_tbps_clip_trains_in_whole_batches(tmp_path):
     recipe = tiny_recipe(tmp_path, "tbps_clip", sets=("data.augment_on=device", "train.epochs=1"))
     parts = gather_parts(recipe, data_root=tmp_path, device="cpu", workers=0, saved=None)
     batch = next(parts.loader.epoch(0))
-    assert parts.loader.painter is not None and set(batch.images) == set(FOUR)
+    assert parts.loader.augmenter is not None and set(batch.images) == set(FOUR)
     out = train(recipe, data_root=tmp_path, out=tmp_path / "run", device="cpu")
     assert 'augment_on = "device"' in (out / "recipe.toml").read_text()
     assert (out / "metrics.jsonl").is_file()
