@@ -90,7 +90,7 @@ def _notes(
     gone = len(dataset.images) - images, len(dataset.captions) - captions
     notes = [f"{path.name} leaves out {gone[0]:,} images and {gone[1]:,} captions"]
     if unused:
-        notes.append(f"{len(unused):,} entries of {path.name} fit nothing here")
+        notes.append(f"{len(unused):,} entries of {path.name} match nothing in this data set")
     held = sum(split != "train" for split, _, _ in used)
     if held:
         notes.append(f"{held:,} of them are in val or test: scores are not comparable with published ones")

@@ -79,12 +79,10 @@ def home_of(layout: Layout, data_root: Path) -> Path:
     there = [place for place in candidates[:-1] if place.is_dir()]
     if there:
         raise benchmark.missing_annotation(layout, there[0])
+    command = f"tbps prepare-data {layout.name}"
+    hint = f"How to request it: {command}. If it is somewhere else, name another --data-root."
     raise DataError(
-        f"{layout.title} is not in {data_root}.",
-        f"Type: tbps prepare-data {layout.name}"
-        + (
-            " (it draws one)." if layout.name == "synthetic" else " (it says whom to ask), or name another --data-root."
-        ),
+        f"{layout.title} is not in {data_root}.", f"Draw it: {command}" if layout.name == "synthetic" else hint
     )
 
 

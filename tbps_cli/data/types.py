@@ -160,5 +160,5 @@ def _empty_hint(dataset: Dataset, name: str) -> str:
     if dataset.name == "icfg-pedes" and name == "val":
         return "ICFG-PEDES was published without one: set train.select_on=test (as the papers do), or --split test."
     if not there:
-        return "Its annotation holds no records with images and captions."
+        return "Its annotation has no records with images and captions."
     return f"It has {' and '.join(there)}."

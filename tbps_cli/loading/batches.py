@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,13 @@ class Views(Protocol):
     def augment_text(self) -> str | None: ...
     @property
     def text_options(self) -> Mapping[str, float]: ...
+
+
+class MaskingTokenizer(Tokenizer, Protocol):
+    """A tokenizer with a mask, which methods have that ask for masked or varied captions."""
+
+    @property
+    def mask_id(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,7 @@ class Maker(Dataset[Made]):
         return mask_words(ids, rng, mask=self._mask_id(), first_special=self._mask_id())
 
     def _mask_id(self) -> int:
-        return int(getattr(self.tokenizer, "mask_id"))  # noqa: B009 (only some tokenizers have one)
+        return cast("MaskingTokenizer", self.tokenizer).mask_id
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _persons_per_batch(person: Sequence[int] | Order, batch: int, per_identity: 
     persons, there = batch // per_identity, len(set(map(int, person)))
     if batch % per_identity:
         raise DataError(
-            f"train.batch = {batch} is no multiple of data.per_identity = {per_identity}.",
+            f"train.batch = {batch} is not a multiple of data.per_identity = {per_identity}.",
             "The identity sampler fills batches with whole groups.",
         )
     if there < persons:

@@ -116,7 +116,7 @@ class TextReID(Method):
             if self.head == "moco" and self.queue % pairs:
                 fitting = max(pairs, round(self.queue / pairs) * pairs)
                 raise RecipeError(
-                    f"method.queue = {self.queue} is no multiple of the batch of {pairs} pairs that fills it.",
+                    f"method.queue = {self.queue} is not a multiple of the batch of {pairs} pairs that fills it.",
                     f"Set method.queue={fitting}, or train.batch to a divisor of {self.queue}.",
                 )
 

@@ -48,12 +48,10 @@ def _check_places(source: Path, target: Path) -> None:
     if source.is_dir() and (there == here or there.is_relative_to(here)):
         raise DataError(
             f"--source {source} is or contains {target}, where the data set belongs.",
-            "It lies in the right place already: leave --source out." if there == here else "Name its own folder.",
+            "It is already in the right place: omit --source." if there == here else "Name its own folder.",
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(
-            f"{target} is there already.", "To check it leave --source out; to replace it move it away first."
-        )
+        raise DataError(f"{target} already exists.", "To check it, omit --source; to replace it, move it away first.")
 
 
 def find_home(layout: Layout, folder: Path) -> Path | None:
@@ -85,7 +83,7 @@ def _install_annotation(layout: Layout, source: Path, target: Path) -> Path:
     place = target / layout.annotations[0]
     there = layout.annotation_in(target)
     if there and there.read_bytes() != source.read_bytes():
-        raise DataError(f"{there} is there already and differs from {source}.", "Move one of them away.")
+        raise DataError(f"{there} already exists and differs from {source}.", "Move one of them away.")
     if there is None:
         with files.explained(target, DataError):
             target.mkdir(parents=True, exist_ok=True)

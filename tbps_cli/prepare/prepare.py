@@ -25,10 +25,10 @@ from tbps_cli.prepare.install import install
 
 log = logging.getLogger("tbps")
 ALTERNATIVES = """\
-While you wait, without asking anybody:
-  tbps prepare-data synthetic     drawn here in a minute, any size (--identities 13003 is as large as CUHK-PEDES)
+While you wait, without any request:
+  tbps prepare-data synthetic     drawn here within a minute, any size (--identities 13003 is as large as CUHK-PEDES)
   your own images               a CSV or JSONL file with image and caption: tbps train own --set data.name=FILE
-Sets by others that need no letter (read their terms first): SynTBPR (generated images; Hugging Face,
+Other data sets that need no request (read their terms first): SynTBPR (generated images; Hugging Face,
 Junesnow/SynTBPR) and WebPerson-5M (web images; Hugging Face, Kaichengalex/WebPerson-5M)."""
 
 

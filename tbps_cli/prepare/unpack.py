@@ -67,7 +67,7 @@ def unpack(source: Path, folder: Path, progress: Progress | None = None) -> None
         if isinstance(error, OSError) and files.is_of_the_system(error):
             raise DataError(f"{source} cannot be unpacked: {files.reason(error)}.", files.hint(error)) from None
         raise DataError(
-            f"{source} is broken or cut short: {str(error) or type(error).__name__}.", "Fetch the archive again."
+            f"{source} is damaged or truncated: {str(error) or type(error).__name__}.", "Download the archive again."
         ) from None
     kind = " (RAR and 7z need their own programs)" if name.endswith((".rar", ".7z")) else ""
     raise DataError(
@@ -80,7 +80,7 @@ def safe_target(name: str, source: Path) -> str | None:
     text = name.replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/") or ".." in parts or "\0" in text or re.match(r"^[A-Za-z]:", text):
-        raise DataError(f"{source}: {name!r} leads out of the folder.", "This archive is not to be trusted.")
+        raise DataError(f"{source}: {name!r} points outside the folder.", "Do not trust this archive.")
     path = "/".join(parts)
     return None if not path or _IGNORED.search(path) else str(PurePosixPath(path))
 
@@ -135,7 +135,7 @@ def _folder_members(source: Path) -> Iterator[Member]:
 
 def _refused(source: Path, name: str) -> DataError:
     return DataError(
-        f"{source}: {name!r} is a link or a device, not a file.", "Replace links by the files that they mean."
+        f"{source}: {name!r} is a link or a device, not a file.", "Replace links with the files that they point to."
     )
 
 
@@ -148,7 +148,7 @@ def _write(
     done = 0
     for count, member in enumerate(members, start=1):
         if count > MOST_ENTRIES:
-            raise DataError(f"{source} has more than {MOST_ENTRIES:,} files.", "No data set does.")
+            raise DataError(f"{source} has more than {MOST_ENTRIES:,} files.", "No data set has that many.")
         if done + member.size > allowed:
             raise _too_big(source, done + member.size, free, packed)
         target = folder / member.path
@@ -158,7 +158,7 @@ def _write(
                 done += _copy(read, write, allowed - done, lambda more: _too_big(source, more, free, packed))
         except (FileExistsError, NotADirectoryError):
             raise DataError(
-                f"{source} has {member.path!r} twice.", "Unpack it yourself, then: --source FOLDER"
+                f"{source} contains {member.path!r} twice.", "Unpack it yourself, then: --source FOLDER"
             ) from None
         if progress:
             progress(done, max(done, packed or 0))
@@ -181,6 +181,7 @@ def _too_big(source: Path, needed: int, free: int, packed: int | None) -> DataEr
             f"{source} needs more than the {free / 1e9:.1f} GB that are free.", "Free some space or use --data-root."
         )
     return DataError(
-        f"{source} unpacks to more than {MOST_RATIO} times its size ({(packed or 0) / 1e6:.1f} MB): refused as a bomb.",
+        f"{source} unpacks to more than {MOST_RATIO} times its size ({(packed or 0) / 1e6:.1f} MB): refused as a "
+        "decompression bomb.",
         "If you trust it, unpack it yourself, then: --source FOLDER",
     )

@@ -24,7 +24,7 @@ def test_listed_images_and_captions_are_gone_and_the_rest_keeps_its_order(cuhk):
     assert split.paths == whole.paths[1:] and split.caption_image.tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4]
     assert dataset.notes == [
         "exclude.jsonl leaves out 1 images and 3 captions",
-        "1 entries of exclude.jsonl fit nothing here",
+        "1 entries of exclude.jsonl match nothing in this data set",
     ]
 
 

@@ -72,7 +72,7 @@ def test_chunks_of_a_permutation_equal_the_published_code():
 
 
 def test_a_batch_that_cannot_be_filled_is_refused():
-    with pytest.raises(DataError, match=r"no multiple of data\.per_identity"):
+    with pytest.raises(DataError, match=r"is not a multiple of data\.per_identity"):
         samplers.identity_batches(PERSONS, 10, 4, 0, 0)
     with pytest.raises(DataError, match="needs 13 persons a batch, the training split has 12") as caught:
         samplers.identity_batches(PERSONS, 52, 4, 0, 0)

@@ -84,9 +84,9 @@ def test_another_data_sets_archive_is_refused(tmp_path):
 def test_what_is_there_is_never_replaced(tmp_path):
     source = archive(tmp_path, sent(tmp_path))
     prepare("cuhk-pedes", tmp_path / "data", source=source)
-    assert "is there already" in refused(DataError, "cuhk-pedes", tmp_path / "data", source=source)
+    assert "already exists" in refused(DataError, "cuhk-pedes", tmp_path / "data", source=source)
     here = tmp_path / "data/CUHK-PEDES"
-    assert "lies in the right place already" in refused(DataError, "cuhk-pedes", tmp_path / "data", source=here)
+    assert "is already in the right place" in refused(DataError, "cuhk-pedes", tmp_path / "data", source=here)
     assert "Name its own folder" in refused(DataError, "cuhk-pedes", tmp_path / "data", source=tmp_path)
     assert "does not exist" in refused(DataError, "cuhk-pedes", tmp_path / "data", source=tmp_path / "no")
 
@@ -101,7 +101,7 @@ def test_the_annotation_may_come_by_itself_after_the_images(tmp_path):
     assert report.broken == 0 and report.splits["train"] == (3, 6, 12)
     (tmp_path / "reid_raw.json").write_text(json.dumps(cuhk_records()[:3]))
     said = refused(DataError, "cuhk-pedes", tmp_path / "data", source=tmp_path / "reid_raw.json")
-    assert "is there already and differs" in said
+    assert "already exists and differs" in said
 
 
 def test_every_kind_of_trouble_is_counted_with_examples(cuhk):

@@ -70,7 +70,7 @@ def read_file(layout: Layout, path: Path) -> Dataset:
         index = builder.image(ImageRecord(where, person, split, camera, time))
         builder.captions += captions_of(texts, index, backs, number, path)
     if not builder.images:
-        raise DataError(f"{path} holds no records.", "It may be cut short: fetch it again.")
+        raise DataError(f"{path} has no records.", "It may be truncated: download it again.")
     root = records.image_root(path.parent, (image.path for image in builder.images), up=0)
     dataset = builder.finish(root)
     attach_back_translations(dataset, path.parent)
@@ -120,7 +120,7 @@ def attach_back_translations(dataset: Dataset, folder: Path) -> None:
 
 def missing_annotation(layout: Layout, folder: Path) -> DataError:
     """Say which annotation is missing from a folder that exists, and what lies there instead."""
-    hint = f"It belongs beside imgs/. Type: tbps prepare-data {layout.name} (it says whom to ask and what to expect)."
+    hint = f"It belongs beside imgs/. How to request it, and what to expect: tbps prepare-data {layout.name}"
     if (folder / "caption_all.json").is_file():
         hint = (
             "The archive of images holds only caption_all.json, which has no splits: reid_raw.json is a "

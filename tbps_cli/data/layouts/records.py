@@ -81,7 +81,7 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> object:
         at = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
         raise DataError(
             f"{named} is not JSON: {error.msg} at {at}.",
-            "It may be cut short or a web page saved under this name: fetch it again.",
+            "It may be truncated, or a web page saved under this name: download it again.",
         ) from None
     except ValueError as error:  # a whole number of thousands of digits, or a field twice
         raise DataError(f"{named} is not JSON that can be used: {error}.") from None

@@ -1,4 +1,4 @@
-"""The synthetic pedestrians of `data.draw`: licence-free, in the layout of CUHK-PEDES, made on this machine."""
+"""The synthetic pedestrians of `synthetic/`: licence-free, in the layout of CUHK-PEDES, made on this machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LAYOUT = Layout(
     annotations=("reid_raw.json",),
     image_key="file_path",
     counts={},
-    access="Nobody: it is drawn on this machine. Type: tbps prepare-data synthetic",
+    access="No request is needed, it is drawn on this machine: tbps prepare-data synthetic",
     tree="""\
 synthetic/
   reid_raw.json

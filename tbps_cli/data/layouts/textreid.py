@@ -27,7 +27,7 @@ def add(builder: Builder, split: str, path: Path) -> None:
         person = records.as_person(records.required(record, "id", number, path), number, path)
         sentence = records.required(record, "sentence", number, path)
         if not isinstance(sentence, str):
-            raise DataError(f"{path}: record {number} has a sentence that is no text.")
+            raise DataError(f"{path}: record {number} has a sentence that is not text.")
         image = records.as_person(record.get("image_id", where), number, path)
         if image not in first:
             first[image] = builder.image(ImageRecord(where, person, split))
@@ -39,7 +39,7 @@ def _word_ids(record: records.Record, number: int, path: Path) -> tuple[int, ...
     if ids is None:
         return None
     if not isinstance(ids, list) or not all(isinstance(word, int) and word >= 0 for word in ids):
-        raise DataError(f"{path}: record {number} has an 'onehot' that is no list of word ids.")
+        raise DataError(f"{path}: record {number} has an 'onehot' that is not a list of word ids.")
     return tuple(ids)
 
 
