@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from tbps_cli.cli import help as pages
 from tbps_cli.cli.app import COMMANDS, load_command
-from tbps_cli.recipe.save import toml_value
+from tbps_cli.recipe.problems import shown
 from tbps_cli.recipe.schema import DataSection, OptimSection, Published, TrainSection
 from tbps_cli.section import Section
 
@@ -91,8 +91,8 @@ def keys_table(name: str, model: type[Section]) -> str:
     rows = []
     for key, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        shown = "required" if field.is_required() else "none" if default is None else f"`{toml_value(default)}`"
-        rows.append(f"| `{key}` | {shown} | {meanings.get(key, choices(field.annotation))} |")
+        value = "required" if field.is_required() else "none" if default is None else f"`{shown(default)}`"
+        rows.append(f"| `{key}` | {value} | {meanings.get(key, choices(field.annotation))} |")
     return "\n".join(
         [
             f"## [{name}]",

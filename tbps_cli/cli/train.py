@@ -48,15 +48,18 @@ def command(
     repeat: Repeat = 1,
 ) -> None:
     """Train a recipe; a run that was stopped or killed goes on with --resume."""
+    from tbps_cli.recipe.load import load
+
+    read = load(recipe, sets or ())  # before anything that imports torch: most mistakes are made here
+
     from tbps_cli.cli import training_view
     from tbps_cli.engine.launch import launched, report_to_launcher
     from tbps_cli.places import data_root as root_of
-    from tbps_cli.recipe.load import load
 
     with report_to_launcher():
         runs: list[Path] = []
         for number in range(repeat):
-            one = _seeded(load(recipe, sets or ()), number)
+            one = _seeded(read, number)
             folder = _folder(one, out, resume, number if repeat > 1 else None)
             if nproc > 1:
                 _in_processes(nproc, recipe, one, folder, sets, data_root, init, resume, device, workers)

@@ -1,6 +1,8 @@
 """Every method of the field, one file each. The module's name is its registration.
 
-`base` holds what all methods share, a module that begins with an underscore what some of them do.
+`base` and `config` hold what all methods share, a module that begins with an underscore what some of them do.
+Importing this package imports no torch: the names are read from the folder, and a method's file is imported
+when it is asked for.
 """
 
 from __future__ import annotations
@@ -8,9 +10,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from typing import TYPE_CHECKING
 
 from tbps_cli.errors import RecipeError
-from tbps_cli.methods.base import Method
+
+if TYPE_CHECKING:
+    from tbps_cli.methods.base import Method
+
+_SHARED = "base", "config"
 
 
 def names() -> list[str]:
@@ -21,11 +28,11 @@ def names() -> list[str]:
 @cache
 def _modules(folders: tuple[str, ...]) -> tuple[str, ...]:
     found = (module.name for module in pkgutil.iter_modules(folders))
-    return tuple(sorted(name for name in found if name != "base" and not name.startswith("_")))
+    return tuple(sorted(name for name in found if name not in _SHARED and not name.startswith("_")))
 
 
 def find(name: str) -> type[Method]:
-    """The class of a method. Raises RecipeError with the nearest name when there is none."""
+    """The class of a method. Raises RecipeError with all names when there is none."""
     if name not in names():
         raise RecipeError(f"method.name: there is no method {name!r}.", f"Methods: {', '.join(names())}")
     return _class_of(name)
@@ -33,6 +40,8 @@ def find(name: str) -> type[Method]:
 
 @cache
 def _class_of(name: str) -> type[Method]:
+    from tbps_cli.methods.base import Method
+
     module = importlib.import_module(f"{__name__}.{name}")
     return next(
         value

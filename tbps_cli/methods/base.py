@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from tbps_cli.augment.exact import CLIP_TRAIN, Augment
@@ -21,55 +20,16 @@ from tbps_cli.augment.transform import CLIP_EVAL, EvalTransform
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.losses.contrastive import unit
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.draw import DrawsItself
 from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.position import PEDESTRIAN, image_size_of
-from tbps_cli.nn.sizes import TOWERS, Tower, spelled
-from tbps_cli.section import Section
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.key_table import KeyTable
-
-
-class MethodConfig(Section):
-    """Keys of `[method]` that every method has."""
-
-    name: str
-    """Chooses the file in tbps_cli/methods."""
-    tower: str | Tower = "ViT-B-16"
-    """A name of `nn.sizes.TOWERS`, or the table of sizes itself."""
-    weights: str = "openai"
-    """Where the towers start: a tag of open_clip's catalogue, a path, or "random"."""
-    long_captions: Literal["cut", "chunk"] = "cut"
-    """What happens to captions and queries longer than the context: cut, as all papers do, or embedded in pieces
-    whose vectors are averaged. May be set after training."""
-
-    @field_validator("tower")
-    @classmethod
-    def _known_tower(cls, value: str | Tower) -> str | Tower:
-        if isinstance(value, Tower):
-            return value
-        name = spelled(value)
-        if name not in TOWERS:
-            raise ValueError(f"must be one of {', '.join(TOWERS)}, or a table of sizes")
-        return name
-
-    @property
-    def sizes(self) -> Tower:
-        """The towers' sizes, whether named or stated."""
-        return self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
-
-    def need_vit(self) -> Tower:
-        """The sizes, for a method that changes or reads a transformer's blocks. Raises ValueError for a ResNet."""
-        if self.sizes.is_resnet:
-            raise ValueError(f"tower: {self.name} needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
-        return self.sizes
-
-    def check_batch(self, pairs: int) -> None:
-        """Raises RecipeError when training cannot take batches of so many pairs (queues)."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tbps_cli.losses.contrastive import itc
-from tbps_cli.methods.base import Method, MethodConfig
+from tbps_cli.methods.base import Method
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.section import Count, Positive

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tbps_cli.losses.family import family_figures, family_losses
-from tbps_cli.methods.base import Method, MethodConfig
+from tbps_cli.methods.base import Method
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.adapters import AdapterBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import caption_end

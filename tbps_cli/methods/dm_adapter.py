@@ -16,7 +16,8 @@ from pydantic import model_validator
 from torch import Tensor
 
 from tbps_cli.losses.family import family_figures, family_losses
-from tbps_cli.methods.base import Method, MethodConfig, Views
+from tbps_cli.methods.base import Method, Views
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, MethodConfig, Views, irra_group
+from tbps_cli.methods.base import Method, Views, irra_group
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.cross_modal import CrossModal
 from tbps_cli.nn.features import text_feature

@@ -21,7 +21,8 @@ from torch import Tensor
 from tbps_cli import distributed
 from tbps_cli.losses import division, ranking
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.methods.base import Method, MethodConfig, Views
+from tbps_cli.methods.base import Method, Views
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.selection import Selection, select_patches, select_words, share
 from tbps_cli.nn.sizes import named, read_sizes

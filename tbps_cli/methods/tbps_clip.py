@@ -23,7 +23,8 @@ from tbps_cli.losses.contrastive import citc, nitc, ritc
 from tbps_cli.losses.identity import identity, person_scores
 from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.losses.views import simclr
-from tbps_cli.methods.base import Method, MethodConfig, Views
+from tbps_cli.methods.base import Method, Views
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.heads import Classifier, ContrastHead

@@ -24,7 +24,8 @@ from tbps_cli.losses.family import family_figures
 from tbps_cli.losses.identity import person_scores, smoothed_identity
 from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, strangers
-from tbps_cli.methods.base import Method, MethodConfig, TextInput, TextSources, Views
+from tbps_cli.methods.base import Method, TextInput, TextSources, Views
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
 from tbps_cli.nn.draw import draw_linear_normal, linear_layers
 from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, read_head

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from tbps_cli import methods, places
 from tbps_cli.errors import RecipeError, WeightsError
 from tbps_cli.files import check_new_folder
-from tbps_cli.methods.base import Method, MethodConfig, TextSources
+from tbps_cli.methods.base import Method, TextSources
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run, number
 from tbps_cli.models.settings import check_sets

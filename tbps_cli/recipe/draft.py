@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_cli.errors import RecipeError, UsageError
@@ -29,7 +29,6 @@ class Draft:
     origins: dict[KeyPath, str]
     label: str
     stem: str = ""
-    sets: list[str] = field(default_factory=list)
 
     def where(self, path: KeyPath) -> str:
         """The place of a key; of the table around it when the key itself stands nowhere."""
@@ -50,11 +49,13 @@ class Draft:
         return Draft(_merged(kept, self.values), origins | self.origins, self.label, self.stem)
 
     def set(self, assignment: str) -> None:
-        """Apply one `KEY=VALUE` of the command line. Raises UsageError when it is none."""
+        """Apply one `KEY=VALUE` of the command line. Raises UsageError when it is not one."""
         key, equals, value = assignment.partition("=")
         path = tuple(part.strip() for part in key.split("."))
         if not equals or not all(path):
             raise UsageError(f"--set {assignment}: this is not KEY=VALUE.", "For example: --set train.epochs=30")
+        if any("\ud800" <= letter <= "\udfff" for letter in assignment):
+            raise UsageError(f"--set {ascii(assignment)[1:-1]}: this is not UTF-8, as recipes are.")
         table = self.values
         for part in path[:-1]:
             inner = table.get(part)
@@ -77,7 +78,7 @@ def set_value(text: str) -> object:
         return float(text)
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # ValueError: TOMLDecodeError, and numbers of 5,000 digits
         return text
     return table["value"] if len(table) == 1 else text
 
@@ -91,7 +92,7 @@ def read(recipe: str | Path) -> Draft:
         path = _extended(draft, path)
         if path.resolve() in seen:
             chain = " -> ".join(shown(link) for link in [*seen, path.resolve()])
-            raise RecipeError(f"{draft.where(('extends',))}: extends goes round in a circle: {chain}.")
+            raise RecipeError(f"{draft.where(('extends',))}: extends leads back to itself: {chain}.")
         seen.append(path.resolve())
         del draft.values["extends"]
         draft.origins.pop(("extends",), None)
@@ -125,10 +126,10 @@ def _read_file(path: Path) -> Draft:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except OSError as error:
-        raise RecipeError(f"{label}: cannot be read: {error.strerror}.") from None
+        raise RecipeError(f"{label} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{label}: this is no text in UTF-8.") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{label} is not a text file in UTF-8.") from None
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and numbers of 5,000 digits
         raise _broken(label, str(error)) from None
     origins = {key: f"{label}:{line}" for key, line in key_lines(text).items()}
     stem = path.parent.resolve().name if path.name == "recipe.toml" else path.stem
@@ -140,8 +141,8 @@ def _broken(label: str, reason: str) -> RecipeError:
     match = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", reason)
     place = f"{label}:{match[2]}" if match else label
     return RecipeError(
-        f"{place}: this is not TOML: {match[1] if match else reason}.",
-        "Strings stand in quotes, sections in [brackets], one key = value a line.",
+        f"{place}: not valid TOML: {match[1] if match else reason}.",
+        "Put strings in quotes, section names in [brackets], and one key = value on each line.",
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from tbps_cli import methods
 from tbps_cli.data.open import find_layout
-from tbps_cli.methods.base import MethodConfig
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe

@@ -1,7 +1,8 @@
 """From TOML to a validated recipe.
 
 `tomllib`, then `extends`, then `--set`, then `method.name` picks the method's Config, then every
-section is validated, and everything that is wrong is reported at once.
+section is validated, and everything that is wrong is reported at once. Only a method's Config needs
+torch (its file does), so a misspelt name, broken TOML or a wrong `--set` is answered without it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from tbps_cli import methods
-from tbps_cli.methods.base import MethodConfig
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.recipe.draft import Draft, read
 from tbps_cli.recipe.names import nearest
-from tbps_cli.recipe.problems import Problem, explain, refuse
-from tbps_cli.recipe.save import toml_value
+from tbps_cli.recipe.problems import Problem, explain, refuse, shown
 from tbps_cli.recipe.schema import DataSection, OptimSection, Published, Recipe, TrainSection
 from tbps_cli.section import Section
 
@@ -83,7 +83,7 @@ def _method_config(draft: Draft, problems: list[Problem]) -> type[MethodConfig] 
     name = table.get("name") if isinstance(table, dict) else None
     known = methods.names()
     if isinstance(name, str) and name in known:
-        return methods.find(name).Config
+        return methods.find(name).Config  # the method's file is imported here, and torch with it
     where = draft.where(("method", "name"))
     if name is None:
         problems.append(Problem(where, "method.name is missing.", f"Methods: {', '.join(known)}."))
@@ -91,13 +91,13 @@ def _method_config(draft: Draft, problems: list[Problem]) -> type[MethodConfig] 
         near = nearest(name, known) if isinstance(name, str) else None
         advice = f"Did you mean {near}? " if near else ""
         problems.append(
-            Problem(where, f"method.name = {toml_value(name)} is no method.", f"{advice}Methods: {', '.join(known)}.")
+            Problem(where, f"method.name = {shown(name)} is not a method.", f"{advice}Methods: {', '.join(known)}.")
         )
     return None
 
 
 def _unknown_sections(draft: Draft) -> list[Problem]:
-    """Top-level keys that are no section, and texts that are no strings."""
+    """Top-level keys that are not sections, and names and notes that are not strings."""
     known = [*_SECTIONS, "method", *_WORDS]
     problems = []
     for key, value in draft.values.items():
@@ -106,7 +106,7 @@ def _unknown_sections(draft: Draft) -> list[Problem]:
             advice = f"Did you mean {near}?" if near else f"Sections: {', '.join([*_SECTIONS, 'method'])}."
             problems.append(Problem(draft.where((key,)), f"{key} is not a section of a recipe.", advice))
         elif key in _WORDS and not isinstance(value, str):
-            problems.append(Problem(draft.where((key,)), f"{key} = {toml_value(value)} must be a string in quotes."))
+            problems.append(Problem(draft.where((key,)), f"{key} = {shown(value)} must be a string in quotes."))
     return problems
 
 

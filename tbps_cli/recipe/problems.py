@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from tbps_cli import methods
 from tbps_cli.errors import RecipeError
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.names import nearest
-from tbps_cli.recipe.save import toml_value
 
 _REQUIREMENTS = {
     "int_type": "a whole number",
@@ -56,7 +56,7 @@ def refuse(problems: list[Problem], label: str) -> RecipeError:
     lines = [f"  {problem.where}: {problem.text} {problem.hint}".rstrip() for problem in problems]
     return RecipeError(
         "\n".join([f"{len(problems)} problems in the recipe {label}:", *lines]),
-        "Every setting with its meaning: docs/recipes.md",
+        "Print a complete recipe with: tbps recipes irra",
     )
 
 
@@ -91,13 +91,13 @@ def _problem(
         return Problem(where, f"{_spelled(section, path[:-1])} has too few entries." if few else f"{name} is missing.")
     if not path:
         return Problem(where, f"[{section}] {_own_words(items[0])}.")
-    shown = f"{name} = {_shortened(items[0]['input'])}"
+    setting = f"{name} = {shown(items[0]['input'])}"
     if kind == "extra_forbidden":
-        return Problem(where, f"{shown} is not a setting of {owner}.", _advice(keys, model, section))
+        return Problem(where, f"{setting} is not a setting of {owner}.", _advice(keys, model, section))
     if kind == "value_error":
-        return Problem(where, f"{shown} {_own_words(items[0])}.")
+        return Problem(where, f"{setting} {_own_words(items[0])}.")
     allowed = " or ".join(dict.fromkeys(_requirement(item) for item in items))
-    return Problem(where, f"{shown} must be {allowed}.", _near_choice(items))
+    return Problem(where, f"{setting} must be {allowed}.", _near_choice(items))
 
 
 def _path(loc: tuple[str | int, ...], raw: object, kind: str) -> tuple[str | int, ...]:
@@ -120,7 +120,7 @@ def _spelled(section: str, path: tuple[str | int, ...]) -> str:
 
 def _own_words(item: Mapping[str, typing.Any]) -> str:
     """The text of a ValueError that a section raised itself."""
-    return str(item.get("ctx", {}).get("error", item["msg"])).rstrip(".")
+    return str(item.get("ctx", {}).get("error", "is not valid")).rstrip(".")
 
 
 def _requirement(item: Mapping[str, typing.Any]) -> str:
@@ -130,7 +130,7 @@ def _requirement(item: Mapping[str, typing.Any]) -> str:
         return "one of " + ", ".join(f'"{choice}"' for choice in choices) if len(choices) > 1 else f'"{choices[0]}"'
     if item["type"] in _REQUIREMENTS:
         return _REQUIREMENTS[item["type"]].format(**context)
-    return "otherwise: " + item["msg"]
+    return "a valid value"
 
 
 def _plain(value: object) -> object:
@@ -150,8 +150,9 @@ def _near_choice(items: list[Mapping[str, typing.Any]]) -> str:
     return f'Did you mean "{near}"?' if near else ""
 
 
-def _shortened(value: object) -> str:
-    text = toml_value(value)
+def shown(value: object) -> str:
+    """A value as it is written in a recipe, shortened where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from tbps_cli.methods.base import MethodConfig
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.section import Count, ImageSize, Positive, Section, Share, Weight, Whole
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -50,7 +50,7 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _noise_has_a_rate(self) -> DataSection:
         if self.noise_file is not None and self.noise_rate == 0:
-            raise ValueError("noise_file is given but noise_rate is 0: state the rate of that file")
+            raise ValueError("noise_file is given but noise_rate is 0: set noise_rate to the rate of that file")
         return self
 
 
@@ -68,9 +68,9 @@ class OptimSection(Section):
     momentum: Beta = 0.9
     """Of sgd."""
     weight_decay: Weight = 0.0
-    """For every parameter that the method does not except."""
+    """For every parameter that the method does not exempt."""
     weight_decay_bias: Weight = 0.0
-    """For the parameters that the method excepts from decay (biases)."""
+    """For the parameters that the method exempts from weight decay (biases)."""
     scale: dict[str, Positive] = Field(default_factory=dict)
     """Group name -> factor on every rate of that group; groups not named have 1."""
     schedule: Literal["cosine", "step", "exp", "linear", "poly", "constant", "cosine-per-step"] = "cosine"
@@ -103,7 +103,7 @@ class OptimSection(Section):
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, for example [20, 50]')
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones must rise")
+            raise ValueError("milestones must be in increasing order")
         if self.schedule == "cosine-per-step" and (self.lr_start is None or self.lr_end is None):
             raise ValueError('schedule = "cosine-per-step" needs lr_start and lr_end')
         return self
@@ -150,7 +150,7 @@ class TrainSection(Section):
         if self.batch % self.accumulate:
             raise ValueError(f"batch = {self.batch} must be a multiple of accumulate = {self.accumulate}")
         if self.chunk is not None and self.accumulate > 1:
-            raise ValueError("chunk and accumulate are two ways to the same end: use one")
+            raise ValueError("chunk and accumulate both save memory: use one of them")
         return self
 
 
@@ -201,7 +201,7 @@ class Recipe(Section):
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
         if name.startswith(".") or any(letter in "/\\:\0" for letter in name):
-            raise ValueError(f"name = {name!r} names the folders of runs: no slash, colon or leading dot")
+            raise ValueError(f"name = {name!r} becomes the name of run folders: no slash, colon or leading dot")
         return name
 
     @model_validator(mode="after")

@@ -58,6 +58,30 @@ def test_a_wrong_key_is_one_line_and_a_hint(place) -> None:
     assert result.exit_code == 1 and "train.epoch" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["irrra"], "Hint: Did you mean irra?"),
+        (["irra", "--set", "train.epochs"], "this is not KEY=VALUE"),
+        (["broken.toml"], "broken.toml:1: not valid TOML"),
+        (["other.toml"], "Did you mean irra?"),
+    ],
+)
+def test_a_misspelt_recipe_is_answered_before_torch_is_imported(tmp_path, words, message) -> None:
+    (tmp_path / "broken.toml").write_text("[data\n")
+    (tmp_path / "other.toml").write_text('[data]\nname = "synthetic"\n[method]\nname = "ira"\n')
+    program = (
+        "import sys\n"
+        "from tbps_cli.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', [name for name in ('torch', 'numpy', 'PIL') if name in sys.modules])\n"
+    )
+    command = [sys.executable, "-c", program, "train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    assert message in done.stderr and done.stdout == "heavy: []\n"
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others_with_one_line(place) -> None:
     words = ["train", "tiny-clip.toml", "--nproc", "2", "--set", "train.epochs=5000", "--out", "run"]

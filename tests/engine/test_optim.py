@@ -6,7 +6,8 @@ from torch import nn
 
 from tbps_cli.engine import optim, schedule
 from tbps_cli.errors import RecipeError
-from tbps_cli.methods.base import Method, MethodConfig
+from tbps_cli.methods.base import Method
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.types import Group, Step, Task
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from tbps_cli import methods
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.methods.base import Method, MethodConfig
+from tbps_cli.methods.base import Method
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.heads import Classifier

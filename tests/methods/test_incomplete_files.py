@@ -8,7 +8,7 @@ from support.experts import GOLDEN
 
 from tbps_cli import methods
 from tbps_cli.errors import WeightsError
-from tbps_cli.methods.base import MethodConfig
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.weights.foreign import OfficialFiles
 
 REPEATED = re.compile(r"(resblocks|layer[1-4])\.\d+|key|encoder_[qk]|experts")

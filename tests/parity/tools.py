@@ -12,7 +12,8 @@ from torch import Tensor
 from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
 from tbps_cli.losses.contrastive import sdm
-from tbps_cli.methods.base import Method, MethodConfig
+from tbps_cli.methods.base import Method
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.retrieval.metrics import details_of_similarity
 from tbps_cli.types import Batch, Step, Task

@@ -79,7 +79,7 @@ def test_a_circle_of_extends_is_refused_with_its_chain(tmp_path: Path) -> None:
     write(tmp_path, 'extends = "b.toml"\n', "a.toml")
     write(tmp_path, '\nextends = "a.toml"\n', "b.toml")
     error = mistake(tmp_path / "a.toml")
-    assert "b.toml:2: extends goes round in a circle" in error.message
+    assert "b.toml:2: extends leads back to itself" in error.message
     assert error.message.count("a.toml ->") == 1
 
 
@@ -158,7 +158,7 @@ def test_a_key_of_another_method_names_that_method() -> None:
 
 def test_an_unknown_method_names_the_nearest_and_all(tmp_path: Path) -> None:
     error = mistake(write(tmp_path, GOOD.replace('"irra"', '"ira"')))
-    assert error.message.endswith('mine.toml:4: method.name = "ira" is no method.')
+    assert error.message.endswith('mine.toml:4: method.name = "ira" is not a method.')
     assert error.hint is not None
     assert error.hint.startswith("Did you mean irra? Methods: clip, ")
 
@@ -175,8 +175,8 @@ def test_a_tower_of_the_wrong_kind_is_one_problem() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("[data]\nname = cuhk\n", "mine.toml:2: this is not TOML"),
-        ("[data]\nname = 1\nname = 2\n", "mine.toml:3: this is not TOML"),
+        ("[data]\nname = cuhk\n", "mine.toml:2: not valid TOML"),
+        ("[data]\nname = 1\nname = 2\n", "mine.toml:3: not valid TOML"),
     ],
 )
 def test_broken_toml_is_reported_with_its_line(tmp_path: Path, text: str, place: str) -> None:
@@ -186,7 +186,7 @@ def test_broken_toml_is_reported_with_its_line(tmp_path: Path, text: str, place:
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xff\xfe\x00\x80")
-    assert mistake(path).message.endswith("mine.toml: this is no text in UTF-8.")
+    assert mistake(path).message.endswith("mine.toml is not a text file in UTF-8.")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1979-05-27", "[0.9, nan]"])
@@ -202,16 +202,26 @@ def test_a_section_that_is_no_table_is_refused() -> None:
     ("sets", "message"),
     [
         (["optim.schedule=step"], 'schedule = "step" needs milestones'),
-        (["optim.milestones=[50, 20]"], "milestones must rise"),
+        (["optim.milestones=[50, 20]"], "milestones must be in increasing order"),
         (["optim.schedule=cosine-per-step"], "needs lr_start and lr_end"),
         (["train.accumulate=7"], "batch = 64 must be a multiple of accumulate = 7"),
-        (["train.accumulate=2", "train.chunk=8"], "two ways to the same end"),
+        (["train.accumulate=2", "train.chunk=8"], "both save memory"),
         (["data.noise_file=x.npy"], "noise_rate is 0"),
         (["data.sampler=identity", "data.per_identity=5"], "must be a multiple of data.per_identity = 5"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(sets: list[str], message: str) -> None:
     assert message in mistake("irra", *sets).message
+
+
+def test_bytes_that_are_not_utf_8_are_a_wrong_command_line() -> None:
+    with pytest.raises(UsageError, match=r"data\.name=a\\udcff: this is not UTF-8"):
+        load("irra", ["data.name=a\udcff"])
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000])
+def test_a_number_or_list_that_no_parser_takes_is_refused_as_text(value: str) -> None:
+    assert mistake("irra", f"train.epochs={value}").message.endswith("... must be a whole number.")
 
 
 @pytest.mark.parametrize("assignment", ["train.epochs", "=3", "train.=3", "train..epochs=3"])

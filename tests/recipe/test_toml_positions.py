@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tbps_cli.recipe.save import toml_value
 from tbps_cli.recipe.toml_positions import key_lines
 
 TEXT = '''\
@@ -72,10 +72,19 @@ PLAIN = st.recursive(
 )
 
 
+def inline(value: object) -> str:
+    """A value on one line; JSON's strings and lists are TOML's."""
+    if not isinstance(value, dict):
+        return (
+            f"[{', '.join(map(inline, value))}]" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
+        )
+    return "{" + ", ".join(f"{json.dumps(key)} = {inline(item)}" for key, item in value.items()) + "}"
+
+
 @settings(deadline=None)
 @given(st.dictionaries(st.text("xyz. #=['\"", max_size=4), PLAIN, max_size=5))
 def test_the_keys_of_any_table_are_those_that_tomllib_reads(table: dict[str, object]) -> None:
-    text = "\n".join(f"{toml_value({key: value})[2:-2]}" for key, value in table.items())
+    text = "\n".join(f"{json.dumps(key)} = {inline(value)}" for key, value in table.items())
     parsed = tomllib.loads(text)
     assert parsed == table
     lines = key_lines(text)

@@ -1,0 +1,51 @@
+"""The keys of `[method]` that every method has; each method's own `Config` adds to them.
+
+Apart from `methods.base`, so that a recipe can be read and most of it checked without importing torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from tbps_cli.nn.sizes import TOWERS, Tower, spelled
+from tbps_cli.section import Section
+
+
+class MethodConfig(Section):
+    """Keys of `[method]` that every method has."""
+
+    name: str
+    """Chooses the file in tbps_cli/methods."""
+    tower: str | Tower = "ViT-B-16"
+    """A name of `nn.sizes.TOWERS`, or the table of sizes itself."""
+    weights: str = "openai"
+    """Where the towers start: a tag of open_clip's catalogue, a path, or "random"."""
+    long_captions: Literal["cut", "chunk"] = "cut"
+    """What happens to captions and queries longer than the context: cut, as all papers do, or embedded in pieces
+    whose vectors are averaged. May be set after training."""
+
+    @field_validator("tower")
+    @classmethod
+    def _known_tower(cls, value: str | Tower) -> str | Tower:
+        if isinstance(value, Tower):
+            return value
+        name = spelled(value)
+        if name not in TOWERS:
+            raise ValueError(f"must be one of {', '.join(TOWERS)}, or a table of sizes")
+        return name
+
+    @property
+    def sizes(self) -> Tower:
+        """The towers' sizes, whether named or stated."""
+        return self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
+
+    def need_vit(self) -> Tower:
+        """The sizes, for a method that changes or reads a transformer's blocks. Raises ValueError for a ResNet."""
+        if self.sizes.is_resnet:
+            raise ValueError(f"tower: {self.name} needs a vision transformer (ViT-B-32, ViT-B-16, ViT-L-14, ...)")
+        return self.sizes
+
+    def check_batch(self, pairs: int) -> None:
+        """Raises RecipeError when training cannot take batches of so many pairs (queues)."""
