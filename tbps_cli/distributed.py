@@ -33,6 +33,9 @@ BUCKET = 1 << 24
 
 _TRANSPORT = "connection closed", "connection reset", "connection refused", "broken pipe", "nccl", "gloo"
 
+_TORCHRUN = "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
+"""What torchrun sets, and whoever starts processes like it."""
+
 # Rank 0 alone evaluates and saves while the others wait; a dead rank is noticed by the launcher.
 _PATIENCE = timedelta(hours=12)
 
@@ -52,12 +55,19 @@ class Ranks:
 
 
 def environment() -> Ranks:
-    """What torchrun says about this process; one process alone when it says nothing."""
+    """What torchrun says about this process; one process alone when it says nothing, or not all of it.
+
+    Only the whole set counts: many clusters set RANK, or RANK and WORLD_SIZE, for purposes of their own.
+    """
+    if any(name not in os.environ for name in _TORCHRUN):
+        return Ranks()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     try:
-        rank, world, local = (int(os.environ.get(name, default)) for name, default in zip(names, "010", strict=True))
+        rank, world, local = (int(os.environ.get(name, "0")) for name in names)
     except ValueError:
         raise TbpsError("RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers.", "Start with torchrun.") from None
+    if not 0 <= rank < world:
+        raise TbpsError(f"RANK = {rank} is not below WORLD_SIZE = {world}.", "Start with torchrun.")
     return Ranks(rank, world, local)
 
 

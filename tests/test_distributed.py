@@ -85,8 +85,26 @@ def test_large_parameters_are_reduced_in_buckets(monkeypatch) -> None:
     assert sizes == [[4, 4], [4], [20], [1], [1]]
 
 
-def test_a_broken_environment_is_a_user_error(monkeypatch) -> None:
-    monkeypatch.setenv("RANK", "first")
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def torchrun(monkeypatch, **changed) -> None:
+    for name, value in {**TORCHRUN, **changed}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_only_a_complete_environment_of_torchrun_counts(monkeypatch) -> None:
+    torchrun(monkeypatch)
+    assert (distributed.environment().rank, distributed.environment().world) == (1, 2)
+    for name in TORCHRUN:
+        with monkeypatch.context() as without:
+            without.delenv(name)
+            assert distributed.environment() == distributed.Ranks()
+
+
+@pytest.mark.parametrize("changed", [{"RANK": "first"}, {"RANK": "2"}, {"RANK": "-1"}])
+def test_a_broken_environment_is_a_user_error(monkeypatch, changed) -> None:
+    torchrun(monkeypatch, **changed)
     with pytest.raises(TbpsError, match="RANK"):
         distributed.environment()
 
@@ -96,9 +114,7 @@ def test_a_port_in_use_is_one_clear_line(monkeypatch, meet) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}.items():
-            monkeypatch.setenv(name, str(value))
-        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        torchrun(monkeypatch, RANK="0", MASTER_PORT=str(taken.getsockname()[1]))
         with pytest.raises(TbpsError, match=r"the 2 processes cannot meet at 127\.0\.0\.1:\d+: .* in use") as told:
             meet()
     assert "--master_port" in told.value.hint and "\n" not in told.value.message
@@ -154,6 +170,6 @@ def test_a_rank_that_fails_ends_the_others_and_is_told_once(tmp_path, monkeypatc
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "5")
+    torchrun(monkeypatch, WORLD_SIZE="5")
     with pytest.raises(RecipeError, match=r"train\.batch = 12 cannot be shared evenly by 5 processes"):
         train(tiny_recipe(tmp_path), data_root=tmp_path, out=tmp_path / "run")
