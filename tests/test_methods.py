@@ -22,6 +22,7 @@ from torch import Tensor
 
 import tbps_cli.engine.train as engine
 from tbps_cli import methods
+from tbps_cli.engine import experiment
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
 from tbps_cli.recipe.load import load
@@ -96,14 +97,14 @@ def short(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     before: dict[str, Tensor] = {}
 
     def remembering(*given, **options):
-        method, notes = build(*given, **options)
+        method, note = build(*given, **options)
         before.update({name: value.clone() for name, value in method.state_dict().items()})
-        return method, notes
+        return method, note
 
-    build = engine.build_method
+    build = experiment.build_method
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TBPS_CACHE_DIR", str(folder / "cache"))
-        patch.setattr(engine, "build_method", remembering)
+        patch.setattr(experiment, "build_method", remembering)
         recipe = recipe_of(request.param, folder, batch=20)
         run = engine.train(recipe, data_root=root, out=folder / "run", device="cpu")
         yield Short(run, before, read_safetensors(run / "last.safetensors"))

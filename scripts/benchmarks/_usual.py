@@ -37,7 +37,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from tbps_cli import methods
 from tbps_cli.augment.exact import CLIP_TRAIN
 from tbps_cli.engine import optim
-from tbps_cli.engine.setup import Components
+from tbps_cli.engine.experiment import Experiment
 from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.irra import IRRA
 from tbps_cli.nn import features as passes
@@ -56,7 +56,7 @@ PRECISIONS = ("fp32", "fp16", "fp16-pure")
 WORKERS = 2
 
 
-def refusal(parts: Components) -> str | None:
+def refusal(parts: Experiment) -> str | None:
     """Why the usual way of this recipe is not written out here; None when it is."""
     name, views = parts.recipe.method.name, views_of(parts)
     plain = dict(views.images) == {"image": CLIP_TRAIN} and views.augment_text in (None, "vary")
@@ -69,7 +69,7 @@ def refusal(parts: Components) -> str | None:
     return None
 
 
-def views_of(parts: Components) -> Views:
+def views_of(parts: Experiment) -> Views:
     """What the method wants of a batch."""
     return methods.find(parts.recipe.method.name).views(parts.recipe.method)
 
@@ -171,7 +171,7 @@ def optimizer(method: Method, section: OptimSection) -> Optimizer:
 class Usual:
     """A method under training, the usual way. In fp16-pure the weights are half copies, else the method's own."""
 
-    def __init__(self, method: Method, parts: Components, precision: str = "fp32") -> None:
+    def __init__(self, method: Method, parts: Experiment, precision: str = "fp32") -> None:
         self.recipe, self.precision, self.device = parts.recipe, precision, parts.device
         self.method = copy.deepcopy(method) if precision == "fp16-pure" else method
         if precision == "fp16-pure":
@@ -236,7 +236,7 @@ def exact() -> Iterator[None]:
 class Samples(torch.utils.data.Dataset[Any]):
     """A training sample as the papers' code makes it: image, caption, masked caption, labels, person."""
 
-    def __init__(self, parts: Components) -> None:
+    def __init__(self, parts: Experiment) -> None:
         self.pairs = data.Usual(parts.train, data.usual_transform(parts.recipe.data.image_size))
         tokenizer: Any = parts.tokenizer  # with IRRA's mask
         self.pairs.tokenizer = self.tokenizer = tokenizer
@@ -261,7 +261,7 @@ class Samples(torch.utils.data.Dataset[Any]):
         return {"mask": self.tokenizer.mask_id, "first_special": self.tokenizer.mask_id}
 
 
-def loader(parts: Components) -> torch.utils.data.DataLoader[Any]:
+def loader(parts: Experiment) -> torch.utils.data.DataLoader[Any]:
     """Batches without end, so that no round waits for the start of an epoch."""
     samples = Samples(parts)
     batch = parts.recipe.train.batch

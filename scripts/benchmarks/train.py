@@ -40,7 +40,8 @@ from benchmarks import _beside, _machine, _usual, data
 from tbps_cli import distributed
 from tbps_cli.data.open import open_dataset
 from tbps_cli.engine import estimate, optim
-from tbps_cli.engine.setup import Components, build_method, gather_parts
+from tbps_cli.engine.components import to_device
+from tbps_cli.engine.experiment import Options, prepare
 from tbps_cli.engine.step import Stepper
 from tbps_cli.prepare.decode import build_store
 from tbps_cli.recipe.load import load
@@ -75,8 +76,9 @@ class Bench:
     def __init__(self, root: Path, recipe: str, device: str, sets: Sequence[str], tower: dict[str, int] | None) -> None:
         tables = [f"method.tower.{key}={value}" for key, value in (tower or {}).items()]
         plan = load(recipe, ["data.name=cuhk-pedes", "method.weights=random", *tables, *sets])
-        self.parts: Components = gather_parts(plan, data_root=root, device=device, workers=None, saved=None)
-        self.method, _ = build_method(self.parts, None)
+        self.parts = prepare(plan, Options(data_root=root, out=root / "run", device=device))
+        self.method = self.parts.method
+        to_device(self.method, self.parts.device)
         self.recipe, self.device = self.parts.recipe, self.parts.device
         optimizer = optim.build(self.method, self.recipe.optim)
         self.stepper = Stepper(self.method, optimizer, train=self.recipe.train, clip_norm=self.recipe.optim.clip_norm)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tbps_cli import distributed
 from tbps_cli.cli import render
 from tbps_cli.engine.log import step_line
-from tbps_cli.engine.observe import Evaluated, Observer, Plan, Progress, Silent, Summary
+from tbps_cli.engine.observe import Evaluated, Memory, Observer, Plan, Progress, Silent, Summary
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Scores
@@ -141,20 +141,30 @@ def plan_lines(plan: Plan) -> list[str]:
         f"steps: {plan.epochs} epochs of {plan.iterations:,}, {plan.batch} pairs each{each}",
     ]
     if plan.start.overall:
-        lines.append(f"resumed: epoch {plan.start.epoch + 1}, after {plan.start.iteration} of its steps")
+        lines.append(
+            f"resumed: epoch {plan.start.epoch + 1}, after step {plan.start.iteration} of {plan.start.iterations}"
+        )
     if plan.memory is not None:
         free = f" of {render.bytes_text(plan.available)} free" if plan.available else ""
         lines.append(
             f"memory: about {render.bytes_text(plan.memory.total)}{free} on {plan.device} "
-            f"(activations {render.bytes_text(plan.memory.activations)}, "
-            f"optimiser {render.bytes_text(plan.memory.optimizer)})"
+            f"({', '.join(_memory_parts(plan.memory))})"
         )
     if plan.seconds is not None:
-        apart = " and what processes send each other" if plan.processes > 1 else ""
+        apart = " and communication" if plan.processes > 1 else ""
         lines.append(
-            f"time: about {duration(plan.seconds)}, without evaluation{apart} (a first guess from a few pairs)"
+            f"time: about {duration(plan.seconds)}, excluding evaluation{apart} (estimated from a short probe)"
         )
     return lines
+
+
+def _memory_parts(memory: Memory) -> Iterator[str]:
+    """What takes how much of it, in words."""
+    if memory.program:
+        yield f"Python, PyTorch and data {render.bytes_text(memory.program)}"
+    yield f"weights and gradients {render.bytes_text(memory.weights + memory.gradients)}"
+    yield f"optimiser {render.bytes_text(memory.optimizer)}"
+    yield f"activations {render.bytes_text(memory.activations)}"
 
 
 def speed(progress: Progress) -> str:

@@ -10,6 +10,7 @@ buffers put back.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -55,14 +56,17 @@ def probe(stepper: Stepper, batch: Batch) -> Probe:
     few = min(len(batch), _ROWS.get(stepper.device.type, 2))
     try:
         few_bytes, few_seconds = _look(stepper, batch.rows(0, few))
+        # The second look takes all pairs that are held at a time, unless that would be slow or might not fit:
+        # then twice the first one's.
         more = min(len(batch), stepper.chunk or len(batch))
         per_pair = few_seconds / few, few_bytes / few
         free = available(stepper.device)
         if more * per_pair[0] > _QUICK or (free is not None and 2 * more * per_pair[1] > free):
             more = min(2 * few, more)
-        if more <= few:
+        if more <= few:  # a small batch: nothing to tell fixed costs from
             return Probe(per_pair[1], per_pair[0], 0.0, _update_seconds(stepper))
         more_bytes, more_seconds = _look(stepper, batch.rows(0, more))
+        # A line through both looks: its slope is the cost of a pair, the rest is what any step costs.
         bytes_each = max(0.0, more_bytes - few_bytes) / (more - few)
         seconds_each = max(0.0, more_seconds - few_seconds) / (more - few)
         fixed = more_seconds - more * seconds_each + _update_seconds(stepper)
@@ -127,7 +131,7 @@ def _kept_bytes(stepper: Stepper, rows: Batch) -> int:
 
 
 def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> Memory:
-    """What training takes on one device.
+    """What training takes on one device; on a CPU, ask after the probe, when everything needed is loaded.
 
     kind: of optimiser (adam and adamw keep two numbers a parameter, sgd one). pairs: embedded at a
     time with their graph.
@@ -136,7 +140,18 @@ def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> Mem
     trained = _bytes([parameter for parameter in parameters if parameter.requires_grad])
     weights = _bytes(parameters) + _bytes(list(method.buffers()))
     activations = round(found.bytes(pairs)) if found else 0
-    return Memory(weights, trained, trained * (1 if kind == "sgd" else 2), activations)
+    held = resident() if parameters[0].device.type == "cpu" else None
+    program = 0 if held is None else max(0, held - weights)
+    return Memory(weights, trained, trained * (1 if kind == "sgd" else 2), activations, program)
+
+
+def resident() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 (not a file of ours)
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def available(device: torch.device) -> int | None:

@@ -16,25 +16,23 @@ from numpy.typing import NDArray
 
 from tbps_cli import distributed
 from tbps_cli.data.types import Split
-from tbps_cli.engine.setup import Components
+from tbps_cli.engine.experiment import Experiment
 from tbps_cli.features.pipeline import Embedded, Report, embed_split
-from tbps_cli.methods.base import Method
 from tbps_cli.models.model import Model
 from tbps_cli.retrieval import guard, metrics
 from tbps_cli.types import Scores
 
 
-def select_scores(
-    method: Method, parts: Components, progress: Callable[[int, int], None]
-) -> tuple[Scores, guard.Guard | None]:
+def select_scores(experiment: Experiment, progress: Callable[[int, int], None]) -> tuple[Scores, guard.Guard | None]:
     """The scores on `train.select_on`, on every rank, and on rank 0 what the protocol guard found.
 
     progress: called with (done, total), captions and images of this rank's part counted together.
     Leaves the method in evaluation mode.
     """
-    split = parts.dataset.split(parts.recipe.train.select_on)
-    model = Model(method, parts.recipe, Path(), device=parts.device, tokenizer=parts.tokenizer)
-    text_QE, image_GE = embedded(model, split, parts.recipe.train.eval_batch, progress)
+    recipe = experiment.recipe
+    split = experiment.dataset.split(recipe.train.select_on)
+    model = Model(experiment.method, recipe, Path(), device=experiment.device, tokenizer=experiment.tokenizer)
+    text_QE, image_GE = embedded(model, split, recipe.train.eval_batch, progress)
     scores = found = None
     if distributed.current().main:
         scores = metrics.scores(text_QE, image_GE, split.caption_person, split.image_person)

@@ -7,7 +7,7 @@ default for callers of the library.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,16 +17,21 @@ from tbps_cli.types import Scores, Step
 
 @dataclass(frozen=True)
 class Memory:
-    """What training takes on the device, in bytes; activations are those of the pairs held at a time."""
+    """What training takes on the device, in bytes; activations are those of the pairs held at a time.
+
+    program: what this process holds besides, on a CPU: Python, PyTorch and the data; 0 on other devices, where only
+    tensors count.
+    """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    program: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.program
 
 
 @dataclass(frozen=True)
@@ -93,17 +98,11 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended."""
+    """How a run ended; its scores are in the run folder."""
 
-    run: Path
-    best: float | None
-    best_epoch: int | None
     epochs: int
     seconds: float
     stopped_early: bool = False
-    scores: Scores | None = None
-    """Of the best epoch."""
-    notes: tuple[str, ...] = field(default=())
 
 
 class Observer(Protocol):

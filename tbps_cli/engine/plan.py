@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tbps_cli import distributed
 from tbps_cli.engine import estimate
+from tbps_cli.engine.experiment import Experiment
 from tbps_cli.engine.observe import Plan
-from tbps_cli.engine.setup import Components
 from tbps_cli.engine.step import Stepper
 from tbps_cli.types import Batch, Step
 
 
-def make_plan(parts: Components, stepper: Stepper, first: Batch, at: Step, out: Path) -> Plan:
+def make_plan(experiment: Experiment, stepper: Stepper, first: Batch, at: Step) -> Plan:
     """Measure a few pairs of the first batch, and put the plan together.
 
     at: the step that comes next. Every rank must call this, since the probe gathers.
     """
-    recipe, train, world = parts.recipe, parts.recipe.train, distributed.current().world
+    recipe, train, world = experiment.recipe, experiment.recipe.train, distributed.current().world
     found = estimate.probe(stepper, first)
     local = train.batch // train.accumulate // world
     left = (at.epochs - at.epoch) * at.iterations - at.iteration
     return Plan(
-        run=out,
+        run=experiment.options.out,
         recipe=recipe.name,
         method=recipe.method.name,
-        data=parts.dataset.name,
-        pairs=len(parts.train),
-        identities=parts.train.identities,
-        device=str(parts.device),
-        choices=tuple(parts.choices),
+        data=experiment.dataset.name,
+        pairs=len(experiment.train),
+        identities=experiment.train.identities,
+        device=str(experiment.device),
+        choices=experiment.choices,
         parameters=sum(parameter.numel() for parameter in stepper.method.parameters()),
         trained=sum(parameter.numel() for parameter in stepper.parameters),
         batch=train.batch,
@@ -39,6 +37,6 @@ def make_plan(parts: Components, stepper: Stepper, first: Batch, at: Step, out: 
         select_on=train.select_on,
         start=at,
         memory=estimate.memory(stepper.method, recipe.optim.kind, found, max(1, min(train.chunk or local, local))),
-        available=estimate.available(parts.device),
+        available=estimate.available(experiment.device),
         seconds=found.seconds(local) * train.accumulate * left,
     )

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from tbps_cli import files
-from tbps_cli.engine import state
+from tbps_cli.engine import run_folder, state
+from tbps_cli.engine.experiment import Experiment
 from tbps_cli.engine.log import Meter, RunLog, cut, sinks
 from tbps_cli.engine.observe import Evaluated
 from tbps_cli.engine.state import Place, State
 from tbps_cli.engine.step import Stepper
-from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.models.card import card
-from tbps_cli.models.run import Run
-from tbps_cli.recipe.schema import Recipe
-from tbps_cli.text.tokenizer import Tokenizer
-
-
-def existing_checkpoint(out: Path, init: Path | None, resume: bool) -> State | None:
-    """The checkpoint to go on from, after checking that the folder is what the flags say."""
-    if init is not None and not init.exists():
-        raise WeightsError(f"--init {init}: there is no such file or folder.")
-    files.check_place("--out", out, inside=True)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file.", "Name a folder.")
-    if not resume and any((out / name).exists() for name in (state.FILE, "recipe.toml", "weights.safetensors")):
-        raise UsageError(f"--out {out} holds a run already.", "Add --resume to go on with it, or name another folder.")
-    return state.load(out) if resume else None
+from tbps_cli.models.run import WEIGHTS, Run
 
 
 class RunWriter:
     """Writes what a run leaves behind, each file whole or not at all."""
 
-    def __init__(self, out: Path, recipe: Recipe, stepper: Stepper, tokenizer: Tokenizer, saved: State | None) -> None:
-        self.out, self.recipe, self.stepper = out, recipe, stepper
-        state.sweep(out)
+    def __init__(self, experiment: Experiment, stepper: Stepper, saved: State | None) -> None:
+        self.experiment, self.stepper = experiment, stepper
+        self.out, self.recipe = experiment.options.out, experiment.recipe
+        state.sweep(self.out)
         steps = saved.place.steps if saved else 0
-        curves = sinks(recipe.train.loggers, out, steps, state.settings(recipe))  # refused: the folder is no run yet
-        self.run = Run.create(out, recipe, tokenizer, anew=True) if saved is None else Run(out)
-        cut(out, saved.logs if saved else {})
-        self.log = RunLog(out, curves)
+        # refused where an extra is missing: nothing was written or removed yet
+        curves = sinks(self.recipe.train.loggers, self.out, steps, state.settings(self.recipe))
+        if saved is None:
+            run_folder.clear(self.out)
+            self.run = Run.create(self.out, self.recipe, experiment.tokenizer, anew=True)
+        else:
+            self.run = Run(self.out)
+        cut(self.out, saved.logs if saved else {})
+        self.log = RunLog(self.out, curves)
         self.saved_at = time.monotonic()
 
     def best(self, evaluated: Evaluated) -> None:
@@ -70,7 +60,9 @@ class RunWriter:
                 "scaler": self.stepper.scaler.state_dict(),
                 "meter": meter.state(),
             }
-        state.save(self.out, State(place, state.settings(self.recipe), self.log.sizes(), parts))
+        recipe, given = (state.settings(one) for one in (self.recipe, self.experiment.given))
+        data = dict(self.experiment.data_facts)
+        state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data))
         self.saved_at = time.monotonic()
 
     def card(self, place: Place) -> None:
@@ -78,16 +70,17 @@ class RunWriter:
         facts = {"selected_on": self.recipe.train.select_on, "epoch": place.best_epoch}
         self.run.write_card(card(self.recipe, facts, place.best_scores))
 
-    def last_good(self) -> str:
-        """A hint that names the newest checkpoint."""
-        saved = state.load(self.out)
-        if saved is None:
-            return "Nothing was saved yet: lower optim.lr, or set train.precision=fp32."
-        place = saved.place
-        return (
-            f"The last good checkpoint is {self.out / state.FILE} (epoch {place.epoch + 1}, after {place.iteration} of "
-            f"its steps). Start anew with a lower optim.lr or train.precision=fp32, for example with --init {self.out}."
-        )
+    def way_out(self) -> str:
+        """After a loss that is not a number: the command that starts again with a lower rate."""
+        lower = ("--set", f"optim.lr={self.recipe.optim.lr / 10:g}")
+        halves = " (or with train.precision=fp32)" if self.recipe.train.precision != "fp32" else ""
+        options = self.experiment.options
+        if any((self.out / name).is_file() for name in WEIGHTS.values()):
+            command = options.command("--init", self.out, *lower)
+            return f"Start from its last good weights with a lower learning rate{halves}: {command}"
+        begun = ("--init", options.init) if options.init is not None else ()
+        command = options.command("--out", self.out, "--restart", *begun, *lower)
+        return f"No weights were saved yet. Start again with a lower learning rate{halves}: {command}"
 
     def close(self) -> None:
         self.log.close()

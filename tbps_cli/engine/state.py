@@ -1,7 +1,8 @@
 """The checkpoint of `--resume`: all that a run needs to go on as if nothing had happened.
 
 Order, draws and rates follow from the place in the run alone, so what is kept is the place, the
-method with its buffers, the optimiser, the running means of the epoch and the best so far.
+method with its buffers, the optimiser, the running means of the epoch and the best so far. Beside
+these stand the recipe and a mark of the annotation, so that a run goes on with what it began with.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 import torch
 
-from tbps_cli.errors import RecipeError, WeightsError
+from tbps_cli.errors import DataError, RecipeError, WeightsError
+from tbps_cli.recipe.draft import Draft
+from tbps_cli.recipe.load import build
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.weights.files import read_state, write_state
 
@@ -24,14 +27,9 @@ VERSION = 1
 
 # What may differ between the killed run and the resumed one without changing a result.
 _HARMLESS = {
-    "name",
-    "note",
-    "train.workers",
-    "train.log_every",
-    "train.save_every",
-    "train.loggers",
-    "train.eval_batch",
-    "data.store",
+    "": ("name", "note"),
+    "train": ("workers", "log_every", "save_every", "loggers", "eval_batch"),
+    "data": ("store",),
 }
 
 # Our own temporary names, and those under which safetensors first writes what it is told to write.
@@ -62,9 +60,14 @@ class State:
 
     place: Place
     recipe: dict[str, Any]
+    """The resolved one."""
     logs: dict[str, int]
     parts: dict[str, Any]
     """method, optimizer, scaler, meter; empty once the run is finished."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """The recipe as the user gave it, with every "auto"."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Of the training annotation: its `mark`, and how many captions and images it has; empty in older checkpoints."""
 
 
 def save(folder: Path, state: State) -> None:
@@ -82,8 +85,15 @@ def load(folder: Path) -> State | None:
         return None
     content = read_state(path)
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise WeightsError(f"{path} is no checkpoint of this version.", "Start the run anew under another --out.")
-    return State(Place(**content["place"]), content["recipe"], content["logs"], content["parts"])
+        raise WeightsError(f"{path} is not a checkpoint of this version.", "Train again under another --out.")
+    return State(
+        Place(**content["place"]),
+        content["recipe"],
+        content["logs"],
+        content["parts"],
+        content.get("given", {}),
+        content.get("data", {}),
+    )
 
 
 def sweep(folder: Path) -> None:
@@ -98,20 +108,62 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude={"published"})
 
 
-def require_same(saved: Mapping[str, Any], recipe: Recipe, folder: Path) -> None:
-    """Raises RecipeError naming the keys when a run was made by other settings."""
-    before, now = _flat(saved), _flat(settings(recipe))
-    differing = [
-        f"{key} = {now.get(key)!r} (the run has {before.get(key)!r})"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in _HARMLESS
-    ]
-    if differing:
-        raise RecipeError(
-            f"{folder} was made by another recipe: " + "; ".join(differing) + ".",
-            f"Resume it with its own: tbps train {folder / 'recipe.toml'} --out {folder} --resume; "
-            "or start another run with --init and another --out.",
+def continued(saved: State, recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe of a run that goes on: its own, in which every "auto" means what it meant when it began.
+
+    recipe: as the user gives it now; what changes no result is taken from it. Raises RecipeError naming the keys
+    when anything else differs.
+    """
+    require_same(saved, recipe, folder)
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in saved.recipe.items()}
+    now = recipe.model_dump(mode="json", exclude_none=True)
+    for section, keys in _HARMLESS.items():
+        (values[section] if section else values).update(
+            {key: value for key, value in (now[section] if section else now).items() if key in keys}
         )
+    if "published" in now:
+        values["published"] = now["published"]
+    return build(Draft(values, {}, str(folder / FILE)))
+
+
+def require_same(saved: State, recipe: Recipe, folder: Path) -> None:
+    """Raises RecipeError naming the keys when a run was made by other settings than these.
+
+    A value counts as the same when it is the one that was given then, or the one that this became.
+    """
+    given, resolved, now = _flat(saved.given), _flat(saved.recipe), _flat(settings(recipe))
+    harmless = {f"{section}.{key}".removeprefix(".") for section, keys in _HARMLESS.items() for key in keys}
+    differing = [
+        f"{key} = {now.get(key)!r} (the run has {resolved.get(key)!r})"
+        for key in sorted(given.keys() | resolved.keys() | now.keys())
+        if key not in harmless and now.get(key) not in ("auto", given.get(key), resolved.get(key))
+    ]
+    if not differing:
+        return
+    if saved.place.finished:
+        raise RecipeError(
+            f"{folder} is finished, with other settings: " + "; ".join(differing) + ".",
+            f"A finished run cannot be extended. Start a new run from its weights: --init {folder}",
+        )
+    raise RecipeError(
+        f"{folder} was made by another recipe: " + "; ".join(differing) + ".",
+        f"Resume it with its own: tbps train {folder / 'recipe.toml'} --out {folder} --resume; "
+        "or start another run with --init and another --out.",
+    )
+
+
+def require_same_data(saved: State, data: Mapping[str, Any], folder: Path) -> None:
+    """Raises DataError when the training annotation is not the one that a run began with.
+
+    data: what is known of it now, as `State.data`.
+    """
+    if not saved.data or saved.data["mark"] == data["mark"]:
+        return
+    counts = [f"{saved.data[key]:,} {key} then, {data[key]:,} now" for key in ("captions", "images")]
+    raise DataError(
+        f"{folder} was trained on other data: the training annotation has changed since ({'; '.join(counts)}).",
+        f"Restore the annotation, or start a new run from its weights: --init {folder}",
+    )
 
 
 def is_finite(method: torch.nn.Module) -> bool:

@@ -34,25 +34,38 @@ class StopRequest:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a polite kill (SIGTERM) end what is under way as Ctrl-C does, so that it is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Take the first Ctrl-C (or SIGTERM) as a wish; the second one is Python's own.
+    """Take the first Ctrl-C (or SIGTERM) as a request; the second one is handled as before.
 
     Outside the main thread signals cannot be taken, and stay what they are.
     """
-    wish = StopRequest()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield request
         return
 
     def heard(number: int, frame: FrameType | None) -> None:
-        wish.stop = True
+        request.stop = True
         signal.signal(number, before[number])
 
     before = {number: signal.getsignal(number) for number in (int(signal.SIGINT), int(signal.SIGTERM))}
     for number in before:
         signal.signal(number, heard)
     try:
-        yield wish
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,121 +7,150 @@ run repeats nothing and loses nothing. Only rank 0 evaluates, writes and talks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
-from tbps_cli import distributed
+from tbps_cli import distributed, places
 from tbps_cli.augment.rng import Draws
-from tbps_cli.engine import estimate, optim, run_writer, schedule, state
+from tbps_cli.engine import estimate, optim, run_folder, schedule, state
+from tbps_cli.engine.components import to_device
 from tbps_cli.engine.evaluation import select_scores
+from tbps_cli.engine.experiment import Experiment, Options, prepare
 from tbps_cli.engine.log import Meter
 from tbps_cli.engine.loss_reader import LossReader, NotFinite, Seen
 from tbps_cli.engine.observe import Evaluated, Observer, Progress, Silent, Summary
 from tbps_cli.engine.plan import make_plan
-from tbps_cli.engine.setup import Components, build_method, gather_parts
+from tbps_cli.engine.run_writer import RunWriter, restore
 from tbps_cli.engine.state import Place, State
 from tbps_cli.engine.step import Stepper
-from tbps_cli.engine.stops import Interrupted, StopRequest, memory_advice, stop_on_signal
-from tbps_cli.models.run import Run
+from tbps_cli.engine.stops import Interrupted, StopRequest, interruptible, memory_advice, stop_on_signal
+from tbps_cli.recipe.load import build, drafted
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.types import Batch, Features, Scores, Step
+from tbps_cli.types import Batch, Features, Step
 
 
 def train(
-    recipe: Recipe,
+    recipe: str | Path | Recipe,
+    sets: Sequence[str] = (),
     *,
-    data_root: Path,
-    out: Path,
-    init: Path | None = None,
+    data_root: str | Path | None = None,
+    out: str | Path | None = None,
+    init: str | Path | None = None,
     resume: bool = False,
+    restart: bool = False,
     device: str = "auto",
     workers: int | None = None,
     observer: Observer | None = None,
 ) -> Path:
     """Train a recipe into a run folder, and return the folder.
 
-    out: a new folder, or with `resume` that of a run to go on with (a finished one is left alone).
-    init: a run or official checkpoint whose fitting tensors are the start.
+    recipe: a shipped name, a file, or one that was loaded. sets: `KEY=VALUE` settings on top of a name or file.
+    out: a new folder; with `resume` that of a run to go on with (a finished one is left alone), with `restart`
+    that of a run to train again from the beginning. Left out: the next `runs/NAME-NNNN`, or the newest with `resume`.
+    init: a run or official checkpoint whose fitting tensors are the start; the tower follows it, unless `sets`,
+    a file of one's own or a loaded recipe states another.
     workers: instead of `train.workers`. Under torchrun every process calls this alike.
     Raises TbpsError for whatever the user can mend; `stops.Interrupted` after Ctrl-C.
     """
-    ranks = distributed.environment()
-    watcher: Observer = (observer or Silent()) if ranks.main else Silent()
-    saved = run_writer.existing_checkpoint(out, init, resume and (out.is_dir() or ranks.main))
-    if resume and saved is None:
-        watcher.note(f"{out} holds no checkpoint: training starts afresh.")
-    if saved is not None and saved.place.finished:
-        watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")
-        return out
-    settings = saved.recipe if saved else None
-    kept = Run(out).tokenizer() if saved else None
-    parts = gather_parts(recipe, data_root=data_root, device=device, workers=workers, saved=settings, kept=kept)
-    distributed.start(str(parts.device))
-    try:
-        with distributed.readable_errors(), memory_advice(parts.recipe.train):
-            Training(parts, out, saved, init, watcher).run()
-    finally:
-        distributed.stop()
+    tower_is_set = True
+    if not isinstance(recipe, Recipe):
+        draft = drafted(recipe, sets)
+        recipe, tower_is_set = build(draft), draft.is_stated(("method", "tower"))
+    options = Options(
+        data_root=places.data_root(Path(data_root) if data_root is not None else None),
+        out=run_folder.choose(recipe, Path(out) if out is not None else None, resume=resume),
+        init=Path(init) if init is not None else None,
+        device=device,
+        workers=workers,
+        tower_is_set=tower_is_set,
+    )
+    return train_into(recipe, options, resume=resume, restart=restart, observer=observer)
+
+
+def train_into(
+    recipe: Recipe, options: Options, *, resume: bool, restart: bool, observer: Observer | None = None
+) -> Path:
+    """Train into the folder of the options, as `train` says."""
+    main, out = distributed.environment().main, options.out
+    watcher: Observer = (observer or Silent()) if main else Silent()
+    with interruptible(), run_folder.held(out) if main else nullcontext():
+        saved = run_folder.existing_checkpoint(out, resume=resume, restart=restart)
+        if resume and saved is None:
+            watcher.note(f"{out} holds no checkpoint: training starts afresh.")
+        if saved is not None and saved.place.finished:
+            state.require_same(saved, recipe, out)
+            watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")
+            return out
+        experiment = prepare(recipe, options, saved)
+        distributed.start(str(experiment.device))
+        try:
+            with distributed.readable_errors(), memory_advice(experiment.recipe.train):
+                Training(experiment, saved, watcher).run()
+        finally:
+            distributed.stop()
     return out
 
 
 class Training:
-    """One run under way: its parts, its place, and the loop."""
+    """One run under way: its experiment, its place, and the loop."""
 
-    def __init__(
-        self, parts: Components, out: Path, saved: State | None, init: Path | None, observer: Observer
-    ) -> None:
-        self.parts, self.out, self.observer = parts, out, observer
-        self.method, notes = build_method(parts, init, resumed=saved.recipe if saved else None)
-        self.recipe = recipe = parts.recipe
-        if saved is not None:
-            state.require_same(saved.recipe, recipe, out)
-        optimizer = optim.build(self.method, recipe.optim)
-        self.stepper = Stepper(self.method, optimizer, train=recipe.train, clip_norm=recipe.optim.clip_norm)
+    def __init__(self, experiment: Experiment, saved: State | None, observer: Observer) -> None:
+        self.experiment, self.observer = experiment, observer
+        self.method, self.loader, self.recipe = experiment.method, experiment.loader, experiment.recipe
+        to_device(self.method, experiment.device)
+        optimizer = optim.build(self.method, self.recipe.optim)
+        self.stepper = Stepper(self.method, optimizer, train=self.recipe.train, clip_norm=self.recipe.optim.clip_norm)
         self.place, self.meter, self.watch, self.clock = Place(), Meter(), LossReader(), estimate.Clock()
         if saved is not None:
-            self.place = run_writer.restore(saved, self.stepper, self.meter)
-        distributed.barrier()  # every rank has looked at the folder before rank 0 writes into it
-        self.keeper = None
-        if distributed.current().main:
-            self.keeper = run_writer.RunWriter(out, recipe, self.stepper, parts.tokenizer, saved)
+            self.place = restore(saved, self.stepper, self.meter)
+        self.saved = saved
+        self.writer: RunWriter | None = None
+        """Of rank 0, once training begins."""
         self.evaluation_seconds = 0.0
         self.began = time.monotonic() - self.place.seconds
-        for note in notes:
-            observer.note(note)
+        if experiment.note:
+            observer.note(experiment.note)
 
     def run(self) -> None:
         """Train to the end, or until somebody or something stops it."""
         try:
-            with stop_on_signal() as wish:
+            with stop_on_signal() as request:
                 self._announce()
-                if self.keeper and self.place.steps == 0:
-                    self._save()  # from here on, whoever kills this run can resume it
+                self._begin()
                 while self.place.epoch < self.recipe.train.epochs and not self._patience_ended():
-                    self._epoch(wish)
+                    self._epoch(request)
             self._finish()
         except NotFinite as error:
-            error.hint = self.keeper.last_good() if self.keeper else None
+            error.hint = self.writer.way_out() if self.writer else None
             raise
         finally:
-            self.parts.loader.close()
-            if self.keeper:
-                self.keeper.close()
+            self.loader.close()
+            if self.writer:
+                self.writer.close()
+
+    def _begin(self) -> None:
+        """Make the run folder a run. Before this, a training that cannot be done leaves nothing behind."""
+        distributed.barrier()  # every rank has looked at the folder before rank 0 writes into it
+        if distributed.current().main:
+            self.writer = RunWriter(self.experiment, self.stepper, self.saved)
+            if self.place.steps == 0:
+                self._save()  # from here on, whoever kills this run can resume it
 
     # An epoch -----------------------------------------------------------------------------
 
-    def _epoch(self, wish: StopRequest) -> None:
+    def _epoch(self, request: StopRequest) -> None:
         """Train one epoch, or what is left of it, and close it."""
         place, each = self.place, self.recipe.train.accumulate
         if place.iteration == 0:
             draws = Draws.of(self.recipe.train.seed, place.epoch, -1, "epoch").torch
-            self.method.start_epoch(self._pass_over(place.epoch, wish), draws)
+            self.method.start_epoch(self._pass_over(place.epoch, request), draws)
         self.method.train()
-        batches = self.parts.loader.epoch(place.epoch, start=place.iteration * each)
+        batches = self.loader.epoch(place.epoch, start=place.iteration * each)
         while micro := list(islice(batches, each)):
             self._step(micro)
-            self._stop_or_save(wish)
+            self._stop_or_save(request)
         self._settle()
         self._close_epoch()
 
@@ -142,57 +171,58 @@ class Training:
 
     def _iterations(self) -> int:
         """Optimiser steps of the present epoch: the loader's micro-batches in groups."""
-        return -(-self.parts.loader.iterations(self.place.epoch) // self.recipe.train.accumulate)
+        return -(-self.loader.iterations(self.place.epoch) // self.recipe.train.accumulate)
 
-    def _pass_over(self, epoch: int, wish: StopRequest) -> Iterator[tuple[Features, Batch]]:
+    def _pass_over(self, epoch: int, request: StopRequest) -> Iterator[tuple[Features, Batch]]:
         """Every training pair once, embedded as in evaluation and without gradient, the rows of all ranks together.
 
         Order and augmentation are those of an epoch past the last, so that no batch is what training sees next.
         """
         self.method.eval()
-        for batch in self.parts.loader.epoch(epoch + self.recipe.train.epochs):
+        for batch in self.loader.epoch(epoch + self.recipe.train.epochs):
             yield self.stepper.look(batch)
-            self._stop_or_save(wish)
+            self._stop_or_save(request)
         self.clock.pause()
 
-    def _stop_or_save(self, wish: StopRequest) -> None:
+    def _stop_or_save(self, request: StopRequest) -> None:
         """Between two steps: save when it is time, and stop when somebody asked for it."""
-        stop = distributed.any_rank(wish.stop)
-        if stop or (self.keeper and self.keeper.due):
+        stop = distributed.any_rank(request.stop)
+        if stop or (self.writer and self.writer.due):
             self._save()
         if stop:
+            options = self.experiment.options
             raise Interrupted(
                 f"stopped at epoch {self.place.epoch + 1} after {self.place.iteration} of {self._iterations()} steps; "
                 "everything is saved.",
-                f"Go on with: tbps train {self.out / 'recipe.toml'} --out {self.out} --resume",
+                f"Go on with: {options.command('--out', options.out, '--resume')}",
             )
 
     def _close_epoch(self) -> None:
         """Evaluate when it is time, save the weights, and move on to the next epoch."""
         place, number = self.place, self.place.epoch + 1
-        if self.keeper:
+        if self.writer:
             speed = f"Time per batch: {self.clock.step:.3f}[s] Speed: {self.clock.pairs:.1f}[samples/s]"
-            self.keeper.log.text(f"Epoch {number} done. {speed}")
+            self.writer.log.text(f"Epoch {number} done. {speed}")
         if number % self.recipe.train.eval_every == 0 or number == self.recipe.train.epochs:
             self._evaluate(number)
-        if self.keeper:
-            self.keeper.last(number)
+        if self.writer:
+            self.writer.last(number)
         place.epoch, place.iteration, self.meter = number, 0, Meter()
         self._save()
 
     def _evaluate(self, number: int) -> None:
         """Score the `select_on` split, all ranks together; keep the weights when they are the best so far."""
         started, place = time.monotonic(), self.place
-        scores, found = select_scores(self.method, self.parts, self.observer.evaluating)
+        scores, found = select_scores(self.experiment, self.observer.evaluating)
         improved = place.best is None or place.best < scores.R1  # strictly: the earlier of equals stays
         place.stale = 0 if improved else place.stale + 1
         if improved:
             place.best, place.best_epoch, place.best_scores = scores.R1, number, scores._asdict()
         evaluated = Evaluated(number, self.recipe.train.select_on, scores, *self._best(), improved, found)
-        if self.keeper:
+        if self.writer:
             if improved:
-                self.keeper.best(evaluated)
-            self.keeper.log.evaluated(evaluated, place.steps)
+                self.writer.best(evaluated)
+            self.writer.log.evaluated(evaluated, place.steps)
         self.observer.evaluated(evaluated)
         self.evaluation_seconds = time.monotonic() - started
         self.clock.pause()
@@ -212,8 +242,8 @@ class Training:
         if not state.is_finite(self.method):
             raise NotFinite(self._at(), "a weight", float("nan"), [])
         self.place.seconds = time.monotonic() - self.began
-        if self.keeper:
-            self.keeper.checkpoint(self.place, self.meter)
+        if self.writer:
+            self.writer.checkpoint(self.place, self.meter)
 
     def _finish(self) -> None:
         """Mark the run as finished, and say how it went."""
@@ -221,21 +251,20 @@ class Training:
         place.finished, early = True, place.epoch < self.recipe.train.epochs
         place.seconds = time.monotonic() - self.began
         best, best_epoch = self._best()
-        if self.keeper:
-            self.keeper.log.text(f"finished: best R1: {best:.3f} at epoch {best_epoch}")
-            self.keeper.card(place)
-            self.keeper.checkpoint(place, self.meter)
+        if self.writer:
+            self.writer.log.text(f"finished: best R1: {best:.3f} at epoch {best_epoch}")
+            self.writer.card(place)
+            self.writer.checkpoint(place, self.meter)
         distributed.barrier()  # no process says that it is done before everything is written
-        scores = Scores(**place.best_scores)
-        self.observer.finished(Summary(self.out, best, best_epoch, place.epoch, place.seconds, early, scores))
+        self.observer.finished(Summary(place.epoch, place.seconds, early))
 
     # What is said ---------------------------------------------------------------------------
 
     def _announce(self) -> None:
         """Measure a few pairs, and tell the plan."""
-        first = next(self.parts.loader.epoch(self.place.epoch))  # any batch will do, and the first is always there
+        first = next(self.loader.epoch(self.place.epoch))  # any batch will do, and the first is always there
         self.method.train()
-        self.observer.started(make_plan(self.parts, self.stepper, first, self._at(), self.out))
+        self.observer.started(make_plan(self.experiment, self.stepper, first, self._at()))
 
     def _report(self, seen: list[Seen]) -> None:
         """Count arrived figures in, show them, and log every so many."""
@@ -244,8 +273,8 @@ class Training:
             self.clock.tick(one.pairs)
             progress = self._progress(one)
             self.observer.stepped(progress)
-            if self.keeper and (one.at.iteration + 1) % self.recipe.train.log_every == 0:
-                self.keeper.log.stepped(progress)
+            if self.writer and (one.at.iteration + 1) % self.recipe.train.log_every == 0:
+                self.writer.log.stepped(progress)
 
     def _progress(self, one: Seen) -> Progress:
         at, place = one.at, self.place

@@ -8,12 +8,15 @@ from PyTorch; what goes wrong in one arrives here as the error that it was.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +35,8 @@ from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch
 
 logger = logging.getLogger("tbps")
+_FOR_THE_PARENT = {signal.SIGINT, signal.SIGTERM}
+"""Ctrl-C, and what `timeout`, SLURM and systemd send to every process of a group: the main process answers them."""
 SamplerName = Literal["random", "identity", "identity-chunks"]
 
 
@@ -160,7 +165,9 @@ class Loader:
     def _batches_of(self, epoch: int, start: int) -> Generator[Batch]:
         self._plan.works = list(self._works(epoch))[start:]
         try:
-            for work, made in zip(self._plan.works, self._torch_loader, strict=True):
+            with _signals_held():
+                batches = iter(self._torch_loader)  # the first time, this starts the workers
+            for work, made in zip(self._plan.works, batches, strict=True):
                 yield self._received(made, work.whole)
         except (Exception, KeyboardInterrupt) as error:
             said = _death_of_a_worker(error) if self.workers else None
@@ -219,8 +226,33 @@ def _as_it_is(made: Any) -> Any:
     return made
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """While worker processes start: they begin with these signals blocked, so that none arrives too early for them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the main process
+    """Leave signals to the whole process group to the main process, which needs its batches until it has answered."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere nobody can tell who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        threading.Thread(target=_end_for_the_parent, daemon=True).start()
+
+
+def _end_for_the_parent() -> None:
+    """End this process when the main process asks it to, as PyTorch does at exit; nobody else can."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _death_of_a_worker(error: BaseException) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_cli.errors import RecipeError, UsageError
-from tbps_cli.recipe.names import locate
+from tbps_cli.recipe.names import folder, locate
 from tbps_cli.recipe.toml_positions import KeyPath, key_lines
 
 OWN = "name", "note", "published"
@@ -29,6 +29,8 @@ class Draft:
     origins: dict[KeyPath, str]
     label: str
     stem: str = ""
+    stated: frozenset[KeyPath] = frozenset()
+    """The keys that the user wrote: in a file of their own or with `--set`, not in a shipped recipe."""
 
     def where(self, path: KeyPath) -> str:
         """The place of a key; of the table around it when the key itself stands nowhere."""
@@ -36,6 +38,10 @@ class Draft:
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
         return self.label
+
+    def is_stated(self, path: KeyPath) -> bool:
+        """Whether the user wrote a key, or any key below it."""
+        return any(known[: len(path)] == path for known in self.stated)
 
     def over(self, base: Draft) -> Draft:
         """This draft on top of the one that it extends.
@@ -46,7 +52,8 @@ class Draft:
         dropped = {*OWN, "method"} if _other_method(self.values, base.values) else set(OWN)
         kept = {key: value for key, value in base.values.items() if key not in dropped}
         origins = {path: place for path, place in base.origins.items() if path[0] not in dropped}
-        return Draft(_merged(kept, self.values), origins | self.origins, self.label, self.stem)
+        stated = self.stated | {path for path in base.stated if path[0] not in dropped}
+        return Draft(_merged(kept, self.values), origins | self.origins, self.label, self.stem, stated)
 
     def set(self, assignment: str) -> None:
         """Apply one `KEY=VALUE` of the command line. Raises UsageError when it is not one."""
@@ -65,6 +72,7 @@ class Draft:
         for old in [known for known in self.origins if known[: len(path)] == path]:
             del self.origins[old]
         self.origins[path] = "--set"
+        self.stated |= {path}
 
 
 def set_value(text: str) -> object:
@@ -133,7 +141,8 @@ def _read_file(path: Path) -> Draft:
         raise _broken(label, str(error)) from None
     origins = {key: f"{label}:{line}" for key, line in key_lines(text).items()}
     stem = path.parent.resolve().name if path.name == "recipe.toml" else path.stem
-    return Draft(values, origins, label, stem)
+    stated = frozenset() if path.parent == folder() else frozenset(origins)
+    return Draft(values, origins, label, stem, stated)
 
 
 def _broken(label: str, reason: str) -> RecipeError:

@@ -39,10 +39,15 @@ def load(recipe: str | Path, sets: Sequence[str] = ()) -> Recipe:
     Raises RecipeError that lists every problem with file, line, key, value and what is allowed;
     UsageError when a setting is not KEY=VALUE.
     """
+    return build(drafted(recipe, sets))
+
+
+def drafted(recipe: str | Path, sets: Sequence[str] = ()) -> Draft:
+    """A recipe with its settings on top, before it is validated. Raises RecipeError or UsageError."""
     draft = read(recipe)
     for assignment in sets:
         draft.set(assignment)
-    return build(draft)
+    return draft
 
 
 def build(draft: Draft) -> Recipe:

@@ -1,17 +1,22 @@
 """Every "auto" of a recipe becomes a value, with the reason beside it.
 
-The run keeps the resolved recipe, so that it says what was really done.
+This is the one place where a recipe is changed between its file and the run, which keeps the result: so the
+run's `recipe.toml` says what was really done.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tbps_cli import methods
 from tbps_cli.data.open import find_layout
-from tbps_cli.recipe.schema import Recipe
+from tbps_cli.methods.config import MethodConfig
+from tbps_cli.recipe.schema import DataSection, Recipe
+
+if TYPE_CHECKING:
+    from tbps_cli.methods.base import Views
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -24,7 +29,8 @@ class Facts:
 
     device: "cpu", "cuda" or "mps"; bf16: whether the device computes in it; cpus: processors that
     this process may use; world: processes that share them; store: whether pre-decoded images
-    that fit the recipe were found; shapes: whether these know how large the images were.
+    that fit the recipe were found; shapes: whether these know how large the images were; unbatched: why
+    the method's images cannot be augmented in batches, None when they can.
     """
 
     device: str = "cpu"
@@ -33,15 +39,24 @@ class Facts:
     world: int = 1
     store: bool = False
     shapes: bool = True
+    unbatched: str | None = None
 
     @classmethod
-    def here(cls, device: str, world: int = 1, store: bool = False, shapes: bool = True) -> Facts:
+    def here(
+        cls,
+        device: str,
+        *,
+        world: int = 1,
+        store: bool = False,
+        shapes: bool = True,
+        unbatched: str | None = None,
+    ) -> Facts:
         """The facts of this machine for a device such as "cuda:1"."""
         import torch
 
         kind = device.partition(":")[0]
         bf16 = kind == "cuda" and torch.cuda.is_bf16_supported()
-        return cls(kind, bf16, available_cpus(), world, store, shapes)
+        return cls(kind, bf16, available_cpus(), world, store, shapes, unbatched)
 
 
 @dataclass(frozen=True)
@@ -63,39 +78,47 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
-    """The recipe without any "auto", and each choice with its reason; other values stay as they are."""
+def resolve(
+    recipe: Recipe, facts: Facts, *, method: MethodConfig | None = None, workers: int | None = None
+) -> tuple[Recipe, list[Choice]]:
+    """The recipe without any "auto", and each choice with its reason; other values stay as they are.
+
+    method: in place of `recipe.method`, with what follows from weights and vocabulary; workers: in place of
+    `train.workers`.
+    """
+    data, train = recipe.data, recipe.train
+    config = recipe.method if method is None else method
+    kind = methods.find(config.name)
+    views = kind.views(config)
     choices: list[Choice] = []
-    if recipe.train.precision == "auto":
+    if train.precision == "auto":
         choices.append(Choice("train.precision", *_precision(facts)))
-    place = recipe.data.augment_on
+    place = data.augment_on
     if place == "auto":
-        place, reason = _augment_on(recipe, facts)
+        place, reason = _augment_on(config.name, views, data, facts)
         choices.append(Choice("data.augment_on", place, reason))
-    if recipe.train.workers == "auto":
+    if train.workers == "auto" and workers is None:
         choices.append(Choice("train.workers", *_workers(facts, place)))
-    if recipe.data.sampler == "auto":
-        choices.append(Choice("data.sampler", *_sampler(recipe)))
-    if recipe.data.store == "auto":
+    if data.sampler == "auto":
+        choices.append(Choice("data.sampler", views.sampler, f"what {config.name} is published with"))
+    if data.store == "auto":
         choices.append(Choice("data.store", *_store(facts)))
-    choices.extend(_of_method(recipe))
+    layout = find_layout(data.name)
+    for key, value in kind.choose(config, layout.name if layout else data.name, data.noise_rate).items():
+        choices.append(Choice(f"method.{key}", *value))
+
     changes: dict[str, dict[str, object]] = {"data": {}, "method": {}, "train": {}}
+    if workers is not None:
+        changes["train"]["workers"] = workers
     for choice in choices:
         section, _, key = choice.key.partition(".")
         changes[section][key] = choice.value
     sections = {
-        "data": recipe.data.model_copy(update=changes["data"]),
-        "method": recipe.method.model_copy(update=changes["method"]),
-        "train": recipe.train.model_copy(update=changes["train"]),
+        "data": data.model_copy(update=changes["data"]),
+        "method": config.model_copy(update=changes["method"]),
+        "train": train.model_copy(update=changes["train"]),
     }
     return recipe.model_copy(update=sections), choices
-
-
-def _of_method(recipe: Recipe) -> list[Choice]:
-    layout = find_layout(recipe.data.name)
-    name = layout.name if layout else recipe.data.name
-    found = methods.find(recipe.method.name).choose(recipe.method, name, recipe.data.noise_rate)
-    return [Choice(f"method.{key}", value, reason) for key, (value, reason) in found.items()]
 
 
 def _precision(facts: Facts) -> tuple[Precision, str]:
@@ -106,21 +129,17 @@ def _precision(facts: Facts) -> tuple[Precision, str]:
     return "fp16", "this GPU has no bf16; fp16 with loss scaling, the weights stay fp32"
 
 
-def _augment_on(recipe: Recipe, facts: Facts) -> tuple[Literal["cpu", "device"], str]:
-    from tbps_cli.augment.batched import refusal
-
-    if not facts.store or recipe.data.store == "off":
-        return "cpu", "exactly as published; whole batches need pre-decoded images"
-    images = methods.find(recipe.method.name).views(recipe.method).images
-    against = refusal(images)
-    if against is not None:
-        return "cpu", f"exactly as published; {recipe.method.name} cannot be augmented in batches: {against}"
+def _augment_on(method: str, views: Views, data: DataSection, facts: Facts) -> tuple[Literal["cpu", "device"], str]:
+    if not facts.store or data.store == "off":
+        return "cpu", "exactly as published; batches on the device need decoded images"
+    if facts.unbatched is not None:
+        return "cpu", f"exactly as published; {method} cannot be augmented in batches: {facts.unbatched}"
     if facts.device != "cuda":
         return "cpu", "exactly as published; device is faster, with other draws of the same distribution"
-    if not any(how.whole for how in images.values()):
+    if not any(how.whole for how in views.images.values()):
         return "device", "in whole batches, with other draws of the published distribution; cpu is exact"
     if not facts.shapes:
-        return "cpu", "exactly as published; device needs images decoded anew, by tbps prepare-data --decode"
+        return "cpu", "exactly as published; device needs images decoded again, by tbps prepare-data --decode"
     return "device", "in whole batches, with other draws, strong views cut from the resized image; cpu is exact"
 
 
@@ -136,13 +155,7 @@ def _workers(facts: Facts, augment_on: str) -> tuple[int, str]:
     return min(_MOST_WORKERS, share), f"{whose}, at most {_MOST_WORKERS}"
 
 
-def _sampler(recipe: Recipe) -> tuple[str, str]:
-    views: Any = methods.find(recipe.method.name).views(recipe.method)
-    wish = getattr(views, "sampler", "random")
-    return wish, f"what {recipe.method.name} is published with"
-
-
 def _store(facts: Facts) -> tuple[str, str]:
     if facts.store:
-        return "on", "pre-decoded images of this size were found"
-    return "off", "no pre-decoded images of this size; tbps prepare-data --decode makes them"
+        return "on", "decoded images of this size were found"
+    return "off", "no decoded images of this size; tbps prepare-data --decode makes them"

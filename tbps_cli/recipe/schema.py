@@ -36,10 +36,11 @@ class DataSection(Section):
     per_identity: Count = 4
     """Captions of one person in a batch, for the identity samplers."""
     store: Literal["auto", "on", "off"] = "auto"
-    """Whether training reads the pre-decoded images that `tbps prepare-data --decode` made."""
+    """Whether training reads the decoded images that `tbps prepare-data --decode` makes; auto: where they are there,
+    and they are made first where augment_on = "device" needs them."""
     augment_on: Literal["auto", "cpu", "device"] = "auto"
     """cpu: each image exactly as the published code draws and changes it; device: whole batches where the
-    pre-decoded images are, with other draws of the same distribution."""
+    decoded images are, with other draws of the same distribution."""
     noise_rate: Share = 0.0
     """Share of training captions that are given to wrong images (a robustness protocol)."""
     noise_file: Text | None = None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.training import tiny_recipe
+from support.training import prepared, tiny_recipe
 
 from tbps_cli import methods
 from tbps_cli.augment import batched, ops
@@ -26,10 +26,12 @@ from tbps_cli.augment.exact import (
 from tbps_cli.augment.plans import PLACE, Kind, draw
 from tbps_cli.augment.rng import Draws
 from tbps_cli.data.open import open_dataset
-from tbps_cli.engine.setup import gather_parts
+from tbps_cli.engine import state
+from tbps_cli.engine.experiment import Options, prepare
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError
 from tbps_cli.loading.loader import Loader
+from tbps_cli.loading.store import open_store
 from tbps_cli.prepare.decode import build_store
 
 SIZE = (24, 8)
@@ -338,30 +340,36 @@ def test_views_that_cannot_be_drawn_in_batches_are_named_with_the_reason(views, 
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        ((), "data.augment_on = device, but there are no pre-decoded images"),
-        (("data.store=off",), "as data.store = off"),
+        (("data.augment_on=device", "data.store=off"), "data.store = off forbids them"),
+        (("data.augment_on=device", "data.store=on"), "augment_on = device needs decoded images of this size"),
+        (("data.store=on",), "store = on needs decoded images of this size"),
     ],
 )
 def test_asking_for_what_cannot_be_is_refused(sets, said, cuhk, tmp_path):
-    recipe = tiny_recipe(tmp_path, sets=("data.augment_on=device", *sets))
     with pytest.raises(RecipeError, match=said) as caught:
-        gather_parts(recipe, data_root=cuhk, device="cpu", workers=0, saved=None)
+        prepared(tiny_recipe(tmp_path, sets=sets), cuhk)
     assert caught.value.hint
+
+
+def test_images_are_decoded_where_batches_on_the_device_need_them(cuhk, tmp_path, caplog):
+    recipe = tiny_recipe(tmp_path, sets=("data.augment_on=device", "train.batch=4"))
+    with caplog.at_level("INFO", "tbps"):
+        made = prepared(recipe, cuhk)
+    split = made.train
+    assert made.recipe.data.store == "on" and made.loader.augmenter is not None
+    assert "decoding 14 images to 16x8, once, into " in caplog.text
+    assert open_store(split.root, (16, 8), "bilinear", split.paths) is not None
+    caplog.clear()
+    prepared(recipe, cuhk)
+    assert "decoding" not in caplog.text
 
 
 def test_a_method_with_a_step_of_its_own_cannot_have_whole_batches(cuhk, tmp_path, monkeypatch):
     views = replace(methods.find("clip").views(tiny_recipe(tmp_path).method), images={"image": Augment((Solarise(),))})
     monkeypatch.setattr(methods.find("clip"), "views", lambda config: views)
-    with pytest.raises(
-        RecipeError, match="clip cannot be augmented in batches on the device: its view 'image' uses Solarise"
-    ) as caught:
-        gather_parts(
-            tiny_recipe(tmp_path, sets=("data.augment_on=device",)),
-            data_root=cuhk,
-            device="cpu",
-            workers=0,
-            saved=None,
-        )
+    said = "clip cannot be augmented in batches on the device: its view 'image' uses Solarise"
+    with pytest.raises(RecipeError, match=said) as caught:
+        prepared(tiny_recipe(tmp_path, sets=("data.augment_on=device",)), cuhk)
     assert "augment_on=cpu" in caught.value.hint
 
 
@@ -371,7 +379,7 @@ def test_training_in_whole_batches_says_so_and_resumes_as_it_began(cuhk, tmp_pat
     sets = ("data.augment_on=device", "train.batch=4", "train.epochs=1")
     out = train(tiny_recipe(tmp_path, sets=sets), data_root=cuhk, out=tmp_path / "run", device="cpu")
     assert 'augment_on = "device"' in (out / "recipe.toml").read_text()
-    parts = gather_parts(
-        tiny_recipe(tmp_path), data_root=cuhk, device="cpu", workers=0, saved={"data": {"augment_on": "device"}}
-    )
-    assert parts.loader.augmenter is not None
+    saved = state.load(out)
+    options = Options(data_root=cuhk, out=out, device="cpu", workers=0)
+    again = prepare(tiny_recipe(tmp_path, sets=("train.batch=4", "train.epochs=1")), options, saved)
+    assert again.loader.augmenter is not None and again.recipe.data.augment_on == "device"

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.training import tiny_recipe
+from support.training import prepared, tiny_recipe
 from support.training import write_data as write_tiny
 
 from tbps_cli.augment import exact, ops
@@ -22,7 +22,6 @@ from tbps_cli.augment.exact import POOL_TRAIN, SIMCLR_TRAIN, Augment, Erase, Fli
 from tbps_cli.augment.plans import PLACE, Kind, draw
 from tbps_cli.augment.rng import Draws
 from tbps_cli.data.open import open_dataset
-from tbps_cli.engine.setup import gather_parts
 from tbps_cli.engine.train import train
 from tbps_cli.loading.loader import Loader
 from tbps_cli.loading.store import open_store, store_folder
@@ -382,9 +381,9 @@ def test_tbps_clip_trains_in_whole_batches(tmp_path):
     split = open_dataset("cuhk-pedes", tmp_path).split("train")
     build_store(split.root, split.paths, (16, 8))
     recipe = tiny_recipe(tmp_path, "tbps_clip", sets=("data.augment_on=device", "train.epochs=1"))
-    parts = gather_parts(recipe, data_root=tmp_path, device="cpu", workers=0, saved=None)
-    batch = next(parts.loader.epoch(0))
-    assert parts.loader.augmenter is not None and set(batch.images) == set(FOUR)
+    loader = prepared(recipe, tmp_path).loader
+    batch = next(loader.epoch(0))
+    assert loader.augmenter is not None and set(batch.images) == set(FOUR)
     out = train(recipe, data_root=tmp_path, out=tmp_path / "run", device="cpu")
     assert 'augment_on = "device"' in (out / "recipe.toml").read_text()
     assert (out / "metrics.jsonl").is_file()

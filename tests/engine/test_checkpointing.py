@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.training import make_batch, make_stepper, tiny_recipe, write_data
+from support.training import make_batch, make_stepper, prepared, tiny_recipe, write_data
 
 from tbps_cli import methods
 from tbps_cli.engine import estimate
-from tbps_cli.engine.setup import _recompute, build_method, gather_parts
+from tbps_cli.engine.components import checkpoint_blocks
 from tbps_cli.errors import RecipeError
 from tbps_cli.types import Step
 
@@ -16,7 +16,7 @@ METHODS = ["clip", "irra", "cskt", "dm_adapter", "php", "comoe", "rde"]
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_is_the_same_when_blocks_are_computed_again(method, tmp_path):
     plain, frugal = (make_stepper(tmp_path, method) for _ in range(2))
-    _recompute(frugal.method)
+    checkpoint_blocks(frugal.method)
     losses = []
     for stepper in (plain, frugal):
         stepper.method.train()
@@ -37,10 +37,8 @@ def test_the_key_reaches_every_transformer_and_keeps_less(tmp_path):
     kept = []
     for value in ("false", "true"):
         recipe = tiny_recipe(tmp_path, sets=(f"train.checkpointing={value}", "method.tower.layers=6"))
-        parts = gather_parts(recipe, data_root=tmp_path, device="cpu", workers=0, saved=None)
-        built, _ = build_method(parts, None)
         stepper = make_stepper(tmp_path, "clip")
-        stepper.method = built
+        stepper.method = prepared(recipe, tmp_path).method
         kept.append(estimate._kept_bytes(stepper, make_batch(8)))
     assert kept[1] < 0.6 * kept[0]
 
@@ -49,5 +47,5 @@ def test_a_method_without_transformers_refuses_the_key():
     textreid = methods.find("textreid").__new__(methods.find("textreid"))
     torch.nn.Module.__init__(textreid)
     textreid.config = type("Config", (), {"name": "textreid"})()
-    with pytest.raises(RecipeError, match="textreid has no transformer"):
-        _recompute(textreid)
+    with pytest.raises(RecipeError, match="textreid has no transformer blocks"):
+        checkpoint_blocks(textreid)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from support.ranks import pairs, stepper
-from support.training import tiny_recipe, write_data
+from support.training import prepared, tiny_recipe, write_data
 
 from tbps_cli import methods
-from tbps_cli.engine.setup import build_method, compile_blocks, gather_parts
+from tbps_cli.engine.components import compile_blocks
 from tbps_cli.types import Step
 
 # PyTorch's compiler warns of PyTorch: of parts that it imports, and of gradients that it looks at itself
@@ -72,7 +72,6 @@ def test_machine_code_takes_the_same_steps_on_a_gpu(name) -> None:
 def test_the_key_compiles_every_block_and_nothing_else(tmp_path) -> None:
     write_data(tmp_path)
     recipe = tiny_recipe(tmp_path, "irra", sets=("train.compile=true",))
-    parts = gather_parts(recipe, data_root=tmp_path, device="cpu", workers=0, saved=None)
-    built, _ = build_method(parts, None)
+    built = prepared(recipe, tmp_path).method
     compiled = [name for name, module in built.named_modules() if module._compiled_call_impl is not None]
     assert len(compiled) == 6 and all(".resblocks." in name for name in compiled)

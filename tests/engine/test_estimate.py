@@ -1,7 +1,5 @@
 """What is told before a run: memory counted as the graph keeps it, time from a probe and then the steps."""
 
-import time
-
 import pytest
 import torch
 from support.training import make_batch, make_stepper
@@ -17,6 +15,14 @@ def test_memory_is_counted_from_the_parameters_and_the_probe(tmp_path) -> None:
     assert (adam.gradients, adam.optimizer) == (weights, 2 * weights)
     assert adam.activations == round(found.bytes(10))
     assert estimate.memory(stepper.method, "sgd", found, 10).optimizer == weights
+
+
+def test_memory_on_a_cpu_includes_what_the_program_holds(tmp_path) -> None:
+    method = make_stepper(tmp_path, "clip").method
+    told = estimate.memory(method, "adam", estimate.Probe(0.0, 0.0), 1)
+    assert told.program > 100 << 20, "PyTorch alone takes more"
+    assert abs(told.program + told.weights - estimate.resident()) < 16 << 20
+    assert told.total == told.program + told.weights + told.gradients + told.optimizer + told.activations
 
 
 def test_activations_grow_with_the_pairs(tmp_path) -> None:
@@ -35,18 +41,19 @@ def test_the_probe_leaves_gradients_and_buffers_as_they_were(tmp_path) -> None:
     assert all(parameter.grad is None for parameter in stepper.method.parameters())
 
 
-def test_the_clock_counts_neither_the_warm_up_nor_a_pause() -> None:
+def test_the_clock_counts_neither_the_warm_up_nor_a_pause(monkeypatch) -> None:
+    times = iter([9.0, 9.5, 10.0, 100.0, 100.25])  # the first step is not even asked for
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(times))
     clock = estimate.Clock()
     assert clock.step == clock.pairs == 0
-    for pairs in (10, 10, 10, 10):
-        time.sleep(0.01)
+    for pairs in (70, 10, 10, 20):
         clock.tick(pairs)
-    assert 0.01 <= clock.step < 0.1 and 100 < clock.pairs <= 1000
+    assert clock.step == 0.5 and clock.pairs == 30
     clock.pause()
-    time.sleep(0.2)
-    for _ in range(2):
-        clock.tick(10)
-    assert clock.step < 0.1
+    clock.tick(10)
+    assert clock.step == clock.pairs == 0
+    clock.tick(10)
+    assert clock.step == 0.25 and clock.pairs == 40
 
 
 def test_the_machine_says_how_much_is_free() -> None:

@@ -45,6 +45,14 @@ def test_each_choice_is_named_with_its_reason() -> None:
     assert resolve(recipe, Facts("cuda", bf16=True)) == (recipe, [])
 
 
+def test_what_weights_and_the_command_line_decide_is_part_of_the_same_change() -> None:
+    stated = load("irra")
+    followed = stated.method.model_copy(update={"tower": "RN50"})
+    recipe, choices = resolve(stated, Facts("cpu", cpus=8), method=followed, workers=3)
+    assert (recipe.method.tower, recipe.train.workers) == ("RN50", 3)
+    assert "train.workers" not in [choice.key for choice in choices]
+
+
 def test_what_the_user_stated_stays() -> None:
     sets = ["train.precision=fp16-pure", "train.workers=3", "data.sampler=identity", "data.store=off"]
     stated = load("irra", [*sets, "data.augment_on=cpu"])
@@ -55,7 +63,13 @@ def test_what_the_user_stated_stays() -> None:
     ("recipe", "facts", "place", "reason"),
     [
         ("irra", Facts("cuda", store=True), "device", "in whole batches"),
-        ("irra", Facts("cuda"), "cpu", "whole batches need pre-decoded images"),
+        ("irra", Facts("cuda"), "cpu", "batches on the device need decoded images"),
+        (
+            "irra",
+            Facts("cuda", store=True, unbatched="it bends them"),
+            "cpu",
+            "cannot be augmented in batches: it bends",
+        ),
         ("irra", Facts("cpu", store=True), "cpu", "exactly as published; device is faster"),
         ("tbps_clip", Facts("cuda", store=True), "device", "strong views cut from the resized image"),
         ("tbps_clip", Facts("cuda", store=True, shapes=False), "cpu", "tbps prepare-data --decode"),

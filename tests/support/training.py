@@ -5,6 +5,7 @@ from support.sets import cuhk_records, write_set
 
 from tbps_cli import methods
 from tbps_cli.engine import optim
+from tbps_cli.engine.experiment import Options, prepare
 from tbps_cli.engine.step import Stepper
 from tbps_cli.engine.train import train
 from tbps_cli.recipe.load import load
@@ -55,6 +56,11 @@ def tiny_recipe(folder, method="clip", more="", sets=()):
     path = folder / f"tiny-{method}.toml"
     path.write_text(RECIPE.format(method=method, more=more, tower=TOWER))
     return load(path, sets)
+
+
+def prepared(recipe, root):
+    """The experiment of a recipe on the CPU, its images read in this process."""
+    return prepare(recipe, Options(data_root=root, out=root / "run", device="cpu", workers=0))
 
 
 def make_batch(rows=6, seed=0):
