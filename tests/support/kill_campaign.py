@@ -27,6 +27,7 @@ from support.kills import METHODS, Run, write_data, write_recipe
 
 from tbps_cli.engine import state
 from tbps_cli.engine.log import MACHINE
+from tbps_cli.engine.run_folder import LOCK
 from tbps_cli.errors import TbpsError
 from tbps_cli.weights.files import read_metadata, read_safetensors
 
@@ -261,7 +262,7 @@ class Campaign:
             self.records.difference = f"went on with step {first}, but {before} were saved"
 
     def _half(self) -> set[Path]:
-        return set(self.out.glob(".*"))
+        return {path for path in self.out.glob(".*") if path.name != LOCK}
 
     def _saved_steps(self) -> int:
         saved = state.load(self.out) if self.out.exists() else None
