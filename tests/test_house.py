@@ -222,6 +222,21 @@ def test_no_method_imports_another() -> None:
     assert wrong == []
 
 
+def test_training_changes_a_recipe_in_one_place() -> None:
+    """`recipe.resolve`, before anything is built; `engine.start` makes the method's settings that it is given."""
+    changing = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in [
+            *(PACKAGE / "engine").glob("*.py"),
+            PACKAGE / "cli" / "train.py",
+            *(PACKAGE / "recipe").glob("*.py"),
+        ]
+        for node in nodes(path)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("recipe.model_copy")
+    ]
+    assert [place.partition(":")[0] for place in changing] == ["recipe/resolve.py"]
+
+
 def test_nothing_above_the_methods_compares_with_the_name_of_one() -> None:
     known = set(methods.names())
     asking = [

@@ -80,7 +80,7 @@ def probe(stepper: Stepper, batch: Batch) -> Probe:
 
 def _look(stepper: Stepper, rows: Batch) -> tuple[float, float]:
     """(bytes, seconds) of a forward and backward pass; a pass of its own counts the bytes, and warms up."""
-    kept = _kept_bytes(stepper, rows)
+    kept = kept_bytes(stepper, rows)
     stepper.optimizer.zero_grad(set_to_none=True)
     seconds = []
     for _ in range(2):
@@ -113,7 +113,7 @@ def _update_seconds(stepper: Stepper) -> float:
     return (time.perf_counter() - started) * total / part
 
 
-def _kept_bytes(stepper: Stepper, rows: Batch) -> int:
+def kept_bytes(stepper: Stepper, rows: Batch) -> int:
     """Bytes that the graph holds between forward and backward, each storage once, weights apart."""
     own = {parameter.untyped_storage().data_ptr() for parameter in stepper.method.parameters()}
     kept: dict[int, int] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from tbps_cli.errors import MissingExtra, UsageError, WeightsError
 from tbps_cli.types import Scores
 
 FILES = ("log.txt", "metrics.jsonl")
+_TENSORBOARD, _WANDB_ID = "tensorboard", "wandb/tbps-id"
 MACHINE = ("pairs_per_second", "seconds_left", "memory_mb")
 """Columns of metrics.jsonl that tell of the machine, not of the training; MB of 2^20 bytes, the most so far."""
 
@@ -148,7 +150,7 @@ def step_line(progress: Progress) -> str:
 
 
 def score_table(scores: Scores) -> str:
-    """The field's table: task, R1, R5, R10, mAP, mINP, three decimals."""
+    """The field's table of text to image: task, R1, R5, R10, mAP, mINP, three decimals."""
     from prettytable import PrettyTable
 
     table = PrettyTable(["task", *Scores._fields])
@@ -172,7 +174,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise MissingExtra("tensorboard", "tensorboard", 'train.loggers = ["tensorboard"]') from None
-        self.writer: Any = SummaryWriter(folder / "tensorboard", purge_step=first_step or None)
+        self.writer: Any = SummaryWriter(folder / _TENSORBOARD, purge_step=first_step or None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -215,11 +217,17 @@ class WandB:
 
 def _wandb_id(folder: Path) -> str:
     """The run's id there, kept in the run folder: other machines have a runs/irra-0001 too."""
-    path = folder / "wandb" / "tbps-id"
+    path = folder / _WANDB_ID
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, f"{folder.name}-{secrets.token_hex(4)}")
     return path.read_text("utf-8").strip()
+
+
+def forget_curves(folder: Path) -> None:
+    """Let the curves of a run that is trained again from the beginning start anew as well."""
+    shutil.rmtree(folder / _TENSORBOARD, ignore_errors=True)
+    (folder / _WANDB_ID).unlink(missing_ok=True)
 
 
 def sinks(names: Sequence[str], folder: Path, first_step: int, config: Mapping[str, Any]) -> list[Sink]:

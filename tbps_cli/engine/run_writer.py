@@ -7,7 +7,7 @@ from typing import Any
 
 from tbps_cli.engine import run_folder, state
 from tbps_cli.engine.experiment import Experiment
-from tbps_cli.engine.log import Meter, RunLog, cut, sinks
+from tbps_cli.engine.log import Meter, RunLog, cut, forget_curves, sinks
 from tbps_cli.engine.observe import Evaluated
 from tbps_cli.engine.state import Place, State
 from tbps_cli.engine.step import Stepper
@@ -23,7 +23,9 @@ class RunWriter:
         self.out, self.recipe = experiment.options.out, experiment.recipe
         state.sweep(self.out)
         steps = saved.place.steps if saved else 0
-        # refused where an extra is missing: nothing was written or removed yet
+        if saved is None:
+            forget_curves(self.out)
+        # refused where an extra is missing, before anything else is written or removed
         curves = sinks(self.recipe.train.loggers, self.out, steps, state.settings(self.recipe))
         if saved is None:
             run_folder.clear(self.out)

@@ -102,7 +102,7 @@ class Training:
         to_device(self.method, experiment.device)
         optimizer = optim.build(self.method, self.recipe.optim)
         self.stepper = Stepper(self.method, optimizer, train=self.recipe.train, clip_norm=self.recipe.optim.clip_norm)
-        self.place, self.meter, self.watch, self.clock = Place(), Meter(), LossReader(), estimate.Clock()
+        self.place, self.meter, self.reader, self.clock = Place(), Meter(), LossReader(), estimate.Clock()
         if saved is not None:
             self.place = restore(saved, self.stepper, self.meter)
         self.saved = saved
@@ -163,8 +163,8 @@ class Training:
         outcome = self.stepper(micro, at, measure=at.iteration % every == 0)
         self.place.iteration += 1
         self.place.steps += 1
-        self.watch.put(at, self.place.steps, outcome)
-        self._report(self.watch.take())
+        self.reader.put(at, self.place.steps, outcome)
+        self._report(self.reader.take())
 
     def _at(self) -> Step:
         return Step(self.place.epoch, self.place.iteration, self._iterations(), self.recipe.train.epochs)
@@ -294,4 +294,4 @@ class Training:
 
     def _settle(self) -> None:
         """Wait for every figure that is still on its way, so that nothing unchecked is saved."""
-        self._report(self.watch.take(all_of_them=True))
+        self._report(self.reader.take(all_of_them=True))

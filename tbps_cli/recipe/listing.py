@@ -73,15 +73,14 @@ def entry(name: str) -> Entry:
     return Entry(name, recipe, count_parameters(recipe))
 
 
-def count_parameters(recipe: Recipe, identities: int | None = None) -> Parameters:
+def count_parameters(recipe: Recipe) -> Parameters:
     """The counts at full size, without memory for them (built on the meta device).
 
-    identities: training persons; by default those of the data set's official train split, and none
-    (no identity classifier) for data whose size nobody knows beforehand.
+    An identity classifier has as many classes as the data set's official train split has persons; data whose
+    size is not known beforehand has none.
     """
-    if identities is None:
-        layout = find_layout(recipe.data.name)
-        identities = layout.counts.get("train", (0,))[0] if layout else 0
+    layout = find_layout(recipe.data.name)
+    identities = layout.counts.get("train", (0,))[0] if layout else 0
     return _counted(recipe.method, Task(recipe.data.image_size, identities))
 
 

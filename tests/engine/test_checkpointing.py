@@ -39,7 +39,7 @@ def test_the_key_reaches_every_transformer_and_keeps_less(tmp_path):
         recipe = tiny_recipe(tmp_path, sets=(f"train.checkpointing={value}", "method.tower.layers=6"))
         stepper = make_stepper(tmp_path, "clip")
         stepper.method = prepared(recipe, tmp_path).method
-        kept.append(estimate._kept_bytes(stepper, make_batch(8)))
+        kept.append(estimate.kept_bytes(stepper, make_batch(8)))
     assert kept[1] < 0.6 * kept[0]
 
 

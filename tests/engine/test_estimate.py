@@ -26,7 +26,7 @@ def test_memory_on_a_cpu_includes_what_the_program_holds(tmp_path) -> None:
 
 
 def test_activations_grow_with_the_pairs(tmp_path) -> None:
-    kept = {rows: estimate._kept_bytes(make_stepper(tmp_path, "clip"), make_batch(rows)) for rows in (2, 4, 8)}
+    kept = {rows: estimate.kept_bytes(make_stepper(tmp_path, "clip"), make_batch(rows)) for rows in (2, 4, 8)}
     # twice the pairs keep twice as much, the copies of the weights' own shapes aside
     assert kept[8] - kept[4] == pytest.approx(2 * (kept[4] - kept[2]), rel=0.05)
 

@@ -16,7 +16,7 @@ from support.training import Spy, tiny_recipe, write_data
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
-from tbps_cli.engine import run_folder
+from tbps_cli.engine import run_folder, state
 from tbps_cli.engine.loss_reader import NotFinite
 from tbps_cli.engine.stops import Interrupted
 from tbps_cli.engine.train import train
@@ -230,13 +230,23 @@ def test_a_start_that_failed_leaves_no_run_folder(place, wrong) -> None:
     assert result.exit_code == 1 and not (place / "mine").exists()
 
 
+def test_a_start_that_is_interrupted_leaves_no_run_folder(place, monkeypatch) -> None:
+    """A polite kill as well, which would end the process at once."""
+    from tbps_cli.engine import train as engine
+
+    monkeypatch.setattr(engine, "prepare", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(9))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run(out=place / "run")
+    assert not (place / "run").exists() and signal.getsignal(signal.SIGTERM) is before
+
+
 # Signals ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_process_group_saves_and_says_how_to_go_on(place, asked) -> None:
-    """Loader processes get it too: from a terminal, `timeout`, SLURM or systemd."""
-    sets = ["--set", "train.epochs=5000", "--set", "train.log_every=1", "--workers", "2"]
+def signalled(place, asked, *words):
+    """What a training says that gets a signal, with its whole process group, in the second epoch."""
+    sets = ["--set", "train.epochs=5000", "--set", "train.log_every=1", "--workers", "2", *words]
     command = [sys.executable, "-m", "tbps_cli", "train", "tiny-clip.toml", "--device", "cpu", "--out", "run", *sets]
     child = subprocess.Popen(
         command,
@@ -251,6 +261,22 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_how_to_go_on(place, 
         assert child.poll() is None, child.stderr.read()
     os.killpg(child.pid, asked)
     said = child.communicate(timeout=120)[1]
-    assert child.returncode == 130 and "Traceback" not in said
+    assert child.returncode == 130 and "Traceback" not in said, said
+    return said
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_saves_and_says_how_to_go_on(place, asked) -> None:
+    """Loader processes get it too: from a terminal, `timeout`, SLURM or systemd."""
+    said = signalled(place, asked)
     assert re.search(r"Error: stopped at epoch \d+ after \d of 4 steps; everything is saved\.", said)
     assert "Hint: Go on with: tbps train run/recipe.toml --out run --resume --device cpu" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_several_processes_saves_and_says_how_to_go_on(place, asked) -> None:
+    said = signalled(place, asked, "--nproc", "2")
+    assert "Error: 2 processes were stopped." in said and "--nproc 2 --resume" in said
+    saved = state.load(place / "run").place
+    assert saved.steps > 4, "the checkpoint of the first epoch is the last one that was due"
