@@ -36,6 +36,9 @@ from tbps_cli.augment.transform import Triple
 PIECE = 1 << 25
 """Values that a device with memory of its own works on at a time; a CPU takes an image, which its caches hold."""
 
+Places = list[list[list[float]]]
+"""For each image the places of its plan: kind and four numbers."""
+
 _SHARE_OF_MEMORY = 0.4
 """Of what is free on the device, how much the images may take; the rest is for training."""
 
@@ -158,9 +161,7 @@ def on_cpu(pixel_NHWC: Tensor, image_B: Tensor, plan_BX: Tensor, how: Augment, m
     return way(pixel_NHWC, image_B.tolist(), places_B, how, memory or Memory())
 
 
-def _plain_on_cpu(
-    pixel_NHWC: Tensor, images: list[int], places_B: list[list[list[float]]], how: Augment, memory: Memory
-) -> Tensor:
+def _plain_on_cpu(pixel_NHWC: Tensor, images: list[int], places_B: Places, how: Augment, memory: Memory) -> Tensor:
     """A flip, a padded crop, normalising and erasing, in 95 us an image.
 
     An image is treated as H rows of 3 W numbers, so that each operation is one long loop; it is normalised by one
@@ -189,9 +190,7 @@ def _plain_on_cpu(
     return image_BHWC.permute(0, 3, 1, 2)
 
 
-def _operations_on_cpu(
-    pixel_NHWC: Tensor, images: list[int], places_B: list[list[list[float]]], how: Augment, memory: Memory
-) -> Tensor:
+def _operations_on_cpu(pixel_NHWC: Tensor, images: list[int], places_B: Places, how: Augment, memory: Memory) -> Tensor:
     """Place by place of the plan; threads share out whole images.
 
     PyTorch's own threads would share every single operation, and waiting for each other took longer than working.

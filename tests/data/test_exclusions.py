@@ -15,7 +15,7 @@ def test_listed_images_and_captions_are_gone_and_the_rest_keeps_its_order(cuhk):
         Exclusion("cam_a/002_1.png", 1, "train", "code"),
         Exclusion("cam_a/999_1.png", 0, "train", "elsewhere"),
     ]
-    exclusions.write(path, listed)
+    path.write_text(exclusions.text_of(listed), encoding="utf-8")
     assert exclusions.read(path) == listed
     whole = open_dataset("cuhk-pedes", cuhk).split("train")
     dataset = open_dataset("cuhk-pedes", cuhk, exclude=path)
@@ -30,7 +30,7 @@ def test_listed_images_and_captions_are_gone_and_the_rest_keeps_its_order(cuhk):
 
 def test_leaving_out_test_records_is_said(cuhk):
     path = cuhk / "exclude.jsonl"
-    exclusions.write(path, [Exclusion("cam_a/006_0.png", 0, "test", "")])
+    path.write_text(exclusions.text_of([Exclusion("cam_a/006_0.png", 0, "test", "")]), encoding="utf-8")
     dataset = open_dataset("cuhk-pedes", cuhk, exclude=path)
     assert len(dataset.split("test").captions) == 7
     assert "1 of them are in val or test: scores are not comparable with published ones" in dataset.notes

@@ -288,7 +288,7 @@ def test_a_killed_training_goes_on_exactly_without_the_table_at_hand(
 
 
 def test_a_queue_that_the_batch_does_not_divide_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"method\.queue = 25 is no multiple"):
+    with pytest.raises(RecipeError, match=r"method\.queue = 25 is not a multiple"):
         trained(tmp_path, tmp_path / "nowhere", sets=("method.queue=25",))
 
 
