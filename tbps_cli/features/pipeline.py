@@ -254,7 +254,7 @@ class _Pending:
     def end(self) -> None:
         """Write what is left and leave one whole file behind."""
         self.flush()
-        self.file.matrix()
+        self.file.compact()
 
     def flush(self) -> None:
         if self.rows:

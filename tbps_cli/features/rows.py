@@ -61,6 +61,10 @@ class Rows(Sequence[Row]):
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
         """The rows of all parts, one after another."""
+        if not parts:
+            return cls.of([])
+        if len(parts) == 1:
+            return parts[0]
         return cls({name: np.concatenate([part.columns[name] for part in parts]) for name in COLUMNS})
 
     def take(self, index: Array) -> Rows:

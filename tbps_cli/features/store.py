@@ -1,15 +1,26 @@
-"""Feature files: vectors and what they belong to, kept so that no image is embedded twice.
+"""Feature files: embeddings and what they belong to, kept so that no image is embedded twice.
 
-One HDF5 file per (fingerprint, gallery). Contiguous datasets cannot grow, so rows are appended as
-small parts beside the file, each written under a temporary name, synced and renamed; they are merged
-into the file when the matrix is asked for. A process killed at any moment therefore loses no row
-that `append` acknowledged, and what it leaves always opens. Nothing is compressed (features do not
-shrink) and the matrix is mapped from the file, not read.
+One HDF5 file per (fingerprint, gallery). Contiguous datasets cannot grow, so rows are appended as small
+parts beside the file, each written under a temporary name, synced and renamed; now and then they are merged
+into the file. Nothing is compressed (embeddings do not shrink), and the matrix is mapped, not read.
 
     file = FeatureFile.open(feature_path("features", folder, model.fingerprint), model.fingerprint)
     file.append([Row("a.jpg", size, mtime, content_hash(path))], vector_1E)
     file.keep(still_there)          # drop the rows of images that are gone
+    file.compact()                  # one file again, with what other processes have added
     file.known(), file.matrix()     # rows and their vectors, in the same order
+
+What always holds, whatever other processes do with the same file, and wherever one of them is killed:
+
+* **A `FeatureFile` is one consistent snapshot.** Row and vector of one place come from the same open file, and
+  all files from one generation: between opening the first and the last of them nobody merged. Mapped vectors
+  stay as they are when others rename a new file over the old one. Only the object's own `append`, `keep` and
+  `compact` move it on to a newer snapshot, all of it at once; `known`, `matrix`, `vectors`, `places` never do.
+* **No row that `append` acknowledged is lost**, and what a killed process leaves behind opens: appending holds
+  the lock of the parts shared, merging holds it alone. Merging drops only parts that its new file holds, and
+  `keep` only rows that are still what they were when they were looked at.
+* **Reading ends.** libhdf5 never sees a file that is not known to be whole (`features.footer`); files without
+  a footer (older ones, foreign ones) are described by a process of its own, which is stopped if it does not end.
 """
 
 from __future__ import annotations
@@ -19,10 +30,11 @@ import json
 import logging
 import os
 import re
+import signal
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -31,44 +43,29 @@ from numpy.typing import DTypeLike, NDArray
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
+from tbps_cli.features import footer
+from tbps_cli.features.footer import VECTORS, Contents, Damaged
+from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, unwritable
 from tbps_cli.features.rows import COLUMNS, Array, Row, Rows, encoded
+from tbps_cli.features.snapshot import FORMAT, BadFile, Part, Snapshot, load, read
 from tbps_cli.places import cache_dir
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes merging one file at the same moment are not kept apart there
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("tbps")
 
-FORMAT = "tbps-features-1"
-_DELETE = "Delete it: it is made again when needed."
-_ROOM = "Free some space (tbps cache lists what can go), or set TBPS_CACHE_DIR to another folder."
+PARTS = 64
+"""So many parts are merged even while more are being appended: each is one open file."""
 
 
 def feature_path(kind: str, folder: Path, fingerprint: str, part: str = "", root: Path | None = None) -> Path:
     """Where the features of a folder lie in the cache: by its real path, then by what made them.
 
-    kind: "features" or "indexes" (`caches.KINDS`); part: a further word, such as "texts";
+    kind: "features" or "indexes" (`places.KINDS`); part: a further word, such as "texts";
     root: another cache folder than the usual one.
     """
     real = folder.resolve()
     name = re.sub(r"[^\w.-]+", "_", real.name)[:40] or "root"
     place = hashlib.blake2b(encoded(str(real)), digest_size=6).hexdigest()
     return (root or cache_dir()) / kind / "-".join(filter(None, (name, place, part, f"{fingerprint}.h5")))
-
-
-def read_about(path: Path) -> dict[str, object]:
-    """What a feature file was told of itself (`about` of `FeatureFile.open`). Raises CacheError."""
-    parts = sorted(path.with_name(path.name + ".parts").glob("*.h5"))
-    there = path if path.exists() or not parts else parts[-1]
-    try:
-        with h5py.File(there, "r", locking=False) as file:
-            if file.attrs.get("format") == FORMAT:
-                return dict(json.loads(file.attrs["about"]))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise CacheError(f"cache: {path} cannot be read ({str(error).splitlines()[0]}).") from error
-    raise CacheError(f"cache: {path} is not a feature file of this version of tbps.")
 
 
 class FeatureFile:
@@ -79,9 +76,8 @@ class FeatureFile:
         self.unwritten = False
         """Whether rows stay in memory from now on, see `in_memory` and `lenient`."""
         self._lenient = False
-        self._parts: list[_Stored] = []
-        self._rows = Rows.of([])
-        self._place: Array = np.empty(0, np.int64)
+        self._parts: list[Part] = []
+        self._snapshot: Snapshot | None = None
 
     @classmethod
     def open(
@@ -107,15 +103,16 @@ class FeatureFile:
         file._lenient = lenient
         try:
             file._load()
-        except CacheError as error:
+        except BadFile as error:
             if not rebuild:
                 raise
             logger.warning("%s Rebuilding it.", error.message)
-            file._discard()
-        except OSError as error:  # its folder may not even be looked into
+            with file._or_in_memory():
+                file._discard_bad()
+        except CacheError as error:  # the system does not let us look
             if not lenient:
-                raise _unreadable(path, error) from error
-            logger.warning("%s Going on without it.", _unwritable(path, error).message)
+                raise
+            logger.warning("%s Going on without it.", error.message)
             file.unwritten = True
         return file
 
@@ -128,10 +125,23 @@ class FeatureFile:
 
     def known(self) -> Rows:
         """What there are vectors of."""
-        return self._rows
+        return self._now.rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.known())
+
+    def matrix(self) -> Array:
+        """The vectors of `known()`, [N, E]: mapped where they lie in one file, as after `compact`."""
+        return self._now.matrix()
+
+    def vectors(self, index_K: Array) -> Array:
+        """The vectors of some rows of `known()`, in memory."""
+        return self._now.vectors(np.asarray(index_K, np.int64))
+
+    def places(self, paths: Sequence[str]) -> NDArray[np.int64]:
+        """Where these paths stand in `known()`; -1 for those that are not there."""
+        place = self._now.place_of
+        return np.array([place.get(path, -1) for path in paths], np.int64)
 
     def append(self, rows: Sequence[Row], vector_NE: Array) -> None:
         """Store rows; when this returns they survive a kill. A path that is known is replaced.
@@ -144,162 +154,148 @@ class FeatureFile:
             return
         if self._parts and vector_NE.shape[1] != self._parts[0].vectors.shape[1]:
             raise ValueError(f"{vector_NE.shape[1]} wide vectors for {self.path}, which differ in width")
-        new = _Stored(Path(), Rows.of(rows), vector_NE.astype(self.dtype), {}, [])
+        new = Part(Path(), Rows.of(rows), vector_NE.astype(self.dtype), {})
+        with self._or_in_memory():
+            if not self.unwritten:
+                new = self._written(new)
+        self._take([*self._parts, new])
+        if len(self._parts) % PARTS == 0:
+            self.compact()
+
+    def keep(self, mask_N: Array) -> None:
+        """Keep the rows of `known()` where the mask is true, drop the others."""
+        rows = self.known()
+        dropped = {row.path: row for row in rows.take(np.flatnonzero(~np.asarray(mask_N, bool)))}
+        if dropped and not self.unwritten:
+            self._merge(dropped)
+        elif dropped:
+            kept = np.flatnonzero(mask_N)
+            self._take([Part(Path(), rows.take(kept), self.vectors(kept), {})])
+
+    def compact(self) -> None:
+        """Leave one file behind, and take it as the snapshot: rows that other processes added are in it.
+
+        Where that cannot be written, a warning says so and the snapshot stays what it is.
+        """
+        if self.unwritten or all(part.path == self.path for part in self._parts):
+            return
         try:
-            self._parts.append(new if self.unwritten else self._written(new))
+            self._merge({})
+        except CacheError as error:
+            logger.warning("%s", error.message)
+
+    # Inside -------------------------------------------------------------------------------
+
+    @property
+    def _now(self) -> Snapshot:
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self._parts, self.dtype)
+        return self._snapshot
+
+    def _take(self, parts: list[Part]) -> None:
+        self._parts, self._snapshot = parts, None
+
+    @contextmanager
+    def _or_in_memory(self) -> Iterator[None]:
+        """A lenient file that cannot be written goes on in memory."""
+        try:
+            yield
         except CacheError as error:
             if not self._lenient:
                 raise
             logger.warning("%s Going on without it.", error.message)
             self.unwritten = True
-            self._parts.append(new)
-        self._index()
 
-    def places(self, paths: Sequence[str]) -> NDArray[np.int64]:
-        """Where these paths stand in `known()`; -1 for those that are not there."""
-        place = {path: number for number, path in enumerate(self._rows.paths)}
-        return np.array([place.get(path, -1) for path in paths], np.int64)
-
-    def keep(self, mask_N: Array) -> None:
-        """Keep the rows of `known()` where the mask is true, drop the others."""
-        gone = {path for path, kept in zip(self._rows.paths, mask_N, strict=True) if not kept}
-        if gone and not self.unwritten:
-            self._merge(gone)
-        elif gone:
-            kept = np.flatnonzero(mask_N)
-            self._parts = [_Stored(Path(), self._rows.take(kept), self._gathered(kept), {}, [])]
-            self._index()
-
-    def matrix(self) -> Array:
-        """The vectors of `known()`, [N, E], mapped from the file; in memory where it cannot be written."""
-        if self.unwritten:
-            return self._gathered(np.arange(len(self)))
-        if any(part.path != self.path for part in self._parts):
-            try:
-                self._merge(set())
-            except CacheError as error:
-                logger.warning("%s", error.message)
-                return self._gathered(np.arange(len(self)))
-        return self._parts[0].vectors if self._parts else np.empty((0, 0), self.dtype)
-
-    def vectors(self, index_K: Array) -> Array:
-        """The vectors of some rows of `known()`, in memory, without merging anything."""
-        return self._gathered(np.asarray(index_K, np.int64))
-
-    # Inside -------------------------------------------------------------------------------
-
-    @property
-    def _folder(self) -> Path:
-        return self.path.with_name(self.path.name + ".parts")
-
-    def _facts(self, merged: list[str]) -> dict[str, str]:
+    def _facts(self, merged: Sequence[str] = ()) -> dict[str, str]:
         return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
             "about": json.dumps(self.about),
-            "merged": json.dumps(merged),
+            "merged": json.dumps(list(merged)),
         }
 
-    def _written(self, part: _Stored) -> _Stored:
-        path = self._folder / f"{len(self._parts):06d}-{uuid.uuid4().hex}.h5"
-        _write(path, part.rows, [part.vectors], part.vectors.shape, self._facts([]))
-        return _read(path, self.fingerprint)
+    def _written(self, part: Part) -> Part:
+        """Write a part, and open it again: from now on it is mapped."""
+        with locked(self.path, alone=False):
+            path = new_part(self.path, uuid.uuid4().hex)
+            _write(path, part.rows, [part.vectors], part.vectors.shape, self._facts())
+            return read(path, self.fingerprint)
 
     def _load(self) -> None:
-        """Read the file and its parts; a part that the file already holds (killed while merging) is skipped."""
-        merged: set[str] = set()
-        parts = []
-        if self.path.exists():
-            parts.append(_read(self.path, self.fingerprint))
+        """Read the file and its parts as they are at one moment. Raises CacheError."""
+        parts = load(self.path, self.fingerprint)
+        if parts:
             self.dtype = parts[0].vectors.dtype
-            merged = set(parts[0].merged)
-        if self._folder.is_dir():
-            for path in sorted(self._folder.glob("*.h5"), key=lambda found: (found.stat().st_mtime_ns, found.name)):
-                if path.name not in merged:
-                    parts.append(_read(path, self.fingerprint))
-        self._parts = parts
-        self.about = self.about or (parts[0].about if parts else {})
-        self._index()
+            self.about = self.about or parts[0].about
+        self._take(parts)
 
-    def _index(self) -> None:
-        """Line up the rows of all parts; of several with the same path the latest counts."""
-        rows = Rows.joined([part.rows for part in self._parts]) if self._parts else Rows.of([])
-        latest = {path: place for place, path in enumerate(rows.paths)}
-        self._place = np.fromiter(latest.values(), np.int64, len(latest))
-        self._rows = rows if len(latest) == len(rows) else rows.take(self._place)
-
-    def _gathered(self, index_K: Array) -> Array:
-        if not self._parts:
-            return np.empty((0, 0), self.dtype)
-        place_K = self._place[index_K]
-        vectors = np.empty((len(place_K), self._parts[0].vectors.shape[1]), self.dtype)
-        start = 0
-        for part in self._parts:
-            mine = (place_K >= start) & (place_K < start + len(part.rows))
-            vectors[mine] = part.vectors[place_K[mine] - start]
-            start += len(part.rows)
-        return vectors
-
-    def _merge(self, gone: set[str]) -> None:
-        """Write one file of everything but `gone`, then remove the parts."""
-        with _alone(self.path):
-            self._load()  # another process may have appended or merged meanwhile
-            kept = np.array([path not in gone for path in self._rows.paths], bool)
-            index = np.flatnonzero(kept)
-            blocks = (self._gathered(index[start : start + 8192]) for start in range(0, len(index), 8192))
-            width = self._parts[0].vectors.shape[1] if self._parts else 0
-            names = [part.path.name for part in self._parts if part.path != self.path]
-            facts = self._facts(names)
-            _write(self.path, self._rows.take(index), blocks, (len(index), width), facts, self.dtype)
-            for name in names:
-                (self._folder / name).unlink(missing_ok=True)
-            for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-                leftover.unlink(missing_ok=True)
-            _remove_folder(self._folder)
-            self._load()
-
-    def _discard(self) -> None:
-        try:
-            self.path.unlink(missing_ok=True)
-            for part in self._folder.glob("*.h5") if self._folder.is_dir() else ():
+    def _merge(self, dropped: Mapping[str, Row]) -> None:
+        """Write one file of everything but `dropped`, then remove the parts."""
+        with locked(self.path, alone=True):
+            self._load()  # other processes may have appended, dropped or merged since
+            snapshot, parts = self._now, part_paths(self.path)
+            # a row that another process has replaced meanwhile is no longer the one that was to go
+            gone = {place for place in self.places(list(dropped)).tolist() if place >= 0}
+            gone = {place for place in gone if snapshot.rows[place] == dropped[snapshot.rows.paths[place]]}
+            if gone or any(part.path != self.path for part in self._parts):
+                index = np.delete(np.arange(len(snapshot.rows)), list(gone))
+                blocks = (snapshot.vectors(index[start : start + 8192]) for start in range(0, len(index), 8192))
+                shape = len(index), self._parts[0].vectors.shape[1]
+                # every part of the folder is named: also those that an earlier file holds, whose writer was killed
+                facts = self._facts([part.name for part in parts])
+                _write(self.path, snapshot.rows.take(index), blocks, shape, facts, self.dtype)
+                self._load()
+            for part in parts:
                 part.unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        self._parts = []
-        self._index()
+
+    def _discard_bad(self) -> None:
+        """Remove every file that cannot be used, and load the others."""
+        with locked(self.path, alone=True):
+            while True:
+                try:
+                    return self._load()  # perhaps another process has rebuilt it already
+                except BadFile as error:
+                    error.file.unlink(missing_ok=True)
 
 
-@dataclass
-class _Stored:
-    """One HDF5 file, the main one or a part, its vectors mapped; or rows in memory, with an empty path."""
-
-    path: Path
-    rows: Rows
-    vectors: Array
-    about: dict[str, object]
-    merged: list[str]
-    """Names of the parts that the file has swallowed."""
+FACTS = "format", "fingerprint", "about", "merged"
+CPU_SECONDS = 0.5
+"""More than enough to find the datasets of a file that is whole, however large they are."""
+MEMORY = 8 << 30
 
 
-def _read(path: Path, fingerprint: str) -> _Stored:
-    """One HDF5 file. Raises CacheError when it is damaged, or made by something else."""
+def describe() -> None:
+    """Print what the HDF5 file on standard input holds; ends soon, well or badly."""
+    with suppress(ImportError, ValueError, OSError, AttributeError):  # Windows has no such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            if file.attrs.get("format") != FORMAT:
-                raise CacheError(f"cache: {path} is not a feature file of this version of tbps.", _DELETE)
-            about, merged = json.loads(file.attrs["about"]), json.loads(file.attrs["merged"])
-            if file.attrs["fingerprint"] != fingerprint:
-                made = about.get("run", "other weights, another transform or method settings")
-                raise CacheError(f"cache: {path} was made by {made}, so its vectors cannot be compared.", _DELETE)
-            rows = Rows({name: file[name][:] for name in COLUMNS})
-            vectors = file["vectors"]
-            place, shape, dtype = vectors.id.get_offset(), vectors.shape, vectors.dtype
-        if len(rows) != shape[0]:
-            raise CacheError(f"cache: {path} is damaged ({len(rows)} rows, {shape[0]} vectors).", _DELETE)
-        mapped = np.memmap(path, dtype, "r", place, shape) if 0 not in shape else np.empty(shape, dtype)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise _unreadable(path, error) from error
-    return _Stored(path, rows, mapped, about, merged)
+        with os.fdopen(0, "rb", buffering=0) as raw, h5py.File(raw, "r") as file:
+            found = _contents_of(file)
+    except Exception as error:  # h5py raises whatever libhdf5's message makes it think of
+        sys.exit(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    sys.stdout.buffer.write(found.to_json())
+
+
+def _contents_of(file: h5py.File) -> Contents:
+    """The attributes of a file that we know, and where its datasets lie."""
+    facts = {name: str(file.attrs[name]) for name in FACTS if name in file.attrs}
+    datasets = {}
+    for name in (VECTORS, *COLUMNS):
+        # other kinds of links lead out of the file
+        if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(file[name], h5py.Dataset):
+            datasets[name] = _place_of(file[name])
+    return Contents(facts, datasets)
+
+
+def _place_of(dataset: h5py.Dataset) -> footer.Dataset:
+    offset = dataset.id.get_offset()
+    if offset is None and dataset.size:
+        raise Damaged(f"{dataset.name} does not lie in one piece")
+    return footer.Dataset(offset or 0, dataset.dtype.str, dataset.shape)
 
 
 def _write(
@@ -315,20 +311,23 @@ def _write(
     first = next(blocks, np.empty(shape, dtype))
     size = shape[0] * shape[1] * first.dtype.itemsize + sum(column.nbytes for column in rows.columns.values())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path, CacheError, then=_ROOM) as temporary:
+        with files.replacing(path, CacheError, then=ROOM) as temporary:
             _reserve(temporary, size + 65536)
             with h5py.File(temporary, "w") as file:
                 file.attrs.update(facts)
-                vectors = file.create_dataset("vectors", shape, first.dtype)
+                vectors = file.create_dataset(VECTORS, shape, first.dtype)
                 start = 0
                 for block in (first, *blocks):
                     vectors[start : start + len(block)] = block
                     start += len(block)
                 for name, column in rows.columns.items():
                     file.create_dataset(name, data=column)
+                file.flush()
+                contents = _contents_of(file)
+            with temporary.open("r+b") as finished:
+                footer.write(finished, contents)
     except (OSError, RuntimeError) as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -336,36 +335,3 @@ def _reserve(path: Path, size: int) -> None:
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
-
-
-def _remove_folder(folder: Path) -> None:
-    """Remove an empty folder of parts, with what a killed process left under a temporary name."""
-    for leftover in folder.glob(".*.tmp") if folder.is_dir() else ():
-        leftover.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Only one process merges at a time; the folder serves as the lock, so no lock file is left behind."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _unreadable(path: Path, error: BaseException) -> CacheError:
-    return CacheError(f"cache: {path} cannot be read as a feature file ({str(error).splitlines()[0]}).", _DELETE)
-
-
-def _unwritable(path: Path, error: BaseException) -> CacheError:
-    reason = files.reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
-    return CacheError(f"{path} cannot be written: {reason}.", _ROOM)

@@ -15,10 +15,11 @@ import numpy as np
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.features.store import FeatureFile, feature_path, read_about
+from tbps_cli.features.snapshot import read_about
+from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.search.embed import Outcome, Progress, embed
 from tbps_cli.search.gallery import Gallery, LeftOut, Update
-from tbps_cli.search.scan import Scan, scan
+from tbps_cli.search.scan import Scan, check_folder, scan
 from tbps_cli.search.skipped import Ledger, name_once
 
 logger = logging.getLogger("tbps")
@@ -44,8 +45,11 @@ def index(
     """
     refuse_batch_dependent(model)
     folder = Path(folder).expanduser()
-    seen = scan(folder)
+    check_folder(folder)
+    # The index first: a row of it without an image in the folder is then one whose image is gone, and never
+    # one of an image that came after the folder was listed, which another process has embedded meanwhile.
     file = _open(model, folder, path)
+    seen = scan(folder)
     ledger = Ledger(file.path)
     before = _states(file)
     fresh = [found for found in seen.images if before.get(found.path) != found.state and not ledger.knows(found)]
@@ -54,6 +58,7 @@ def index(
     for inside, reason in seen.unreadable.items():
         logger.warning("%s: the folder %s cannot be read (%s).", folder, inside, reason)
     name_once(folder, update.left_out)
+    file.compact()
     if not len(file):
         raise DataError(f"{folder} holds no usable images.", _no_images_hint(ledger))
     return Gallery(str(folder), folder, file.known(), file.matrix(), update=update)
@@ -62,7 +67,7 @@ def index(
 def open_index(model: Encoder, path: Path) -> Gallery:
     """An index file made by `index`, as it is: its folder is not looked at. Raises CacheError."""
     refuse_batch_dependent(model)
-    about = read_about(path)
+    about = read_about(path) or {}
     folder = about.get("folder")
     if folder is None:
         raise CacheError(
@@ -72,6 +77,7 @@ def open_index(model: Encoder, path: Path) -> Gallery:
         file = FeatureFile.open(path, model.fingerprint)
     except CacheError as error:
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
+    file.compact()
     return Gallery(str(path), Path(str(folder)), file.known(), file.matrix())
 
 
@@ -90,10 +96,11 @@ def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
     place = Path(path).expanduser()
     if place.is_dir():
         raise UsageError(f"--index {place} is a folder.", "Give the file to write, for example people.h5")
-    if place.exists() and read_about(place).get("folder") != real:
-        made_of = read_about(place).get("folder", "something else")
-        raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
     try:
+        there = read_about(place)
+        if there is not None and there.get("folder") != real:
+            made_of = there.get("folder", "something else")
+            raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
         return FeatureFile.open(place, model.fingerprint, about=about)
     except CacheError as error:
         raise CacheError(error.message, f"Delete {place} to make it anew, or choose another --index file.") from None

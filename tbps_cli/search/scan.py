@@ -51,11 +51,16 @@ class Scan:
         return any(path.startswith(folder + "/") for folder in self.unreadable)
 
 
+def check_folder(folder: Path) -> None:
+    """Raises DataError unless there is such a folder."""
+    if not os.path.isdir(folder):  # noqa: PTH112 - False for a name that no file system allows, where Path raises
+        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        raise DataError(f"--in {folder} {what}.", "Give a folder of images, or an index made by tbps index.")
+
+
 def scan(folder: Path) -> Scan:
     """List a folder and all below it. Raises DataError when the folder itself cannot be read."""
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"--in {folder} {what}.", "Give a folder of images, or an index made by tbps index.")
+    check_folder(folder)
     found = Scan(folder)
     entered: set[tuple[int, int]] = set()
     found.images.extend(_below(found, "", entered))

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
 import pytest
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import store as cache
+from tbps_cli.features import snapshot, store
+from tbps_cli.features.parts import part_paths
 from tbps_cli.features.rows import Row, Rows, content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
 
@@ -39,6 +41,7 @@ def path(tmp_path):
 def test_rows_and_vectors_come_back_as_they_were(path) -> None:
     FeatureFile.open(path, "f1").append(ROWS, VECTORS)
     again = FeatureFile.open(path, "f1")
+    again.compact()
     assert list(again.known()) == ROWS
     assert again.known().paths == [row.path for row in ROWS]
     matrix = again.matrix()
@@ -53,7 +56,7 @@ def test_rows_and_vectors_come_back_as_they_were(path) -> None:
 def test_appending_replaces_a_known_path_and_keeps_the_order(path) -> None:
     file = FeatureFile.open(path, "f1")
     file.append(some("a", "b"), VECTORS[:2])
-    file.matrix()
+    file.compact()
     file.append(some("c"), VECTORS[2:])
     file.append(some("a"), VECTORS[2:] + 1)
     assert file.known().paths == ["a", "b", "c"]
@@ -81,8 +84,9 @@ def test_an_empty_file_has_an_empty_matrix_and_writes_nothing(path) -> None:
 
 
 def test_vectors_of_other_weights_are_refused_or_made_anew(path, caplog) -> None:
-    FeatureFile.open(path, "f1", about={"run": "runs/irra-0001"}).append(ROWS, VECTORS)
-    FeatureFile.open(path, "f1").matrix()
+    made = FeatureFile.open(path, "f1", about={"run": "runs/irra-0001"})
+    made.append(ROWS, VECTORS)
+    made.compact()
     with pytest.raises(CacheError, match="made by runs/irra-0001") as caught:
         FeatureFile.open(path, "f2")
     assert caught.value.hint
@@ -115,8 +119,9 @@ def test_two_writers_do_not_lose_each_others_rows(path) -> None:
     one, two = FeatureFile.open(path, "f1"), FeatureFile.open(path, "f1")
     one.append(some("a"), VECTORS[:1])
     two.append(some("b"), VECTORS[1:2])
-    one.matrix()
+    one.compact()
     two.append(some("c"), VECTORS[2:])
+    two.compact()
     assert two.matrix().shape == (3, 4)
     assert FeatureFile.open(path, "f1").matrix().tolist() == VECTORS.tolist()
 
@@ -128,7 +133,7 @@ def test_a_full_disk_is_one_error_and_harms_nothing(path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache, "_reserve", full)
+    monkeypatch.setattr(store, "_reserve", full)
     with pytest.raises(CacheError, match="No space left"):
         file.append(some("b"), VECTORS[1:2])
     assert file.known().paths == ["a"]
@@ -178,7 +183,7 @@ def test_kill_9_in_the_middle_of_appends_loses_no_acknowledged_row(path) -> None
             file.append([Row(f"{{batch}}")], np.full((1, 64), batch, np.float32))
             print(batch, flush=True)
             if batch % 7 == 0:
-                file.matrix()
+                file.compact()
             batch += 1
     """
     promised = 0
@@ -224,3 +229,142 @@ def test_equal_bytes_have_equal_hashes(tmp_path) -> None:
     (tmp_path / "a").write_bytes(b"picture")
     assert content_hash(tmp_path / "a") == content_hash(b"picture") != content_hash(b"other")
     assert list(Rows.of(ROWS)[1:]) == ROWS[1:]
+
+
+# Other processes ------------------------------------------------------------------------------
+
+
+def test_a_snapshot_stays_what_it_is_while_others_append_drop_and_merge(path) -> None:
+    """Rows read before and vectors read after another's merge would be paired wrongly."""
+    mine = FeatureFile.open(path, "f1")
+    mine.append(some("b", "c"), VECTORS[1:])
+    rows = mine.known()
+    other = FeatureFile.open(path, "f1")
+    other.keep(np.array([False, True]))
+    other.append(some("a"), VECTORS[:1])
+    other.compact()
+    assert rows.paths == mine.known().paths == ["b", "c"]
+    assert mine.matrix().tolist() == mine.vectors([0, 1]).tolist() == VECTORS[1:].tolist()
+    mine.compact()
+    assert (mine.known().paths, mine.matrix().tolist()) == (["c", "a"], VECTORS[[2, 0]].tolist())
+
+
+def test_mapped_vectors_outlive_a_file_that_is_renamed_over_theirs(path) -> None:
+    mine = FeatureFile.open(path, "f1")
+    mine.append(some("a", "b"), VECTORS[:2])
+    mine.compact()
+    matrix = mine.matrix()
+    other = FeatureFile.open(path, "f1")
+    other.append(some("a"), VECTORS[2:])
+    other.compact()
+    assert matrix.tolist() == mine.matrix().tolist() == VECTORS[:2].tolist()
+
+
+def test_a_part_that_vanishes_between_listing_and_opening_is_read_from_the_merged_file(path, monkeypatch) -> None:
+    FeatureFile.open(path, "f1").append(some("a"), VECTORS[:1])
+    listed = snapshot.part_paths
+    merging = [True]
+
+    def merged_meanwhile(of):
+        parts = listed(of)
+        if merging.pop() if merging else False:
+            FeatureFile.open(path, "f1").compact()
+        return parts
+
+    monkeypatch.setattr(snapshot, "part_paths", merged_meanwhile)
+    assert FeatureFile.open(path, "f1").matrix().tolist() == VECTORS[:1].tolist()
+
+
+def test_a_generation_that_changes_while_it_is_read_is_read_again(path, monkeypatch) -> None:
+    """The old file and a part that was written after it was merged never make one answer."""
+    file = FeatureFile.open(path, "f1")
+    file.append(some("a"), VECTORS[:1])
+    file.compact()
+    listed = snapshot.part_paths
+    merging = [True]
+
+    def changed_meanwhile(of):
+        if merging.pop() if merging else False:
+            other = FeatureFile.open(path, "f1")
+            other.append(some("b"), VECTORS[1:2])
+            other.keep(np.array([False, True]))
+            other.append(some("c"), VECTORS[2:])
+        return listed(of)
+
+    monkeypatch.setattr(snapshot, "part_paths", changed_meanwhile)
+    again = FeatureFile.open(path, "f1")
+    assert (again.known().paths, again.matrix().tolist()) == (["b", "c"], VECTORS[1:].tolist())
+
+
+def test_parts_of_a_killed_merge_never_come_back(path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(some("a", "b"), VECTORS[:2])
+    (part,) = part_paths(path)
+    content = part.read_bytes()
+    file.keep(np.array([False, True]))
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(content)  # as if the merge had been killed before it removed the part
+    file.append(some("c"), VECTORS[2:])
+    file.compact()
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(content)  # and the next one too
+    assert FeatureFile.open(path, "f1").known().paths == ["b", "c"]
+
+
+def test_a_row_that_another_process_has_replaced_is_not_dropped(path) -> None:
+    mine, other = FeatureFile.open(path, "f1"), FeatureFile.open(path, "f1")
+    mine.append(some("a", "b"), VECTORS[:2])
+    other.append([Row("a", 7, 8, "new")], VECTORS[2:])
+    mine.keep(np.array([False, False]))
+    assert list(mine.known()) == [Row("a", 7, 8, "new")]
+    assert mine.matrix().tolist() == VECTORS[2:].tolist()
+
+
+def test_appending_and_merging_at_once_loses_nothing(path) -> None:
+    """Who merges removes the folder of the parts, and half-written files of the dead, but none of the living."""
+
+    def work(number: int) -> None:
+        file = FeatureFile.open(path, "f1")
+        for turn in range(12):
+            file.append([Row(f"{number}-{turn}")], np.full((1, 4), 100 * number + turn, np.float32))
+            if turn % 3 == number % 3:
+                file.compact()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    file = FeatureFile.open(path, "f1")
+    file.compact()
+    expected = {f"{number}-{turn}": 100 * number + turn for number in range(4) for turn in range(12)}
+    assert dict(zip(file.known().paths, file.matrix()[:, 0].tolist(), strict=True)) == expected
+    assert [item.name for item in path.parent.iterdir()] == ["gallery.h5"]
+
+
+def test_a_long_run_keeps_few_files_open(path, monkeypatch) -> None:
+    monkeypatch.setattr(store, "PARTS", 4)
+    file = FeatureFile.open(path, "f1")
+    for number in range(30):
+        file.append(some(str(number)), VECTORS[:1])
+        assert len(part_paths(path)) <= 4
+    assert file.known().paths == [str(number) for number in range(30)]
+
+
+def test_what_a_killed_writer_left_half_written_is_removed_and_a_strangers_file_is_not(path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(some("a"), VECTORS[:1])
+    (path.parent / ".gallery.h5.0123abcd.tmp").write_bytes(b"half")
+    (path.parent / ".gallery.h5.notes.tmp").write_bytes(b"mine")
+    (part_paths(path)[0].parent / ".000002-0.h5.0123abcd.tmp").write_bytes(b"half")
+    file.compact()
+    assert sorted(item.name for item in path.parent.iterdir()) == [".gallery.h5.notes.tmp", "gallery.h5"]
+
+
+def test_one_damaged_part_costs_its_rows_and_no_others(path, caplog) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(some("a"), VECTORS[:1])
+    file.compact()
+    file.append(some("b"), VECTORS[1:2])
+    file.append(some("c"), VECTORS[2:])
+    part_paths(path)[0].write_bytes(b"damaged")
+    assert FeatureFile.open(path, "f1", rebuild=True).known().paths == ["a", "c"]
+    assert caplog.text.count("Rebuilding it") == 1
+    assert FeatureFile.open(path, "f1").known().paths == ["a", "c"]

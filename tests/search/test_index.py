@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.encoder import FakeEncoder
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.search import embed
+from tbps_cli.search import index as indexing
 from tbps_cli.search import scan as scanning
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import index, open_index
@@ -221,6 +223,42 @@ def test_progress_counts_up_to_all(model, photos: Path) -> None:
     told: list[tuple[int, int]] = []
     index(model, photos, batch=2, progress=lambda done, total: told.append((done, total)))
     assert told == [(2, 3), (3, 3)]
+
+
+def test_another_process_that_indexes_meanwhile_changes_no_pairing(model, photos: Path, painted) -> None:
+    """Rows read before and vectors read after another's merge would name wrong files."""
+
+    def meanwhile(done: int, total: int) -> None:
+        if not (photos / "a.png").exists():
+            painted(photos / "a.png", "yellow")
+            (photos / "below" / "blue.jpg").unlink()
+            index(FakeEncoder(), photos)
+
+    gallery = index(model, photos, batch=1, workers=1, progress=meanwhile)
+    assert len(gallery.rows) == len(gallery.vector_GE)
+    assert {"a.png", "red.png", "green.png"} <= paths(gallery)
+    for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
+        if row.path != "below/blue.jpg":
+            assert np.abs(vector_E - model.encode_images([photos / row.path])[0]).max() < 1e-6
+    assert paths(index(model, photos)) == {"a.png", "red.png", "green.png"}
+
+
+def test_rows_that_another_process_added_after_the_listing_are_kept(model, photos: Path, painted, monkeypatch) -> None:
+    index(model, photos)
+    listed = indexing.scan
+
+    def scan(folder: Path):
+        seen = listed(folder)
+        if not (photos / "late.png").exists():
+            painted(photos / "late.png", "yellow")
+            index(FakeEncoder(), photos)
+        return seen
+
+    (photos / "red.png").unlink()  # so that this process has something to drop
+    monkeypatch.setattr(indexing, "scan", scan)
+    gallery = index(model, photos)
+    assert "late.png" in paths(gallery) and "red.png" not in paths(gallery)
+    assert index(model, photos).update.embedded == 0
 
 
 def test_a_folder_without_images_says_why(model, tmp_path: Path) -> None:

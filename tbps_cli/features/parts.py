@@ -1,0 +1,112 @@
+"""The folder of small files beside a feature file: their order, and who may write or merge at a time.
+
+A part is written whole and never changed. Appending holds the lock of the folder shared, merging holds it
+alone, and whoever only reads takes no lock (see `features.snapshot`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tbps_cli import files
+from tbps_cli.errors import CacheError
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes that write one file at the same moment are not kept apart there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "lock"
+ROOM = "Free some space (tbps cache lists what can go), or set TBPS_CACHE_DIR to another folder."
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of a feature file lie."""
+    return path.with_name(path.name + ".parts")
+
+
+def part_paths(path: Path) -> list[Path]:
+    """The parts of a feature file, in the order in which they were written."""
+    folder = parts_folder(path)
+    try:
+        found = [part for part in folder.iterdir() if re.fullmatch(r"\d+-.*\.h5", part.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(found, key=lambda part: (_number(part), part.name))
+
+
+def new_part(path: Path, mark: str) -> Path:
+    """A name behind those of the parts that are there; its number counts, since clocks may go back."""
+    number = 1 + max((_number(part) for part in part_paths(path)), default=0)
+    return parts_folder(path) / f"{number:06d}-{mark}.h5"
+
+
+def _number(part: Path) -> int:
+    return int(part.name.partition("-")[0])
+
+
+@contextmanager
+def locked(path: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the lock of a feature file's parts, shared with others who append, or alone.
+
+    It is a file in the folder of the parts, which is made here. Who holds it alone removes the folder at the
+    end; who waited for it meanwhile holds the lock of a file that is gone, and tries again. On disks without
+    locks (and on Windows) processes are not kept apart. Raises CacheError when nothing can be written there.
+    """
+    lock = parts_folder(path) / LOCK
+    handle: int | None = None
+    try:
+        while handle is None:
+            with suppress(FileNotFoundError):  # the folder was removed between these two lines
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            if handle is not None and not _acquired(handle, lock, alone):
+                os.close(handle)
+                handle = None
+        yield
+        if alone:
+            _tidy(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _acquired(handle: int, lock: Path, alone: bool) -> bool:
+    """Wait for a lock; whether it is still the one that others look for."""
+    if fcntl is None:
+        return True
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        return os.path.samestat(os.fstat(handle), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _tidy(path: Path) -> None:
+    """Remove what killed processes left half written, and the folder of the parts when it holds none.
+
+    Only for who holds the lock alone: then nobody else is writing.
+    """
+    folder = parts_folder(path)
+    temporary = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    for place in [place for place in path.parent.iterdir() if temporary.fullmatch(place.name)]:
+        place.unlink(missing_ok=True)
+    for place in folder.glob(".*.tmp"):
+        place.unlink(missing_ok=True)
+    if not part_paths(path):
+        (folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # something of somebody else lies there
+            folder.rmdir()
+
+
+def unwritable(path: Path, error: BaseException) -> CacheError:
+    """What is said when a feature file cannot be written."""
+    reason = files.reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+    return CacheError(f"{path} cannot be written: {reason}.", ROOM)
