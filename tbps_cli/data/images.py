@@ -7,6 +7,7 @@ palette, CMYK, 16-bit and transparent images are understood; transparent places 
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import threading
@@ -23,6 +24,9 @@ MAX_PIXELS = 100_000_000
 TRUNCATED = "truncated"
 """Key of `image.info` that marks an image whose file ended early."""
 
+MAX_BYTES = 1 << 30
+"""A larger file is a video or a disk under an image's name: 100 million pixels with 16 bits a channel take 0.8 GB."""
+
 _LENIENT = threading.Lock()
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, OverflowError)
 """What PIL's readers raise on damaged files."""
@@ -31,28 +35,46 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, st
 class UnreadableImage(DataError):
     """An image that cannot be used; `path` and `reason` are for counting and listing."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str, lasting: bool = True) -> None:
         super().__init__(
             f"{path} cannot be read as an image: {reason}.",
             "Fetch the file again, or leave it out (data.exclude). tbps prepare-data lists all such files.",
         )
         self.path = Path(path)
         self.reason = reason
+        self.lasting = lasting
 
-    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[Path, str]]:
-        return type(self), (self.path, self.reason)
+    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[Path, str, bool]]:
+        return type(self), (self.path, self.reason, self.lasting)
 
 
-def read_image(path: Path | str, *, allow_truncated: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def check_size(path: Path | str) -> None:
+    """Raise UnreadableImage for a file that is too large to be an image, before anything of it is read."""
+    try:
+        size = os.stat(path).st_size  # noqa: PTH116 - called for every image of a folder
+    except OSError:
+        return  # who opens it says why it cannot be
+    if size > MAX_BYTES:
+        raise UnreadableImage(path, f"the file has {size / 1e9:.1f} GB, more than {MAX_BYTES / 1e9:.1f} GB")
+
+
+def read_image(
+    path: Path | str,
+    *,
+    content: bytes | None = None,
+    allow_truncated: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
     """The image as RGB, upright.
 
+    content: the bytes of the file, where they have been read already.
     allow_truncated: take a file that ends early, as the papers do (missing rows are grey); the image
     is then marked with `TRUNCATED` in its `info`.
     max_pixels: images of more are refused before they are decoded.
     Raises UnreadableImage.
     """
     try:
-        with _opened(path, max_pixels) as image:
+        with _opened(path, content, max_pixels) as image:
             image.load()
             return to_rgb(image)
     except UnreadableImage:
@@ -60,14 +82,14 @@ def read_image(path: Path | str, *, allow_truncated: bool = False, max_pixels: i
     except _BROKEN as error:
         if not allow_truncated:
             raise UnreadableImage(path, _reason(error)) from None
-    return _read_truncated(path, max_pixels)
+    return _read_truncated(path, content, max_pixels)
 
 
-def _opened(path: Path | str, max_pixels: int) -> Image.Image:
+def _opened(path: Path | str, content: bytes | None, max_pixels: int) -> Image.Image:
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # our own limit, checked below, is the one that a user can set
     try:
-        image = Image.open(path)
+        image = Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:
         raise UnreadableImage(path, "it does not exist") from None
     except IsADirectoryError:
@@ -85,9 +107,9 @@ def _opened(path: Path | str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _read_truncated(path: Path | str, max_pixels: int) -> Image.Image:
+def _read_truncated(path: Path | str, content: bytes | None, max_pixels: int) -> Image.Image:
     """Read again with PIL's leniency, which is a global switch: hence the lock, and its shortness."""
-    with _LENIENT, _opened(path, max_pixels) as image:
+    with _LENIENT, _opened(path, content, max_pixels) as image:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from tbps_cli import distributed
 from tbps_cli.data.types import Split
 from tbps_cli.engine.experiment import Experiment
-from tbps_cli.features.pipeline import Embedded, Report, embed_split
+from tbps_cli.features.pipeline import Report
 from tbps_cli.models.model import Model
 from tbps_cli.retrieval import guard, metrics
+from tbps_cli.retrieval.embed import Embedded, embed_split
 from tbps_cli.types import Scores
 
 

@@ -1,43 +1,44 @@
-"""Images and captions -> vectors, through the cache: nothing is embedded twice.
+"""Images and captions become rows of a feature file: the one way for evaluation, indexes and searches.
 
-An image that the feature file knows by path, size and time of change is taken from there; a moved or
-copied one is recognised by its content. The rest is decoded by threads ahead of the model, in file
-order, in batches of a fixed size. Forms of a method whose embeddings depend on batch companions are
-embedded whole and in order, or taken whole from the cache.
+A list goes in; what the file knows already by name, size and time of change stays as it is. Threads read, check
+and transform the rest a few batches ahead of the encoder, so memory does not grow with the list. A content that
+the file has under another name is not decoded again, and one that comes several times is embedded once. Rows are
+written every few seconds: that is what a kill can cost.
+
+What differs between the users is a `Policy`. Forms of a method whose embeddings depend on the rest of the batch
+are embedded whole and in order, or taken whole from the file.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.images import TRUNCATED, UnreadableImage, read_image, require_images
-from tbps_cli.data.types import Person, Split
-from tbps_cli.errors import DataError
-from tbps_cli.features.encoder import Encoder
-from tbps_cli.features.rows import Row, content_hash
-from tbps_cli.features.store import FeatureFile, feature_path
-
-logger = logging.getLogger("tbps")
+from tbps_cli.data.images import TRUNCATED, UnreadableImage, check_size, read_image
+from tbps_cli.data.types import Person
+from tbps_cli.features.encoder import Embeddings, Encoder
+from tbps_cli.features.rows import Row, change_time, content_hash
+from tbps_cli.features.store import FeatureFile
+from tbps_cli.features.taken import time_changed, time_taken
 
 Progress = Callable[[int, int], None]
-FLUSH_SECONDS = 10.0
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+FLUSH_SECONDS = 5.0
 FLUSH_ROWS = 4096
-"""New vectors are written at least this often: what a kill can cost."""
-
-
-NOTHING = np.empty((0, 0), np.float32)
-"""No vectors; how wide they would be costs a pass of the model to learn."""
+"""New rows are written at least this often."""
 
 
 @dataclass(frozen=True)
@@ -49,269 +50,342 @@ class Source:
     camera: str | None = None
     time: str | None = None
     person: Person | None = None
+    state: tuple[int, int] | None = None
+    """Size and time of change, where somebody has looked already."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What becomes of images that are not quite right."""
+
+    allow_truncated: bool
+    """A file that ends early is used as far as it goes, as the papers do, and counted."""
+    smallest: int
+    """Pixels on a side; smaller images are unusable."""
+    all_needed: bool
+    """After the first unusable image nothing more is embedded: the others are only tried, so that all are counted."""
+    dated: bool
+    """Rows without a time get that of the photograph, else of the file's last change."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An image that cannot be used, and why."""
+
+    source: Source
+    state: tuple[int, int]
+    """Of the file when it was tried."""
+    error: UnreadableImage
 
 
 @dataclass
 class Report:
-    """What embedding a gallery took."""
+    """What embedding a list took."""
 
-    new: int = 0
-    """Images that the model has seen now."""
     reused: int = 0
-    """Images whose vectors were known, from this path or another."""
+    """Items that were up to date."""
+    added: int = 0
+    """Rows that are new, or replace an older one."""
+    embedded: int = 0
+    """Contents that the encoder has seen now; those of the other new rows were known."""
     truncated: int = 0
-    unreadable: list[UnreadableImage] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """A split as vectors: captions and images in file order, float32, unit rows."""
-
-    text_QE: NDArray[np.float32]
-    image_GE: NDArray[np.float32]
-    report: Report
-
-
-def embed_split(
-    model: Encoder,
-    split: Split,
-    *,
-    cache_dir: Path | None = None,
-    batch: int = 64,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Embedded:
-    """All captions, then all images of a split.
-
-    cache_dir: the folder of caches; None embeds everything anew and keeps nothing.
-    progress: called with (done, total) over captions and images together.
-    Raises DataError naming how many images are missing or cannot be read; files that end early are
-    used as the papers do, with a warning that counts them.
-    """
-    require_images(split.paths, split.root, split.dataset)
-    total = len(split.captions) + len(split.paths)
-    told = progress or _silent
-    texts = _file(model, split.root, "texts", batch, cache_dir)
-    text_QE = embed_texts(model, split.captions, texts, batch=batch, progress=lambda done, _: told(done, total))
-    images = image_file(model, split.root, batch=batch, cache_dir=cache_dir)
-    report = embed_images(
-        model,
-        sources_of(split),
-        images,
-        batch=batch,
-        workers=workers,
-        progress=lambda done, _: told(len(split.captions) + done, total),
-    )
-    if report.truncated:
-        logger.warning("%d images end early; they are used as far as they go, as the papers do", report.truncated)
-    names = [source.name for source in sources_of(split)]
-    return Embedded(text_QE, images.vectors(images.places(names)), report)
-
-
-def sources_of(split: Split) -> list[Source]:
-    """The images of a split under the names that feature files give them: relative to its root."""
-    return [
-        Source(path, path.relative_to(split.root).as_posix(), camera, taken, person)
-        for path, camera, taken, person in zip(split.paths, split.cameras, split.times, split.image_person, strict=True)
-    ]
-
-
-def image_file(model: Encoder, root: Path, *, batch: int = 64, cache_dir: Path | None = None) -> FeatureFile:
-    """The feature file of the images below a data set's root, shared by evaluation and search."""
-    return _file(model, root, "images", batch, cache_dir)
-
-
-def _file(model: Encoder, root: Path, part: str, batch: int, cache_dir: Path | None) -> FeatureFile:
-    if cache_dir is None:
-        return FeatureFile.in_memory()
-    if model.batch_dependent:
-        part = f"{part}-batch{batch}"
-    path = feature_path("features", root, model.fingerprint, part, cache_dir)
-    about = {"run": str(model.path), "gallery": str(root.resolve())}
-    return FeatureFile.open(path, model.fingerprint, rebuild=True, lenient=True, about=about)
-
-
-def embed_texts(
-    model: Encoder, texts: Sequence[str], file: FeatureFile, *, batch: int = 64, progress: Progress | None = None
-) -> NDArray[np.float32]:
-    """[Q, E] of captions, in order; equal sentences are embedded once."""
-    names = [content_hash(text.encode("utf-8", "surrogatepass")) for text in texts]
-    if model.batch_dependent:
-        names = [f"{number}-{name}" for number, name in enumerate(names)]
-    known = set(file.known().paths)
-    if model.batch_dependent and not known >= set(names):
-        known = set()
-    wanted = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
-    told, before = progress or _silent, len(texts) - len(wanted)
-    told(before, len(texts))
-    pending = _Pending(file)
-    # captions of similar length go together, so that few places of a batch are empty
-    order = list(wanted) if model.batch_dependent else sorted(wanted, key=lambda name: len(wanted[name]))
-    for chunk in _chunks(order, batch):
-        vectors = model.encode_texts([wanted[name] for name in chunk], batch=batch)
-        pending.add([Row(name, content=name) for name in chunk], np.asarray(vectors, np.float32))
-        before += len(chunk)
-        told(before, len(texts))
-    pending.end()
-    return file.vectors(file.places(names))
+    unusable: list[Unusable] = field(default_factory=list)
 
 
 def embed_images(
-    model: Encoder,
+    encoder: Encoder,
     sources: Sequence[Source],
     file: FeatureFile,
+    policy: Policy,
     *,
-    batch: int = 64,
+    batch: int,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Bring a feature file up to date with these images; rows of other images stay as they are.
 
-    A file that ends early is used as far as it goes, and counted. Raises DataError when images cannot
-    be read, with their number; the vectors of the others before the first are kept.
+    workers: threads that decode; default one a core, at most eight.
+    progress: called with (images done, images to do), when there are any.
+    Unusable images are in the report; `file.compact` is left to the caller, who may drop rows first.
+    Raises CacheError when the file cannot be written.
     """
-    report = Report()
-    missing, copies = _missing(model, sources, file, report)
-    unique: dict[str, list[tuple[Source, Row]]] = {}
-    for source, row in missing:
-        key = row.path if model.batch_dependent else row.content
-        unique.setdefault(key, []).append((source, row))
-    told, done = progress or _silent, report.reused
-    told(done, len(sources))
-    pending = _Pending(file)
-    pending.add(*copies)
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        loaded = _ahead(pool, lambda group: _load(model, group[0][0].file), list(unique.values()), 2 * batch)
-        for chunk in _batches(_readable(loaded, report), batch):
-            done += sum(len(group) for group, _ in chunk)
-            if not report.unreadable:  # from then on the others are only tried, so that all can be counted
-                vectors = np.asarray(model.image_arrays(np.stack([array for _, array in chunk])), np.float32)
-                rows = [row for group, _ in chunk for _, row in group]
-                pending.add(rows, np.repeat(vectors, [len(group) for group, _ in chunk], axis=0))
-            told(done, len(sources))
-    pending.end()
-    report.new = len(unique)
-    if report.unreadable:
-        first, count = report.unreadable[0], len(report.unreadable)
-        raise DataError(
-            f"{count:,} of {len(sources):,} images cannot be read (first: {first.path}: {first.reason}).", first.hint
-        )
+    todo = _outdated(encoder, sources, file)
+    report = Report(reused=len(sources) - len(todo))
+
+    def encode(arrays: list[Embeddings]) -> Embeddings:
+        return encoder.image_arrays(np.stack(arrays))
+
+    sink = _Sink(file, encode, batch, whole=bool(encoder.batch_dependent))
+    prepare = _Preparer(encoder, policy, sink)
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="tbps-image") as pool:
+        ahead = _ahead(pool, prepare, todo, 2 * batch)
+        with closing(ahead):  # whatever happens below, nothing more is decoded
+            _embed(todo, ahead, prepare.afresh, sink, report, progress, policy.all_needed)
     return report
 
 
-def _missing(
-    model: Encoder, sources: Sequence[Source], file: FeatureFile, report: Report
-) -> tuple[list[tuple[Source, Row]], tuple[list[Row], NDArray[np.float32]]]:
-    """(images that must be embedded, rows whose vectors are known from equal content)."""
-    known = file.known()
-    place = {path: number for number, path in enumerate(known.paths)}
-    of_content = {content: number for number, content in enumerate(known.columns["content"].tolist())}
-    sizes, times = known.columns["size"], known.columns["mtime"]
-    missing: list[tuple[Source, Row]] = []
-    copied: list[tuple[Row, int]] = []
-    for source in sources:
-        state = source.file.stat()
-        there = place.get(source.name)
-        if there is not None and sizes[there] == state.st_size and times[there] == state.st_mtime_ns:
-            report.reused += 1
-            continue
-        row = _row(source, state)
-        twin = of_content.get(row.content.encode())
-        if twin is None or (model.batch_dependent and twin != there):
-            missing.append((source, row))
-        else:
-            copied.append((row, twin))
-    if model.batch_dependent and missing:
-        # Companions matter: all images again, in file order and whole batches.
-        report.reused = 0
-        return [(source, _row(source, source.file.stat())) for source in sources], ([], NOTHING)
-    report.reused += len(copied)
-    vectors = file.vectors(np.array([twin for _, twin in copied], np.int64)) if copied else NOTHING
-    return missing, ([row for row, _ in copied], vectors)
+def embed_texts(
+    encoder: Encoder, texts: Sequence[str], file: FeatureFile, *, batch: int, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """[Q, E] of captions, in order. progress: called with (captions done, captions to do), when there are any."""
+    whole = bool(encoder.batch_dependent)
+    names = [content_hash(text.encode("utf-8", "surrogatepass")) for text in texts]
+    if whole:  # equal captions in other company are other embeddings
+        names = [f"{number}-{name}" for number, name in enumerate(names)]
+    wanted = dict(zip(names, texts, strict=True))
+    known = set(file.known().paths)
+    if not whole:
+        # captions of similar length go together, so that few places of a batch are empty
+        missing = sorted((name for name in wanted if name not in known), key=lambda name: len(wanted[name]))
+    else:
+        missing = [] if known >= wanted.keys() else names
+
+    def encode(sentences: list[str]) -> Embeddings:
+        return encoder.encode_texts(sentences, batch=batch)
+
+    def prepare(name: str) -> _Ready[str]:
+        return _Ready(Row(name, content=name), wanted[name])
+
+    sink = _Sink(file, encode, batch, whole=whole)
+    _embed(missing, map(prepare, missing), prepare, sink, Report(), progress)
+    text_QE = file.select(names)[1].astype(np.float32, copy=False)
+    file.compact()
+    return text_QE
 
 
-def _row(source: Source, state: os.stat_result) -> Row:
-    content = content_hash(source.file)
-    return Row(source.name, state.st_size, state.st_mtime_ns, content, source.camera, source.time, source.person)
+def _outdated(encoder: Encoder, sources: Sequence[Source], file: FeatureFile) -> list[Source]:
+    """The images whose rows are missing, or were made of another size or time of change."""
+    columns = file.known().columns
+    states = {
+        path: (size, mtime)
+        for path, size, mtime in zip(
+            file.known().paths, columns["size"].tolist(), columns["mtime"].tolist(), strict=True
+        )
+    }
+    outdated = [source for source in sources if states.get(source.name) != (source.state or _state_of(source.file))]
+    if not encoder.batch_dependent:
+        return outdated
+    # Companions matter: unless every image is what it was, all are embedded again, in order and in whole batches.
+    contents = dict(zip(file.known().paths, columns["content"].tolist(), strict=True))
+    unchanged = (contents.get(source.name) == _content_of(source.file) for source in outdated)
+    return [] if all(unchanged) else list(sources)
 
 
-class _Pending:
-    """New rows on their way to the file, written every few seconds."""
-
-    def __init__(self, file: FeatureFile) -> None:
-        self.file = file
-        self.rows: list[Row] = []
-        self.vectors: list[NDArray[np.float32]] = []
-        self.since = time.monotonic()
-
-    def add(self, rows: list[Row], vectors: NDArray[np.float32]) -> None:
-        if rows:
-            self.rows += rows
-            self.vectors.append(vectors)
-        if len(self.rows) >= FLUSH_ROWS or time.monotonic() - self.since > FLUSH_SECONDS:
-            self.flush()
-
-    def end(self) -> None:
-        """Write what is left and leave one whole file behind."""
-        self.flush()
-        self.file.compact()
-
-    def flush(self) -> None:
-        if self.rows:
-            self.file.append(self.rows, np.concatenate(self.vectors))
-        self.rows, self.vectors, self.since = [], [], time.monotonic()
-
-
-Group = list[tuple[Source, Row]]
-"""Images of equal content."""
-Loaded = tuple[NDArray[np.float32], bool] | UnreadableImage
-
-
-def _load(model: Encoder, file: Path) -> Loaded:
+def _state_of(path: Path) -> tuple[int, int] | None:
     try:
-        image = read_image(file, allow_truncated=True, max_pixels=model.max_pixels)
-    except UnreadableImage as error:
-        return error
-    return model.transform(image), bool(image.info.get(TRUNCATED))
+        state = path.stat()
+    except OSError:  # whoever reads it says why
+        return None
+    return state.st_size, change_time(state)
 
 
-def _readable(loaded: Iterable[tuple[Group, Loaded]], report: Report) -> Iterator[tuple[Group, NDArray[np.float32]]]:
-    for group, result in loaded:
-        if isinstance(result, UnreadableImage):
-            report.unreadable.append(result)
-        else:
-            report.truncated += len(group) * result[1]
-            yield group, result[0]
+def _content_of(path: Path) -> bytes | None:
+    try:
+        check_size(path)
+        return content_hash(path).encode()
+    except (OSError, UnreadableImage):
+        return None
+
+
+# Prepared ahead, in threads -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Ready(Generic[Value]):
+    """Something to embed: its row, and what the encoder takes, unless an embedding of its content is known."""
+
+    row: Row
+    value: Value | None
+    truncated: bool = False
+
+
+class _Preparer:
+    """Reads, checks and transforms one image."""
+
+    def __init__(self, encoder: Encoder, policy: Policy, sink: _Sink[Embeddings]) -> None:
+        self.encoder, self.policy, self.sink = encoder, policy, sink
+
+    def __call__(self, source: Source) -> _Ready[Embeddings] | Unusable:
+        return self._prepared(source, skip_known=True)
+
+    def afresh(self, source: Source) -> _Ready[Embeddings] | Unusable:
+        """Decoded, whatever is known of the content."""
+        return self._prepared(source, skip_known=False)
+
+    def _prepared(self, source: Source, *, skip_known: bool) -> _Ready[Embeddings] | Unusable:
+        state = source.state or (0, 0)
+        try:
+            check_size(source.file)
+            # Read once: state, content and pixels are of the same bytes, even of a file that is being replaced.
+            with source.file.open("rb") as opened:
+                facts = os.fstat(opened.fileno())
+                content = opened.read()
+            state = facts.st_size, change_time(facts)
+            row = Row(source.name, *state, content_hash(content), source.camera, source.time, source.person)
+            if self.policy.dated and row.time is None:
+                row = replace(row, time=time_taken(content) or time_changed(facts.st_mtime_ns))
+            if skip_known and self.sink.knows(row.content):
+                return _Ready(row, None)
+            return self._decoded(source.file, content, row)
+        except UnreadableImage as error:
+            return Unusable(source, state, error)
+        except OSError as error:
+            return Unusable(source, state, UnreadableImage(source.file, error.strerror or str(error), lasting=False))
+        except MemoryError:
+            reason = "there is not enough memory for it"
+            return Unusable(source, state, UnreadableImage(source.file, reason, lasting=False))
+
+    def _decoded(self, path: Path, content: bytes, row: Row) -> _Ready[Embeddings]:
+        image = read_image(
+            path,
+            content=content,
+            allow_truncated=self.policy.allow_truncated,
+            max_pixels=self.encoder.max_pixels,
+        )
+        if min(image.size) < self.policy.smallest:
+            raise UnreadableImage(path, f"only {image.width} x {image.height} pixels")
+        return _Ready(row, self.encoder.transform(image), bool(image.info.get(TRUNCATED)))
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Group], Loaded], groups: Sequence[Group], window: int
-) -> Iterator[tuple[Group, Loaded]]:
-    """`work` on each item, in order, at most `window` items ahead of the consumer."""
-    waiting: deque[tuple[Group, Future[Loaded]]] = deque()
-    for group in groups:
-        waiting.append((group, pool.submit(work, group)))
-        if len(waiting) >= window:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for group, future in waiting:
-        yield group, future.result()
+    pool: ThreadPoolExecutor, prepare: Callable[[Item], Value], items: Iterable[Item], window: int
+) -> Generator[Value, None, None]:
+    """`prepare` of each item, in order, at most `window` of them waiting."""
+    waiting: deque[Future[Value]] = deque()
+    rest = iter(items)
+    try:
+        waiting.extend(pool.submit(prepare, item) for item in islice(rest, window))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(prepare, item) for item in islice(rest, 1))
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+# Embedded and written, in the calling thread --------------------------------------------------
 
 
-def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+class _Sink(Generic[Value]):
+    """Rows on their way to the file: first they wait for a whole batch, then to be written.
+
+    whole: embeddings depend on the rest of the batch, so every row is embedded, also those of equal content.
+    """
+
+    def __init__(
+        self, file: FeatureFile, encode: Callable[[list[Value]], Embeddings], batch: int, *, whole: bool
+    ) -> None:
+        self.file, self.encode, self.batch, self.whole = file, encode, batch, whole
+        self.path_of: dict[str, str] = {}
+        """Content -> a path that has it, in the file or on its way there."""
+        if not whole:
+            known = file.known()
+            contents = (content.decode() for content in known.columns["content"].tolist())
+            self.path_of = dict(zip(contents, known.paths, strict=True))
+        self.batched: dict[str, tuple[list[Row], Value]] = {}
+        """Content (or path, where every row counts) -> its rows and what the encoder takes."""
+        self.unwritten: dict[str, tuple[Row, Embeddings]] = {}
+        """Path -> its row and embedding."""
+        self.since = time.monotonic()
+        self.added = self.embedded = 0
+
+    def knows(self, content: str) -> bool:
+        """Whether an embedding of a content should be there; asked by threads, so that they need not decode."""
+        return content in self.path_of
+
+    def add(self, ready: _Ready[Value]) -> bool:
+        """Take a row. False when it needs its value: the only row of its content was replaced meanwhile."""
+        row = ready.row
+        key = row.path if self.whole else row.content
+        if key in self.batched:
+            self.batched[key][0].append(row)
+        elif (embedding_E := self._known(row.content)) is not None:
+            self._keep(row, embedding_E)
+        elif ready.value is None:
+            return False
+        else:
+            self.batched[key] = [row], ready.value
+            if len(self.batched) == self.batch:
+                self.embed()
+        return True
+
+    def embed(self) -> None:
+        """Embed what waits, however much it is."""
+        if not self.batched:
+            return
+        row_BE = self.encode([value for _, value in self.batched.values()])
+        for (rows, _), embedding_E in zip(self.batched.values(), row_BE, strict=True):
+            for row in rows:
+                self._keep(row, embedding_E)
+        self.embedded += len(self.batched)
+        self.batched = {}
+        if len(self.unwritten) >= FLUSH_ROWS or time.monotonic() - self.since > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is embedded; when this returns it survives a kill."""
+        if self.unwritten:
+            rows, embeddings = zip(*self.unwritten.values(), strict=True)
+            self.file.append(rows, np.stack(embeddings))
+            self.unwritten = {}
+        self.since = time.monotonic()
+
+    def _keep(self, row: Row, embedding_E: Embeddings) -> None:
+        self.unwritten[row.path] = row, embedding_E
+        self.added += 1
+        if not self.whole:
+            self.path_of[row.content] = row.path
+
+    def _known(self, content: str) -> Embeddings | None:
+        """The embedding of a content, from what waits or from the file.
+
+        The row that had it may be gone: its path got another content in this very run, or another process
+        replaced or dropped it and the file was merged since.
+        """
+        path = self.path_of.get(content)
+        if path is None:
+            return None
+        if path in self.unwritten:
+            row, embedding_E = self.unwritten[path]
+            return embedding_E if row.content == content else None
+        place = int(self.file.places([path])[0])
+        if place < 0 or self.file.known()[place].content != content:
+            return None
+        stored: Embeddings = self.file.vectors(np.array([place]))[0].astype(np.float32)
+        return stored
 
 
-def _silent(done: int, total: int) -> None:
-    """Nobody asked."""
+def _embed(
+    items: Sequence[Item],
+    prepared: Iterable[_Ready[Value] | Unusable],
+    afresh: Callable[[Item], _Ready[Value] | Unusable],
+    sink: _Sink[Value],
+    report: Report,
+    progress: Progress | None,
+    all_needed: bool = False,
+) -> None:
+    """Send everything through the sink, and note what became of it."""
+    truncated: set[str] = set()
+    told = 0
+    try:
+        for done, (item, one) in enumerate(zip(items, prepared, strict=True), 1):
+            if isinstance(one, _Ready) and not (report.unusable and all_needed) and not sink.add(one):
+                one = afresh(item)
+                if isinstance(one, _Ready):
+                    sink.add(one)
+            if isinstance(one, Unusable):
+                report.unusable.append(one)
+            else:
+                # a copy of a truncated image is truncated too, though it was not decoded
+                truncated |= {one.row.content} if one.truncated else set()
+                report.truncated += one.row.content in truncated
+            if progress and done % sink.batch == 0:
+                told = done
+                progress(done, len(items))
+        if not (report.unusable and all_needed):
+            sink.embed()
+    finally:
+        sink.flush()
+        report.added, report.embedded = sink.added, sink.embedded
+    if progress and told < len(items):
+        progress(len(items), len(items))

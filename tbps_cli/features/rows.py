@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,7 +24,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Row:
-    """What one vector belongs to. `path` names it in its gallery; `mtime` is in nanoseconds."""
+    """What one vector belongs to. `path` names it in its gallery; `mtime` is what `change_time` gives."""
 
     path: str
     size: int = 0
@@ -110,6 +111,14 @@ def encoded(text: str) -> bytes:
 
 def _text(value: bytes) -> str:
     return bytes(value).decode("utf-8", "surrogateescape")
+
+
+def change_time(state: os.stat_result) -> int:
+    """When a file was last changed, in nanoseconds, as a column of 64 bits can hold it.
+
+    Times before 1678 or after 2262 are folded into that range: all that counts is whether they differ.
+    """
+    return (state.st_mtime_ns + 2**63) % 2**64 - 2**63
 
 
 def content_hash(source: Path | bytes) -> str:

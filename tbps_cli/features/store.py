@@ -143,6 +143,14 @@ class FeatureFile:
         place = self._now.place_of
         return np.array([place.get(path, -1) for path in paths], np.int64)
 
+    def select(self, paths: Sequence[str]) -> tuple[Rows, Array]:
+        """The rows of these paths and their vectors, in this order. Raises CacheError when one is not there."""
+        place_K = self.places(paths)
+        if (place_K < 0).any():
+            missing = paths[int(np.argmin(place_K))]
+            raise CacheError(f"cache: {self.path} has lost {missing} meanwhile.", "Try again.")
+        return self.known().take(place_K), self.vectors(place_K)
+
     def append(self, rows: Sequence[Row], vector_NE: Array) -> None:
         """Store rows; when this returns they survive a kill. A path that is known is replaced.
 

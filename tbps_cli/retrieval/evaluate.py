@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tbps_cli.data.open import ceiling, find_layout, open_dataset
 from tbps_cli.data.types import Dataset, Person, Split
 from tbps_cli.features.encoder import Encoder, warn_of_cut
-from tbps_cli.features.pipeline import Embedded, embed_split
 from tbps_cli.places import data_root as default_data_root
 from tbps_cli.retrieval import guard, metrics, rank
+from tbps_cli.retrieval.embed import Embedded, embed_split
 from tbps_cli.retrieval.rerank import NeighbourBonus
 from tbps_cli.retrieval.similarity import Array, product
 from tbps_cli.text.long_captions import Cutting

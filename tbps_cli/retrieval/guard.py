@@ -28,9 +28,10 @@ from tbps_cli.data.types import Split
 from tbps_cli.errors import TbpsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.fingerprint import fingerprint
-from tbps_cli.features.pipeline import Embedded, embed_images, embed_texts, sources_of
+from tbps_cli.features.pipeline import embed_images, embed_texts
 from tbps_cli.features.rows import content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
+from tbps_cli.retrieval.embed import AS_PUBLISHED, Embedded, require_all, sources_of
 from tbps_cli.retrieval.similarity import codes, product
 
 logger = logging.getLogger("tbps")
@@ -196,8 +197,8 @@ def _images(model: Encoder, split: Split, index_S: Index, batch: int, workers: i
     sources = sources_of(split)
     chosen = [sources[index] for index in index_S]
     file = FeatureFile.in_memory()
-    embed_images(model, chosen, file, batch=batch, workers=workers)
-    return file.vectors(file.places([source.name for source in chosen]))
+    require_all(embed_images(model, chosen, file, AS_PUBLISHED, batch=batch, workers=workers), len(chosen))
+    return file.select([source.name for source in chosen])[1]
 
 
 def equal_rows(row_GE: Rows) -> list[tuple[int, int]]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tbps_cli.data.images import require_images
 from tbps_cli.data.types import Person, Split
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.features.pipeline import embed_images, image_file, sources_of
 from tbps_cli.places import cache_dir
+from tbps_cli.retrieval.embed import embed_gallery
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import refuse_batch_dependent
-
-BATCH = 64
 
 
 def of_split(
@@ -27,14 +24,9 @@ def of_split(
     Raises DataError for missing or unreadable images, TbpsError for a batch-dependent model.
     """
     refuse_batch_dependent(model)
-    require_images(split.paths, split.root, split.dataset)
-    file = image_file(model, split.root, batch=BATCH, cache_dir=cache_dir())
-    sources = sources_of(split)
-    embed_images(model, sources, file, batch=BATCH, workers=workers, progress=progress)
-    place_G = file.places([source.name for source in sources])
+    rows, vector_GE, _ = embed_gallery(model, split, cache_dir=cache_dir(), workers=workers, progress=progress)
     name = f"{split.dataset} {split.name}"
-    rows = file.known().take(place_G)
-    return Gallery(name, split.root, rows, file.vectors(place_G), split=split.name, truth=_truth(split))
+    return Gallery(name, split.root, rows, vector_GE, split=split.name, truth=_truth(split))
 
 
 def _truth(split: Split) -> dict[str, frozenset[Person]]:

@@ -15,15 +15,16 @@ import numpy as np
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
+from tbps_cli.features.pipeline import Policy, Progress, Report, Source, embed_images
 from tbps_cli.features.snapshot import read_about
 from tbps_cli.features.store import FeatureFile, feature_path
-from tbps_cli.search.embed import Outcome, Progress, embed
 from tbps_cli.search.gallery import Gallery, LeftOut, Update
 from tbps_cli.search.scan import Scan, check_folder, scan
 from tbps_cli.search.skipped import Ledger, name_once
 
 logger = logging.getLogger("tbps")
 BATCH = 64
+LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=True)
 
 
 def index(
@@ -51,10 +52,11 @@ def index(
     file = _open(model, folder, path)
     seen = scan(folder)
     ledger = Ledger(file.path)
-    before = _states(file)
-    fresh = [found for found in seen.images if before.get(found.path) != found.state and not ledger.knows(found)]
-    outcome = embed(model, folder, file, fresh, batch=batch, workers=workers, progress=progress)
-    update = _settle(file, seen, ledger, outcome)
+    sources = [
+        Source(folder / found.path, found.path, state=found.state) for found in seen.images if not ledger.knows(found)
+    ]
+    report = embed_images(model, sources, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
+    update = _settle(file, seen, ledger, report)
     for inside, reason in seen.unreadable.items():
         logger.warning("%s: the folder %s cannot be read (%s).", folder, inside, reason)
     name_once(folder, update.left_out)
@@ -113,23 +115,13 @@ def _no_images_hint(ledger: Ledger) -> str:
     return "Images end in .jpg, .png, .bmp, .webp and the like; hidden folders are passed over."
 
 
-# Catching up with the folder ------------------------------------------------------------------
-
-
-def _states(file: FeatureFile) -> dict[str, tuple[int, int]]:
-    """Path -> size and time of change, as the index knows its images."""
-    known = file.known()
-    sizes, times = known.columns["size"].tolist(), known.columns["mtime"].tolist()
-    return dict(zip(known.paths, zip(sizes, times, strict=True), strict=True))
-
-
-def _settle(file: FeatureFile, seen: Scan, ledger: Ledger, outcome: Outcome) -> Update:
+def _settle(file: FeatureFile, seen: Scan, ledger: Ledger, report: Report) -> Update:
     """Drop the rows of what is gone or unusable now, and note what was left out."""
-    new = {one.found.path: LeftOut(one.found.path, *one.found.state, one.reason) for one in outcome.failures}
-    ledger.keep(seen.images, [new[one.found.path] for one in outcome.failures if one.lasting])
+    new = {one.source.name: LeftOut(one.source.name, *one.state, one.error.reason) for one in report.unusable}
+    ledger.keep(seen.images, [new[one.source.name] for one in report.unusable if one.error.lasting])
     usable = {found.path for found in seen.images} - ledger.entries.keys() - new.keys()
     kept = np.array([path in usable or seen.hides(path) for path in file.known().paths], bool)
     if not kept.all():
         file.keep(kept)
     in_all = len(ledger.entries.keys() | new.keys())
-    return Update(outcome.added, outcome.embedded, int((~kept).sum()), list(new.values()), in_all)
+    return Update(report.added, report.embedded, int((~kept).sum()), list(new.values()), in_all)

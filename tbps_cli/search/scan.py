@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tbps_cli.data.layouts.folder import SUFFIXES as COMMON
 from tbps_cli.errors import DataError
+from tbps_cli.features.rows import change_time
 
 SUFFIXES = frozenset((*COMMON, ".jfif", ".pgm", ".jp2", ".avif"))
 SYSTEM = frozenset(
@@ -29,7 +30,7 @@ class Found:
     path: str
     size: int
     mtime: int
-    """Time of its last change in nanoseconds."""
+    """Time of its last change, as `features.rows.change_time` gives it."""
 
     @property
     def state(self) -> tuple[int, int]:
@@ -112,4 +113,4 @@ def _image(entry: os.DirEntry[str], inside: str) -> Found | None:
         state = entry.stat()
     except OSError:  # a link to nothing, or a file that vanished meanwhile
         return None
-    return Found(_join(inside, entry.name), state.st_size, state.st_mtime_ns)
+    return Found(_join(inside, entry.name), state.st_size, change_time(state))

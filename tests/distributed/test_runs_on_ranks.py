@@ -18,9 +18,9 @@ from tbps_cli.engine.evaluation import embedded, share
 from tbps_cli.engine.run_writer import RunWriter
 from tbps_cli.engine.train import train
 from tbps_cli.errors import TbpsError, WeightsError
-from tbps_cli.features.pipeline import embed_split
 from tbps_cli.methods import find
 from tbps_cli.models.model import Model
+from tbps_cli.retrieval.embed import embed_split
 from tbps_cli.types import Task
 from tbps_cli.weights.files import read_safetensors
 

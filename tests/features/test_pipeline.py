@@ -13,7 +13,7 @@ from support.sets import cuhk_records, save_image, write_set
 from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
-from tbps_cli.features.pipeline import embed_split
+from tbps_cli.retrieval.embed import embed_split
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_truncated_images_are_used_and_counted(split, tmp_path, caplog) -> None:
         path.write_bytes(whole[:-200])
     embedded, *_ = counted(split, None)
     assert embedded.report.truncated == 2
-    assert "2 images end early" in caplog.text
+    assert "2 images are truncated" in caplog.text
 
 
 def test_missing_images_are_told_before_anything_is_embedded(split) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 from support.encoder import FakeEncoder
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
+from tbps_cli.features import pipeline
 from tbps_cli.features.store import FeatureFile
-from tbps_cli.search import embed
 from tbps_cli.search import index as indexing
 from tbps_cli.search import scan as scanning
 from tbps_cli.search.gallery import Gallery
@@ -127,15 +127,15 @@ def test_an_image_of_20_megapixels_is_embedded(model, photos: Path, painted) -> 
 def test_a_file_that_may_not_be_read_is_tried_again_next_time(
     model, photos: Path, monkeypatch: pytest.MonkeyPatch, lines
 ) -> None:
-    real = embed.content_hash
+    real = Path.open
 
-    def guarded(path: Path) -> str:
+    def guarded(path: Path, *arguments):
         if path.name == "red.png":
             raise PermissionError(13, "Permission denied")
-        return real(path)
+        return real(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "content_hash", guarded)
+        patch.setattr(Path, "open", guarded)
         assert "red.png" not in paths(index(model, photos))
         assert "red.png (Permission denied)" in lines()
     assert "red.png" in paths(index(model, photos))
@@ -176,7 +176,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(model, photos: Path, monkey
 
 
 def test_written_rows_survive_a_process_that_just_ends(model, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "FLUSH_ROWS", 1)
+    monkeypatch.setattr(pipeline, "FLUSH_ROWS", 1)
     real = FeatureFile.append
     left = 2
 
@@ -198,13 +198,13 @@ def test_memory_is_that_of_a_few_batches(model, tmp_path: Path, painted, monkeyp
     for number in range(40):
         painted(tmp_path / "many" / f"{number}.png", "red", (16 + number, 32))
     waiting, most = 0, 0
-    load = embed._Preparer.load
+    read = pipeline.read_image
 
-    def counted(self, found, row):
+    def counted(path, **options):
         nonlocal waiting, most
         waiting += 1
         most = max(most, waiting)
-        return load(self, found, row)
+        return read(path, **options)
 
     real = model.image_arrays
 
@@ -213,7 +213,7 @@ def test_memory_is_that_of_a_few_batches(model, tmp_path: Path, painted, monkeyp
         waiting -= len(image_BCHW)
         return real(image_BCHW)
 
-    monkeypatch.setattr(embed._Preparer, "load", counted)
+    monkeypatch.setattr(pipeline, "read_image", counted)
     monkeypatch.setattr(model, "image_arrays", embedded)
     assert len(index(model, tmp_path / "many", batch=4)) == 40
     assert most <= 3 * 4

@@ -11,8 +11,8 @@ from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError, TbpsError, UsageError
-from tbps_cli.features.pipeline import embed_split
 from tbps_cli.features.rows import Row, Rows
+from tbps_cli.retrieval.embed import embed_split
 from tbps_cli.search.dataset import of_split
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import index

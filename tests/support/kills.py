@@ -28,7 +28,7 @@ from tbps_cli.weights import files
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
-        *("tbps_cli.engine.train", "tbps_cli.features.pipeline", "torch._dynamo", "sklearn.mixture", "prettytable"),
+        *("tbps_cli.engine.train", "tbps_cli.retrieval.embed", "torch._dynamo", "sklearn.mixture", "prettytable"),
         *(f"tbps_cli.methods.{name}" for name in methods.names()),
     ]
 )
