@@ -17,7 +17,7 @@ import torch
 from benchmarks import _machine, _usual
 from torch import Tensor
 
-from tbps_cli.engine.setup import Components
+from tbps_cli.engine.experiment import Experiment
 from tbps_cli.engine.step import Stepper
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Batch, Step
@@ -41,7 +41,7 @@ class Bench(Protocol):
 
     recipe: Recipe
     device: torch.device
-    parts: Components
+    parts: Experiment
     method: Any
     stepper: Stepper
     batches: Iterator[Batch]
