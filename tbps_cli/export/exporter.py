@@ -8,9 +8,9 @@ CLIP). Everything is written beside the target first and renamed into place when
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -20,50 +20,86 @@ from tbps_cli.export import hub
 from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare
 from tbps_cli.export.hub import inference_state
 from tbps_cli.export.samples import samples
+from tbps_cli.models.checkpoint import Checkpoint, find
 from tbps_cli.models.exported import MANIFEST, ExportedModel
+from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
 from tbps_cli.weights.files import write_safetensors
-
-if TYPE_CHECKING:
-    from tbps_cli.models.model import Model
 
 Format = Literal["onnx", "safetensors", "hub"]
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "hub")
 
 
 def export(
-    model: Model,
-    out: Path,
+    checkpoint: Model | Checkpoint | str | Path | None,
+    out: str | Path,
     *,
-    formats: Iterable[Format] = ("onnx", "safetensors"),
-    quantize: Literal["int8"] | None = None,
+    formats: Sequence[str] = ("onnx", "safetensors"),
+    quantize: str | None = None,
     examples: Examples | None = None,
     tolerance: float | None = None,
+    data_root: Path | None = None,
+    device: str = "cpu",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Agreement | None:
-    """Write `model` into the new folder `out`; returns how well the graphs agree (None without onnx).
+    """Write a model into the new folder `out`; returns how well the graphs agree (None without onnx).
 
-    examples: what both forms are run on; left out, `samples.samples` finds some.
+    checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
+    formats: of `FORMATS`; quantize: None or "int8".
+    examples: what both forms are run on; left out, `samples.samples` finds some, looking below `data_root`.
     tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
+    progress: called with the name of each step.
     Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
     embeddings depend on batch companions, or the difference is above the tolerance.
     """
-    wanted = tuple(dict.fromkeys(formats))
+    wanted = _known_formats(formats, quantize)
+    out = Path(out)
     files.check_new_folder("--out", out)
-    check(model, wanted, quantize)
+    model = _open(checkpoint, device, sets, words, data_root)
+    check(model, wanted)
     allowed = TOLERANCE[quantize or "fp32"] if tolerance is None else tolerance
     facts = _facts(model, wanted, quantize)
     agreement = None
     with files.new_folder(out, f"--out {out}") as folder:
         _write_plain(model, folder, facts, progress)
         if "onnx" in wanted:
-            agreement = _write_graphs(model, folder, facts, examples or samples(model), allowed, progress)
+            agreement = _write_graphs(model, folder, facts, examples or samples(model, data_root), allowed, progress)
             if not agreement.holds:
                 raise _disagree(agreement, quantize)
         _write_manifest(folder, facts)
         (folder / "README.md").write_text(_card(facts, agreement), "utf-8")
         _share(folder)
     return agreement
+
+
+def _known_formats(formats: Sequence[str], quantize: str | None) -> tuple[Format, ...]:
+    """The formats in their usual order. Raises UsageError for one that is not known."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"--format {name}: must be one of {', '.join(FORMATS)}.")
+    if quantize not in (None, "int8"):
+        raise UsageError(f"--quantize {quantize}: must be int8.")
+    if quantize and "onnx" not in formats:
+        raise UsageError("--quantize int8 needs --format onnx.", "Quantisation changes the graphs only.")
+    return tuple(name for name in FORMATS if name in formats)
+
+
+def _open(
+    checkpoint: Model | Checkpoint | str | Path | None,
+    device: str,
+    sets: Sequence[str],
+    words: Path | None,
+    data_root: Path | None,
+) -> Model:
+    """The model on torch. Raises UsageError for an exported folder."""
+    owner = find(checkpoint, sets)
+    if isinstance(owner, Checkpoint) and owner.kind != "exported":
+        owner = owner.open(device=device, words=words, data_root=data_root)
+    if not isinstance(owner, Model):
+        raise UsageError(f"{owner.path} is an export already.", "Give the run that it was made from.")
+    return owner
 
 
 def _share(folder: Path) -> None:
@@ -82,12 +118,10 @@ def _disagree(agreement: Agreement, quantize: str | None) -> TbpsError:
     )
 
 
-def check(model: Model, formats: Iterable[Format], quantize: str | None = None) -> None:
-    """Raises TbpsError for a model or a combination of formats that cannot be exported."""
+def check(model: Model, formats: Iterable[Format]) -> None:
+    """Raises TbpsError for a model that cannot be exported, or not in one of these formats."""
     if model.batch_dependent:
         raise TbpsError(f"export: {model.batch_dependent}")
-    if quantize and "onnx" not in formats:
-        raise UsageError("--quantize int8 needs --format onnx.", "Quantisation changes the graphs only.")
     if "hub" in formats:
         hub.check(model)
 

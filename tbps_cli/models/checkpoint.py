@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
+from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
 from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
 from tbps_cli.models.settings import check_sets
@@ -57,7 +58,7 @@ class Checkpoint:
         check_sets(sets)
         path = _newest(runs) if ckpt is None else Path(ckpt).expanduser()
         if not path.exists():
-            raise WeightsError(f"--ckpt {path}: there is no such file or folder.", _known_runs(runs))
+            raise WeightsError(f"{path}: there is no such file or folder.", _known_runs(runs))
         if is_exported(path):
             return cls._exported(path, tuple(sets))
         run = run_of(path)
@@ -88,30 +89,6 @@ class Checkpoint:
         data = found.recipe.data
         return cls("official", path, data.name, Path(data.exclude) if data.exclude else None, sets, official=found)
 
-    def open_data(
-        self,
-        names: Sequence[str] = (),
-        *,
-        split: str,
-        data_root: Path | None = None,
-        hint: str = "Name one: --data NAME",
-    ) -> list[Dataset]:
-        """The data sets named, else the one that the checkpoint belongs to, each with a split that is not empty.
-
-        data_root: the folder of data sets, as in `places.data_root`. hint: what to do where none is known.
-        Raises DataError for one that is not there, UsageError when none is known.
-        """
-        root = place_of(data_root)
-        if names:
-            found = [open_dataset(name, root) for name in names]
-        elif self.data:
-            found = [open_dataset(self.data, root, exclude=self.exclude)]
-        else:
-            raise UsageError(f"{self.path} does not say which data set it belongs to.", hint)
-        for dataset in found:
-            dataset.split(split)
-        return found
-
     def open(
         self,
         *,
@@ -141,6 +118,64 @@ class Checkpoint:
         return open_official(self.official, self.path, device=device, words=words, data_root=data_root)
 
 
+# What library functions take: an encoder, or anything that can be opened ------------------------
+
+
+def find(checkpoint: Encoder | Checkpoint | str | Path | None, sets: Sequence[str] = ()) -> Encoder | Checkpoint:
+    """`Checkpoint.find` for what is neither found nor open yet. Raises UsageError for settings of an open model."""
+    if checkpoint is None or isinstance(checkpoint, str | Path):
+        return Checkpoint.find(checkpoint, sets=sets)
+    if sets and isinstance(checkpoint, Checkpoint):
+        return Checkpoint.find(checkpoint.path, sets=(*checkpoint.sets, *sets))
+    if sets:
+        raise UsageError(f"--set {sets[0]}: {checkpoint.path} is open already.", "Give the settings when it is opened.")
+    return checkpoint
+
+
+def open_data(
+    owner: Encoder | Checkpoint,
+    names: Sequence[str] = (),
+    *,
+    split: str,
+    data_root: Path | None = None,
+    hint: str = "Name one: --data NAME",
+) -> list[Dataset]:
+    """The data sets named, else the one that a model was trained on, each with a split that is not empty.
+
+    data_root: the folder of data sets, as in `places.data_root`. hint: what to do where none is known.
+    Raises DataError for one that is not there, UsageError when none is known.
+    """
+    root = place_of(data_root)
+    if names:
+        datasets = [open_dataset(name, root) for name in names]
+    elif owner.data:
+        datasets = [open_dataset(owner.data, root, exclude=_exclude(owner))]
+    else:
+        raise UsageError(f"{owner.path} does not say which data set it belongs to.", hint)
+    for dataset in datasets:
+        dataset.split(split)
+    return datasets
+
+
+def _exclude(owner: Encoder | Checkpoint) -> Path | None:
+    if isinstance(owner, Checkpoint):
+        return owner.exclude
+    stated = owner.recipe.data.exclude if owner.recipe else None
+    return Path(stated) if stated else None
+
+
+def open_encoder(
+    owner: Encoder | Checkpoint, *, device: str = "auto", words: Path | None = None, data_root: Path | None = None
+) -> Encoder:
+    """`Checkpoint.open` for what is not open yet."""
+    if isinstance(owner, Checkpoint):
+        return owner.open(device=device, words=words, data_root=data_root)
+    return owner
+
+
+# ------------------------------------------------------------------------------------------------
+
+
 def _newest(runs: Path) -> Path:
     path = newest(runs)
     if path is None:
@@ -157,4 +192,6 @@ def _fixed(path: Path, flag: str) -> UsageError:
 
 def _known_runs(runs: Path) -> str:
     known = [str(run) for run in list_runs(runs)][:5]
-    return f"Runs here: {', '.join(known)}." if known else "Give a run folder or the file of a checkpoint."
+    if not known:
+        return "Give a run folder or the file of a checkpoint."
+    return f"In {runs}: {', '.join(known)}. List runs with: tbps runs"

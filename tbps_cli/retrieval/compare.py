@@ -11,15 +11,19 @@ What this cannot know is how another seed would have trained: `NOTE`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import UsageError
-from tbps_cli.retrieval.evaluate import Direction, Evaluation, Side
+from tbps_cli.features.encoder import Encoder
+from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
+from tbps_cli.retrieval.evaluate import Direction, Evaluation, Side, Watch, evaluate
 from tbps_cli.retrieval.interval import LEVEL, SEED, ends, figures, resampled, sums
 from tbps_cli.types import Scores
 
@@ -156,6 +160,45 @@ def compare(first: Evaluation, second: Evaluation, *, shown: int = 5) -> Compari
     differences = {side: differences_of(first.sides[side], second.sides[side]) for side in first.sides}
     persons = len(set(first.split.caption_person))
     return Comparison(first, second, persons, differences, _queries(first, second, shown))
+
+
+def compare_checkpoints(
+    first: Encoder | Checkpoint | str | Path,
+    second: Encoder | Checkpoint | str | Path,
+    data: str | None = None,
+    split: str = "test",
+    *,
+    shown: int = 5,
+    data_root: Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    batch: int | None = None,
+    cache_dir: Path | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+) -> Comparison:
+    """Evaluate two checkpoints on one data set and compare them.
+
+    data: its name or path; left out, the one that both belong to. watch: gives the progress callback of a
+    checkpoint, whose path it is called with. Else as `evaluate`. Cheap checks come first: both checkpoints,
+    the data set, and only then weights. Raises UsageError when the checkpoints belong to different data sets.
+    """
+    owners = [find(checkpoint, sets) for checkpoint in (first, second)]
+    own = {str(owner.path): owner.data for owner in owners if owner.data}
+    if data is None and len(set(own.values())) > 1:
+        raise UsageError(
+            f"the runs belong to different data sets ({', '.join(f'{path}: {name}' for path, name in own.items())}).",
+            "Name the one to compare them on: --data NAME",
+        )
+    (dataset,) = open_data(owners[0], [data] if data else (), split=split, data_root=data_root)
+    models = [open_encoder(owner, device=device, words=words, data_root=data_root) for owner in owners]
+    evaluations = []
+    for model in models:
+        with watch(str(model.path)) if watch else nullcontext() as progress:
+            made = evaluate(model, dataset, split, batch=batch, cache_dir=cache_dir, workers=workers, progress=progress)
+        evaluations.append(made)
+    return compare(*evaluations, shown=shown)
 
 
 def differences_of(first: Side, second: Side, *, resamples: int = RESAMPLES, seed: int = SEED) -> list[Difference]:

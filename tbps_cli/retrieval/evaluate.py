@@ -8,7 +8,8 @@ re-ranking helped, whether embeddings depend on batch companions (declared, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.open import ceiling, find_layout, open_dataset
+from tbps_cli.data.open import ceiling, find_layout
 from tbps_cli.data.types import Dataset, Person, Split
 from tbps_cli.features.encoder import Encoder, warn_of_cut
-from tbps_cli.places import data_root as default_data_root
+from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
 from tbps_cli.retrieval import guard, metrics, rank
 from tbps_cli.retrieval.embed import Embedded, embed_split
 from tbps_cli.retrieval.rerank import NeighbourBonus
@@ -30,6 +31,8 @@ from tbps_cli.types import Scores
 if TYPE_CHECKING:
     from tbps_cli.recipe.schema import Recipe
 
+Progress = Callable[[int, int], None]
+Watch = Callable[[str], AbstractContextManager[Progress]]
 Direction = Literal["text_to_image", "image_to_text"]
 TASKS: dict[Direction, str] = {"text_to_image": "t2i", "image_to_text": "i2t"}
 """The field's short names."""
@@ -102,29 +105,35 @@ class Evaluation:
 
 
 def evaluate(
-    model: Encoder,
-    dataset: Dataset | str,
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    data: Dataset | str | None = None,
     split: str = "test",
     *,
     data_root: Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
     batch: int | None = None,
     rerank: bool = False,
     cache_dir: Path | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Embed a split and rank it in both directions.
 
-    dataset: an open data set, or the name or path of one below `data_root`.
+    checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
+    data: an open data set, or the name or path of one below `data_root`; left out, the checkpoint's own.
     batch: captions or images embedded at a time; default what the model's recipe says.
     rerank: add TextReID's neighbour bonus to the similarities (`retrieval.rerank`).
     cache_dir: the folder of caches (`places.cache_dir()`); None embeds anew and keeps nothing.
     progress: called with (done, total) over captions and images together.
     Raises DataError for a split that is empty or whose images are missing or unreadable.
     """
-    if isinstance(dataset, str):
-        dataset = open_dataset(dataset, default_data_root(data_root))
-    part = dataset.split(split)
+    owner = find(checkpoint, sets)
+    if data is None or isinstance(data, str):
+        (data,) = open_data(owner, [data] if data else (), split=split, data_root=data_root)
+    part = data.split(split)
+    model = open_encoder(owner, device=device, words=words, data_root=data_root)
     started = time.perf_counter()
     size = batch or model.batch
     warn_of_cut(model, part.captions, "captions", CHUNKS if _could_embed_pieces(model) else "")
@@ -153,9 +162,49 @@ def evaluate(
         protocol=protocol,
         seconds=time.perf_counter() - started,
         warning=warning,
-        ceiling=ceiling(dataset, split),
+        ceiling=ceiling(data, split),
         published=_published(model.recipe, part),
     )
+
+
+def evaluate_all(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    data: Sequence[str] = (),
+    split: str = "test",
+    *,
+    data_root: Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    batch: int | None = None,
+    rerank: bool = False,
+    cache_dir: Path | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+) -> list[Evaluation]:
+    """Evaluate on several data sets, by name or path; without any, on the checkpoint's own.
+
+    Cheap checks come first: the checkpoint, then every data set, and only then weights are read.
+    watch: gives the progress callback of a data set, whose name it is called with. Else as `evaluate`.
+    """
+    owner = find(checkpoint, sets)
+    datasets = open_data(owner, data, split=split, data_root=data_root)
+    model = open_encoder(owner, device=device, words=words, data_root=data_root)
+    evaluations = []
+    for dataset in datasets:
+        with watch(dataset.name) if watch else nullcontext() as progress:
+            made = evaluate(
+                model,
+                dataset,
+                split,
+                batch=batch,
+                rerank=rerank,
+                cache_dir=cache_dir,
+                workers=workers,
+                progress=progress,
+            )
+        evaluations.append(made)
+    return evaluations
 
 
 def _published(recipe: Recipe | None, part: Split) -> dict[str, object] | None:

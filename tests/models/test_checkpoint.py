@@ -12,7 +12,7 @@ from support.runs import golden_state, irra_folder
 
 from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
 from tbps_cli.methods.irra import IRRA
-from tbps_cli.models.checkpoint import Checkpoint
+from tbps_cli.models.checkpoint import Checkpoint, open_data
 from tbps_cli.models.run import Run
 from tbps_cli.weights.key_table import KeyTable
 
@@ -103,8 +103,9 @@ def test_further_settings_may_come_when_it_is_opened(tmp_path: Path) -> None:
 
 def test_its_own_data_set_is_opened_or_the_named_ones(run: Run, tmp_path: Path) -> None:
     found = Checkpoint.find(run.folder)
-    with pytest.raises(DataError, match="is not in"):
-        found.open_data(split="test", data_root=tmp_path)
+    for owner in (found, found.open(device="cpu")):
+        with pytest.raises(DataError, match="is not in"):
+            open_data(owner, split="test", data_root=tmp_path)
     with pytest.raises(UsageError, match="does not say which data set") as caught:
-        Checkpoint("exported", tmp_path).open_data(split="test", hint="Name a folder: --in DIR")
+        open_data(Checkpoint("exported", tmp_path), split="test", hint="Name a folder: --in DIR")
     assert caught.value.hint == "Name a folder: --in DIR"

@@ -142,7 +142,7 @@ def test_without_any_run_the_message_says_what_to_do(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_lists_the_runs_that_are(run: Run) -> None:
     with pytest.raises(WeightsError, match="irra-0009: there is no such file") as caught:
         open_model("runs/irra-0009")
-    assert caught.value.hint == "Runs here: runs/tiny-0001."
+    assert caught.value.hint == "In runs: runs/tiny-0001. List runs with: tbps runs"
 
 
 def test_settings_of_training_cannot_change_after_it(run: Run) -> None:
