@@ -7,8 +7,8 @@ search over exported graphs stays free of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -115,6 +115,11 @@ class Hit:
 
     rank: int
     path: str
+    """Relative to the gallery."""
     score: float
+    file: Path
+    """Where it lies on this machine."""
     person: int | str | None = None
-    extra: Mapping[str, object] = field(default_factory=dict)
+    camera: str | None = None
+    time: str | None = None
+    """When it was taken."""

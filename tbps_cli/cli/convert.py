@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tbps_cli.cli.options import Json, Sets, Words
+from tbps_cli.cli.options import DataRoot, Json, Sets, Words
 
 
 def command(
@@ -20,13 +20,14 @@ def command(
     ] = None,
     sets: Sets = None,
     words: Words = None,
+    data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
     """Turn an official checkpoint into a run folder, reading it without running anything in it."""
     from tbps_cli.cli import render
     from tbps_cli.models.official import convert
 
-    run = convert(file, out, method=method, sets=sets or (), words=words)
+    run = convert(file, out, method=method, sets=sets or (), words=words, data_root=data_root)
     recipe = run.recipe
     facts = {
         "run": str(run.folder),

@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tbps_cli.cli.help import Command
-from tbps_cli.cli.options import BatchSize, Ckpt, DataRoot, Device, Json, Plain, Sets, Words, Workers
+from tbps_cli.cli.options import (
+    BatchSize,
+    Ckpt,
+    DataRoot,
+    Device,
+    Json,
+    Plain,
+    Ranked,
+    Sets,
+    SplitName,
+    Words,
+    Workers,
+)
 
 if TYPE_CHECKING:
-    from tbps_cli.data.types import Dataset
-    from tbps_cli.models.exported import ExportedModel
-    from tbps_cli.models.model import Model
-    from tbps_cli.models.run import Run
     from tbps_cli.retrieval.evaluate import Evaluation
 
-
 USUAL_LEVEL = "95"
-
-
-class SplitName(StrEnum):
-    val = "val"
-    test = "test"
 
 
 class Format(StrEnum):
@@ -64,7 +66,7 @@ def command(
         typer.Option("--data", metavar="NAME[,NAME]", help="Data sets, by name or path. Default: the run's own."),
     ] = None,
     data_root: DataRoot = None,
-    split: Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")] = SplitName.test,
+    split: Ranked = SplitName.test,
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Add TextReID's bonus for shared neighbours to the similarities.")
     ] = False,
@@ -103,7 +105,7 @@ def command(
     from tbps_cli.files import check_new_file
     from tbps_cli.places import cache_dir
     from tbps_cli.retrieval import interval as intervals
-    from tbps_cli.retrieval.evaluate import evaluate
+    from tbps_cli.retrieval.evaluate import evaluate_all
 
     if as_json and style is not Format.table:
         raise UsageError(f"--json and --format {style} exclude each other.", "Leave one of them out.")
@@ -112,22 +114,20 @@ def command(
     check_new_file("--html", html, (".html", ".htm"))
     check_new_file("--save-features", save_features, (".npz",))
     check_new_file("--save-ranks", save_ranks, (".csv", ".json"))
-    model, datasets = open_evaluated(ckpt, data, data_root, split.value, device, sets or [], words)
-    evaluations = []
-    for dataset in datasets:
-        with render.progress(f"Embedding {dataset.name} {split}") as progress:
-            evaluations.append(
-                evaluate(
-                    model,
-                    dataset,
-                    split.value,
-                    batch=batch,
-                    rerank=rerank,
-                    cache_dir=cache_dir(),
-                    workers=workers,
-                    progress=progress,
-                )
-            )
+    evaluations = evaluate_all(
+        ckpt,
+        _names(data),
+        split.value,
+        data_root=data_root,
+        device=device,
+        sets=sets or (),
+        words=words,
+        batch=batch,
+        rerank=rerank,
+        cache_dir=cache_dir(),
+        workers=workers,
+        watch=lambda name: render.progress(f"Embedding {name} {split}"),
+    )
     documents = [
         evaluation.document() | ({"interval": intervals.of_evaluation(evaluation, interval)} if interval else {})
         for evaluation in evaluations
@@ -140,68 +140,33 @@ def command(
         render.note(f"Warning: {warning}")
     for number, evaluation in enumerate(evaluations, 1):
         mark = f"-{evaluation.data}-{number}" if len(evaluations) > 1 else ""
-        _keep(evaluation, mark, html, save_features, save_ranks)
+        _save(evaluation, mark, html, save_features, save_ranks)
 
 
-def open_evaluated(
-    ckpt: Path | None,
-    data: str | None,
-    data_root: Path | None,
-    split: str,
-    device: str,
-    sets: list[str],
-    words: Path | None,
-) -> tuple[Model | ExportedModel, list[Dataset]]:
-    """The model and the data sets; a data set that is not there is told before weights are read."""
-    from tbps_cli.data.open import open_dataset
+def _names(data: str | None) -> list[str]:
+    """The data sets of `--data A,B`, each once; none without the option."""
     from tbps_cli.errors import UsageError
-    from tbps_cli.models import open_model
-    from tbps_cli.places import data_root as place_of
 
-    root = place_of(data_root)
     names = list(dict.fromkeys(name.strip() for name in (data or "").split(",") if name.strip()))
     if data is not None and not names:
         raise UsageError("--data: no data set is named.", "For example: --data cuhk-pedes,rstpreid")
-    run = run_at(ckpt)
-    own = run.recipe.data if run else None
-    if ckpt and not ckpt.expanduser().exists():
-        names = []  # opening the model tells
-    datasets = [open_dataset(name, root) for name in names]
-    if own and not names:
-        datasets = [open_dataset(own.name, root, exclude=Path(own.exclude) if own.exclude else None)]
-    for dataset in datasets:
-        dataset.split(split)  # an empty split is told before weights are read
-    model = open_model(ckpt, device=device, sets=sets, words=words, data_root=root)
-    if not datasets:
-        if not model.data:
-            raise UsageError(f"{model.path} does not say which data set it belongs to.", "Name one: --data NAME")
-        datasets = [open_dataset(model.data, root)]
-    return model, datasets
+    return names
 
 
-def run_at(ckpt: Path | None) -> Run | None:
-    """The run that will be opened, to read its recipe before its weights; None for other checkpoints."""
-    from tbps_cli.models.exported import is_exported
-    from tbps_cli.models.run import newest, run_of
-
-    path = ckpt.expanduser() if ckpt else newest(Path("runs"))
-    return None if path is None or not path.exists() or is_exported(path) else run_of(path)
-
-
-def _keep(evaluation: Evaluation, mark: str, html: Path | None, features: Path | None, ranks: Path | None) -> None:
+def _save(evaluation: Evaluation, mark: str, html: Path | None, features: Path | None, ranks: Path | None) -> None:
     """Write the files that were asked for; `mark` keeps those of several data sets apart."""
     from tbps_cli.cli import render
     from tbps_cli.files import write_bytes
-    from tbps_cli.retrieval import outputs as keep
+    from tbps_cli.retrieval import outputs
     from tbps_cli.search import sheet
 
     def place(path: Path) -> Path:
         return path.with_name(f"{path.stem}{mark}{path.suffix}")
 
     if features:
-        keep.save_features(evaluation, place(features))
+        outputs.save_features(evaluation, place(features))
     if ranks:
-        keep.save_ranks(evaluation, place(ranks))
+        outputs.save_ranks(evaluation, place(ranks))
     if html:
         with render.progress("Thumbnails") as progress:
             text = sheet.of_evaluation(evaluation, progress=progress)

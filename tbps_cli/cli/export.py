@@ -34,33 +34,19 @@ def command(
 ) -> None:
     """Write a model as files for other programs, after checking that they give the same answers."""
     from tbps_cli.cli import render, search_view
-    from tbps_cli.errors import UsageError
-    from tbps_cli.export.exporter import FORMATS, Format, check, export
-    from tbps_cli.export.samples import samples
-    from tbps_cli.files import check_new_folder
-    from tbps_cli.models import open_model
-    from tbps_cli.models.model import Model
+    from tbps_cli.export.exporter import export
 
-    wanted: list[Format] = [name for name in FORMATS if name in (formats or ("onnx", "safetensors"))]
-    unknown = [name for name in formats or () if name not in FORMATS]
-    if unknown:
-        raise UsageError(f"--format {unknown[0]}: must be one of {', '.join(FORMATS)}.")
-    if quantize not in (None, "int8"):
-        raise UsageError(f"--quantize {quantize}: must be int8.")
-    check_new_folder("--out", out)
-    model = open_model(ckpt, device=device, sets=sets or (), words=words)
-    if not isinstance(model, Model):
-        raise UsageError(f"--ckpt {model.path} is an export already.", "Give the run that it was made from.")
-    check(model, wanted, quantize)
-    examples = samples(model, data_root) if "onnx" in wanted else None
-    with render.status(f"Exporting {model.path}") as step:
+    with render.status(f"Exporting to {out}") as step:
         agreement = export(
-            model,
+            ckpt,
             out,
-            formats=wanted,
-            quantize="int8" if quantize else None,
-            examples=examples,
+            formats=formats or ("onnx", "safetensors"),
+            quantize=quantize,
             tolerance=tolerance,
+            data_root=data_root,
+            device=device,
+            sets=sets or (),
+            words=words,
             progress=step,
         )
     search_view.exported(out, agreement, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tbps_cli.cli.options import BatchSize, Ckpt, Device, Json, Sets, Words, Workers
+from tbps_cli.cli.options import BatchSize, Ckpt, DataRoot, Device, Json, Sets, Words, Workers
 
 
 def command(
@@ -19,6 +19,7 @@ def command(
     ] = None,
     batch: BatchSize = None,
     workers: Workers = None,
+    data_root: DataRoot = None,
     device: Device = "auto",
     sets: Sets = None,
     words: Words = None,
@@ -26,17 +27,24 @@ def command(
 ) -> None:
     """Embed the images of a folder; a second time only what is new or changed."""
     from tbps_cli.cli import render, search_view
-    from tbps_cli.errors import DataError
-
-    if not folder.expanduser().is_dir():
-        raise DataError(f"{folder} is not a folder.", "Give a folder of images.")
-    from tbps_cli.models import open_model
     from tbps_cli.search.index import BATCH, index
 
-    model = open_model(ckpt, device=device, sets=sets or (), words=words)
     with render.progress(f"Embedding {folder}", "images") as progress:
-        gallery = index(model, folder, path, workers=workers, batch=batch or BATCH, progress=progress)
+        gallery = index(
+            ckpt,
+            folder,
+            path,
+            workers=workers,
+            batch=batch or BATCH,
+            data_root=data_root,
+            device=device,
+            sets=sets or (),
+            words=words,
+            progress=progress,
+        )
     if as_json:
-        render.document(gallery.document(str(model.path)))
+        render.document(gallery.document())
     else:
-        search_view.index_report(gallery, path)
+        options: list[tuple[str, object]] = [("--in", path or folder), ("--ckpt", ckpt), ("--words", words)]
+        options += [("--set", setting) for setting in sets or ()]
+        search_view.index_report(gallery, [str(part) for one in options if one[1] is not None for part in one])

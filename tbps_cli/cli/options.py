@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tbps_cli.files import expanded
+
+
+class SplitName(StrEnum):
+    val = "val"
+    test = "test"
+
 
 Ckpt = Annotated[
     Path | None,
@@ -51,6 +58,7 @@ Workers = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch", metavar="N", min=1, help="Images or captions embedded at a time.")
 ]
+Ranked = Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")]
 
 
 def with_home_folders(command: Callable[..., None]) -> Callable[..., None]:

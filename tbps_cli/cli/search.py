@@ -11,10 +11,7 @@ import typer
 from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words, Workers
 
 if TYPE_CHECKING:
-    from tbps_cli.models.exported import ExportedModel
-    from tbps_cli.models.model import Model
-    from tbps_cli.search.gallery import Gallery
-    from tbps_cli.search.query import Answer, Query
+    from tbps_cli.search.query import Query, Search
 
 
 class Part(StrEnum):
@@ -36,6 +33,9 @@ def command(
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence.")
     ] = None,
+    with_self: Annotated[
+        bool, typer.Option("--with-self", help="With --image: let that image be among the hits.")
+    ] = False,
     minus: Annotated[str | None, typer.Option("--minus", metavar="TEXT", help="What it should not be.")] = None,
     where: Annotated[
         str | None,
@@ -66,29 +66,39 @@ def command(
     workers: Workers = None,
 ) -> None:
     """Rank images for a sentence, an image, or both."""
-    from tbps_cli.cli import render
+    from tbps_cli.cli import render, search_view
     from tbps_cli.errors import UsageError
-    from tbps_cli.files import check_new_folder
-    from tbps_cli.search.where import parse
+    from tbps_cli.files import check_new_file, check_new_folder
+    from tbps_cli.search.query import search_all
 
     if as_json + as_csv + (as_paths or null) > 1:
         raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")
     asked = _queries(query, image, minus, queries)
-    keep = parse(where) if where is not None else None
-    _check_files(place, html)
+    check_new_file("--html", html, (".html", ".htm"))
     if copy_to:
         check_new_folder("--copy-to", copy_to, inside=True)
-    from tbps_cli.models import open_model
-    from tbps_cli.search.query import answers
-
-    model = open_model(ckpt, device=device, sets=sets or (), words=words)
-    gallery = _gallery(model, place, split, data_root, workers)
-    found = answers(model, gallery, asked, top=top, where=keep, min_score=min_score)
+    found = search_all(
+        ckpt,
+        place,
+        asked,
+        top=top,
+        where=where,
+        min_score=min_score,
+        with_self=with_self,
+        split=split.value,
+        data_root=data_root,
+        device=device,
+        sets=sets or (),
+        words=words,
+        workers=workers,
+        watch=lambda name: render.progress(f"Embedding {name}", "images"),
+    )
+    search_view.index_line(found.gallery)
     # Files first: whoever reads the output may leave early (tbps search ... | head).
-    _keep(found, gallery, str(model.path), html, copy_to)
-    _print(found, gallery, str(model.path), "json" if as_json else "csv" if as_csv else "", as_paths, null, queries)
-    if not any(answer.hits for answer in found):
-        render.note("No image fits." if gallery else "There are no images.")
+    _save(found, html, copy_to)
+    _print(found, "json" if as_json else "csv" if as_csv else "paths" if as_paths or null else "table", null, queries)
+    if not any(answer.hits for answer in found.answers):
+        render.note("No image fits." if found.gallery else "There are no images.")
 
 
 def _queries(query: str | None, image: Path | None, minus: str | None, file: Path | None) -> list[Query]:
@@ -105,79 +115,30 @@ def _queries(query: str | None, image: Path | None, minus: str | None, file: Pat
     return [Query(query, image, minus)]
 
 
-def _check_files(place: Path | None, html: Path | None) -> None:
-    from tbps_cli.errors import DataError
-    from tbps_cli.files import check_new_file
-
-    check_new_file("--html", html, (".html", ".htm"))
-    if place is not None and not place.expanduser().exists():
-        raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of images.")
-
-
-def _gallery(
-    model: Model | ExportedModel, place: Path | None, split: str, data_root: Path | None, workers: int | None
-) -> Gallery:
-    from tbps_cli.cli import render, search_view
-
-    if place is None:
-        return _own_test_set(model, split, data_root, workers)
-    place = place.expanduser()
-    if place.is_file():
-        from tbps_cli.search.index import open_index
-
-        return open_index(model, place)
-    from tbps_cli.search.index import index
-
-    with render.progress(f"Embedding {place}", "images") as progress:
-        gallery = index(model, place, workers=workers, progress=progress)
-    search_view.index_line(gallery)
-    return gallery
-
-
-def _own_test_set(model: Model | ExportedModel, split: str, data_root: Path | None, workers: int | None) -> Gallery:
-    from tbps_cli.cli import render
-    from tbps_cli.data.open import open_dataset
-    from tbps_cli.errors import UsageError
-    from tbps_cli.places import data_root as place_of
-    from tbps_cli.search.dataset import of_split
-
-    if not model.data:
-        raise UsageError(f"{model.path} does not say which data set it belongs to.", "Name a folder: --in DIR")
-    exclude = model.recipe.data.exclude if model.recipe else None
-    dataset = open_dataset(model.data, place_of(data_root), exclude=Path(exclude) if exclude else None)
-    with render.progress(f"Embedding {dataset.name} {split}", "images") as progress:
-        return of_split(model, dataset.split(split), workers=workers, progress=progress)
-
-
-def _print(
-    found: list[Answer], gallery: Gallery, run: str, form: str, as_paths: bool, null: bool, queries: Path | None
-) -> None:
+def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:
     from tbps_cli.cli import output, render, search_view
     from tbps_cli.search import document
 
     if form == "json":
-        documents = [document.document(answer, gallery, run) for answer in found]
+        documents = [document.document(answer, found.gallery, found.gallery.run) for answer in found.answers]
         render.document(documents if queries is not None else documents[0])
     elif form == "csv":
-        output.stdout.write_exactly(document.table(found))
-    elif as_paths or null:
-        output.stdout.write_bytes(document.paths(found, b"\0" if null else b"\n"))
+        output.stdout.write_exactly(document.table(found.answers))
+    elif form == "paths":
+        output.stdout.write_bytes(document.paths(found.answers, b"\0" if null else b"\n"))
     else:
-        search_view.hits(found, gallery)
+        search_view.hits(found.answers, found.gallery)
 
 
-def _keep(found: list[Answer], gallery: Gallery, run: str, html: Path | None, copy_to: Path | None) -> None:
+def _save(found: Search, html: Path | None, copy_to: Path | None) -> None:
     from tbps_cli.cli import render
+    from tbps_cli.files import write_bytes
+    from tbps_cli.search.hits import copy_hits, page
 
     if html:
-        from tbps_cli.files import write_bytes
-        from tbps_cli.search.hits import page
-
         with render.progress("Thumbnails") as progress:
-            text = page(found, gallery, run, progress=progress)
+            text = page(found.answers, found.gallery, found.gallery.run, progress=progress)
         write_bytes(html, text.encode("utf-8", "replace"))
         render.note(f"Written: {html}")
     if copy_to:
-        from tbps_cli.search.hits import copy_hits
-
-        render.note(f"Copied: {copy_hits(found, copy_to)} images to {copy_to}")
+        render.note(f"Copied: {copy_hits(found.answers, copy_to)} images to {copy_to}")

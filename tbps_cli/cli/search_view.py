@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,14 @@ def index_line(gallery: Gallery) -> None:
         note(f"{gallery.name}: {len(gallery):,} images ({', '.join(changes)})")
 
 
-def index_report(gallery: Gallery, path: object) -> None:
-    """What `tbps index` did."""
+def index_report(gallery: Gallery, options: Sequence[str]) -> None:
+    """What `tbps index` did; options: with them `tbps search` finds this index and the same model."""
     done = gallery.update
     line(
         f"{gallery.name}: {len(gallery):,} images, {done.added:,} added ({done.embedded:,} embedded), "
         f"{done.removed:,} removed, {done.left_out_in_all:,} left out"
     )
-    line(f'Search it: tbps search "a man in a white shirt" --in {path or gallery.name}')
+    line(f'Search it: tbps search "a man in a white shirt" {shlex.join(options)}')
 
 
 def exported(out: object, agreement: Agreement | None, *, as_json: bool = False) -> None:

@@ -78,7 +78,7 @@ class Checkpoint:
         if sets or not isinstance(name, str) or not isinstance(exclude, str | None):
             data = run.recipe_with(sets).data
             name, exclude = data.name, data.exclude
-        run.facts()  # its weights are there, and the file is whole
+        _ = run.weights_file  # raises where training saved none yet
         return cls("run", run.folder, name, Path(exclude) if exclude else None, sets, run=run)
 
     @classmethod
@@ -171,6 +171,18 @@ def open_encoder(
     if isinstance(owner, Checkpoint):
         return owner.open(device=device, words=words, data_root=data_root)
     return owner
+
+
+def opened(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    *,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    data_root: Path | None = None,
+) -> Encoder:
+    """`find` and `open_encoder`, where nothing has to be checked between them."""
+    return open_encoder(find(checkpoint, sets), device=device, words=words, data_root=data_root)
 
 
 # ------------------------------------------------------------------------------------------------

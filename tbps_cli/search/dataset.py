@@ -26,7 +26,8 @@ def of_split(
     refuse_batch_dependent(model)
     rows, vector_GE, _ = embed_gallery(model, split, cache_dir=cache_dir(), workers=workers, progress=progress)
     name = f"{split.dataset} {split.name}"
-    return Gallery(name, split.root, rows, vector_GE, split=split.name, truth=_truth(split))
+    run, truth = str(model.path), _truth(split)
+    return Gallery(name, split.root, rows, vector_GE, run=run, split=split.name, truth=truth)
 
 
 def _truth(split: Split) -> dict[str, frozenset[Person]]:

@@ -6,7 +6,6 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tbps_cli.search.gallery import Gallery
@@ -15,11 +14,6 @@ from tbps_cli.types import Hit
 
 COLUMNS = ("query", "rank", "path", "score", "person", "file")
 DIGITS = 6
-
-
-def file_of(hit: Hit) -> Path:
-    """Where the image of a hit lies on this machine."""
-    return Path(str(hit.extra["file"]))
 
 
 def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
@@ -48,9 +42,9 @@ def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
         "path": hit.path,
         "score": round(hit.score, DIGITS),
         "person": hit.person,
-        "file": str(file_of(hit)),
+        "file": str(hit.file),
     }
-    made |= {key: hit.extra[key] for key in ("camera", "time") if hit.extra.get(key) is not None}
+    made |= {key: value for key, value in (("camera", hit.camera), ("time", hit.time)) if value is not None}
     right = answer.is_right(hit)
     return made if right is None else {**made, "right": right}
 
@@ -62,12 +56,12 @@ def table(answers: Sequence[Answer]) -> str:
     writer.writerow(COLUMNS)
     for answer in answers:
         for hit in answer.hits:
-            place = hit.path, round(hit.score, DIGITS), hit.person, str(file_of(hit))
+            place = hit.path, round(hit.score, DIGITS), hit.person, str(hit.file)
             writer.writerow((str(answer.query), hit.rank, *place))
     return text.getvalue()
 
 
 def paths(answers: Sequence[Answer], end: bytes = b"\n") -> bytes:
     """The files of all hits as the system names them, each followed by `end`; each file once."""
-    files = dict.fromkeys(file_of(hit) for answer in answers for hit in answer.hits)
+    files = dict.fromkeys(hit.file for answer in answers for hit in answer.hits)
     return b"".join(os.fsencode(file) + end for file in files)

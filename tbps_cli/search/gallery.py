@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.data.types import Person
-from tbps_cli.features.rows import Row
+from tbps_cli.features.rows import Row, Rows, encoded
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Gallery:
     """As shown: the folder, the index file, or the data set and its split."""
     root: Path
     """The folder that the paths of the rows are relative to."""
-    rows: Sequence[Row]
+    rows: Rows
     vector_GE: NDArray[Any]
     """Unit rows, often mapped from a file."""
+    run: str = ""
+    """The checkpoint that embedded them."""
     split: str | None = None
     truth: Mapping[str, frozenset[Person]] = field(default_factory=dict)
     """Caption -> the persons that it describes, where the data set says so."""
@@ -60,6 +63,10 @@ class Gallery:
         """Where an image lies on this machine."""
         return self.root / row.path
 
+    def places_of(self, content: str) -> NDArray[np.int64]:
+        """The places of all images with these bytes (their `features.rows.content_hash`)."""
+        return np.flatnonzero(self.rows.columns["content"] == encoded(content))
+
     def values(self, row: Row) -> dict[str, Any]:
         """What a filter may ask of an image, but for its score."""
         return {
@@ -70,12 +77,12 @@ class Gallery:
             "split": self.split,
         }
 
-    def document(self, run: str) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """What `tbps index --json` prints."""
         done = self.update
         return {
             "folder": self.name,
-            "run": run,
+            "run": self.run,
             "size": len(self),
             "added": done.added,
             "embedded": done.embedded,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tbps_cli import files
 from tbps_cli.errors import TbpsError
 from tbps_cli.escape import printable
-from tbps_cli.search.document import file_of
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.query import Answer
 from tbps_cli.types import Hit
@@ -42,7 +41,7 @@ def page(
 def _answer(answer: Answer, single: bool) -> sheet.Answer:
     from tbps_cli.search import sheet
 
-    places = [sheet.Place(file_of(hit), f"{hit.score:.3f}\n{_name(hit)}", answer.is_right(hit)) for hit in answer.hits]
+    places = [sheet.Place(hit.file, f"{hit.score:.3f}\n{_name(hit)}", answer.is_right(hit)) for hit in answer.hits]
     return sheet.Answer("" if single else printable(str(answer.query)), places, "" if single else _remark(answer))
 
 
@@ -68,7 +67,7 @@ def copy_hits(answers: Sequence[Answer], folder: Path) -> int:
     for number, answer in enumerate(answers, 1):
         into = folder if len(answers) == 1 else folder / f"{number:03d}"
         for hit in answer.hits:
-            source = file_of(hit)
+            source = hit.file
             try:
                 into.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, into / files.shortened(f"{hit.rank:03d}-{source.name}"))

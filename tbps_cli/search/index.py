@@ -9,6 +9,7 @@ vectors reach the disk every few seconds, so an interrupted run goes on where it
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import Policy, Progress, Report, Source, embed_images
 from tbps_cli.features.snapshot import read_about
 from tbps_cli.features.store import FeatureFile, feature_path
+from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.search.gallery import Gallery, LeftOut, Update
 from tbps_cli.search.scan import Scan, check_folder, scan
 from tbps_cli.search.skipped import Ledger, name_once
@@ -28,25 +30,31 @@ LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=Tr
 
 
 def index(
-    model: Encoder,
+    checkpoint: Encoder | Checkpoint | str | Path | None,
     folder: str | Path,
     path: str | Path | None = None,
     *,
     workers: int | None = None,
     batch: int = BATCH,
+    data_root: Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
     progress: Progress | None = None,
 ) -> Gallery:
     """Embed the images of a folder, as far as that has not been done, and open them as a gallery.
 
+    checkpoint: an open model, or what `models.open_model` opens (then device, sets, words and data_root count).
     path: the index file; default one in the cache that belongs to this folder and this model.
     workers: threads that decode images; default one a core, at most eight.
     progress: called with (images done, images to do), when there are any.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on batch companions.
     """
-    refuse_batch_dependent(model)
     folder = Path(folder).expanduser()
     check_folder(folder)
+    model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
+    refuse_batch_dependent(model)
     # The index first: a row of it without an image in the folder is then one whose image is gone, and never
     # one of an image that came after the folder was listed, which another process has embedded meanwhile.
     file = _open(model, folder, path)
@@ -63,24 +71,30 @@ def index(
     file.compact()
     if not len(file):
         raise DataError(f"{folder} holds no usable images.", _no_images_hint(ledger))
-    return Gallery(str(folder), folder, file.known(), file.matrix(), update=update)
+    return Gallery(str(folder), folder, file.known(), file.matrix(), run=str(model.path), update=update)
 
 
 def open_index(model: Encoder, path: Path) -> Gallery:
     """An index file made by `index`, as it is: its folder is not looked at. Raises CacheError."""
     refuse_batch_dependent(model)
-    about = read_about(path) or {}
-    folder = about.get("folder")
-    if folder is None:
-        raise CacheError(
-            f"--in {path} holds features, but is not an index.", "Make one: tbps index FOLDER --index FILE"
-        )
+    about = read_index(path)
+    folder = about["folder"]
     try:
         file = FeatureFile.open(path, model.fingerprint)
     except CacheError as error:
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
     file.compact()
-    return Gallery(str(path), Path(str(folder)), file.known(), file.matrix())
+    return Gallery(str(path), Path(str(folder)), file.known(), file.matrix(), run=str(model.path))
+
+
+def read_index(path: Path) -> Mapping[str, object]:
+    """What an index file says of itself: `folder` and `run`. Raises CacheError for any other file."""
+    about = read_about(path) or {}
+    if about.get("folder") is None:
+        raise CacheError(
+            f"--in {path} holds features, but is not an index.", "Make one: tbps index FOLDER --index FILE"
+        )
+    return about
 
 
 def refuse_batch_dependent(model: Encoder) -> None:

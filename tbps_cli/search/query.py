@@ -7,7 +7,8 @@ should not be. The score of an image is the cosine with that vector.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.data.types import Person
-from tbps_cli.errors import UsageError
+from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.encoder import Encoder, warn_of_cut
+from tbps_cli.features.rows import content_hash
+from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
 from tbps_cli.retrieval.rank import topk
+from tbps_cli.search.dataset import of_split
 from tbps_cli.search.gallery import Gallery
-from tbps_cli.search.index import index, open_index, refuse_batch_dependent
+from tbps_cli.search.index import index, open_index, read_index, refuse_batch_dependent
 from tbps_cli.search.where import Where, parse
 from tbps_cli.types import Hit
 
+Progress = Callable[[int, int], None]
+Watch = Callable[[str], AbstractContextManager[Progress]]
 TOP = 10
 MINUS = 0.5
 """How much of the unwanted sentence is taken away; all of it would leave little of a similar query."""
@@ -71,9 +77,17 @@ class Answer:
         return None if self.persons is None or hit.person is None else hit.person in self.persons
 
 
+@dataclass(frozen=True)
+class Search:
+    """What `search_all` found: an answer for each query, and the gallery they come from."""
+
+    answers: list[Answer]
+    gallery: Gallery
+
+
 def search(
-    model: Encoder,
-    gallery: Gallery | str | Path,
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    gallery: Gallery | str | Path | None = None,
     query: str | Query | None = None,
     *,
     image: str | Path | None = None,
@@ -81,21 +95,119 @@ def search(
     top: int = TOP,
     where: str | Where | None = None,
     min_score: float | None = None,
+    with_self: bool = True,
+    split: str = "test",
+    data_root: Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    workers: int | None = None,
 ) -> list[Hit]:
     """The images that fit a description best.
 
-    gallery: an open one, a folder of images (embedded on first use) or an index file.
+    checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
+    gallery: an open one, a folder of images (embedded on first use) or an index file; left out, `split`
+    of the data set that the model was trained on, below `data_root`.
     query: the sentence; image: an image that shows what is wanted; minus: what it is not.
     where: a filter, see `search.where`; min_score: the lowest cosine that counts.
+    with_self: whether the image that is searched by may be a hit (`tbps search` leaves it out).
     """
     asked = query if isinstance(query, Query) else Query(query, Path(image) if image else None, minus)
-    opened = gallery if isinstance(gallery, Gallery) else open_gallery(model, Path(gallery))
-    return answers(model, opened, [asked], top=top, where=where, min_score=min_score)[0].hits
+    found = search_all(
+        checkpoint,
+        gallery,
+        [asked],
+        top=top,
+        where=where,
+        min_score=min_score,
+        with_self=with_self,
+        split=split,
+        data_root=data_root,
+        device=device,
+        sets=sets,
+        words=words,
+        workers=workers,
+    )
+    return found.answers[0].hits
 
 
-def open_gallery(model: Encoder, place: Path) -> Gallery:
-    """A folder, brought up to date, or an index file as it is."""
-    return open_index(model, place) if place.is_file() else index(model, place)
+def search_all(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    gallery: Gallery | str | Path | None,
+    queries: Sequence[Query],
+    *,
+    top: int = TOP,
+    where: str | Where | None = None,
+    min_score: float | None = None,
+    with_self: bool = True,
+    split: str = "test",
+    data_root: Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+) -> Search:
+    """Answer several queries over one gallery; everything else as in `search`.
+
+    Cheap checks come first: the filter, the folder, the checkpoint, the data set, and only then weights.
+    watch: gives the progress callback of embedding; called with the gallery's name.
+    """
+    _check(top, min_score)
+    fits = parse(where) if isinstance(where, str) else where
+    if isinstance(gallery, Gallery):
+        model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
+    else:
+        model, gallery = open_gallery(
+            checkpoint,
+            gallery,
+            split=split,
+            data_root=data_root,
+            device=device,
+            sets=sets,
+            words=words,
+            workers=workers,
+            watch=watch,
+        )
+    found = answers(model, gallery, queries, top=top, where=fits, min_score=min_score, with_self=with_self)
+    return Search(found, gallery)
+
+
+def open_gallery(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    place: str | Path | None = None,
+    *,
+    split: str = "test",
+    data_root: Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+) -> tuple[Encoder, Gallery]:
+    """A model and the images that it searches.
+
+    place: a folder of images, which is brought up to date, or an index file as it is; left out, a split of
+    the data set that the model was trained on. Everything else as in `search_all`.
+    """
+    if place is not None:
+        place = Path(place).expanduser()
+        if not place.exists():
+            raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of images.")
+        if place.is_file():
+            read_index(place)
+    owner = find(checkpoint, sets)
+    if place is None:
+        hint = "Name a folder: --in DIR"
+        part = open_data(owner, split=split, data_root=data_root, hint=hint)[0].split(split)
+        model = open_encoder(owner, device=device, words=words, data_root=data_root)
+        with watch(f"{part.dataset} {split}") if watch else nullcontext() as progress:
+            return model, of_split(model, part, workers=workers, progress=progress)
+    model = open_encoder(owner, device=device, words=words, data_root=data_root)
+    if place.is_file():
+        return model, open_index(model, place)
+    with watch(str(place)) if watch else nullcontext() as progress:
+        return model, index(model, place, workers=workers, progress=progress)
 
 
 def answers(
@@ -106,18 +218,36 @@ def answers(
     top: int = TOP,
     where: str | Where | None = None,
     min_score: float | None = None,
+    with_self: bool = True,
 ) -> list[Answer]:
     """Rank a gallery for several queries; the filter comes first, so `top` images that fit it remain."""
+    _check(top, min_score)
+    ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
+    query_QE = encode(model, queries)
+    itself = [frozenset() if with_self else _places_of_image(gallery, query) for query in queries]
+    # as many more as may have to be left out, so that `top` remain
+    found = ranker.rank(query_QE, top + max(map(len, itself), default=0))
+    return [
+        Answer(
+            query,
+            _hits(gallery, score_K, index_K, min_score, top, left_out),
+            _persons(gallery, query),
+            ranker.candidates,
+        )
+        for query, (score_K, index_K), left_out in zip(queries, found, itself, strict=True)
+    ]
+
+
+def _check(top: int, min_score: float | None) -> None:
     if top < 1:
         raise UsageError(f"--top {top}: at least one image must be shown.")
     if min_score is not None and math.isnan(min_score):
         raise UsageError("--min-score: must be a number.")
-    ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
-    found = ranker.rank(encode(model, queries), top)
-    return [
-        Answer(query, _hits(gallery, score_K, index_K, min_score), _persons(gallery, query), ranker.candidates)
-        for query, (score_K, index_K) in zip(queries, found, strict=True)
-    ]
+
+
+def _places_of_image(gallery: Gallery, query: Query) -> frozenset[int]:
+    """Where the image that is searched by lies in the gallery itself, under whatever names."""
+    return frozenset() if query.image is None else frozenset(gallery.places_of(content_hash(query.image)).tolist())
 
 
 def encode(model: Encoder, queries: Sequence[Query]) -> NDArray[np.float32]:
@@ -181,14 +311,23 @@ class _Ranker:
         return score_1K[0][kept], found_1K[0][kept]
 
 
-def _hits(gallery: Gallery, score_K: NDArray[Any], index_K: NDArray[np.int64], min_score: float | None) -> list[Hit]:
-    hits = []
-    for rank, (score, found) in enumerate(zip(score_K.tolist(), index_K.tolist(), strict=True), 1):
-        if min_score is not None and score < min_score:
+def _hits(
+    gallery: Gallery,
+    score_K: NDArray[Any],
+    index_K: NDArray[np.int64],
+    min_score: float | None,
+    top: int,
+    left_out: frozenset[int],
+) -> list[Hit]:
+    """The first `top` of these places that are not left out, down to the lowest score."""
+    hits: list[Hit] = []
+    for score, found in zip(score_K.tolist(), index_K.tolist(), strict=True):
+        if len(hits) == top or (min_score is not None and score < min_score):
             break
-        row = gallery.rows[found]
-        extra = {"file": gallery.file_of(row), "camera": row.camera, "time": row.time}
-        hits.append(Hit(rank, row.path, score, row.person, extra))
+        if found not in left_out:
+            row = gallery.rows[found]
+            file = gallery.file_of(row)
+            hits.append(Hit(len(hits) + 1, row.path, score, file, row.person, row.camera, row.time))
     return hits
 
 

@@ -55,8 +55,7 @@ class Scan:
 def check_folder(folder: Path) -> None:
     """Raises DataError unless there is such a folder."""
     if not os.path.isdir(folder):  # noqa: PTH112 - False for a name that no file system allows, where Path raises
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise DataError(f"--in {folder} {what}.", "Give a folder of images, or an index made by tbps index.")
+        raise DataError(f"{folder} is not a folder.", "Give a folder of images.")
 
 
 def scan(folder: Path) -> Scan:
@@ -66,7 +65,7 @@ def scan(folder: Path) -> Scan:
     entered: set[tuple[int, int]] = set()
     found.images.extend(_below(found, "", entered))
     if "" in found.unreadable:
-        raise DataError(f"--in {folder} cannot be read ({found.unreadable['']}).")
+        raise DataError(f"{folder} cannot be read ({found.unreadable['']}).")
     return found
 
 

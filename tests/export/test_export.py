@@ -108,6 +108,23 @@ def test_int8_graphs_stay_close_and_are_smaller(
     assert not caplog.records
 
 
+def test_an_int8_row_does_not_depend_on_its_batch(
+    exported: tuple[Path, Agreement], examples: Examples, tmp_path: Path
+) -> None:
+    out = tmp_path / "int8"
+    shutil.copytree(exported[0], out)
+    graphs.quantise(out)
+    for precision, independent in (("fp32", False), ("int8", True)):  # fp32: as if nobody knew that these are int8
+        facts = json.loads((out / "tbps.json").read_text())
+        (out / "tbps.json").write_text(json.dumps(facts | {"precision": precision}))
+        opened = ExportedModel(out)
+        together = opened.encode_images(examples.images), opened.encode_texts(examples.captions)
+        alone = [opened.encode_images([image])[0] for image in examples.images]
+        apart = [opened.encode_texts([text])[0] for text in examples.captions]
+        assert (np.array_equal(together[0], alone) and np.array_equal(together[1], apart)) == independent
+        assert opened.fingerprint.endswith("-alone") == independent, "rows of batches are not taken for these"
+
+
 class Stub:
     """Writes no graphs, so that what follows can be tested in no time."""
 

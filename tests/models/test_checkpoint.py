@@ -83,10 +83,6 @@ def test_what_is_wrong_with_a_checkpoint_is_told_when_it_is_found(run: Run, tmp_
         Checkpoint.find(run.folder, sets=["method.temprature=1"])
     with pytest.raises(UsageError, match=r"train\.epochs=3: only keys"):
         Checkpoint.find(run.folder, sets=["train.epochs=3"])
-    whole = run.weights_file.read_bytes()
-    run.weights_file.write_bytes(whole[:-40])
-    with pytest.raises(WeightsError, match=r"weights\.safetensors is cut short or damaged"):
-        Checkpoint.find(run.folder)
     run.weights_file.unlink()
     with pytest.raises(WeightsError, match="holds no weights yet"):
         Checkpoint.find(run.folder)

@@ -13,6 +13,7 @@ import pytest
 
 from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.escape import json_text
+from tbps_cli.features.rows import Rows
 from tbps_cli.search import document
 from tbps_cli.search.hits import copy_hits, page
 from tbps_cli.search.index import index
@@ -101,13 +102,13 @@ def test_a_file_that_is_missing_or_no_text_is_a_data_error(tmp_path: Path) -> No
 @pytest.fixture
 def asked(model, photos: Path):
     gallery = index(model, photos)
-    gallery = replace(gallery, rows=[replace(row, person=5) for row in gallery.rows])
+    gallery = replace(gallery, rows=Rows.of(replace(row, person=5) for row in gallery.rows))
     return gallery, answers(model, gallery, [Query("red"), Query("blue, again", persons=frozenset({3}))], top=2)
 
 
 def test_hits_without_a_known_person_are_neither_right_nor_wrong(model, photos: Path) -> None:
     gallery = index(model, photos)
-    rows = [replace(row, person={"red.png": 3, "green.png": 4}.get(row.path)) for row in gallery.rows]
+    rows = Rows.of(replace(row, person={"red.png": 3, "green.png": 4}.get(row.path)) for row in gallery.rows)
     asked = [Query("red", persons=frozenset({3}))]
     some = answers(model, replace(gallery, rows=rows), asked)[0]
     assert {hit.path: some.is_right(hit) for hit in some.hits} == {
@@ -159,7 +160,7 @@ def test_strange_file_names_are_printed_harmlessly_but_stay_paths(model, photos:
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(model, photos: Path) -> None:
     gallery = index(model, photos)
-    gallery = replace(gallery, rows=[replace(row, person=5) for row in gallery.rows])
+    gallery = replace(gallery, rows=Rows.of(replace(row, person=5) for row in gallery.rows))
     found = answers(model, gallery, [Query("red <script>alert(1)</script>", persons=frozenset({1}))], top=2)
     text = page(found, gallery, "run")
     assert "<script" not in text and "&lt;script&gt;" in text

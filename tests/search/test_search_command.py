@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def test_the_page_and_the_copies_are_written() -> None:
 
 
 def test_a_mixture_with_filter_and_lowest_score() -> None:
-    options = ["--image", "photos/3.jpg", "--minus", "a bag", "--where", 'path like "3*"', "--min-score", "-1"]
+    options = ["--image", "photos/3.jpg", "--with-self", "--minus", "a bag"]
+    options += ["--where", 'path like "3*"', "--min-score", "-1"]
     document = json.loads(run("search", "red", "--in", "photos", "--json", *options).stdout)
     assert [hit["path"] for hit in document["hits"]] == ["3.jpg"]
     assert (document["image"], document["minus"], document["candidates"]) == ("photos/3.jpg", "a bag", 1)
@@ -107,6 +109,29 @@ def test_an_index_is_made_and_searched() -> None:
     assert [hit["path"] for hit in by_index["hits"]] == [hit["path"] for hit in by_folder["hits"]]
     document = json.loads(run("index", "photos", "--index", "people.h5", "--json").stdout)
     assert (document["size"], document["added"], document["left_out_in_all"]) == (5, 0, 2)
+
+
+def test_an_image_is_left_out_of_its_own_hits_unless_it_is_asked_for() -> None:
+    shutil.copy("photos/3.jpg", "photos/copy.jpg")
+    shutil.copy("photos/3.jpg", "elsewhere.jpg")
+    for image in ("photos/3.jpg", "elsewhere.jpg"):
+        document = json.loads(run("search", "--image", image, "--in", "photos", "--json", "--top", "4").stdout)
+        assert sorted(hit["path"] for hit in document["hits"]) == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
+        assert [hit["rank"] for hit in document["hits"]] == [1, 2, 3, 4]
+    again = run("search", "--image", "photos/3.jpg", "--with-self", "--in", "photos", "--json", "--top", "2")
+    assert {hit["path"] for hit in json.loads(again.stdout)["hits"]} == {"3.jpg", "copy.jpg"}
+    nothing = run("search", "--image", "photos/3.jpg", "--in", "photos", "--where", 'path == "3.jpg"')
+    assert "No image fits." in nothing.stderr
+
+
+def test_an_index_suggests_a_search_with_the_same_model() -> None:
+    plain = run("index", "photos").stdout
+    assert plain.splitlines()[-1] == 'Search it: tbps search "a man in a white shirt" --in photos'
+    Path("runs/tiny-0001").rename("my run")
+    named = run("index", "photos", "--ckpt", "my run", "--set", "method.temperature=0.5").stdout.splitlines()[-1]
+    assert named.endswith("--in photos --ckpt 'my run' --set method.temperature=0.5")
+    again = run(*shlex.split(named.partition("tbps ")[2]))
+    assert "added" not in again.stderr, "the index of another model was searched"
 
 
 @pytest.mark.parametrize(
