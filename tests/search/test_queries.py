@@ -179,7 +179,7 @@ def test_a_copy_of_a_very_long_name_keeps_its_ending(asked, tmp_path: Path, phot
     long = "x" * 250 + ".png"
     (photos / "red.png").rename(photos / long)
     first = asked[1][0]
-    hit = replace(first.hits[0], path=long, extra={"file": photos / long})
+    hit = replace(first.hits[0], path=long, file=photos / long)
     assert copy_hits([replace(first, hits=[hit])], tmp_path / "new") == 1
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["001-" + "x" * 247 + ".png"]
 
