@@ -9,6 +9,7 @@ vectors reach the disk every few seconds, so an interrupted run goes on where it
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -131,9 +132,12 @@ def _no_images_hint(ledger: Ledger) -> str:
 
 def _settle(file: FeatureFile, seen: Scan, ledger: Ledger, report: Report) -> Update:
     """Drop the rows of what is gone or unusable now, and note what was left out."""
-    new = {one.source.name: LeftOut(one.source.name, *one.state, one.error.reason) for one in report.unusable}
-    ledger.keep(seen.images, [new[one.source.name] for one in report.unusable if one.error.lasting])
-    usable = {found.path for found in seen.images} - ledger.entries.keys() - new.keys()
+    # what has vanished since the folder was listed is gone, not unusable
+    failed = [one for one in report.unusable if os.path.lexists(one.source.file)]
+    new = {one.source.name: LeftOut(one.source.name, *one.state, one.error.reason) for one in failed}
+    ledger.keep(seen.images, [new[one.source.name] for one in failed if one.error.lasting])
+    usable = {found.path for found in seen.images} - ledger.entries.keys()
+    usable -= {one.source.name for one in report.unusable}
     kept = np.array([path in usable or seen.hides(path) for path in file.known().paths], bool)
     if not kept.all():
         file.keep(kept)

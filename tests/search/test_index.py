@@ -141,6 +141,70 @@ def test_a_file_that_may_not_be_read_is_tried_again_next_time(
     assert "red.png" in paths(index(model, photos))
 
 
+def test_an_image_that_vanishes_after_the_listing_is_gone_and_not_named(
+    model, photos: Path, monkeypatch: pytest.MonkeyPatch, lines
+) -> None:
+    listed = indexing.scan
+
+    def scan(folder: Path):
+        seen = listed(folder)
+        (photos / "red.png").unlink(missing_ok=True)
+        return seen
+
+    monkeypatch.setattr(indexing, "scan", scan)
+    gallery = index(model, photos)
+    assert paths(gallery) == {"green.png", "below/blue.jpg"}
+    assert lines() == "" and gallery.update.left_out == []
+
+
+def test_an_image_that_is_replaced_while_it_is_read_keeps_content_and_vector_together(
+    model, photos: Path, painted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content and pixels are of the same bytes: a later image of the old content gets the old embedding."""
+    hashed = pipeline.content_hash
+    red, yellow = (photos / "red.png").read_bytes(), painted(photos / "y.png", "yellow").read_bytes()
+    (photos / "y.png").unlink()
+
+    def replacing(content: bytes) -> str:
+        if content == red:
+            (photos / "red.png").write_bytes(yellow)
+        return hashed(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "content_hash", replacing)
+        gallery = index(model, photos)
+    for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
+        if row.path == "red.png":
+            assert (row.content, int(vector_E.argmax())) == (hashed(red), 0)
+    os.utime(photos / "red.png", ns=(1, 1))
+    (photos / "again.png").write_bytes(red)
+    gallery = index(model, photos)
+    colour = {row.path: vector_E for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True)}
+    assert (int(colour["again.png"].argmax()), colour["again.png"][1] < 0.1) == (0, True)
+    assert colour["red.png"][1] > 0.6  # it is yellow now
+
+
+def test_a_file_larger_than_any_image_is_left_out_before_it_is_read(model, photos: Path, lines) -> None:
+    with (photos / "video.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "video.jpg" not in paths(index(model, photos))
+    assert "video.jpg (the file has 1099.5 GB" in lines()
+    assert index(model, photos).update.left_out == []
+
+
+@pytest.mark.parametrize("seconds", [-62_167_219_300, 10_413_792_000, 253_402_400_000])
+def test_files_of_any_time_are_indexed_and_known_again(model, photos: Path, seconds: int) -> None:
+    try:
+        os.utime(photos / "red.png", ns=(0, seconds * 10**9))
+    except OSError:
+        pytest.skip("the file system has no such times")
+    gallery = index(model, photos)
+    assert {"red.png", "green.png"} <= paths(gallery)
+    assert index(model, photos).update.added == 0
+    os.utime(photos / "red.png", ns=(0, 10**18))
+    assert index(model, photos).update.added == 1
+
+
 def test_rows_below_an_unreadable_folder_are_kept(model, photos: Path, monkeypatch: pytest.MonkeyPatch, lines) -> None:
     index(model, photos)
     listing = os.scandir
