@@ -50,7 +50,7 @@ def index_report(gallery: Gallery, options: Sequence[str]) -> None:
     done = gallery.update
     line(
         f"{gallery.name}: {len(gallery):,} images, {done.added:,} added ({done.embedded:,} embedded), "
-        f"{done.removed:,} removed, {done.left_out_in_all:,} left out"
+        f"{done.removed:,} removed, {done.skipped_in_all:,} left out"
     )
     line(f'Search it: tbps search "a man in a white shirt" {shlex.join(options)}')
 

@@ -15,7 +15,7 @@ from tbps_cli.features.rows import Row, Rows, encoded
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """A file that is no usable image, as it was when it was tried; size in bytes, mtime in nanoseconds."""
 
     path: str
@@ -33,9 +33,9 @@ class Update:
     embedded: int = 0
     """Of these: images that the model has seen now; the content of the others was known."""
     removed: int = 0
-    left_out: list[LeftOut] = field(default_factory=list)
-    """Tried in vain this time; what was tried before and has not changed is not tried again."""
-    left_out_in_all: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    """Failed this time; what failed before and has not changed since is not tried again."""
+    skipped_in_all: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,6 @@ class Gallery:
             "added": done.added,
             "embedded": done.embedded,
             "removed": done.removed,
-            "left_out": [{"path": entry.path, "reason": entry.reason} for entry in done.left_out],
-            "left_out_in_all": done.left_out_in_all,
+            "left_out": [{"path": entry.path, "reason": entry.reason} for entry in done.skipped],
+            "left_out_in_all": done.skipped_in_all,
         }

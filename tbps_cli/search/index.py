@@ -21,9 +21,9 @@ from tbps_cli.features.pipeline import Policy, Progress, Report, Source, embed_i
 from tbps_cli.features.snapshot import read_about
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.models.checkpoint import Checkpoint, opened
-from tbps_cli.search.gallery import Gallery, LeftOut, Update
+from tbps_cli.search.gallery import Gallery, Skipped, Update
 from tbps_cli.search.scan import Scan, check_folder, scan
-from tbps_cli.search.skipped import Ledger, name_once
+from tbps_cli.search.skipped import SkippedList, warn_of_skipped
 
 logger = logging.getLogger("tbps")
 BATCH = 64
@@ -60,18 +60,18 @@ def index(
     # one of an image that came after the folder was listed, which another process has embedded meanwhile.
     file = _open(model, folder, path)
     seen = scan(folder)
-    ledger = Ledger(file.path)
+    skipped = SkippedList(file.path)
     sources = [
-        Source(folder / found.path, found.path, state=found.state) for found in seen.images if not ledger.knows(found)
+        Source(folder / found.path, found.path, state=found.state) for found in seen.images if not skipped.knows(found)
     ]
     report = embed_images(model, sources, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
-    update = _settle(file, seen, ledger, report)
+    update = _settle(file, seen, skipped, report)
     for inside, reason in seen.unreadable.items():
         logger.warning("%s: the folder %s cannot be read (%s).", folder, inside, reason)
-    name_once(folder, update.left_out)
+    warn_of_skipped(folder, update.skipped)
     file.compact()
     if not len(file):
-        raise DataError(f"{folder} holds no usable images.", _no_images_hint(ledger))
+        raise DataError(f"{folder} holds no usable images.", _no_images_hint(skipped))
     return Gallery(str(folder), folder, file.known(), file.matrix(), run=str(model.path), update=update)
 
 
@@ -123,23 +123,23 @@ def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
         raise CacheError(error.message, f"Delete {place} to make it anew, or choose another --index file.") from None
 
 
-def _no_images_hint(ledger: Ledger) -> str:
-    if ledger.entries:
-        entry = next(iter(ledger.entries.values()))
-        return f"{len(ledger.entries):,} were left out, the first: {entry.path} ({entry.reason})."
+def _no_images_hint(skipped: SkippedList) -> str:
+    if skipped.entries:
+        entry = next(iter(skipped.entries.values()))
+        return f"{len(skipped.entries):,} were left out, the first: {entry.path} ({entry.reason})."
     return "Images end in .jpg, .png, .bmp, .webp and the like; hidden folders are passed over."
 
 
-def _settle(file: FeatureFile, seen: Scan, ledger: Ledger, report: Report) -> Update:
+def _settle(file: FeatureFile, seen: Scan, skipped: SkippedList, report: Report) -> Update:
     """Drop the rows of what is gone or unusable now, and note what was left out."""
     # what has vanished since the folder was listed is gone, not unusable
     failed = [one for one in report.unusable if os.path.lexists(one.source.file)]
-    new = {one.source.name: LeftOut(one.source.name, *one.state, one.error.reason) for one in failed}
-    ledger.keep(seen.images, [new[one.source.name] for one in failed if one.error.lasting])
-    usable = {found.path for found in seen.images} - ledger.entries.keys()
+    new = {one.source.name: Skipped(one.source.name, *one.state, one.error.reason) for one in failed}
+    skipped.keep(seen.images, [new[one.source.name] for one in failed if one.error.lasting])
+    usable = {found.path for found in seen.images} - skipped.entries.keys()
     usable -= {one.source.name for one in report.unusable}
     kept = np.array([path in usable or seen.hides(path) for path in file.known().paths], bool)
     if not kept.all():
         file.keep(kept)
-    in_all = len(ledger.entries.keys() | new.keys())
+    in_all = len(skipped.entries.keys() | new.keys())
     return Update(report.added, report.embedded, int((~kept).sum()), list(new.values()), in_all)

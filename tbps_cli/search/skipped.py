@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tbps_cli import files
 from tbps_cli.errors import TbpsError
-from tbps_cli.search.gallery import LeftOut
+from tbps_cli.search.gallery import Skipped
 from tbps_cli.search.scan import Found
 
 logger = logging.getLogger("tbps")
 SHOWN = 5
 
 
-class Ledger:
+class SkippedList:
     """The list in the file `INDEX.left-out.json`; a missing or damaged one is an empty one."""
 
     def __init__(self, index: Path) -> None:
@@ -28,7 +28,7 @@ class Ledger:
         entry = self.entries.get(found.path)
         return entry is not None and (entry.size, entry.mtime) == (found.size, found.mtime)
 
-    def keep(self, there: Iterable[Found], new: Iterable[LeftOut]) -> None:
+    def keep(self, there: Iterable[Found], new: Iterable[Skipped]) -> None:
         """Forget what is gone or changed, add what is new, and write the list when it differs."""
         still = {found.path: self.entries[found.path] for found in there if self.knows(found)}
         still |= {entry.path: entry for entry in new}
@@ -49,14 +49,14 @@ class Ledger:
             logger.debug("%s cannot be written: %s", self.path, error)
 
 
-def _read(path: Path) -> list[LeftOut]:
+def _read(path: Path) -> list[Skipped]:
     try:
-        return [LeftOut(**entry) for entry in json.loads(path.read_text("utf-8"))]
+        return [Skipped(**entry) for entry in json.loads(path.read_text("utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
 
 
-def name_once(folder: Path, entries: list[LeftOut]) -> None:
+def warn_of_skipped(folder: Path, entries: list[Skipped]) -> None:
     """One warning for all of them: how many, and the first few with their reasons."""
     if not entries:
         return

@@ -81,6 +81,8 @@ def test_a_batch_dependent_form_is_embedded_whole_in_order_and_per_batch_size(sp
     again, images, texts = run(4)
     assert (images, texts) == (0, 0)
     assert again.image_GE.tolist() == first.image_GE.tolist()
+    os.utime(split.paths[3], (1, 1))
+    assert run(4)[1] == 0
     assert run(5)[1] == 10
     save_image(split.paths[0], seed=999)
     assert run(4)[1] == 10

@@ -99,13 +99,13 @@ def test_unusable_images_are_left_out_and_named_once(model, photos: Path, painte
     assert "4 images are left out" in said
     for words in ("cut.jpg (", "text.jpg (no known image format)", "empty.png (the file is empty)", "7 x 40"):
         assert words in said
-    assert index(model, photos).update.left_out == []
+    assert index(model, photos).update.skipped == []
     assert lines() == ""
 
 
 def test_a_left_out_image_is_tried_again_when_it_changes(model, photos: Path, painted, lines) -> None:
     (photos / "later.png").write_text("nothing yet")
-    assert "later.png" in str(index(model, photos).update.left_out)
+    assert "later.png" in str(index(model, photos).update.skipped)
     painted(photos / "later.png", "yellow")
     assert "later.png" in paths(index(model, photos))
 
@@ -121,7 +121,7 @@ def test_an_image_that_breaks_loses_its_row(model, photos: Path, lines) -> None:
 def test_an_image_of_20_megapixels_is_embedded(model, photos: Path, painted) -> None:
     painted(photos / "big.jpg", "yellow", (4000, 5000))
     gallery = index(model, photos)
-    assert "big.jpg" in paths(gallery) and gallery.update.left_out == []
+    assert "big.jpg" in paths(gallery) and gallery.update.skipped == []
 
 
 def test_a_file_that_may_not_be_read_is_tried_again_next_time(
@@ -154,7 +154,7 @@ def test_an_image_that_vanishes_after_the_listing_is_gone_and_not_named(
     monkeypatch.setattr(indexing, "scan", scan)
     gallery = index(model, photos)
     assert paths(gallery) == {"green.png", "below/blue.jpg"}
-    assert lines() == "" and gallery.update.left_out == []
+    assert lines() == "" and gallery.update.skipped == []
 
 
 def test_an_image_that_is_replaced_while_it_is_read_keeps_content_and_vector_together(
@@ -189,7 +189,7 @@ def test_a_file_larger_than_any_image_is_left_out_before_it_is_read(model, photo
         file.truncate(1 << 40)
     assert "video.jpg" not in paths(index(model, photos))
     assert "video.jpg (the file has 1099.5 GB" in lines()
-    assert index(model, photos).update.left_out == []
+    assert index(model, photos).update.skipped == []
 
 
 @pytest.mark.parametrize("seconds", [-62_167_219_300, 10_413_792_000, 253_402_400_000])

@@ -88,3 +88,31 @@ def test_very_deep_folders_are_no_trouble(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d"] * 400)
     make(deep, "a.png")
     assert found(tmp_path) == ["d/" * 400 + "a.png"]
+
+
+def test_folders_deeper_than_a_path_may_be_long_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "a.png")
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(25):  # of 200 letters each, made from inside, since no path reaches them
+            os.mkdir("d" * 200, dir_fd=here)
+            below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+    finally:
+        os.close(here)
+    seen = scan(tmp_path)
+    assert [image.path for image in seen.images] == ["a.png"]
+    assert list(seen.unreadable.values()) == ["File name too long"]
+
+
+def test_a_name_that_no_file_system_allows_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        scan(tmp_path / ("d" * 5000))
+
+
+def test_names_that_are_not_text_are_found_as_they_are(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"12345")
+    assert [os.fsencode(path) for path in found(tmp_path)] == [b"caf\xe9/\xff.png"]
