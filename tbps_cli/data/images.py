@@ -2,20 +2,22 @@
 
 The published pipelines open with PIL, convert to RGB and accept truncated files; the benchmarks' crops carry
 no EXIF orientation, so turning those that do (photographs of one's own) changes no published number. Greyscale,
-palette, CMYK, 16-bit and transparent images are understood; transparent places become white.
+palette, CMYK, 16-bit, floating-point and transparent images are understood; transparent places become white. What
+cannot be shown as a viewer would show it is refused, since a black image is ranked like any other.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import struct
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tbps_cli.errors import DataError
@@ -28,12 +30,19 @@ MAX_BYTES = 1 << 30
 """A larger file is a video or a disk under an image's name: 100 million pixels with 16 bits a channel take 0.8 GB."""
 
 _LENIENT = threading.Lock()
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, OverflowError)
-"""What PIL's readers raise on damaged files."""
+_PROGRAMS = frozenset(("EPS", "WMF"))
+"""Formats that PIL hands to other programs (Ghostscript, Windows) to be drawn: nothing from outside is run."""
+_SIXTEEN = re.compile(r";16[BLN]")
+"""How PIL names colours of 16 bits a channel in a file."""
+_WHITES = (1.0, 255.0, 4095.0, 65535.0)
+"""Largest grey levels of files with fractions, 8, 12 and 16 bits."""
 
 
 class UnreadableImage(DataError):
-    """An image that cannot be used; `path` and `reason` are for counting and listing."""
+    """An image that cannot be used; `path` and `reason` are for counting and listing.
+
+    lasting: whether the file must change before it is worth trying again (not so when the disk or the memory failed).
+    """
 
     def __init__(self, path: Path | str, reason: str, lasting: bool = True) -> None:
         super().__init__(
@@ -75,36 +84,55 @@ def read_image(
     """
     try:
         with _opened(path, content, max_pixels) as image:
-            image.load()
-            return to_rgb(image)
+            return _loaded(image)
     except UnreadableImage:
         raise
-    except _BROKEN as error:
+    except Exception as error:  # PIL's plugins let anything escape on damaged files
         if not allow_truncated:
-            raise UnreadableImage(path, _reason(error)) from None
+            raise _unreadable(path, error) from None
     return _read_truncated(path, content, max_pixels)
 
 
 def _opened(path: Path | str, content: bytes | None, max_pixels: int) -> Image.Image:
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # our own limit, checked below, is the one that a user can set
+    if content is None:
+        check_size(path)
     try:
         image = Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:
-        raise UnreadableImage(path, "it does not exist") from None
+        raise UnreadableImage(path, "it does not exist", lasting=False) from None
     except IsADirectoryError:
-        raise UnreadableImage(path, "it is a folder") from None
+        raise UnreadableImage(path, "it is a folder", lasting=False) from None
     except UnidentifiedImageError:
         raise UnreadableImage(path, _not_an_image(path)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(path, f"it has more than {max_pixels:,} pixels") from None
-    except _BROKEN as error:
-        raise UnreadableImage(path, _reason(error)) from None
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    trouble = None
     if image.width * image.height > max_pixels:
-        size = f"{image.width} x {image.height}"
+        trouble = f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}"
+    elif image.format in _PROGRAMS:
+        trouble = f"{image.format} files are programs that draw an image, and are not run"
+    if trouble:
         image.close()
-        raise UnreadableImage(path, f"it has {size} pixels, more than {max_pixels:,}")
+        raise UnreadableImage(path, trouble)
     return image
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """The decoded image as RGB, upright. Raises ValueError for one that would come out black."""
+    # PIL keeps the upper 8 bits of 16-bit colours; in a file that holds 8 or 12 bits these are next to nothing.
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    upper_bits_only = len(image.getbands()) > 1 and any(_SIXTEEN.search(str(tile.args)) for tile in tiles)
+    image.load()
+    if upper_bits_only:
+        if np.asarray(image).max() < 16:
+            raise ValueError("it has 16 bits a channel but holds 12 or fewer, and its upper 8 bits are black")
+        if "transparency" in image.info:
+            image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
+    return to_rgb(image)
 
 
 def _read_truncated(path: Path | str, content: bytes | None, max_pixels: int) -> Image.Image:
@@ -113,14 +141,21 @@ def _read_truncated(path: Path | str, content: bytes | None, max_pixels: int) ->
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            image.load()
-            rgb = to_rgb(image)
-        except _BROKEN as error:
-            raise UnreadableImage(path, _reason(error)) from None
+            rgb = _loaded(image)
+        except Exception as error:
+            raise _unreadable(path, error) from None
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
     rgb.info[TRUNCATED] = True
     return rgb
+
+
+def _unreadable(path: Path | str, error: Exception) -> UnreadableImage:
+    """Any failure of PIL is that file's own reason: one file must never stop a folder from being searched."""
+    if isinstance(error, MemoryError):
+        return UnreadableImage(path, "there is not enough memory for it", lasting=False)
+    # PIL's own errors are OSErrors too, but have no number; those with one come from the system
+    return UnreadableImage(path, _reason(error), lasting=getattr(error, "errno", None) is None)
 
 
 def _not_an_image(path: Path | str) -> str:
@@ -137,13 +172,17 @@ def _reason(error: BaseException) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image -> RGB with 8 bits, turned upright by its EXIF orientation."""
+    """Any PIL image -> RGB with 8 bits, turned upright by its EXIF orientation; transparent places become white.
+
+    Raises ValueError for grey levels that no viewer could show (NaN, mostly negative, beyond 16 bits).
+    """
     image = _upright(image)
-    if image.mode == "RGB":
+    transparent = "transparency" in image.info
+    if image.mode == "RGB" and not transparent:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _eight_bits(image).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or transparent:
         return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
 
@@ -151,16 +190,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except _BROKEN:  # damaged metadata is no reason to refuse the image
+    except Exception:  # damaged metadata is no reason to refuse the image
         return image.copy()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey levels of more than 8 bits; PIL's own conversion would clip them to white."""
+    """Scale grey levels of other than 8 bits; PIL's own conversion would clip them to white or black."""
     level = np.asarray(image).astype(np.float64)
-    top = level.max(initial=0.0)
-    scale = 255.0 if image.mode == "F" and top <= 1 else 1.0 if top <= 255 and image.mode in ("I", "F") else 1 / 257
-    return Image.fromarray(np.clip(np.rint(level * scale), 0, 255).astype(np.uint8))
+    scaled = np.clip(np.rint(level * (255 / _white(level))), 0, 255)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled[level == transparent] = 255
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _white(level: NDArray[np.float64]) -> float:
+    """The grey level that is white. Files do not say it: it is the smallest usual one that (nearly) all values keep to.
+
+    Fractions may overshoot, as after resampling or in images of high dynamic range, so there the bulk of the values
+    decides: half of them below 1, or 99 % below another limit.
+    """
+    if not np.isfinite(level).all():
+        raise ValueError("it holds values that are not finite numbers")
+    low, middle, high, top = np.quantile(level, (0.05, 0.5, 0.99, 1))
+    if low < 0:
+        raise ValueError(f"its values go from {level.min():.4g} to {top:.4g}, where 0 to 1, 255 or 65535 was expected")
+    whole = np.array_equal(level, np.rint(level))
+    if not whole and middle <= 1:
+        return 1.0
+    found = next((white for white in _WHITES if (top if whole else high) <= white), None)
+    if found is None:
+        raise ValueError(f"its values go up to {top:.4g}, where at most 65535 was expected")
+    return found
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -123,5 +123,11 @@ def change_time(state: os.stat_result) -> int:
 
 def content_hash(source: Path | bytes) -> str:
     """32 hex digits over a file's bytes, or over the bytes given."""
-    content = source if isinstance(source, bytes) else source.read_bytes()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    if isinstance(source, bytes):
+        return _hash(source).hexdigest()
+    with source.open("rb") as file:  # piece by piece: a file may be larger than the memory
+        return hashlib.file_digest(file, _hash).hexdigest()
+
+
+def _hash(start: bytes = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(start, digest_size=16)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tbps_cli.data.images import UnreadableImage, find_missing, read_image
+from tbps_cli.data.images import UnreadableImage, check_size, find_missing, read_image
 from tbps_cli.data.types import Dataset
 from tbps_cli.prepare.audit import Finding
 from tbps_cli.prepare.decode import THREADS, Progress
@@ -147,6 +147,7 @@ def _look_at_all(paths: list[Path], progress: Progress | None) -> Iterator[_Look
 def _look_at(path: Path) -> _Look:
     look = _Look(path)
     try:
+        check_size(path)
         look.hash = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         look.size = read_image(path).size
     except UnreadableImage as error:

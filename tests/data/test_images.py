@@ -1,13 +1,26 @@
 """Images as they come: other modes, broken files, limits."""
 
+import io
+import os
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, features
+from PIL.PngImagePlugin import PngImageFile
 from support.sets import save_image
 
-from tbps_cli.data.images import TRUNCATED, UnreadableImage, find_missing, read_image, require_images, to_rgb
+from tbps_cli.data.images import (
+    TRUNCATED,
+    UnreadableImage,
+    check_size,
+    find_missing,
+    read_image,
+    require_images,
+    to_rgb,
+)
 from tbps_cli.errors import DataError
 
 
@@ -128,3 +141,214 @@ def test_missing_images_are_counted_with_the_first_examples(tmp_path):
     require_images([*paths, tmp_path / "link.png"], tmp_path, "own")
     with pytest.raises(DataError, match=r"own: 2 of 6 images are missing under .* \(first: x/9.png, y/1.png\)"):
         require_images([*paths, *lost], tmp_path, "own")
+
+
+# What a viewer shows, or a reason ---------------------------------------------------------------
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def deep_png(path, level, *, colour=2, transparent=b"", texts=b""):
+    """A PNG of 16 bits a channel, which PIL cannot write: 9 x 9 pixels, every value equal to `level`."""
+    rows = b"".join(b"\0" + struct.pack(">H", level) * {2: 3, 6: 4, 4: 2}[colour] * 9 for _ in range(9))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, colour, 0, 0, 0))
+    middle = (chunk(b"tRNS", transparent) if transparent else b"") + texts
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + middle + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        (0.5, 128), (1.0, 255), (128.4, 128), (77.0, 77), (200.0, 200), (40_000.5, 156), (65535.0, 255),
+    ],
+)  # fmt: skip
+def test_floating_point_files_are_shown_at_their_brightness(level, shown, tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.full((9, 9), level, np.float32)), "a.tif")
+    assert corner(read_image(path)) == (shown,) * 3
+
+
+@pytest.mark.parametrize(("bulk", "highlight", "shown"), [(0.5, 1.02, 128), (0.25, 40.0, 64), (99.5, 255.7, 100)])
+def test_a_few_bright_values_do_not_turn_a_floating_point_image_black(bulk, highlight, shown, tmp_path):
+    level = np.full((40, 40), bulk, np.float32)
+    level[-1, -1] = highlight
+    image = read_image(saved(tmp_path, Image.fromarray(level), "a.tif"))
+    assert corner(image) == (shown,) * 3 and image.getpixel((39, 39)) == (255,) * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([0.5, np.nan], "not finite numbers"),
+        ([0.5, np.inf], "not finite numbers"),
+        ([-2.0, 2.5], "its values go from -2 to 2.5"),
+        ([3.5, 1e6], "its values go up to 1e"),
+    ],
+)
+def test_floating_point_files_without_a_meaning_are_refused(values, reason, tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.array([values] * 9, np.float32)), "a.tif")
+    for lenient in (False, True):
+        with pytest.raises(UnreadableImage, match=reason):
+            read_image(path, allow_truncated=lenient)
+
+
+@pytest.mark.parametrize(
+    ("top", "level", "shown"), [(255, 200, 200), (4095, 2048, 128), (65535, 32768, 128), (0, 0, 0)]
+)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_files_of_16_bits_that_hold_fewer_are_not_black(top, level, shown, suffix, tmp_path):
+    values = np.full((9, 9), level, np.uint16)
+    values[-1, -1] = top
+    assert corner(read_image(saved(tmp_path, Image.fromarray(values), f"a.{suffix}"))) == (shown,) * 3
+
+
+@pytest.mark.parametrize("colour", [2, 4, 6])
+def test_colour_files_of_16_bits_that_hold_fewer_are_refused(colour, tmp_path):
+    for level in (200, 4095):
+        with pytest.raises(UnreadableImage, match="16 bits a channel but holds 12 or fewer"):
+            read_image(deep_png(tmp_path / "a.png", level, colour=colour))
+    assert corner(read_image(deep_png(tmp_path / "a.png", 65535, colour=colour))) == (255,) * 3
+
+
+def test_transparent_colours_are_white_whatever_the_mode(tmp_path):
+    for image, key in (
+        (Image.new("RGB", (6, 9), (10, 20, 30)), (10, 20, 30)),
+        (Image.new("L", (6, 9), 10), 10),
+        (Image.new("1", (6, 9), 0), 0),
+        (Image.fromarray(np.full((9, 6), 3000, np.uint16)), 3000),
+    ):
+        assert corner(read_image(saved(tmp_path, image, transparency=key))) == (255, 255, 255), image.mode
+    deep = deep_png(tmp_path / "a.png", 20_000, transparent=struct.pack(">HHH", 20_000, 20_000, 20_000))
+    assert corner(read_image(deep)) == (255, 255, 255)
+    assert corner(read_image(saved(tmp_path, Image.new("RGB", (6, 9), (10, 20, 30)), transparency=(1, 2, 3)))) == (
+        10,
+        20,
+        30,
+    )
+
+
+def test_every_mode_that_pil_knows_becomes_rgb_or_a_value_error():
+    modes = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"]
+    for mode in [*modes, "I;16", "I;16B", "I;16L", "I;16N"]:
+        try:
+            assert to_rgb(Image.new(mode, (3, 3))).mode == "RGB", mode
+        except ValueError:
+            assert mode == "La"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [RuntimeError("x"), NotImplementedError("x"), AttributeError("x"), ZeroDivisionError("x"), KeyError("x"),
+     AssertionError(), struct.error("x"), OverflowError("x"), Image.DecompressionBombError("x"), OSError("x")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("at", ["open", "load", "exif_transpose"])
+def test_whatever_pil_raises_is_the_files_own_reason(raised, at, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise raised
+
+    path = saved(tmp_path, Image.new("RGB", (6, 9)))
+    monkeypatch.setattr({"open": Image, "load": PngImageFile, "exif_transpose": ImageOps}[at], at, fail)
+    for lenient in (False, True):
+        if at == "exif_transpose":
+            assert read_image(path, allow_truncated=lenient).size == (6, 9)
+            continue
+        with pytest.raises(UnreadableImage) as caught:
+            read_image(path, allow_truncated=lenient)
+        assert caught.value.lasting and "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), OSError(5, "Input/output error"), PermissionError(13, "no")])
+def test_what_the_machine_did_is_worth_trying_again(raised, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise raised
+
+    path = saved(tmp_path, Image.new("RGB", (6, 9)))
+    monkeypatch.setattr(PngImageFile, "load", fail)
+    with pytest.raises(UnreadableImage) as caught:
+        read_image(path)
+    assert not caught.value.lasting
+
+
+def test_an_interrupt_is_no_fault_of_an_image(tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    path = saved(tmp_path, Image.new("RGB", (6, 9)))
+    monkeypatch.setattr(PngImageFile, "load", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        read_image(path)
+
+
+def damaged(kind, path):
+    """Files on which PIL's plugins raise what the others do not."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8))
+    if kind == "text":
+        bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * (2 << 20)))
+        return deep_png(path, 65535, texts=bomb)
+    content = io.BytesIO()
+    noise.save(content, kind)
+    raw = bytearray(content.getvalue())
+    if kind == "DDS":
+        raw[80:84] = bytes(4)
+    else:
+        raw[len(raw) // 3 :] = bytes(len(raw) - len(raw) // 3)
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "DDS", "BLP", "JPEG2000", "text"])
+def test_damaged_files_of_rare_formats_are_refused_with_a_reason(kind, tmp_path):
+    if kind in ("AVIF", "JPEG2000") and not features.check("avif" if kind == "AVIF" else "jpg_2000"):
+        pytest.skip(f"this Pillow reads no {kind}")
+    if kind == "BLP":
+        path = tmp_path / "a.png"
+        path.write_bytes(b"BLP2" + struct.pack("<iBBBBII", 1, 9, 9, 9, 9, 16, 16) + bytes(2000))
+    else:
+        path = damaged(kind, tmp_path / "a.png")
+    with pytest.raises(UnreadableImage):
+        read_image(path)
+
+
+def test_damage_anywhere_gives_an_image_or_a_reason(tmp_path):
+    """Bytes of small files of many formats, flipped one after another: never another exception."""
+    draws = np.random.default_rng(0)
+    noise = Image.fromarray(draws.integers(0, 256, (16, 12, 3), dtype=np.uint8))
+    kinds = ["JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "DDS", "TGA", "ICO", "PCX", "SGI"]
+    kinds += [
+        kind for kind, name in (("AVIF", "avif"), ("WEBP", "webp"), ("JPEG2000", "jpg_2000")) if features.check(name)
+    ]
+    refused = 0
+    for kind in kinds:
+        content = io.BytesIO()
+        noise.save(content, kind)
+        for place in draws.integers(0, min(len(content.getvalue()), 400), 30):
+            raw = bytearray(content.getvalue())
+            raw[place] ^= 0xFF
+            (tmp_path / "a.png").write_bytes(raw)
+            try:
+                assert read_image(tmp_path / "a.png").mode == "RGB"
+            except UnreadableImage:
+                refused += 1
+    assert refused > 50
+
+
+def test_a_file_that_is_too_large_to_be_an_image_is_refused_unread(tmp_path):
+    path = tmp_path / "video.jpg"
+    path.touch()
+    os.truncate(path, 8 << 30)
+    for check in (check_size, read_image):
+        with pytest.raises(UnreadableImage, match=r"the file has 8\.6 GB, more than 1\.1 GB"):
+            check(path)
+    check_size(tmp_path / "gone.jpg")
+    check_size(save_image(tmp_path / "b.png"))
+
+
+def test_files_that_another_program_would_draw_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImage, match="EPS files are programs"):
+        read_image(tmp_path / "a.jpg")

@@ -103,6 +103,13 @@ def test_unusable_images_are_left_out_and_named_once(model, photos: Path, painte
     assert lines() == ""
 
 
+def test_a_file_larger_than_the_memory_is_left_out_unread(model, photos: Path, lines) -> None:
+    (photos / "video.jpg").touch()
+    os.truncate(photos / "video.jpg", 1 << 42)
+    assert paths(index(model, photos)) == {"red.png", "green.png", "below/blue.jpg"}
+    assert "video.jpg (the file has 4398.0 GB, more than 1.1 GB)" in lines()
+
+
 def test_a_left_out_image_is_tried_again_when_it_changes(model, photos: Path, painted, lines) -> None:
     (photos / "later.png").write_text("nothing yet")
     assert "later.png" in str(index(model, photos).update.skipped)
