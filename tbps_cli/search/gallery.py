@@ -77,6 +77,10 @@ class Gallery:
             "split": self.split,
         }
 
+    def knows(self, field: str) -> bool:
+        """Whether any image has a value of a field that a filter may ask for."""
+        return any(self.values(row)[field] is not None for row in self.rows)
+
     def document(self) -> dict[str, Any]:
         """What `tbps index --json` prints."""
         done = self.update

@@ -25,7 +25,7 @@ from tbps_cli.retrieval.rank import topk
 from tbps_cli.search.dataset import of_split
 from tbps_cli.search.gallery import Gallery
 from tbps_cli.search.index import index, open_index, read_index, refuse_batch_dependent
-from tbps_cli.search.where import Where, parse
+from tbps_cli.search.where import Where, parse, require
 from tbps_cli.types import Hit
 
 Progress = Callable[[int, int], None]
@@ -283,6 +283,8 @@ class _Ranker:
         self.where = where
         self.by_score = where is not None and "score" in where.fields
         self.index_K: NDArray[np.int64] | None = None
+        if where is not None and len(gallery):
+            require(where, gallery.knows)
         if where is not None and not self.by_score:
             fits = (where(gallery.values(row)) for row in gallery.rows)
             self.index_K = np.flatnonzero(np.fromiter(fits, bool, len(gallery)))

@@ -2,7 +2,8 @@
 
 Comparisons `== != < <= > >=`, `like` (with * and ?), `in (...)`, joined by `and`, `or`, `not` and
 brackets. Fields are what is known of an image. The text is parsed into closures here; nothing in it
-is ever executed. A value that is unknown fits no comparison but `== none` and `!= ...`.
+is ever executed. A value that is unknown fits no comparison but `== none` and `!= ...`; a field of which a whole
+gallery has no values is an error (`require`), since an empty answer would look like "nobody fits".
 """
 
 from __future__ import annotations
@@ -47,10 +48,13 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Where:
-    """A filter, ready to be asked. `fields` are those it looks at."""
+    """A filter, ready to be asked."""
 
     text: str
     fields: frozenset[str]
+    """Those it looks at."""
+    needed: frozenset[str]
+    """Those it compares with a value, not only with `none`."""
     test: Test
 
     def __call__(self, row: Row) -> bool:
@@ -65,7 +69,20 @@ def parse(text: str) -> Where:
     parser = _Parser(text, _tokens(text))
     test = parser.either()
     parser.expect_end()
-    return Where(text, frozenset(parser.fields), test)
+    return Where(text, frozenset(parser.fields), frozenset(parser.needed), test)
+
+
+def require(where: Where, knows: Callable[[str], bool]) -> None:
+    """Raise UsageError when a field is compared that no image has any value of.
+
+    knows: whether any image of the gallery has a value of a field.
+    """
+    for field in sorted(where.needed - {"score"}):
+        if not knows(field):
+            there = [name for name in FIELDS if name == "score" or knows(name)]
+            raise UsageError(
+                f"--where: no image here has a {field}.", f"What is known of them: {', '.join(there)}. {EXAMPLE}"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,11 +104,17 @@ def _tokens(text: str) -> list[_Token]:
         match = _TOKEN.match(text, place)
         if match is None:
             start = place + len(text[place:]) - len(text[place:].lstrip())
-            raise UsageError(f"--where: {text[start:]!r} is not understood (character {start + 1}).", EXAMPLE)
+            raise UsageError(f"--where: not understood {_at(text, start)}.", EXAMPLE)
         kind = match.lastgroup or ""
         found.append(_Token(kind, _value(kind, match[kind]), match.start(kind)))
         place = match.end()
     return [*found, _Token("end", "", end)]
+
+
+def _at(text: str, place: int) -> str:
+    """The place of a mistake: its number, and the text around it with a caret before the character."""
+    around = f"{text[max(0, place - 40) : place]}^{text[place : place + 40]}"
+    return f"(character {place + 1}: {around!r})"
 
 
 def _value(kind: str, raw: str) -> Any:
@@ -107,6 +130,7 @@ class _Parser:
         self.text = text
         self.tokens = tokens
         self.fields: set[str] = set()
+        self.needed: set[str] = set()
         self.depth = 0
 
     def either(self) -> Test:
@@ -139,17 +163,21 @@ class _Parser:
     def comparison(self) -> Test:
         field = self._field()
         if self._word("like"):
-            pattern = re.compile(translate(str(self._literal())))
+            self.needed.add(field)
+            pattern = _like(str(self._literal()))
             return lambda row: row.get(field) is not None and pattern.match(str(row[field])) is not None
         if self._word("not"):
             if not self._word("in"):
                 self._fail("in")
-            chosen = self._list()
+            chosen = self._list(field)
             return lambda row: not any(same(row.get(field), value) for value in chosen)
         if self._word("in"):
-            chosen = self._list()
+            chosen = self._list(field)
             return lambda row: any(same(row.get(field), value) for value in chosen)
-        return _compared(field, self._comparison_sign(), self._literal())
+        sign, value = self._comparison_sign(), self._literal()
+        if value is not None:
+            self.needed.add(field)
+        return _compared(field, sign, value)
 
     def expect_end(self) -> None:
         if self.tokens[0].kind != "end":
@@ -163,7 +191,7 @@ class _Parser:
         if name not in FIELDS:
             near = get_close_matches(name, FIELDS, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Fields: {', '.join(FIELDS)}. {EXAMPLE}"
-            raise UsageError(f"--where: there is no field {token.value!r}.", hint)
+            raise UsageError(f"--where: there is no field {token.value!r} {_at(self.text, token.place)}.", hint)
         self.fields.add(name)
         del self.tokens[0]
         return name
@@ -176,7 +204,8 @@ class _Parser:
         del self.tokens[0]
         return sign
 
-    def _list(self) -> list[Any]:
+    def _list(self, field: str) -> list[Any]:
+        self.needed.add(field)
         self._expect("(")
         values = [self._literal()]
         while self._sign(","):
@@ -212,9 +241,14 @@ class _Parser:
     def _fail(self, expected: str) -> None:
         token = self.tokens[0]
         raise UsageError(
-            f"--where: expected {expected} instead of {token.shown} (character {token.place + 1} of {self.text!r}).",
+            f"--where: expected {expected} instead of {token.shown} {_at(self.text, token.place)}.",
             EXAMPLE,
         )
+
+
+def _like(pattern: str) -> re.Pattern[str]:
+    """* is any characters, ? is one; brackets, which fnmatch would take for a choice, are themselves."""
+    return re.compile(translate(pattern.replace("[", "[[]")))
 
 
 def _compared(field: str, sign: str, value: Any) -> Test:

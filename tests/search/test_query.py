@@ -82,7 +82,13 @@ def test_a_filter_may_ask_for_the_score(model, gallery: Gallery) -> None:
 
 
 def test_a_filter_that_nothing_fits_gives_no_hits(model, gallery: Gallery) -> None:
-    assert search(model, gallery, "red", where='camera == "c9"') == []
+    assert search(model, gallery, "red", where='path like "*.gif"') == []
+
+
+def test_a_filter_for_what_no_image_has_is_an_error_and_no_empty_answer(model, gallery: Gallery) -> None:
+    for where in ('camera == "c9"', 'camera == "c9" or score > 0'):
+        with pytest.raises(UsageError, match="no image here has a camera"):
+            search(model, gallery, "red", where=where)
 
 
 def test_a_lowest_score_cuts_the_list(model, gallery: Gallery) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.errors import UsageError
-from tbps_cli.search.where import parse
+from tbps_cli.search.where import parse, require
 
 ROW: dict[str, Any] = {
     "path": "night/gate/03.jpg",
@@ -66,6 +66,39 @@ def test_an_image_that_does_not_fit_is_left_out(text: str) -> None:
     assert not parse(text)(ROW)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("*[1]*", "IMG [1].png", True),
+        ("*[1]*", "IMG 1.png", False),
+        ("IMG [1].png", "IMG [1].png", True),
+        ("[ab]*", "a.png", False),
+        ("[ab]*", "[ab].png", True),
+        ("[!a]?", "[!a]b", True),
+        ("a.b", "axb", False),
+        ("*]*", "a]b", True),
+        ("*a*a*a*a*a*a*a*a*a*a*a*a*b", "a" * 250, False),
+    ],
+)
+def test_like_knows_the_star_and_the_question_mark_and_nothing_else(pattern: str, name: str, fits: bool) -> None:
+    assert parse(f'path like "{pattern}"')({"path": name}) is fits
+
+
+@pytest.mark.parametrize(
+    "text", ['camera == "c1"', "not camera in (1, 2)", 'camera != "c1"', 'score > 0 or camera < "z"']
+)
+def test_a_field_that_no_image_has_is_an_error_that_names_what_there_is(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        require(parse(text), lambda field: field in ("path", "time"))
+    assert caught.value.message == "--where: no image here has a camera."
+    assert caught.value.hint and caught.value.hint.startswith("What is known of them: path, time, score.")
+    require(parse(text), lambda field: True)
+
+
+def test_whether_a_field_is_unknown_may_always_be_asked() -> None:
+    require(parse("camera == none or person != none and score > 0.1"), lambda field: False)
+
+
 @pytest.mark.parametrize("text", ['camera >= "a"', 'path like "*"', "person == 12", "score < 1", "person in (12)"])
 def test_what_is_unknown_fits_no_comparison(text: str) -> None:
     assert not parse(text)(NOTHING)
@@ -92,14 +125,15 @@ def test_the_fields_of_a_filter_are_known() -> None:
         ("", "expected a field"),
         ("camera", "expected a comparison"),
         ("camera ==", "expected a value"),
-        ("camera == c1", "expected a value"),
+        ("camera == c1", "expected a value: a number, none, or a text in quotes instead of 'c1' (character 11"),
+        ("path == 'a' or camera == c1", "(character 26: \"path == 'a' or camera == ^c1\")"),
         ('camra == "c1"', "no field 'camra'"),
         ('camera == "c1" camera', "expected and, or, or the end"),
         ('(camera == "c1"', "expected )"),
         ("person in ()", "expected a value"),
         ("person in 3", "expected ("),
         ("score < none", "makes no sense"),
-        ('camera == "c1', "not understood (character 11)"),
+        ('camera == "c1', "not understood (character 11: 'camera == ^\"c1')"),
         ("__import__('os')", "no field"),
         ("camera == 'a'; 1", "not understood"),
         ("score > 1x", "not understood"),
