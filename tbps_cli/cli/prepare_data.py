@@ -24,7 +24,10 @@ Source = Annotated[
     ),
 ]
 Audit = Annotated[
-    bool, typer.Option("--audit", help="Also look for shared, broken and cut captions and images in two splits.")
+    bool,
+    typer.Option(
+        "--audit", help="Also look for shared, broken and cut captions, and for images or persons in two splits."
+    ),
 ]
 Decode = Annotated[
     str | None,

@@ -10,6 +10,7 @@ data set's notes. The readers in `data/layouts/` know nothing of each other's na
 from __future__ import annotations
 
 import difflib
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
 from tbps_cli.data.types import SPLITS, Dataset
 from tbps_cli.errors import DataError
+
+logger = logging.getLogger("tbps")
 
 LAYOUTS: dict[str, Layout] = {
     module.LAYOUT.name: module.LAYOUT for module in (cuhk_pedes, icfg_pedes, rstpreid, synthetic)
@@ -58,7 +61,25 @@ def open_dataset(name: str, data_root: Path, *, exclude: Path | None = None) -> 
     """
     layout = find_layout(name)
     dataset = read_named(layout, home_of(layout, data_root)) if layout else read_path(_own_path(name, data_root))
-    return leave_out(dataset, exclude) if exclude else dataset
+    if exclude:
+        dataset = leave_out(dataset, exclude)
+    _warn_of_shared_persons(dataset)
+    return dataset
+
+
+def _warn_of_shared_persons(dataset: Dataset) -> None:
+    shared = dataset.persons_in_several_splits()
+    if shared:
+        person, splits = next(iter(shared.items()))
+        logger.warning(
+            "%s: %s in several splits (first: person %s in %s), so the scores will be too good. "
+            "tbps prepare-data %s --audit lists them.",
+            dataset.name,
+            f"{len(shared):,} persons are" if len(shared) > 1 else "1 person is",
+            person,
+            " and ".join(splits),
+            dataset.source or dataset.name,
+        )
 
 
 def ceiling(dataset: Dataset, split: str) -> dict[str, float] | None:

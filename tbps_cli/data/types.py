@@ -8,7 +8,7 @@ equality matters in evaluation, while training needs 0..C-1.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,8 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     source: Path | None = None
     """The annotation file or folder, for messages."""
+    numbered_by_split: bool = False
+    """Whether each split may number its persons from the start: then equal numbers need not be one person."""
 
     def split(self, name: str) -> Split:
         """The images and captions of train, val or test. Raises DataError when there are none."""
@@ -77,6 +79,13 @@ class Dataset:
         captions = Counter(self.images[caption.image].split for caption in self.captions)
         persons = Counter(split for split, _ in {(image.split, image.person) for image in self.images})
         return {name: (persons[name], images[name], captions[name]) for name in SPLITS if images[name]}
+
+    def persons_in_several_splits(self) -> dict[Person, list[str]]:
+        """Person -> its splits, for those that are in more than one: what is learned of them inflates every score."""
+        splits: defaultdict[Person, set[str]] = defaultdict(set)
+        for image in () if self.numbered_by_split else self.images:
+            splits[image.person].add(image.split)
+        return {person: sorted(found, key=SPLITS.index) for person, found in splits.items() if len(found) > 1}
 
     def path_of(self, image: ImageRecord) -> Path:
         """Where an image lies on disk."""

@@ -1,7 +1,7 @@
 """What is wrong with a data set beyond broken files: captions and images that teach or test the wrong thing.
 
 Users of the benchmarks report captions shared by different persons, fragments of program code and other
-non-text, and images that stand in two splits; long captions are cut at the tokenizer's 77 places without
+non-text, and images or persons that are in two splits; long captions are cut at the tokenizer's 77 places without
 a word. Each kind is counted with examples, and those of the training split go on a list that `data.exclude`
 reads. Nothing of val or test is put on that list, since that would change what a score means.
 """
@@ -58,6 +58,7 @@ def audit(dataset: Dataset, hash_of: Mapping[str, str]) -> list[Finding]:
         _no_sentences(dataset),
         _cut_captions(dataset),
         _images_in_two_splits(dataset, hash_of),
+        _persons_in_two_splits(dataset),
     ]
 
 
@@ -156,6 +157,19 @@ def _images_in_two_splits(dataset: Dataset, hash_of: Mapping[str, str]) -> Findi
             others = sorted({other.split for other in images} - {image.split})
             reason = f"also in {' and '.join(others)}"
             finding.add(f"{image.split}: {image.path} ({reason})", Exclusion(image.path, None, image.split, reason))
+    return finding
+
+
+def _persons_in_two_splits(dataset: Dataset) -> Finding:
+    finding = Finding("person-in-splits", "the same person in two splits, which makes every score too good")
+    shared = dataset.persons_in_several_splits()
+    for person, splits in shared.items():
+        finding.add(f"person {person} is in {' and '.join(splits)}")
+    for image in dataset.images:
+        if image.person in shared and image.split == "train":
+            others = [split for split in shared[image.person] if split != "train"]
+            reason = f"person {image.person} is also in {' and '.join(others)}"
+            finding.exclusions.append(Exclusion(image.path, None, image.split, reason))
     return finding
 
 

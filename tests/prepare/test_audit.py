@@ -1,5 +1,7 @@
 """The audit: what it finds, and what it leaves alone."""
 
+import json
+
 import pytest
 from support.sets import cuhk_records, save_image, write_set
 
@@ -20,7 +22,7 @@ def found(tmp_path, rows, seeds=None):
 def test_a_clean_set_has_no_findings(tmp_path):
     findings, listed = found(tmp_path, cuhk_records())
     assert {kind: finding.count for kind, finding in findings.items()} == {
-        "shared-caption": 0, "non-text": 0, "cut-caption": 0, "two-splits": 0,
+        "shared-caption": 0, "non-text": 0, "cut-caption": 0, "two-splits": 0, "person-in-splits": 0,
     }  # fmt: skip
     assert listed == []
 
@@ -92,3 +94,25 @@ def test_what_is_no_sentence_is_odd(text):
 )
 def test_a_sentence_is_not_odd(text):
     assert oddity(text) is None
+
+
+def test_a_person_in_two_splits_is_found_and_costs_the_training_images(tmp_path, caplog):
+    rows = cuhk_records()
+    rows[-1]["id"] = rows[0]["id"]
+    findings, listed = found(tmp_path, rows)
+    assert findings["person-in-splits"].count == 1
+    assert findings["person-in-splits"].examples == ["person 1 is in train and test"]
+    assert [(entry.path, entry.caption) for entry in listed] == [("cam_a/001_0.png", None), ("cam_a/001_1.png", None)]
+    assert "1 person are in several splits (first: person 1 in train and test)" not in caplog.text
+    assert "1 person is in several splits (first: person 1 in train and test)" in caplog.text
+
+
+def test_persons_that_other_papers_files_number_by_split_are_not_taken_for_one(tmp_path, caplog):
+    folder = tmp_path / "own"
+    for split in ("train", "test"):
+        rows = [{"image": f"{split}.png", "caption": "a man in a red coat", "image_id": 0}]
+        save_image(folder / f"{split}.png")
+        (folder / f"cuhk_{split}.json").write_text(json.dumps(rows))
+    dataset = open_dataset(str(folder / "cuhk_train.json"), tmp_path)
+    assert dataset.splits == {"train": (1, 1, 1), "test": (1, 1, 1)}
+    assert dataset.persons_in_several_splits() == {} and "several splits" not in caplog.text

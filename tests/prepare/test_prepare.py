@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support.sets import cuhk_records, save_image, write_set
 
+from tbps_cli.cli import data_view
 from tbps_cli.data.exclusions import read
 from tbps_cli.data.open import LAYOUTS, open_dataset
 from tbps_cli.errors import DataError, UsageError
@@ -121,6 +122,14 @@ def test_every_kind_of_trouble_is_counted_with_examples(cuhk):
 def test_the_data_root_may_be_the_data_sets_own_folder(cuhk):
     report = prepare("cuhk-pedes", cuhk / "CUHK-PEDES")
     assert report.file == cuhk / "CUHK-PEDES.report.json" and report.splits["test"] == (2, 4, 8)
+
+
+def test_an_audit_that_lists_nothing_writes_and_advises_nothing(tmp_path, capsys):
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records())
+    report = prepare("cuhk-pedes", tmp_path, audited=True)
+    assert report.excluded == 0
+    data_view.show(report)
+    assert "data.exclude" not in capsys.readouterr().out
 
 
 def test_the_audit_writes_a_list_that_a_recipe_can_exclude(tmp_path):

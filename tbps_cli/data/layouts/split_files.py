@@ -50,7 +50,9 @@ class SplitFiles:
         if not builder.images:
             raise DataError(f"{', '.join(map(str, files.values()))}: no records.")
         builder.notes.append(f"annotation files of {self.paper}: {', '.join(path.name for path in files.values())}")
-        return builder.finish(records.image_root(folder, _examples(builder)))
+        dataset = builder.finish(records.image_root(folder, _examples(builder)))
+        dataset.numbered_by_split = True
+        return dataset
 
 
 def _content(path: Path) -> object:
