@@ -16,11 +16,13 @@ def command(
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", metavar="NAME", help="onnx, safetensors or hub; repeatable. Default: onnx and safetensors."
+            "--format",
+            metavar="NAME",
+            help="onnx, safetensors or hub; repeatable. Default: onnx and safetensors; onnx alone with --quantize.",
         ),
     ] = None,
     quantize: Annotated[
-        str | None, typer.Option("--quantize", metavar="int8", help="int8: smaller, faster graphs.")
+        str | None, typer.Option("--quantize", metavar="int8", help="int8: graphs of a quarter of the size.")
     ] = None,
     tolerance: Annotated[
         float | None,
@@ -40,7 +42,7 @@ def command(
         agreement = export(
             ckpt,
             out,
-            formats=formats or ("onnx", "safetensors"),
+            formats=formats,
             quantize=quantize,
             tolerance=tolerance,
             data_root=data_root,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,6 +75,20 @@ def compare(original: Encoder, export: Encoder, examples: Examples, *, tolerance
         tolerance=tolerance,
         source=examples.source,
     )
+
+
+def seconds(encoder: Encoder, examples: Examples, rounds: int = 3) -> tuple[float, float]:
+    """Processor time for the images and for the captions: the least of some rounds after one to warm up."""
+
+    def least(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(rounds + 1):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
+        return max(min(times[1:]), 1e-9)
+
+    return least(lambda: encoder.encode_images(examples.images)), least(lambda: encoder.encode_texts(examples.captions))
 
 
 def _difference(ours_BE: NDArray[np.float32], theirs_BE: NDArray[np.float32]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ CLIP). Everything is written beside the target first and renamed into place when
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +18,16 @@ import torch
 from tbps_cli import files
 from tbps_cli.errors import TbpsError, UsageError
 from tbps_cli.export import hub
-from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare
+from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare, seconds
 from tbps_cli.export.hub import inference_state
 from tbps_cli.export.samples import samples
 from tbps_cli.models.checkpoint import Checkpoint, find
-from tbps_cli.models.exported import MANIFEST, ExportedModel
+from tbps_cli.models.exported import MANIFEST, ExportedModel, check_name
 from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
 from tbps_cli.weights.files import write_safetensors
 
+logger = logging.getLogger("tbps")
 Format = Literal["onnx", "safetensors", "hub"]
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "hub")
 
@@ -34,7 +36,7 @@ def export(
     checkpoint: Model | Checkpoint | str | Path | None,
     out: str | Path,
     *,
-    formats: Sequence[str] = ("onnx", "safetensors"),
+    formats: Sequence[str] | None = None,
     quantize: str | None = None,
     examples: Examples | None = None,
     tolerance: float | None = None,
@@ -47,16 +49,18 @@ def export(
     """Write a model into the new folder `out`; returns how well the graphs agree (None without onnx).
 
     checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
-    formats: of `FORMATS`; quantize: None or "int8".
+    formats: of `FORMATS`; default onnx and safetensors, with `quantize` onnx alone (the weights are fp32).
+    quantize: None or "int8".
     examples: what both forms are run on; left out, `samples.samples` finds some, looking below `data_root`.
     tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
     progress: called with the name of each step.
     Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
     embeddings depend on batch companions, or the difference is above the tolerance.
     """
-    wanted = _known_formats(formats, quantize)
+    wanted = _known_formats(formats or (("onnx",) if quantize else ("onnx", "safetensors")), quantize)
     out = Path(out)
     files.check_new_folder("--out", out)
+    check_name(out, "--out ")
     model = _open(checkpoint, device, sets, words, data_root)
     check(model, wanted)
     allowed = TOLERANCE[quantize or "fp32"] if tolerance is None else tolerance
@@ -156,13 +160,26 @@ def _write_graphs(
     tokens = torch.from_numpy(model.tokenizer(["a man in a white shirt", "a woman"]))
     graphs.write_graphs(model.method, folder, torch.zeros(2, 3, *model.transform.size), tokens, facts)
     if facts["precision"] == "int8":
+        _write_manifest(folder, {**facts, "precision": "fp32"})
+        before = seconds(ExportedModel(folder), examples)
         progress("int8")
         graphs.quantise(folder)
+        _write_manifest(folder, facts)
+        facts["speed"] = _speed(before, seconds(ExportedModel(folder), examples))
     _write_manifest(folder, facts)
     progress("comparison")
     agreement = compare(model, ExportedModel(folder), examples, tolerance=tolerance)
     facts["agreement"] = agreement.document()
     return agreement
+
+
+def _speed(fp32: tuple[float, float], int8: tuple[float, float]) -> dict[str, float]:
+    """How many times as fast as fp32 the int8 graphs are here; a line in the log when they are slower."""
+    speed = {what: round(one / other, 2) for what, one, other in zip(("images", "captions"), fp32, int8, strict=True)}
+    slower = [f"{what} take {1 / value:.1f} times as long" for what, value in speed.items() if value < 0.95]
+    if slower:
+        logger.warning("export: with int8, %s on this machine; what it saves is size.", " and ".join(slower))
+    return speed
 
 
 def _write_manifest(folder: Path, facts: dict[str, Any]) -> None:
@@ -176,7 +193,7 @@ def _metadata(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def _facts(model: Model, formats: tuple[Format, ...], quantize: str | None) -> dict[str, Any]:
-    fingerprint = model.fingerprint if not quantize else f"{model.fingerprint}-{quantize}"
+    fingerprint = model.fingerprint if not quantize else f"{model.fingerprint}-{quantize}matmul"
     return {
         "method": model.name,
         "data": model.recipe.data.name,
@@ -210,6 +227,13 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
             f"- Checked on {agreement.images} images and {agreement.captions} captions ({agreement.source}): "
             f"largest difference {agreement.image_difference:.1e} (images), "
             f"{agreement.text_difference:.1e} (captions)."
+        )
+    if "speed" in facts:
+        lines.append(
+            f"- int8: {facts['speed']['images']:.1f} times as fast as fp32 for images and "
+            f"{facts['speed']['captions']:.1f} times for captions on the machine that exported it. Give the graphs one "
+            "image or caption at a time: activations are scaled by the largest of a batch, so embeddings would "
+            "depend on the rest of it."
         )
     lines += [
         "",

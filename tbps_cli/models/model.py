@@ -7,6 +7,7 @@ its twin over exported graphs does, and never a method.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger("tbps")
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not survive a fork, and whoever waits for them waits for ever. One thread needs none.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 Rows = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from support import oracles
 
 from tbps_cli.errors import TbpsError, UsageError, WeightsError
@@ -125,6 +129,79 @@ def test_an_int8_row_does_not_depend_on_its_batch(
         assert opened.fingerprint.endswith("-alone") == independent, "rows of batches are not taken for these"
 
 
+@pytest.fixture
+def int8(model: Model, examples: Examples, tmp_path: Path, quick: None) -> Path:
+    export(model, tmp_path / "int8", quantize="int8", examples=examples)
+    return tmp_path / "int8"
+
+
+def test_an_int8_export_holds_no_fp32_weights_and_says_how_it_must_be_run(int8: Path) -> None:
+    manifest = json.loads((int8 / "tbps.json").read_text())
+    assert (manifest["precision"], manifest["formats"]) == ("int8", ["onnx"])
+    assert set(manifest["speed"]) == {"images", "captions"} and min(manifest["speed"].values()) > 0
+    assert not list(int8.glob("*.safetensors")) and not list(int8.glob("*.data"))
+    assert "one image or caption at a time" in (int8 / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("quick")
+def test_int8_graphs_that_are_slower_here_are_called_so(
+    model: Model, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter([(1.0, 1.0), (4.0, 0.5)])
+    monkeypatch.setattr("tbps_cli.export.exporter.seconds", lambda *_: next(times))
+    export(model, tmp_path / "out", quantize="int8", examples=examples)
+    assert "with int8, images take 4.0 times as long on this machine; what it saves is size" in caplog.text
+    assert json.loads((tmp_path / "out" / "tbps.json").read_text())["speed"] == {"images": 0.25, "captions": 2.0}
+
+
+def test_images_given_as_objects_become_rgb_as_files_do(exported: tuple[Path, Agreement], model: Model) -> None:
+    clear = Image.new("RGBA", (20, 50), (10, 20, 30, 0))
+    encoder = ExportedModel(exported[0])
+    assert np.abs(encoder.encode_images([clear]) - model.encode_images([clear])).max() < 1e-4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["model", "exported"])
+def test_a_process_that_forks_after_use_can_go_on_embedding(
+    kind: str, exported: tuple[Path, Agreement], model: Model
+) -> None:
+    """In a process of its own: threads of OpenMP that were used before a fork hang after it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(model.path if kind == "model" else exported[0])],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "4"},
+    )  # fmt: skip
+    assert done.stdout.split() == ["equal", "status", "0"], done.stderr
+
+
+def test_onnxruntime_reports_nothing_to_its_maker(
+    exported: tuple[Path, Agreement], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    ExportedModel(exported[0])
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+FORK = """
+import os, signal, sys
+import numpy as np
+from PIL import Image
+import tbps_cli
+encoder = tbps_cli.load(sys.argv[1])
+images = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (96, 32, 3), np.uint8)) for n in range(64)]
+texts = ["a man in red"] * 64
+before = encoder.encode_images(images), encoder.encode_texts(texts)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    after = encoder.encode_images(images), encoder.encode_texts(texts)
+    same = all(np.abs(one - other).max() < 1e-5 for one, other in zip(before, after))
+    print("equal" if same else "different")
+    sys.exit()  # the way that closes everything
+_, status = os.waitpid(child, 0)
+print("status", status)
+"""
+
+
 class Stub:
     """Writes no graphs, so that what follows can be tested in no time."""
 
@@ -139,6 +216,47 @@ class Stub:
 @pytest.fixture
 def quick(exported: tuple[Path, Agreement], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "write_graphs", Stub(exported[0]))
+
+
+def test_weights_that_are_missing_beside_their_graph_are_named(
+    exported: tuple[Path, Agreement], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(exported[0], folder)
+    weights = folder / "image.onnx.data"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(WeightsError, match=r"image\.onnx\.data, which holds the weights of image\.onnx, is damaged"):
+        ExportedModel(folder)
+    weights.unlink()
+    with pytest.raises(WeightsError, match=r"image\.onnx\.data, which holds the weights of image\.onnx, is missing"):
+        ExportedModel(folder)
+
+
+def test_a_graph_may_not_take_its_weights_from_outside_its_folder(
+    exported: tuple[Path, Agreement], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(exported[0], folder)
+    (folder / "image.onnx.data").rename(tmp_path / "outside.data")
+    graph = onnx.load(folder / "image.onnx", load_external_data=False)
+    for tensor in graph.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../outside.data"
+    onnx.save(graph, folder / "image.onnx")
+    with pytest.raises(WeightsError, match=r"image\.onnx"):
+        ExportedModel(folder)
+
+
+def test_names_that_onnxruntime_cannot_open_are_refused_before_any_work(
+    exported: tuple[Path, Agreement], model: Model, tmp_path: Path
+) -> None:
+    strange = tmp_path / os.fsdecode(b"e\xff")
+    shutil.copytree(exported[0], strange)
+    with pytest.raises(WeightsError, match="not valid UTF-8"):
+        ExportedModel(strange)
+    with pytest.raises(WeightsError, match=r"--out .* not valid UTF-8"):
+        export(model, tmp_path / os.fsdecode(b"new\xff"))
 
 
 @pytest.mark.usefixtures("quick")
