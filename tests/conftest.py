@@ -1,9 +1,21 @@
-"""Fixtures for the tests of data."""
+"""Fixtures for all tests: a small data set, and a logger that the next test finds as this one did."""
+
+import logging
+from collections.abc import Iterator
 
 import pytest
 from support.sets import cuhk_records, write_set
 
+from tbps_cli.cli import render
 from tbps_cli.data.open import open_dataset
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> Iterator[None]:
+    """Commands attach a handler to the logger; the next test starts without it."""
+    yield
+    logger = logging.getLogger("tbps")
+    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, render.LogLines)]
 
 
 @pytest.fixture

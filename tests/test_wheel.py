@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,10 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    (built,) = folder.glob("*.whl")
-    return built
+    return built("wheel", ROOT, folder)
+
+
+def built(what: str, source: Path, folder: Path) -> Path:
+    """The wheel or the sdist of a source tree, in a new folder."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", what, "-d", str(folder)]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
+    (found,) = folder.iterdir()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +50,8 @@ def bin(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(bin: Path, elsewhere: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(bin / arguments[0]), *arguments[1:]]
-    return subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=200, check=False)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_the_installed_command_lists_every_recipe(bin: Path, tmp_path: Path) -> None:
@@ -63,3 +74,31 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"tbps_cli"}
     assert not [name for name in names if name.endswith(".pyc")]
+
+
+def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    sdist = built("sdist", ROOT, tmp_path / "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    again = built("wheel", source, tmp_path / "wheel")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+        assert all(one.read(name) == other.read(name) for name in one.namelist())
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff"} <= {path.name for path in source.iterdir()}
+
+
+def test_the_citation_and_the_package_state_the_same() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
+    assert cited["repository-code"] == project["urls"]["Repository"]
+    assert [author["name"] for author in cited["authors"]] == [author["name"] for author in project["authors"]]
+
+
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob(".github/**/*.yml")), ROOT / ".pre-commit-config.yaml"], ids=str)
+def test_every_file_for_the_host_is_yaml_and_names_what_there_is(path: Path) -> None:
+    """Its own schema is the host's to check; what a job runs has to be here."""
+    text = path.read_text("utf-8").replace("\\.", ".")
+    assert isinstance(yaml.safe_load(text), dict)
+    assert all((ROOT / script).is_file() for script in re.findall(r"(?:\./)?(scripts/[\w.]+)", text))

@@ -55,7 +55,7 @@ def seconds(encode: Encode, captions: Sequence[str]) -> float:
 def compare(ours: list[Encode], theirs: list[Encode], captions: Sequence[str]) -> tuple[float, float]:
     """Captions per second of both, medians over alternating rounds; one tokenizer for each round."""
     pairs = [(seconds(mine, captions), seconds(other, captions)) for mine, other in zip(ours, theirs, strict=True)]
-    return tuple(len(captions) / statistics.median(column) for column in zip(*pairs, strict=True))  # type: ignore[return-value]
+    return tuple(len(captions) / statistics.median(column) for column in zip(*pairs, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours: list[Encode] = [Bpe() for _ in range(count)]
         theirs: list[Encode] = [simple() for _ in range(count)]
         if not fresh:
-            assert (ours[0](captions) == theirs[0](captions).numpy()).all()  # type: ignore[attr-defined]
+            assert (ours[0](captions) == theirs[0](captions).numpy()).all()
             ours, theirs = ours * options.rounds, theirs * options.rounds
         mine, other = compare(ours, theirs, captions)
         print(f"{name:<16}{mine:>10,.0f}{other:>13,.0f}{mine / other:>8.2f}")

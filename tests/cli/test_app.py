@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,6 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         env=os.environ | environment,
         check=False,
     )
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    """Commands attach a handler to the logger; the next test starts without it."""
-    yield
-    logger = logging.getLogger("tbps")
-    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, render.LogLines)]
 
 
 def test_no_argument_and_h_and_help_print_the_same_help() -> None:

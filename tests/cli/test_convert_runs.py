@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +11,13 @@ from support.runs import golden_state, irra_folder, tiny_run
 from typer.testing import CliRunner
 
 from tbps_cli.cli import app as house
-from tbps_cli.cli import render
 
 runner = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    logger = logging.getLogger("tbps")
-    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, render.LogLines)]
 
 
 def test_an_official_folder_becomes_the_next_run(tmp_path: Path) -> None:

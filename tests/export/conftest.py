@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 from PIL import Image
 from support.runs import tiny_recipe, tiny_run
 
-from tbps_cli.cli import render
 from tbps_cli.export.agree import Agreement, Examples
 from tbps_cli.export.exporter import export
 from tbps_cli.models import open_model
@@ -24,13 +21,6 @@ from tbps_cli.recipe.load import build
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    yield
-    logger = logging.getLogger("tbps")
-    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, render.LogLines)]
 
 
 @pytest.fixture(scope="session")

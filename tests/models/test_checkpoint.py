@@ -41,7 +41,7 @@ def test_the_names_of_a_foreign_file_go_through_each_key_table_once(
 
     def counted(table: KeyTable, names: object) -> object:
         asked.append(table)
-        return real(table, names)  # type: ignore[arg-type]
+        return real(table, names)
 
     monkeypatch.setattr(KeyTable, "sort", counted)
     Checkpoint.find(irra_folder(tmp_path / "irra", golden_state())).open(device="cpu")
@@ -72,7 +72,7 @@ def test_finding_a_run_or_an_export_imports_no_torch(run: Run, tmp_path: Path, k
 def test_what_is_wrong_with_a_checkpoint_is_told_when_it_is_found(run: Run, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "marker",)  # type: ignore[return-value]
+            return Path.touch, (tmp_path / "marker",)
 
     torch.save({"model": golden_state(), "x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(WeightsError, match=r"evil\.pth asks for"):

@@ -24,7 +24,7 @@ OUTPUTS = load_file(GOLDEN / "outputs.safetensors")
 
 
 def opened(path: Path, **options: object) -> Model:
-    model = open_model(path, device="cpu", **options)  # type: ignore[arg-type]
+    model = open_model(path, device="cpu", **options)
     assert isinstance(model, Model)
     return model
 
@@ -118,7 +118,7 @@ def test_converting_without_a_folder_takes_the_next_number(tmp_path: Path) -> No
 def test_settings_that_no_file_says_are_set_at_conversion(tmp_path: Path) -> None:
     source = irra_folder(tmp_path / "irra", golden_state())
     run = convert(source, tmp_path / "run", sets=["method.temperature=0.5", "data.name=rstpreid"])
-    assert (run.recipe.method.temperature, run.recipe.data.name) == (0.5, "rstpreid")  # type: ignore[attr-defined]
+    assert (run.recipe.method.temperature, run.recipe.data.name) == (0.5, "rstpreid")
     with pytest.raises(RecipeError, match=r"method\.temprature"):
         convert(source, tmp_path / "other", sets=["method.temprature=1"])
     with pytest.raises(UsageError, match="the method of a checkpoint cannot"):
@@ -182,7 +182,7 @@ def test_twins_under_two_names_must_agree(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_evil_checkpoint_or_options_file_is_refused_and_nothing_runs(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "marker",)  # type: ignore[return-value]
+            return Path.touch, (tmp_path / "marker",)
 
     folder = irra_folder(tmp_path / "irra", golden_state())
     (folder / "configs.yaml").write_text(f"a: !!python/object/apply:os.system ['touch {tmp_path}/marker']\n")

@@ -124,7 +124,7 @@ def test_a_run_names_no_place_of_the_machine_that_made_it(run: Run, tmp_path: Pa
     whole = b"".join(path.read_bytes() for path in run.folder.iterdir())
     assert str(tmp_path).encode() not in whole
     shutil.move(run.folder, tmp_path / "moved")
-    assert Run(tmp_path / "moved").recipe == run_of(tmp_path / "moved").recipe  # type: ignore[union-attr]
+    assert Run(tmp_path / "moved").recipe == run_of(tmp_path / "moved").recipe
 
 
 def test_the_card_says_how_the_epoch_was_chosen() -> None:

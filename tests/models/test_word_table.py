@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(path: Path, **options: object) -> Model:
     options = {"sets": tiny.SETS, **options}
-    model = open_model(path, device="cpu", **options)  # type: ignore[arg-type]
+    model = open_model(path, device="cpu", **options)
     assert isinstance(model, Model)
     return model
 
@@ -241,7 +241,7 @@ def trained(folder: Path, root: Path, name: str = "run", sets: tuple[str, ...] =
 
     (folder / "tiny.toml").write_text(RECIPE)
     recipe = load(folder / "tiny.toml", sets)
-    return train(recipe, data_root=root, out=folder / name, device="cpu", **options)  # type: ignore[arg-type]
+    return train(recipe, data_root=root, out=folder / name, device="cpu", **options)
 
 
 def test_training_takes_the_table_of_the_data_folder_and_the_run_carries_it(tmp_path: Path, data: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_killed_training_goes_on_exactly_without_the_table_at_hand(
         steps.append(1)
         if len(steps) == 3:
             raise KeyboardInterrupt
-        return real(self, *arguments, **named)  # type: ignore[arg-type]
+        return real(self, *arguments, **named)
 
     monkeypatch.setattr(Stepper, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):

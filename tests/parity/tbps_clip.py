@@ -380,6 +380,6 @@ def _operated(name: str, pixel_BCHW: Tensor, given: Mapping[str, Any]) -> Tensor
         "hflip": lambda: ops.flip(pixel_BCHW),
         "grayscale": lambda: ops.grey(pixel_BCHW),
         "resized_crop": lambda: ops.resized_crop(pixel_BCHW, *crop),
-        "erase": lambda: ops.erase_(pixel_BCHW, *hole, given["erase"]["value"]),
+        "erase": lambda: ops.erase_(pixel_BCHW, *hole, fill=given["erase"]["value"]),
     }
     return changes[name]()

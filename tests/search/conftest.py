@@ -10,8 +10,6 @@ import pytest
 from PIL import Image
 from support.encoder import COLOURS, FakeEncoder
 
-from tbps_cli.cli import render
-
 
 def paint(path: Path, colour: str, size: tuple[int, int] = (16, 32), **options: object) -> Path:
     """An image of one colour, (width, height) in pixels."""
@@ -24,14 +22,6 @@ def paint(path: Path, colour: str, size: tuple[int, int] = (16, 32), **options: 
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    """Commands attach a handler to the logger; the next test starts without it."""
-    yield
-    logger = logging.getLogger("tbps")
-    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, render.LogLines)]
 
 
 @pytest.fixture

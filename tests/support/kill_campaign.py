@@ -1,6 +1,6 @@
 """Kill trainings at random moments, resume them, and compare what they leave with a run in one go, bit by bit.
 
-    PYTHONPATH=tests python tests/support/kill_campaign.py [--kills 20] [--ranks 2] [METHOD...]
+`scripts/kill_campaign.py` is what a person runs.
 
 Half of the moments are drawn uniformly over the time that is left of the run, from the start of the
 process on; the other half over what it does (every step, every file that it writes, every epoch that it
@@ -10,11 +10,9 @@ as often as it likes: after every step, now and then, or after epochs alone. doc
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from support.kills import METHODS, Run, write_data, write_recipe
+from support.kills import Run, write_data, write_recipe
 
 from tbps_cli.engine import state
 from tbps_cli.engine.log import MACHINE
@@ -333,23 +331,3 @@ def _shown(value: object) -> str:
 
 
 # The command ----------------------------------------------------------------------------------
-
-
-def told(line: object) -> None:
-    print(line, flush=True)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", metavar="METHOD", nargs="*", help=", ".join(METHODS))
-    parser.add_argument("--kills", type=int, default=20, help="of each method")
-    parser.add_argument("--ranks", type=int, default=1, help="processes of a run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    asked = parser.parse_args()
-    records = [campaign(name, asked.kills, asked.ranks, asked.seed, tell=told) for name in asked.methods or METHODS]
-    print(TABLE, *(one.row() for one in records), sep="\n")
-    return int(any(one.difference is not None for one in records))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
