@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tbps_cli.cli import output
 from tbps_cli.errors import TbpsError
+from tbps_cli.places import NO_HOME
 
 TORCHRUN = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
 """What torchrun tells each process. Clusters often set one or two of them for everything that they start."""
@@ -28,6 +29,8 @@ def prepare() -> None:
     if not all(name in os.environ for name in TORCHRUN):
         for name in TORCHRUN[:3]:
             os.environ.pop(name, None)
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 (Path.home() raises where there is none)
+        os.environ["HOME"] = NO_HOME
     _show_warnings_that_would_be_fatal()
 
 

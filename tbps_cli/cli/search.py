@@ -21,7 +21,10 @@ class Part(StrEnum):
 
 
 def command(
-    query: Annotated[str | None, typer.Argument(help="What the person looks like, in a sentence.")] = None,
+    sentence: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="QUERY", help="What the person looks like, in a sentence; quotes are not needed."),
+    ] = None,
     place: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +76,7 @@ def command(
 
     if as_json + as_csv + (as_paths or null) > 1:
         raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")
-    asked = _queries(query, image, minus, queries)
+    asked = _queries(" ".join(sentence) if sentence else None, image, minus, queries)
     check_new_file("--html", html, (".html", ".htm"))
     if copy_to:
         check_new_folder("--copy-to", copy_to, inside=True)
