@@ -8,7 +8,9 @@ message of ours. Everything else (accents, no-break spaces, joiners) is ordinary
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 
 # Control characters (C0, DEL, C1), line and paragraph separators, bidirectional overrides, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -31,9 +33,23 @@ def escaped(char: str) -> str:
 
 
 def json_text(value: object, *, indent: int | None = 2, ascii_only: bool = False) -> str:
-    """A JSON document that is valid UTF-8 and safe to print; whoever reads it finds every name as it was."""
-    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, default=str, allow_nan=False)
+    """A JSON document that is valid UTF-8 and safe to print; whoever reads it finds every name as it was.
+
+    A number that is none (NaN, infinite) is null: JSON has no word for it.
+    """
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, default=str, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=indent, ensure_ascii=ascii_only, default=str)
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # they occur inside strings only
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def exact_bytes(text: str, encoding: str = "utf-8") -> bytes:

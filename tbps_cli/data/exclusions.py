@@ -9,7 +9,6 @@ score means, so the data set's notes say so.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from tbps_cli.data.layouts import records
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError
+from tbps_cli.escape import json_text
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Exclusion:
 
 def text_of(exclusions: Iterable[Exclusion]) -> str:
     """One line each, in the order given."""
-    return "".join(json.dumps(vars(exclusion), ensure_ascii=False) + "\n" for exclusion in exclusions)
+    return "".join(json_text(vars(exclusion), indent=None) + "\n" for exclusion in exclusions)
 
 
 def read(path: Path) -> list[Exclusion]:

@@ -7,8 +7,9 @@ somebody else can be shown what one has.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.open import find_layout, home_of, open_dataset
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError, TbpsError, UsageError
+from tbps_cli.escape import json_text
 from tbps_cli.prepare.audit import audit, exclusion_list
 from tbps_cli.prepare.check import Phase, Report, check
 from tbps_cli.prepare.decode import build_store
@@ -70,7 +72,7 @@ def prepare(
         _require(layout, data_root)
     dataset = open_dataset(name, data_root)
     report, hash_of = check(dataset, layout.counts if layout else {}, phase)
-    base = home_of(layout, data_root).absolute() if layout else data_root.absolute() / dataset.name
+    base = home_of(layout, data_root).absolute() if layout else data_root.absolute() / _own_name(dataset)
     if audited:
         _audit(report, dataset, hash_of, base)
     if decode:
@@ -115,6 +117,12 @@ def _draw(folder: Path, identities: int | None, seed: int | None, phase: Phase) 
 # Writing ----------------------------------------------------------------------------------------
 
 
+def _own_name(dataset: Dataset) -> str:
+    """What files about one's own data are called: two tables of one name, in two folders, have two names."""
+    source = (dataset.source or dataset.root).resolve()
+    return f"{source.name}-{hashlib.blake2b(os.fsencode(source), digest_size=4).hexdigest()}"
+
+
 def _audit(report: Report, dataset: Dataset, hash_of: dict[str, str], base: Path) -> None:
     report.findings = audit(dataset, hash_of)
     listed = exclusion_list(report.findings)
@@ -128,7 +136,7 @@ def _write_report(report: Report, base: Path) -> None:
     """DATA_ROOT/FOLDER.report.json, which names itself."""
     place = base.with_name(f"{base.name}.report.json")
     report.file = place
-    if not _write(place, json.dumps(report.document(), indent=2, ensure_ascii=False) + "\n", "the report"):
+    if not _write(place, json_text(report.document()) + "\n", "the report"):
         report.file = None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tbps_cli.escape import exact_bytes, json_text
 from tbps_cli.files import write_bytes
 from tbps_cli.retrieval.evaluate import TASKS, Direction, Evaluation
 
@@ -41,14 +42,14 @@ def save_ranks(evaluation: Evaluation, path: Path) -> None:
     """One row a query, both directions: first rank, AP, INP and the first places; CSV or JSON by the name."""
     rows = [row for direction in TASKS for row in _rank_rows(evaluation, direction)]
     if path.suffix.lower() == ".json":
-        write_bytes(path, json.dumps(rows, ensure_ascii=False, indent=1).encode("utf-8", "surrogateescape"))
+        write_bytes(path, json_text(rows, indent=1).encode())
         return
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     for row in rows:
         writer.writerow({name: " | ".join(map(str, v)) if isinstance(v, list) else v for name, v in row.items()})
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    write_bytes(path, exact_bytes(text.getvalue()))
 
 
 def _rank_rows(evaluation: Evaluation, direction: Direction) -> Iterator[dict[str, object]]:

@@ -61,6 +61,10 @@ def test_every_text_is_read_back_from_a_document(text):
     assert json.loads(json_text([text])) == [text]
 
 
+def test_a_number_that_is_none_is_null_in_a_document():
+    assert json.loads(json_text({"a": [1.5, float("nan")], "b": (float("inf"),)})) == {"a": [1.5, None], "b": [None]}
+
+
 def test_ordinary_text_is_shown_as_it_is():
     ordinary = "Snímek v\u00a013 写真\u3000一 \U0001f468\u200d\U0001f469 soft\u00adhyphen 3.45\u202fPM"
     assert printable(ordinary) == ordinary

@@ -1,6 +1,7 @@
 """prepare-data: into place or not at all, and a report on every file."""
 
 import json
+import re
 import shutil
 import tarfile
 
@@ -154,7 +155,21 @@ def test_own_data_is_checked_too_and_nothing_is_written_into_its_folder(tmp_path
     report = prepare(str(tmp_path / "mine"), tmp_path / "data", audited=True)
     assert report.official == {} and report.counts_agree is None
     assert sorted(entry.name for entry in (tmp_path / "mine").iterdir()) == ["a.png", "own.csv"]
-    assert report.file == tmp_path / "data/own.report.json"
+    assert report.file is not None and re.fullmatch(r"own\.csv-[0-9a-f]{8}\.report\.json", report.file.name)
+
+
+def test_two_tables_of_one_name_have_a_report_each(tmp_path):
+    reports = []
+    for place in ("a/train.csv", "b/train.csv", "b/train.jsonl"):
+        table = tmp_path / place
+        save_image(table.parent / "1.png")
+        record = {"image": "1.png", "caption": f"a red coat in {place}"}
+        table.write_text(json.dumps(record) if table.suffix == ".jsonl" else "image,caption\n1.png,a red coat\n")
+        reports.append(prepare(str(table), tmp_path / "data"))
+    assert len({report.file for report in reports}) == 3
+    assert [json.loads(report.file.read_text())["annotation"] for report in reports] == [
+        str(report.source) for report in reports
+    ]
 
 
 def test_the_synthetic_set_is_drawn_once_and_anew_for_other_numbers(tmp_path, monkeypatch):
