@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +17,12 @@ if TYPE_CHECKING:
 def command(
     name: Annotated[str | None, typer.Argument(help="A shipped recipe, a recipe file or a run folder.")] = None,
     sets: Sets = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List every recipe, also for other data sets and settings.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the shipped recipes with their published scores, or print one with its resolved values."""
+    """List the shipped recipes with their published scores, or print one with all its values."""
     from tbps_cli.errors import UsageError
 
     if name is not None:
@@ -25,10 +30,10 @@ def command(
     elif sets:
         raise UsageError("--set needs the name of a recipe.", "For example: tbps recipes irra --set train.batch=32")
     else:
-        _print_all(as_json)
+        _print_all(everything, as_json)
 
 
-def _print_all(as_json: bool) -> None:
+def _print_all(everything: bool, as_json: bool) -> None:
     from tbps_cli.cli import render
     from tbps_cli.recipe.listing import catalogue
 
@@ -37,12 +42,38 @@ def _print_all(as_json: bool) -> None:
         render.document([entry.document() for entry in entries])
         return
     headings = ["recipe", "method", "paper", "data", "R@1", "±", "mAP", "chosen on", "trained / all", "notes"]
-    render.table(headings, [_row(entry) for entry in entries], right=["R@1", "±", "mAP", "trained / all"])
-    render.note("R@1 and mAP are the published ones. `tbps recipes NAME` prints a recipe with all its values.")
-    render.note(
-        "±: what the number of test captions alone leaves open (95 %); seeds move R@1 by about 2 points as well. "
-        "Rows closer than that do not differ: `tbps train --repeat`, `tbps compare`."
+    groups = _grouped(entries)
+    if everything:
+        rows = [_row(entry) for group in groups for entry in group]
+    else:
+        headings.insert(1, "variants")
+        rows = [[group[0].name, len(group) - 1 or "", *_row(group[0])[1:]] for group in groups]
+    render.table(
+        headings,
+        rows,
+        right=["variants", "R@1", "±", "mAP", "trained / all"],
+        prose=["paper", "notes"],
+        optional=["notes", "method", "trained / all", "paper", "variants", "chosen on", "±"],
+        ends=list(accumulate(map(len, groups))) if everything else (),
     )
+    if not everything:
+        render.note(f"Variants, for other data sets and settings ({len(entries)} recipes in all): tbps recipes --all")
+    render.note("One recipe with all its values: tbps recipes NAME")
+    render.note(
+        "R@1 and mAP are the published scores. ±: 95 % sampling error of the test captions; another seed moves R@1 "
+        "by about 2 points as well. Scores closer than that do not differ (tbps train --repeat, tbps compare)."
+    )
+
+
+def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Each recipe followed by its variants, whose names begin with its own: irra, irra-icfg-pedes, irra-rstpreid."""
+    groups: list[list[Entry]] = []
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        if groups and entry.name.startswith(f"{groups[-1][0].name}-"):
+            groups[-1].append(entry)
+        else:
+            groups.append([entry])
+    return groups
 
 
 def _row(entry: Entry) -> list[object]:

@@ -144,19 +144,21 @@ def table(
     right: Sequence[str] = (),
     prose: Sequence[str] = (),
     optional: Sequence[str] = (),
+    ends: Sequence[int] = (),
     title: str = "",
 ) -> None:
     """A table on stdout that fits the terminal as far as names allow it: they are never broken.
 
     right: columns aligned to the right. prose: columns of sentences, which may be wrapped between words.
-    optional: columns left out where there is no room for them, the first ones first.
+    optional: columns left out where there is no room for them, the first ones first. ends: how many rows from the
+    top each group of rows ends; a terminal shows a line there.
     """
     screen = console()
     width = screen.width
     for hidden in range(len(optional) + 1):
         places = [place for place, heading in enumerate(headings) if heading not in optional[:hidden]]
         shown = [[printable("" if row[place] is None else str(row[place])) for place in places] for row in rows]
-        made, needed = _grid([headings[place] for place in places], shown, right, prose)
+        made, needed = _grid([headings[place] for place in places], shown, right, prose, ends)
         if needed <= width:
             break
     if needed > width:
@@ -167,7 +169,11 @@ def table(
 
 
 def _grid(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], prose: Sequence[str]
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str],
+    prose: Sequence[str],
+    ends: Sequence[int],
 ) -> tuple[Table, int]:
     """The table as rich draws it, and the fewest columns of a terminal that hold it."""
     from rich import box
@@ -192,11 +198,10 @@ def _grid(
             heading,
             justify="right" if heading in right else "left",
             no_wrap=heading not in prose,
-            overflow="ignore",
             min_width=least,
         )
-    for row in rows:
-        made.add_row(*[Text(text) for text in row])
+    for number, row in enumerate(rows, 1):
+        made.add_row(*[Text(text) for text in row], end_section=number in ends)
     return made, needed
 
 

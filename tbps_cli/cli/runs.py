@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tbps_cli.cli.options import Json
+
+if TYPE_CHECKING:
+    from tbps_cli.models.summary import Summary
 
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """List runs with their method, data, best epoch and its scores."""
+    """List runs with their state, method, data and the scores of their best epoch."""
     from tbps_cli.cli import render
     from tbps_cli.models.summary import summaries
 
@@ -25,5 +28,21 @@ def command(
     if not found:
         render.note(f"There are no runs in {folder}. Make one: tbps train demo")
         return
-    headings = ["run", "method", "data", "epoch", "R@1", "mAP", "chosen on", "written", "notes"]
-    render.table(headings, [summary.row() for summary in found], right=["epoch", "R@1", "mAP"])
+    noted = any(summary.notes for summary in found)
+    headings = ["run", "state", "method", "data", "best epoch", "R@1", "mAP", "chosen on", "written"] + [
+        "notes"
+    ] * noted
+    render.table(
+        headings,
+        [_row(summary) for summary in found],
+        right=["best epoch", "R@1", "mAP"],
+        prose=["notes"],
+        optional=["written", "best epoch", "chosen on", "mAP", "method", "data"],
+    )
+
+
+def _row(summary: Summary) -> list[object]:
+    scores = [f"{summary.scores[name]:.2f}" if name in summary.scores else "" for name in ("R1", "mAP")]
+    written = f"{summary.written:%Y-%m-%d %H:%M}" if summary.written else ""
+    about = [summary.run, summary.state, summary.method, summary.data, summary.epoch]
+    return [*about, *scores, summary.selected_on, written, "; ".join(summary.notes)]

@@ -20,6 +20,7 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
 from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
 from tbps_cli.models.settings import check_sets
+from tbps_cli.models.summary import STOPPED, summarise
 from tbps_cli.places import data_root as place_of
 from tbps_cli.recipe.draft import read as read_draft
 
@@ -79,6 +80,15 @@ class Checkpoint:
             data = run.recipe_with(sets).data
             name, exclude = data.name, data.exclude
         _ = run.weights_file  # raises where training saved none yet
+        state = summarise(run.folder).state
+        if state.startswith(STOPPED):
+            logger.warning(
+                "%s: training %s epochs, so this is its best model so far; go on with: tbps train %s --out %s --resume",
+                run.folder,
+                state,
+                run.folder,
+                run.folder,
+            )
         return cls("run", run.folder, name, Path(exclude) if exclude else None, sets, run=run)
 
     @classmethod

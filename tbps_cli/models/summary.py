@@ -12,9 +12,16 @@ from datetime import datetime
 from pathlib import Path
 
 from tbps_cli.errors import TbpsError
-from tbps_cli.models.run import RECIPE, WEIGHTS, list_runs
+from tbps_cli.models.run import CARD, RECIPE, WEIGHTS, list_runs
 from tbps_cli.types import Scores
 from tbps_cli.weights.heads import read_metadata
+
+STOPPED = "stopped at"
+STATE = "state.pt"
+"""What --resume goes on from."""
+LOCK = ".lock"
+"""The file that a training locks in its folder as long as it runs."""
+_CONVERTED = "converted from"
 
 
 @dataclass
@@ -26,6 +33,8 @@ class Summary:
     data: str = ""
     epoch: int | None = None
     epochs: int | None = None
+    state: str = ""
+    """running, stopped at 3/20, finished, converted; empty for weights that no training left there."""
     scores: dict[str, float] = field(default_factory=dict)
     selected_on: str | None = None
     written: datetime | None = None
@@ -36,20 +45,49 @@ class Summary:
         written = self.written.isoformat(timespec="seconds") if self.written else None
         return vars(self) | {"run": str(self.run), "written": written}
 
-    def row(self) -> list[object]:
-        """Cells in the order of `tbps runs`."""
-        scores = [f"{self.scores[name]:.2f}" if name in self.scores else "" for name in ("R1", "mAP")]
-        epoch = "" if self.epoch is None else f"{self.epoch}/{self.epochs}" if self.epochs else self.epoch
-        written = f"{self.written:%Y-%m-%d %H:%M}" if self.written else ""
-        return [self.run, self.method, self.data, epoch, *scores, self.selected_on, written, "; ".join(self.notes)]
-
 
 def summaries(runs: Path) -> list[Summary]:
     """All runs below a folder, the newest last."""
-    return [_summary(run) for run in list_runs(runs)]
+    return [summarise(run) for run in list_runs(runs)]
 
 
-def _summary(run: Path) -> Summary:
+def summarise(run: Path) -> Summary:
+    """What the files of one run say."""
+    summary = _read(run)
+    if any(note.startswith(_CONVERTED) for note in summary.notes):
+        summary.state = "converted"
+    elif _is_locked(run / LOCK):
+        summary.state = "running"
+    elif (run / CARD).is_file():  # written when a training ends
+        summary.state = "finished"
+    elif summary.epochs and any((run / name).is_file() for name in (WEIGHTS["last"], STATE)):
+        summary.state = f"{STOPPED} {_epochs_done(run)}/{summary.epochs}"
+    return summary
+
+
+def _epochs_done(run: Path) -> int:
+    """The epochs that a training has completed: its last weights say so."""
+    try:
+        return int(read_metadata(run / WEIGHTS["last"])["epoch"])
+    except (TbpsError, OSError, ValueError, KeyError):
+        return 0
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock of a run; a killed one leaves the file behind, but no lock."""
+    try:
+        import fcntl
+
+        with path.open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go at once, with the file
+    except (BlockingIOError, PermissionError):
+        return True
+    except (OSError, ImportError):
+        return False
+    return False
+
+
+def _read(run: Path) -> Summary:
     summary = Summary(run)
     try:
         recipe = tomllib.loads((run / RECIPE).read_text("utf-8"))
@@ -75,4 +113,4 @@ def _tell(summary: Summary, facts: dict[str, str]) -> None:
     summary.epoch = int(facts["epoch"]) if "epoch" in facts else None
     summary.scores = {name: float(facts[name]) for name in Scores._fields if name in facts}
     if "converted_from" in facts:
-        summary.notes.append(f"converted from {facts['converted_from']}")
+        summary.notes.append(f"{_CONVERTED} {facts['converted_from']}")

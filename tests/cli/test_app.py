@@ -121,8 +121,10 @@ def test_recipes_json_is_one_document_and_the_table_has_a_row_each() -> None:
     rows = json.loads(runner.invoke(house.app, ["recipes", "--json"]).stdout)
     irra = next(row for row in rows if row["name"] == "irra")
     assert (irra["R1"], irra["parameters"], irra["selected_on"]) == (73.38, 194_535_419, "test")
-    table = runner.invoke(house.app, ["recipes"]).stdout
+    table = runner.invoke(house.app, ["recipes", "--all"]).stdout
     assert [line.split()[0] for line in table.splitlines()[1:] if line[:1].strip()] == [row["name"] for row in rows]
+    heads = runner.invoke(house.app, ["recipes"]).stdout
+    assert [line.split()[:2] for line in heads.splitlines() if line.startswith("irra")] == [["irra", "2"]]
     assert "\x1b" not in table
 
 

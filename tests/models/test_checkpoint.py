@@ -105,3 +105,16 @@ def test_its_own_data_set_is_opened_or_the_named_ones(run: Run, tmp_path: Path) 
     with pytest.raises(UsageError, match="does not say which data set") as caught:
         open_data(Checkpoint("exported", tmp_path), split="test", hint="Name a folder: --in DIR")
     assert caught.value.hint == "Name a folder: --in DIR"
+
+
+def test_a_training_that_stopped_is_named_with_the_way_to_go_on(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    Checkpoint.find(run.folder)
+    assert not caplog.records
+    run.save_weights("last", {}, {"epoch": 3})
+    Checkpoint.find(run.folder)
+    assert "training stopped at 3/60 epochs" in caplog.text
+    assert f"tbps train {run.folder} --out {run.folder} --resume" in caplog.text
+    run.write_card("")
+    caplog.clear()
+    Checkpoint.find(run.folder)
+    assert not caplog.records

@@ -11,7 +11,7 @@ from pathlib import Path
 from support.runs import tiny_recipe, tiny_run
 
 from tbps_cli.models.run import Run
-from tbps_cli.models.summary import summaries
+from tbps_cli.models.summary import LOCK, summaries, summarise
 
 
 def test_runs_are_listed_with_what_their_files_say(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_runs_are_listed_with_what_their_files_say(tmp_path: Path) -> None:
     first, second = summaries(runs)
     assert (first.run, first.method, first.data, first.epoch, first.epochs) == (old.folder, "clip", "synthetic", 7, 60)
     assert (first.scores, first.selected_on, first.notes) == ({"R1": 41.5, "mAP": 30.25}, "val", [])
-    assert first.row()[3:7] == ["7/60", "41.50", "30.25", "val"]
+    assert (first.state, second.state) == ("", "converted")
     assert (second.selected_on, second.epoch, second.notes) == (None, None, ["converted from best.pth"])
     assert json.loads(json.dumps(first.document()))["run"] == str(old.folder)
 
@@ -47,6 +47,24 @@ def test_damaged_and_unfinished_runs_are_listed_with_what_is_wrong(tmp_path: Pat
         "text": ["weights.safetensors is damaged"],
         "unfinished": ["no weights yet"],
     }
+
+
+def test_a_run_is_running_while_a_living_process_locks_it_then_stopped_or_finished(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
+    run.save_weights("last", {}, {"epoch": 3})
+    program = (
+        "import fcntl, sys\nfile = open(sys.argv[1], 'w')\nfcntl.lockf(file, fcntl.LOCK_EX)\nprint(flush=True)\ninput()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(run.folder / LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline()
+    assert summarise(run.folder).state == "running"
+    holder.kill()
+    holder.communicate()
+    assert summarise(run.folder).state == "stopped at 3/60"
+    run.write_card("")
+    assert summarise(run.folder).state == "finished"
 
 
 def test_listing_needs_no_torch(run: Run) -> None:
