@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tbps_cli.cli.options import Json
 
+if TYPE_CHECKING:
+    from tbps_cli.caches import Cached
+
 
 def command(
     clean: Annotated[
         list[str] | None,
-        typer.Option("--clean", metavar="KIND", help="Delete the caches of one kind, or `all` of them; repeatable."),
+        typer.Option(
+            "--clean",
+            metavar="[features|indexes|weights|all]",
+            help="Delete the caches of one kind, or all of them; repeatable.",
+        ),
     ] = None,
     older_than: Annotated[
         float | None,
@@ -20,7 +29,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the caches (features, indexes, downloads) with their sizes, and clean them."""
+    """Show the caches (features, indexes, downloads): what they belong to and how large they are. Clean them."""
     from tbps_cli.caches import KINDS, cached, remove
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
@@ -36,13 +45,37 @@ def command(
 
     wanted = KINDS if "all" in (clean or ()) else tuple(clean or ())
     gone = [entry for entry in found if entry.kind in wanted and entry.age_days >= (older_than or 0)]
+    abouts = {entry.path: _about(entry.path) for entry in (gone if clean else found)}
     remove(gone)
     shown = gone if clean else found
     if as_json:
-        render.document({"cache": str(root), "removed": bool(clean), "entries": [entry.document() for entry in shown]})
+        entries = [entry.document() | abouts[entry.path] for entry in shown]
+        render.document({"cache": str(root), "removed": bool(clean), "entries": entries})
         return
-    rows = [[entry.kind, entry.path, render.bytes_text(entry.size), f"{entry.age_days:.0f}"] for entry in shown]
+    rows = [_row(entry, abouts[entry.path]) for entry in shown]
     if rows:
-        render.table(["kind", "file", "size", "days"], rows, right=["size", "days"])
+        headings = ["kind", "size", "days", "images of", "made by", "file"]
+        render.table(headings, rows, right=["size", "days"], optional=["file"])
     total = render.bytes_text(sum(entry.size for entry in shown))
     render.note(f"{'Removed' if clean else 'In'} {root}: {len(shown)} entries, {total}.")
+
+
+def _about(path: Path) -> dict[str, str | None]:
+    """Which images a feature file is about, and which model made it; None for other files and damaged ones."""
+    from tbps_cli.errors import CacheError
+
+    about: dict[str, object] = {}
+    if path.name.endswith((".h5", ".h5.parts")):
+        from tbps_cli.features.store import read_about
+
+        with suppress(CacheError):
+            about = read_about(path.with_name(path.name.removesuffix(".parts")))
+    of, run = about.get("gallery") or about.get("folder"), about.get("run")
+    return {"images_of": str(of) if of else None, "made_by": str(run) if run else None}
+
+
+def _row(entry: Cached, about: dict[str, str | None]) -> list[object]:
+    from tbps_cli.cli.render import bytes_text, short_path
+
+    of, run = (short_path(about[name] or "") for name in ("images_of", "made_by"))
+    return [entry.kind, bytes_text(entry.size), f"{entry.age_days:.0f}", of, run, entry.path.name]

@@ -40,12 +40,14 @@ def report(data_root: Path | None = None) -> dict[str, Any]:
     from tbps_cli.places import cache_dir
     from tbps_cli.places import data_root as data_folder
 
+    devices, trouble = _devices()
     return {
         "tbps": version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "devices": _devices(),
+        "torch_error": trouble,
+        "devices": devices,
         "extras": {extra: all(find_spec(name) for name in names) for extra, names in EXTRAS.items()},
         "data_root": _folder(data_folder(data_root)),
         "cache": _folder(cache_dir()),
@@ -60,25 +62,33 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _devices() -> list[dict[str, object]]:
-    import torch
-
+def _devices() -> tuple[list[dict[str, object]], str | None]:
+    """What models can run on, and why PyTorch cannot be used: None when it can."""
     from tbps_cli.recipe.resolve import available_cpus
 
     devices: list[dict[str, object]] = [{"name": "cpu", "what": f"{available_cpus()} processors"}]
-    for number in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(number)
-        devices.append({"name": f"cuda:{number}", "what": card.name, "memory": card.total_memory})
-    if torch.backends.mps.is_available():
-        devices.append({"name": "mps", "what": "Apple GPU"})
-    return devices
+    try:
+        import torch
+
+        torch.zeros(1)
+        for number in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(number)
+            devices.append({"name": f"cuda:{number}", "what": card.name, "memory": card.total_memory})
+        if torch.backends.mps.is_available():
+            devices.append({"name": "mps", "what": "Apple GPU"})
+    except Exception as error:  # whatever a library raises that is half installed, or was built for another system
+        return devices, str(error).strip().partition("\n")[0] or type(error).__name__
+    return devices, None
 
 
 def _folder(path: Path) -> dict[str, object]:
-    """A folder, whether it is there, and the free bytes of its disk."""
-    full = path.resolve()
-    standing = next(folder for folder in (full, *full.parents) if folder.exists())
-    return {"path": str(full), "exists": full.exists(), "free": shutil.disk_usage(standing).free}
+    """A folder, whether it is there, and the free bytes of its disk; None for both where that may not be asked."""
+    try:
+        full = path.resolve()
+        standing = next(folder for folder in (full, *full.parents) if folder.exists())
+        return {"path": str(full), "exists": full.exists(), "free": shutil.disk_usage(standing).free}
+    except OSError:
+        return {"path": str(path), "exists": None, "free": None}
 
 
 def _readable(found: Mapping[str, Any]) -> dict[str, object]:
@@ -92,6 +102,8 @@ def _readable(found: Mapping[str, Any]) -> dict[str, object]:
     }
     for name, number in found["packages"].items():
         lines[name] = number or "not installed"
+    if found["torch_error"]:
+        lines["torch"] = f"cannot be used ({found['torch_error']}); install it again, see pytorch.org/get-started"
     for device in found["devices"]:
         memory = f", {bytes_text(device['memory'])}" if "memory" in device else ""
         lines[f"device {device['name']}"] = f"{device['what']}{memory}"
@@ -99,6 +111,7 @@ def _readable(found: Mapping[str, Any]) -> dict[str, object]:
         lines[f"extra {extra}"] = "installed" if there else f"missing; type: pip install 'tbps[{extra}]'"
     for name, label in (("data_root", "data sets"), ("cache", "cache"), ("runs", "runs")):
         folder = found[name]
-        state = "" if folder["exists"] else " (not there yet)"
-        lines[label] = f"{folder['path']}{state}, {bytes_text(folder['free'])} free"
+        state = {True: "", False: " (not there yet)", None: " (may not be read)"}[folder["exists"]]
+        free = "" if folder["free"] is None else f", {bytes_text(folder['free'])} free"
+        lines[label] = f"{folder['path']}{state}{free}"
     return lines

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tbps_cli.cli import complete
 from tbps_cli.cli.help import Command
 from tbps_cli.cli.options import (
     BatchSize,
@@ -63,7 +64,12 @@ def command(
     ckpt: Ckpt = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="NAME[,NAME]", help="Data sets, by name or path. Default: the run's own."),
+        typer.Option(
+            "--data",
+            metavar="NAME[,NAME]",
+            help="Data sets, by name or path. Default: the run's own.",
+            autocompletion=complete.data_set,
+        ),
     ] = None,
     data_root: DataRoot = None,
     split: Ranked = SplitName.test,

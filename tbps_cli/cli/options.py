@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tbps_cli.cli import complete
 from tbps_cli.files import expanded
 
 
@@ -26,6 +27,7 @@ Ckpt = Annotated[
     typer.Option(
         "--ckpt",
         metavar="RUN-OR-FILE",
+        autocompletion=complete.run,
         help="A run folder or an official checkpoint (file or folder). Default: the newest run in ./runs.",
     ),
 ]

@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
+from tbps_cli.cli import complete
 from tbps_cli.cli.options import DataRoot, Json
 from tbps_cli.errors import UsageError
 
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="cuhk-pedes, icfg-pedes, rstpreid, synthetic, or a path to your own pairs or folder."
+        metavar="NAME",
+        help="cuhk-pedes, icfg-pedes, rstpreid, synthetic, or a path to your own pairs or folder.",
+        autocompletion=complete.data_set,
     ),
 ]
 Source = Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tbps_cli.cli import complete
 from tbps_cli.cli.options import Json, Sets
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="A shipped recipe, a recipe file or a run folder.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A shipped recipe, a recipe file or a run folder.", autocompletion=complete.recipe),
+    ] = None,
     sets: Sets = None,
     everything: Annotated[
         bool, typer.Option("--all", help="List every recipe, also for other data sets and settings.")

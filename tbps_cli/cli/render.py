@@ -8,6 +8,7 @@ words, never inside one: a path or a command can be copied from the screen.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -277,6 +278,14 @@ def shortened(text: str, width: int) -> str:
     while cell_len(first) + cell_len(last) + 1 > width:
         last = last[1:]
     return f"{first}…{last}"
+
+
+def short_path(path: str) -> str:
+    """A path as one would type it: relative to the working folder or the home folder where it lies below it."""
+    for base, start in ((os.getcwd(), ""), (os.path.expanduser("~"), "~/")):  # noqa: PTH109, PTH111
+        if path.startswith(base.rstrip("/") + "/") and len(base) > 1:
+            return start + path[len(base.rstrip("/")) + 1 :]
+    return path
 
 
 def bytes_text(size: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tbps_cli.cli import complete
 from tbps_cli.cli.options import DataRoot, Device, Sets, Workers
 
 if TYPE_CHECKING:
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from tbps_cli.recipe.schema import Recipe
 
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="The name of a shipped recipe (see tbps recipes), or a TOML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="The name of a shipped recipe (see tbps recipes), or a TOML file.",
+        autocompletion=complete.recipe,
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Folder of the run. Default: runs/NAME-0001 and so on.")

@@ -12,11 +12,10 @@ from tbps_cli.engine import state
 from tbps_cli.engine.log import FILES
 from tbps_cli.engine.state import State
 from tbps_cli.errors import UsageError
-from tbps_cli.models.run import CARD, RECIPE, TOKENIZER, WEIGHTS, number
+from tbps_cli.models.run import CARD, LOCK, RECIPE, TOKENIZER, WEIGHTS, number
 from tbps_cli.recipe.schema import Recipe
 
 RUNS = Path("runs")
-LOCK = ".lock"
 
 
 def choose(recipe: Recipe, out: Path | None, *, resume: bool, repetition: int | None = None) -> Path:

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from tbps_cli.errors import DataError, RecipeError, WeightsError
+from tbps_cli.models.run import STATE
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.load import build
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.weights.files import read_state, write_state
 
-FILE = "state.pt"
+FILE = STATE
 VERSION = 1
 
 # What may differ between the killed run and the resumed one without changing a result.

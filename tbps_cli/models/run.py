@@ -30,6 +30,10 @@ EXPORTED_WEIGHTS = "model.safetensors"
 """What `tbps export --format safetensors` calls the same thing."""
 TOKENIZER = "tokenizer.json"
 CARD = "card.md"
+STATE = "state.pt"
+"""What --resume goes on from."""
+LOCK = ".lock"
+"""The file that a training keeps locked as long as it runs."""
 
 
 @dataclass(frozen=True)

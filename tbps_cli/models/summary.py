@@ -12,15 +12,11 @@ from datetime import datetime
 from pathlib import Path
 
 from tbps_cli.errors import TbpsError
-from tbps_cli.models.run import CARD, RECIPE, WEIGHTS, list_runs
+from tbps_cli.models.run import CARD, LOCK, RECIPE, STATE, WEIGHTS, list_runs
 from tbps_cli.types import Scores
 from tbps_cli.weights.heads import read_metadata
 
 STOPPED = "stopped at"
-STATE = "state.pt"
-"""What --resume goes on from."""
-LOCK = ".lock"
-"""The file that a training locks in its folder as long as it runs."""
 _CONVERTED = "converted from"
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -148,6 +149,43 @@ def test_doctor_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert f"cache              {tmp_path}/none (not there yet)" in runner.invoke(house.app, ["doctor"]).stdout
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (
+            "raise OSError('libtorch_cpu.so: cannot open shared object file\\nmore')",
+            "libtorch_cpu.so: cannot open shared",
+        ),
+        ("raise ModuleNotFoundError(\"No module named 'torch'\")", "No module named 'torch'"),
+        ("", "module 'torch' has no attribute 'zeros'"),
+    ],
+)
+def test_doctor_answers_where_torch_is_broken_or_absent(tmp_path: Path, broken: str, said: str) -> None:
+    (tmp_path / "torch.py").write_text(broken)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    found = json.loads(run("doctor", "--json", PYTHONPATH=path).stdout)
+    assert said in found["torch_error"] and [device["name"] for device in found["devices"]] == ["cpu"]
+    table = run("doctor", PYTHONPATH=path)
+    assert (table.returncode, table.stderr) == (0, "")
+    assert any(line.startswith("torch ") and said in line for line in table.stdout.splitlines())
+
+
+def test_cache_says_what_each_feature_file_belongs_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tbps_cli.features.rows import Row
+    from tbps_cli.features.store import FeatureFile
+
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path))
+    about = {"run": "runs/irra-0001", "gallery": "/data/CUHK-PEDES/imgs"}
+    file = FeatureFile.open(tmp_path / "features" / "imgs.h5", "mark", about=about)
+    file.append([Row("a.jpg")], np.zeros((1, 3), np.float32))
+    (tmp_path / "features" / "broken.h5").write_bytes(b"no HDF5")
+    entries = json.loads(runner.invoke(house.app, ["cache", "--json"]).stdout)["entries"]
+    known = {Path(entry["path"]).name.partition(".")[0]: (entry["images_of"], entry["made_by"]) for entry in entries}
+    assert known == {"imgs": ("/data/CUHK-PEDES/imgs", "runs/irra-0001"), "broken": (None, None)}
+    table = runner.invoke(house.app, ["cache"]).stdout
+    assert "/data/CUHK-PEDES/imgs" in table and "runs/irra-0001" in table
+
+
 def test_cache_lists_and_cleans_only_what_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path))
     for name in ("features/a.h5", "indexes/b/shard.h5", "weights/c.pt", "holiday/photo.jpg"):
@@ -225,3 +263,39 @@ def test_under_torchrun_only_the_first_process_does_what_is_not_training(rank, s
 def test_a_cluster_that_sets_a_part_of_torchruns_variables_starts_an_ordinary_process(variables) -> None:
     done = run("recipes", "irra", "--json", **variables)
     assert (done.returncode, json.loads(done.stdout)["recipe"]["name"]) == (0, "irra")
+
+
+def completed(line: str) -> list[str]:
+    """What the shell offers at the end of a line."""
+    environment = {"_TBPS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    return run(**environment).stdout.split()
+
+
+def test_the_shell_completes_commands_recipes_runs_and_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("irra-0001", "rde-0001"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "recipe.toml").touch()
+    assert completed("tbps pre") == ["prepare-data"]
+    assert completed("tbps train irra-") == ["irra-icfg-pedes", "irra-rstpreid"]
+    assert completed("tbps recipes php-r") == ["php-released", "php-rstpreid"]
+    assert completed("tbps eval --ckpt runs/i") == ["runs/irra-0001"]
+    assert completed("tbps prepare-data sy") == ["synthetic"]
+    assert completed("tbps eval --data rstpreid,cu") == ["rstpreid,cuhk-pedes"]
+
+
+def test_completion_knows_every_data_set_and_imports_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from tbps_cli.cli import app, complete\n"
+        "for name in app.COMMANDS: app.load_command(name)\n"
+        "assert complete.recipe('ir') and complete.run('') == []\n"
+        "heavy = {'torch', 'numpy', 'h5py', 'PIL', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from tbps_cli.data.open import LAYOUTS\n"
+        "assert list(complete.DATA_SETS) == list(LAYOUTS)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,12 +16,12 @@ from support.training import Spy, tiny_recipe, write_data
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
-from tbps_cli.engine import run_folder, state
+from tbps_cli.engine import state
 from tbps_cli.engine.loss_reader import NotFinite
 from tbps_cli.engine.stops import Interrupted
 from tbps_cli.engine.train import train
 from tbps_cli.errors import DataError, RecipeError, UsageError
-from tbps_cli.models.run import Run
+from tbps_cli.models.run import LOCK, Run
 from tbps_cli.weights.files import read_safetensors
 
 ONE = ("train.epochs=1",)
@@ -171,7 +171,7 @@ def test_a_second_training_into_one_folder_is_refused_until_the_first_has_ended(
         holder.kill()
         holder.wait()
         run(out="run")
-        assert not (place / "run" / run_folder.LOCK).exists()
+        assert not (place / "run" / LOCK).exists()
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
         holder.stdout.close()

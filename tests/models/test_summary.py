@@ -10,8 +10,8 @@ from pathlib import Path
 
 from support.runs import tiny_recipe, tiny_run
 
-from tbps_cli.models.run import Run
-from tbps_cli.models.summary import LOCK, summaries, summarise
+from tbps_cli.models.run import LOCK, Run
+from tbps_cli.models.summary import summaries, summarise
 
 
 def test_runs_are_listed_with_what_their_files_say(tmp_path: Path) -> None:

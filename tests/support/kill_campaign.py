@@ -25,8 +25,8 @@ from support.kills import Run, write_data, write_recipe
 
 from tbps_cli.engine import state
 from tbps_cli.engine.log import MACHINE
-from tbps_cli.engine.run_folder import LOCK
 from tbps_cli.errors import TbpsError
+from tbps_cli.models.run import LOCK
 from tbps_cli.weights.files import read_metadata, read_safetensors
 
 SAVES = ("1e-6", "0.1", "1e9")

@@ -1,0 +1,31 @@
+"""What the shell completes: recipes, runs and data sets by name. Nothing heavy is imported: a key press waits for it.
+
+Paths are left to the shell, which completes them when nothing here fits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DATA_SETS = "cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic"
+"""The names in `data.open.LAYOUTS`, which imports NumPy."""
+
+
+def recipe(incomplete: str) -> list[str]:
+    """Shipped recipes."""
+    from tbps_cli.recipe.names import list_recipes
+
+    return [name for name in list_recipes() if name.startswith(incomplete)]
+
+
+def run(incomplete: str) -> list[str]:
+    """Runs in ./runs, the newest first."""
+    from tbps_cli.models.run import list_runs
+
+    return [str(folder) for folder in reversed(list_runs(Path("runs"))) if str(folder).startswith(incomplete)]
+
+
+def data_set(incomplete: str) -> list[str]:
+    """Data sets; in a list with commas the last one."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in DATA_SETS if name.startswith(last)]
