@@ -125,7 +125,7 @@ def test_the_first_steps_differ_when_one_side_computes_something_else(tiny, monk
 def test_the_usual_training_step_computes_every_place_and_puts_everything_back(tiny, monkeypatch):
     train = benchmark("train")
     usual, bench = train._usual, tiny()
-    fused, used = torch.nn.functional.scaled_dot_product_attention, train._usual.passes.used
+    fused, used = torch.nn.functional.scaled_dot_product_attention, usual.text_tower.used
     seen, plain = [], usual.attention
     monkeypatch.setattr(usual, "attention", lambda q, k, v, **how: seen.append(q.shape[2]) or plain(q, k, v, **how))
     way = usual.Usual(bench.method, bench.parts)
@@ -136,8 +136,19 @@ def test_the_usual_training_step_computes_every_place_and_puts_everything_back(t
     assert any(not torch.equal(*pair) for pair in zip(before, bench.method.parameters(), strict=True))
     # one block of images, the text tower twice, words that look at the image, four blocks above
     assert seen == [13, 77, 77, 77, *[77] * 4]
-    assert torch.nn.functional.scaled_dot_product_attention is fused and usual.passes.used is used
-    assert usual.passes.tokens_alone.__module__ == "tbps_cli.nn.features"
+    assert torch.nn.functional.scaled_dot_product_attention is fused and usual.text_tower.used is used
+
+
+def test_the_usual_way_cuts_no_padding_anywhere(tiny, monkeypatch):
+    usual, bench = benchmark("train")._usual, tiny("dm_adapter", "method.mask_global_text=false")
+    seen, plain = [], usual.attention
+    monkeypatch.setattr(usual, "attention", lambda q, k, v, **how: seen.append(k.shape[2]) or plain(q, k, v, **how))
+    caption_BT = next(bench.batches).tokens["text"]
+    with usual.written_out(), torch.no_grad():
+        bench.method.encode_texts(caption_BT)
+        rde = tiny("rde").method
+        rde.encode_texts(caption_BT)
+    assert seen == [77, 77] and caption_BT.argmax(1).max() < 76
 
 
 def test_the_usual_samples_are_drawn_as_often_as_wanted_and_masked(tiny):

@@ -40,7 +40,6 @@ from tbps_cli.engine import optim
 from tbps_cli.engine.experiment import Experiment
 from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.irra import IRRA
-from tbps_cli.nn import features as passes
 from tbps_cli.nn import text_tower
 from tbps_cli.nn.block import Hooks
 from tbps_cli.nn.precision import to_half
@@ -104,12 +103,12 @@ def plain_attention() -> AbstractContextManager[object]:
 def written_out() -> Iterator[None]:
     """While open, our methods compute with plain attention, and every block at all places of every row."""
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("tbps_cli.")]
+    cut = text_tower.used
     with ExitStack() as stack:
         stack.enter_context(plain_attention())
         for module in modules:
-            if getattr(module, "used", None) is text_tower.used:
+            if getattr(module, "used", None) is cut:
                 stack.enter_context(patch.object(module, "used", lambda token_BT: token_BT))
-        stack.enter_context(patch.object(passes, "tokens_alone", lambda clip: False))
         stack.enter_context(patch.object(VisionTransformer, "first", first_of_all))
         stack.enter_context(patch.object(text_tower.TextTower, "end_token", end_of_all))
         yield

@@ -24,7 +24,7 @@ from benchmarks import _machine, _usual
 from torch import Tensor
 
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import caption_end, text_feature
+from tbps_cli.nn.features import text_feature
 from tbps_cli.nn.sizes import TOWERS
 
 START, END = 49406, 49407
@@ -48,7 +48,7 @@ def captions(count: int) -> Tensor:
 def usual(clip: Clip, token_BT: Tensor) -> Tensor:
     """The feature of every caption, as CLIP's code and its descendants compute it."""
     with _usual.written_out():
-        return caption_end(clip, token_BT)
+        return text_feature(clip, token_BT)
 
 
 def forward(way: Callable[[Clip, Tensor], Tensor], clip: Clip, token_BT: Tensor) -> None:

@@ -9,7 +9,7 @@ def balance(share_BM2X: Tensor) -> Tensor:
     """Product of how likely and how often an expert is chosen, summed over experts and mixtures.
 
     share_BM2X: per item, of M mixtures with X experts each, the means over the item's tokens of the
-    gate's softmax (index 0) and of the choice (index 1), as `nn.moe.Choice.shares` gives them.
+    gate's softmax (index 0) and of the choice (index 1), as `nn.moe.Routing.shares` gives them.
     Returns a scalar without unit: M * k / X in perfect balance, where k experts are chosen; only the
     softmax carries a gradient. Means are over the whole batch, so the rows may come from any chunks.
     Source: released codes of DM-Adapter, PHP and CoMoE (X times a mean over experts is this sum).

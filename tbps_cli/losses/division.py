@@ -36,7 +36,7 @@ THOROUGH = Care(100, 1e-4, 1e-6)
 
 
 @dataclass(frozen=True)
-class Mixture:
+class CostMixture:
     """Two normal distributions over the costs scaled to 0..1; the one with the smaller mean first."""
 
     mean: Chances
@@ -47,7 +47,7 @@ class Mixture:
     rounds: int
 
 
-def fit(cost_N: Costs, care: Care, random: np.random.RandomState) -> Mixture | None:
+def fit(cost_N: Costs, care: Care, random: np.random.RandomState) -> CostMixture | None:
     """The mixture of the costs; None where all are the same, so that nothing can be told apart.
 
     random: draws where the fit begins; two fits in a row continue one stream, as in the released code.
@@ -73,7 +73,7 @@ def fit(cost_N: Costs, care: Care, random: np.random.RandomState) -> Mixture | N
         return np.asarray(values, np.float64).reshape(2)[order]
 
     clean_N = model.predict_proba(scaled_N1)[:, order[0]].astype(np.float64)
-    return Mixture(pair(model.means_), pair(model.covariances_), pair(model.weights_), clean_N, model.n_iter_)
+    return CostMixture(pair(model.means_), pair(model.covariances_), pair(model.weights_), clean_N, model.n_iter_)
 
 
 def split_clean(clean_N: Chances) -> Flags:

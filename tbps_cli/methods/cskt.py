@@ -21,7 +21,7 @@ from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.adapters import AdapterBlock
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import caption_end
+from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.prompts import PromptBank, make_room
 from tbps_cli.nn.sizes import named, read_sizes
@@ -106,11 +106,11 @@ class CSKT(Method):
 
     def image_feature(self, image_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, E] float32, not normalised."""
-        return self.clip.image_token(image_BCHW, self.prompts.image_hooks()).float()
+        return image_feature(self.clip, image_BCHW, self.prompts.image_hooks())
 
     def text_feature(self, token_BT: Tensor) -> Tensor:
         """[B, T] ids as the tokenizer gives them -> [B, E] float32, not normalised."""
-        return caption_end(self.clip, make_room(token_BT, self.prompts.tokens), self.prompts.text_hooks())
+        return text_feature(self.clip, make_room(token_BT, self.prompts.tokens), self.prompts.text_hooks())
 
     # Training -----------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import image_feature
 from tbps_cli.nn.heads import Classifier
-from tbps_cli.nn.moe import collecting
+from tbps_cli.nn.moe import collect_shares
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, end_of, used
 from tbps_cli.section import Count, Positive, Weight
@@ -110,9 +110,9 @@ class DMAdapter(Method):
         token_BT = batch.tokens["masked" if self.config.mask_global_text else "text"]
         if not (self.config.balance and self.config.balance_padding):
             token_BT = used(token_BT)
-        with collecting(self.clip.visual) as image_shares:
+        with collect_shares(self.clip.visual) as image_shares:
             features = {"image": image_feature(self.clip, batch.images["image"])}
-        with collecting(self.clip.transformer, self._counted(token_BT)) as text_shares:
+        with collect_shares(self.clip.transformer, self._counted(token_BT)) as text_shares:
             features["text"] = at_end(self.clip.text_tokens(token_BT), token_BT).float()
         if self.config.balance:
             features["balance"] = torch.stack(image_shares + text_shares, 1)

@@ -127,17 +127,17 @@ class RDE(Method):
     def image_features(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The class token [B, E] and the embedding of the selected patches [B, F], float32, not normalised."""
         assert isinstance(self.clip.visual, VisionTransformer)
-        token_BPE, look_BP = self.clip.visual.forward_with_looks(image_BCHW)
-        place_BK = select_patches(look_BP, share(look_BP.shape[1] - 1, self.config.select_ratio))
+        token_BPE, attention_BP = self.clip.visual.forward_with_attention(image_BCHW)
+        place_BK = select_patches(attention_BP, share(attention_BP.shape[1] - 1, self.config.select_ratio))
         return token_BPE[:, 0].float(), self.image_selection(token_BPE, place_BK)
 
     def text_features(self, token_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The end token [B, E] and the embedding of the selected words [B, F], float32, not normalised."""
-        # what is cut lies after every end: no word looks there and no selection keeps it
+        # what is cut lies after every end: no word attends to it and no selection keeps it
         kept_BT = token_BT if torch.compiler.is_compiling() else used(token_BT)
-        token_BTE, look_BT = self.clip.text_tokens_with_looks(kept_BT)
+        token_BTE, attention_BT = self.clip.text_tokens_with_attention(kept_BT)
         count = share(token_BT.shape[1] - 2, self.config.select_ratio)
-        place_BK, word_BK = select_words(look_BT, kept_BT, count, zero_is_pad=self.config.zero_is_pad)
+        place_BK, word_BK = select_words(attention_BT, kept_BT, count, zero_is_pad=self.config.zero_is_pad)
         return at_end(token_BTE, kept_BT).float(), self.text_selection(token_BTE, place_BK, word_BK)
 
     # Training -----------------------------------------------------------------------------

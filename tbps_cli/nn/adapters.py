@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli.nn.block import Activation, Block, LayerNorm
-from tbps_cli.nn.moe import Mixture
+from tbps_cli.nn.moe import ExpertMixture
 
 STD = 0.02
 """Standard deviation of every new linear layer, `up` included: an adapter does not start as zero."""
@@ -59,14 +59,14 @@ class MixtureBlock(Block):
     task_param: a learned vector [D] of the block, through which its gates know where they stand.
     """
 
-    alone = False  # how the experts are loaded is counted over all tokens
+    token_wise = False  # how the experts are loaded is counted over all tokens
 
     def __init__(
         self, width: int, heads: int, act: Activation, *, num_experts: int, top_k: int, reduction: int, scale: float
     ) -> None:
         super().__init__(width, heads, act)
         self.ln_3 = LayerNorm(width)
-        self.feed_forward = Mixture(width, num_experts, top_k, lambda: Adapter(width, reduction))
+        self.feed_forward = ExpertMixture(width, num_experts, top_k, lambda: Adapter(width, reduction))
         self.task_param = nn.Parameter(torch.zeros(width))
         self.scale = scale
 

@@ -2,23 +2,21 @@
 
 Pre-norm residual blocks: `x + attn(ln_1(x))`, then `x + mlp(ln_2(x))`. A method that changes CLIP
 replaces the block (`Transformer(block=...)`) or edits tokens between blocks (`Hooks`); there is no
-second copy of the towers. Attention runs through PyTorch's fused kernel; where one token of a row looks
-is computed in plain steps, and only for the block that is asked for it.
+second copy of the towers. How tokens lie and which are wanted is a `TokenLayout`, which blocks pass on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tbps_cli.nn import dropout
-from tbps_cli.nn.packing import Packing
+from tbps_cli.nn.token_layout import ROWS, OneOfEachRow, TokenLayout, split_heads
 
 Activation = Literal["quickgelu", "gelu"]
 
@@ -63,78 +61,40 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(
-        self,
-        query_BLD: Tensor,
-        other_BSD: Tensor | None = None,
-        *,
-        causal: bool = False,
-        seen_BS: Tensor | None = None,
-        place_B: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Attend from `query` to itself, or to `other` (keys and values); [B, L, D] in and out.
+    def forward(self, x: Tensor, layout: TokenLayout = ROWS, *, context: Tensor | None = None) -> Tensor:
+        """What the wanted tokens of `x` attend to, the tokens as the layout says they lie.
 
-        seen_BS: which of the others a row's queries may look at; all without it. With `place_B`, one
-        position a row, also the probabilities with which that token looks at the others, averaged over
-        the heads: [B, S] float32, without gradient.
+        context: [B, S, D], the tokens that are attended to instead of `x` itself.
         """
-        query, key, value = self._project(query_BLD, other_BSD)
-        if self.training and self.dropout:
-            mixed = dropout.attention(query, key, value, self.dropout, causal=causal)
+        if layout.all_wanted and context is None:
+            # one product and one copy into rows for all three
+            query, key, value = layout.rows(F.linear(x, self.in_proj_weight, self.in_proj_bias)).chunk(3, dim=-1)
         else:
-            mask_B11S = None if seen_BS is None else seen_BS[:, None, None]
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11S, is_causal=causal)
-        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out if place_B is None else (out, _looks(query, key, place_B, causal))
+            query = self._queries(layout.wanted(x))
+            key, value = layout.rows(self._keys_and_values(x if context is None else context)).chunk(2, dim=-1)
+        drop = self.dropout if self.training else 0.0
+        return self.out_proj(layout.attend(query, key, value, self.heads, drop))
 
-    def packed(self, x_ND: Tensor, packing: Packing, *, ends: bool = False) -> Tensor:
-        """Causal attention within each caption of packed tokens, [N, D]; of their last tokens alone, [B, D]."""
-        if not ends:
-            asked, key, value = self._spread(F.linear(x_ND, self.in_proj_weight, self.in_proj_bias), packing, 3)
-            mixed = F.scaled_dot_product_attention(asked, key, value, is_causal=True)
-            return self.out_proj(packing.gather(mixed.transpose(1, 2).flatten(2)))
-        asked = self._asked(x_ND[packing.last_B, None])
-        key, value = self._spread(self._known(x_ND), packing, 2)
-        seen_B11T = packing.real_BT[:, None, None]
-        mixed = F.scaled_dot_product_attention(self._split(asked), key, value, attn_mask=seen_B11T)
-        return self.out_proj(mixed.flatten(1))
+    @torch.no_grad()
+    def probabilities(self, x_BLD: Tensor, layout: OneOfEachRow) -> Tensor:
+        """How much the wanted token of each row attends to each, the mean of the heads: [B, L] float32, no gradient."""
+        query_BH1K = split_heads(self._queries(layout.wanted(x_BLD)), self.heads)
+        key_BLD = self._keys_and_values(x_BLD).chunk(2, dim=-1)[0]
+        key_BHLK = split_heads(key_BLD, self.heads)
+        score_BHL = (query_BH1K @ key_BHLK.transpose(-1, -2)).float().squeeze(2) * query_BH1K.shape[-1] ** -0.5
+        seen_BL = layout.seen(x_BLD.shape[1])
+        if seen_BL is not None:
+            score_BHL = score_BHL.masked_fill(~seen_BL[:, None], float("-inf"))
+        return score_BHL.softmax(-1).mean(1)
 
-    def _spread(self, x_NX: Tensor, packing: Packing, parts: int) -> list[Tensor]:
-        return [self._split(part) for part in packing.spread(x_NX).chunk(parts, dim=-1)]
-
-    def _project(self, query: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        if other is None:
-            packed = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-            return self._split(packed[0]), self._split(packed[1]), self._split(packed[2])
-        key, value = self._known(other).chunk(2, dim=-1)
-        return self._split(self._asked(query)), self._split(key), self._split(value)
-
-    def _asked(self, x: Tensor) -> Tensor:
-        """Queries of tokens."""
+    def _queries(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
         return F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
 
-    def _known(self, x: Tensor) -> Tensor:
-        """Keys and values of tokens, side by side."""
+    def _keys_and_values(self, x: Tensor) -> Tensor:
+        """[..., 2 D], keys first."""
         width = x.shape[-1]
         return F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
-
-    def _split(self, x_BLD: Tensor) -> Tensor:
-        return x_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-@torch.no_grad()
-def _looks(query_BHLK: Tensor, key_BHSK: Tensor, place_B: Tensor, causal: bool) -> Tensor:
-    place_B1 = place_B[:, None]
-    # gather, not take_along_dim: that one fixes the batch of an exported graph
-    query_BH1K = query_BHLK.gather(
-        2, place_B1[:, None, :, None].expand(-1, query_BHLK.shape[1], -1, query_BHLK.shape[3])
-    )
-    scores_BHS = (query_BH1K @ key_BHSK.transpose(-1, -2)).float().squeeze(2) * query_BHLK.shape[-1] ** -0.5
-    if causal:
-        ahead_BS = torch.arange(key_BHSK.shape[2], device=place_B.device) > place_B1
-        scores_BHS = scores_BHS.masked_fill(ahead_BS[:, None], float("-inf"))
-    return scores_BHS.softmax(-1).mean(1)
 
 
 class Mlp(nn.Module):
@@ -151,10 +111,13 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One residual block of CLIP. Subclasses add adapters or mixtures beside the MLP."""
+    """One residual block of CLIP. A method's own blocks override `feed` (adapters, mixtures beside the MLP).
 
-    alone = True
-    """Whether the second half looks at each token alone, so that one can pass without the others."""
+    However tokens lie (`layout`) and whichever are wanted, only attention has to know.
+    """
+
+    token_wise: ClassVar[bool] = True
+    """Whether `feed` looks at each token alone, so that tokens may be left out. A subclass where not says false."""
 
     def __init__(self, width: int, heads: int, act: Activation = "quickgelu", dropout: float = 0.0) -> None:
         super().__init__()
@@ -163,58 +126,25 @@ class Block(nn.Module):
         self.mlp = Mlp(width, act)
         self.ln_2 = LayerNorm(width)
 
-    def forward(
-        self,
-        x_BLD: Tensor,
-        *,
-        causal: bool = False,
-        place_B: Tensor | None = None,
-        packing: Packing | None = None,
-        ends: bool = False,
-    ) -> Tensor:
-        """[B, L, D] in and out; with `place_B`, one position a row, that token alone comes out, [B, 1, D].
+    def forward(self, x: Tensor, layout: TokenLayout = ROWS) -> Tensor:
+        """All tokens in, the wanted ones out."""
+        return self.feed(self.attend(x, layout))
 
-        With `packing` captions without their padding, [N, D] in and out; of `ends` the last tokens alone, [B, D].
-        """
-        if packing is not None:
-            kept_XD = x_BLD[packing.last_B] if ends else x_BLD
-            return self.feed(kept_XD + self.attn.packed(self.ln_1(x_BLD), packing, ends=ends))
-        if place_B is None:
-            return self.feed(self.attend(x_BLD, causal=causal))
-        if not self.alone or (self.training and self.attn.dropout):  # dropout's draws belong to whole rows
-            return token_at(self.feed(self.attend(x_BLD, causal=causal)), place_B)
-        return self.feed(self.attend_at(x_BLD, place_B, causal=causal))
-
-    def attend_at(self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False) -> Tensor:
-        """`attend` for one token a row, which looks at all (causal: at those before it), [B, 1, D]."""
-        normed_BLD = self.ln_1(x_BLD)
-        seen_BL = None
-        if causal:
-            seen_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) <= place_B[:, None]
-        attended = self.attn(token_at(normed_BLD, place_B), normed_BLD, seen_BS=seen_BL)
-        return token_at(x_BLD, place_B) + attended
-
-    def attend(self, x_BLD: Tensor, *, causal: bool = False) -> Tensor:
+    def attend(self, x: Tensor, layout: TokenLayout = ROWS) -> Tensor:
         """The first half: attention with its residual."""
-        attended = self.attn(self.ln_1(x_BLD), causal=causal)
-        return x_BLD + attended
+        return layout.wanted(x) + self.attn(self.ln_1(x), layout)
 
-    def feed(self, x_BLD: Tensor) -> Tensor:
-        """The second half: the MLP with its residual (what adapters stand beside)."""
-        return x_BLD + self.mlp(self.ln_2(x_BLD))
+    def feed(self, x: Tensor) -> Tensor:
+        """The second half: the MLP with its residual, and what stands beside it."""
+        return x + self.mlp(self.ln_2(x))
 
     def initialise_additions(self, generator: torch.Generator) -> None:
         """Draw what a subclass has beside CLIP's own parameters; called after those are drawn."""
 
-    def forward_with_looks(self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False) -> tuple[Tensor, Tensor]:
-        """`forward`, and where the token at `place_B` looks: probabilities over the row, [B, L]."""
-        attended, look_BL = self.attn(self.ln_1(x_BLD), causal=causal, place_B=place_B)
-        return self.feed(x_BLD + attended), look_BL
-
-
-def token_at(x_BLD: Tensor, place_B: Tensor) -> Tensor:
-    """[B, L, D] -> [B, 1, D], the token at one position a row."""
-    return x_BLD.gather(1, place_B[:, None, None].expand(-1, 1, x_BLD.shape[-1]))
+    @property
+    def may_skip_tokens(self) -> bool:
+        """Whether tokens that are not wanted may be left out now; dropout's draws belong to whole rows."""
+        return self.token_wise and not (self.training and self.attn.dropout)
 
 
 @dataclass(frozen=True)
@@ -234,52 +164,50 @@ class Transformer(nn.Module):
     of the memory, the same numbers.
     """
 
-    def __init__(self, layers: int, block: Callable[[int], nn.Module]) -> None:
+    def __init__(self, layers: int, block: Callable[[int], Block]) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(block(index) for index in range(layers))
         self.checkpointing = False
 
-    def forward(
-        self, x_BLD: Tensor, *, causal: bool = False, hooks: Hooks | None = None, place_B: Tensor | None = None
-    ) -> Tensor:
-        """[B, L, D] in and out; with `place_B` one token a row, [B, 1, D], and no other from the last block."""
-        return self._through(len(self.resblocks), x_BLD, causal, hooks, place_B)
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks, from the first."""
+        return cast(list[Block], list(self.resblocks))
 
-    def _through(
-        self, count: int, x_BLD: Tensor, causal: bool, hooks: Hooks | None, place_B: Tensor | None = None
-    ) -> Tensor:
-        for index in range(count):
-            block, x_BLD = self.resblocks[index], self._edit(index, x_BLD, hooks)
-            if place_B is not None and index == count - 1 and isinstance(block, Block):
-                return self._run(block, x_BLD, causal=causal, place_B=place_B)
-            x_BLD = self._run(block, x_BLD, causal=causal)
-        return x_BLD if place_B is None else token_at(x_BLD, place_B)
+    @property
+    def may_skip_tokens(self) -> bool:
+        """Whether every block may leave out tokens now: padding then takes no part in anything."""
+        return all(block.may_skip_tokens for block in self.blocks)
 
-    def _run(self, block: nn.Module, x: Tensor, **given: Any) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            made: Tensor = checkpoint(block, x, **given, use_reentrant=False)
-        else:
-            made = block(x, **given)
-        return made
+    def forward(self, x: Tensor, layout: TokenLayout = ROWS, hooks: Hooks | None = None) -> Tensor:
+        """All tokens in, the wanted ones out; where it may, the last block computes no others."""
+        x = self._before_last(x, layout, hooks)
+        if layout.all_wanted or self.blocks[-1].may_skip_tokens:
+            return self._run(self.blocks[-1], x, layout)
+        return layout.wanted(self._run(self.blocks[-1], x, layout.whole))
 
-    def packed_ends(self, x_ND: Tensor, packing: Packing) -> Tensor:
-        """Captions without their padding -> the last token of each, [B, D]."""
-        last = len(self.resblocks) - 1
-        for index, block in enumerate(self.resblocks):
-            x_ND = self._run(block, x_ND, packing=packing, ends=index == last)
-        return x_ND
-
-    def forward_with_looks(
-        self, x_BLD: Tensor, place_B: Tensor, *, causal: bool = False, hooks: Hooks | None = None
+    def forward_with_attention(
+        self, x_BLD: Tensor, layout: OneOfEachRow, hooks: Hooks | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`forward`, and where the token at `place_B` looks in the last block, averaged over the heads, [B, L]."""
-        before, last = len(self.resblocks) - 1, self.resblocks[-1]
-        assert isinstance(last, Block)
-        x_BLD = self._edit(before, self._through(before, x_BLD, causal, hooks), hooks)
-        return last.forward_with_looks(x_BLD, place_B, causal=causal)
+        """All tokens, [B, L, D], and how much the wanted one attends to each in the last block, [B, L]."""
+        last, x_BLD = self.blocks[-1], self._before_last(x_BLD, layout, hooks)
+        return self._run(last, x_BLD, layout.whole), last.attn.probabilities(last.ln_1(x_BLD), layout)
 
-    def _edit(self, index: int, x_BLD: Tensor, hooks: Hooks | None) -> Tensor:
-        return hooks.before_block(index, x_BLD) if hooks and hooks.before_block else x_BLD
+    def _before_last(self, x: Tensor, layout: TokenLayout, hooks: Hooks | None) -> Tensor:
+        """What the last block gets."""
+        edit = hooks.before_block if hooks else None
+        for index, block in enumerate(self.blocks):
+            if edit is not None:
+                x = edit(index, x)
+            if index < len(self.resblocks) - 1:
+                x = self._run(block, x, layout.whole)
+        return x
+
+    def _run(self, block: Block, x: Tensor, layout: TokenLayout) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            made: Tensor = checkpoint(block, x, layout, use_reentrant=False)
+            return made
+        return block(x, layout)
 
 
 def init_blocks(transformer: Transformer, width: int, generator: torch.Generator) -> None:
@@ -288,8 +216,7 @@ def init_blocks(transformer: Transformer, width: int, generator: torch.Generator
     Source: OpenAI CLIP, `initialize_parameters`; used by IRRA's cross-modal transformer too.
     """
     shrink = (2 * len(transformer.resblocks)) ** -0.5
-    for block in transformer.resblocks:
-        assert isinstance(block, Block)
+    for block in transformer.blocks:
         nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5, generator=generator)
         nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * shrink, generator=generator)
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5, generator=generator)

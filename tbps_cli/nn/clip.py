@@ -19,7 +19,7 @@ from tbps_cli.nn.sizes import Tower
 from tbps_cli.nn.text_tower import TextTower
 from tbps_cli.nn.vit import VisionTransformer
 
-MakeBlock = Callable[[int], nn.Module]
+MakeBlock = Callable[[int], Block]
 
 
 class Clip(TextTower):

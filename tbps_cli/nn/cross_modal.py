@@ -35,7 +35,7 @@ class CrossModal(nn.Module):
 
     def attend(self, text_BTE: Tensor, image_BPE: Tensor) -> Tensor:
         """The cross-attention alone, [B, T, E]."""
-        return self.cross_attn(self.ln_pre_t(text_BTE), self.ln_pre_i(image_BPE))
+        return self.cross_attn(self.ln_pre_t(text_BTE), context=self.ln_pre_i(image_BPE))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw as the released code does: CLIP's rule with the embedding as width."""

@@ -21,40 +21,40 @@ INPUT_GATE = "input_gate"
 """The token gate's name where a mixture has one for all tokens."""
 
 
-class Choice(NamedTuple):
+class Routing(NamedTuple):
     """Where the tokens of [B, L] go among X experts; all [B, L, X] float32."""
 
     weight: Tensor
     """Softmax over the chosen logits, 0 for the others."""
-    chance: Tensor
+    probability: Tensor
     """Softmax over all logits."""
     chosen: Tensor
     """1 for the chosen experts, else 0; no gradient."""
 
     def shares(self, counted_BL: Tensor | None = None) -> Tensor:
-        """Per item, the means over its tokens of chance and chosen: [B, 2, X].
+        """Per item, the means over its tokens of probability and chosen: [B, 2, X].
 
         Means over a batch are means of these rows (all items have L tokens), so chunks and ranks can
         be joined before `losses.balance` looks at them. counted: true where a token counts; without
         it all do. Items with fewer tokens than others then weigh as much.
         """
-        both_B2LX = torch.stack([self.chance, self.chosen], 1)
+        both_B2LX = torch.stack([self.probability, self.chosen], 1)
         if counted_BL is None:
             return both_B2LX.mean(2)
         part_BL = counted_BL / counted_BL.sum(1, keepdim=True)
         return torch.einsum("bl,bklx->bkx", part_BL, both_B2LX)
 
 
-def choose(logit_BLX: Tensor, top_k: int) -> Choice:
+def route(logit_BLX: Tensor, top_k: int) -> Routing:
     """Route every token to the experts of its `top_k` largest logits; ties go to the lower number."""
     logit_BLX = logit_BLX.float()
-    chosen_BLX = before(logit_BLX.detach()) < top_k
+    chosen_BLX = rank_of(logit_BLX.detach()) < top_k
     weight_BLX = logit_BLX.masked_fill(~chosen_BLX, float("-inf")).softmax(-1)
-    return Choice(weight_BLX, logit_BLX.softmax(-1), chosen_BLX.float())
+    return Routing(weight_BLX, logit_BLX.softmax(-1), chosen_BLX.float())
 
 
-def before(logit_X: Tensor) -> Tensor:
-    """How many experts each one stands behind, [..., X]: 0 for the largest logit.
+def rank_of(logit_X: Tensor) -> Tensor:
+    """The rank of each expert, [..., X]: 0 for the largest logit.
 
     By comparing all pairs: X is small, and unlike a sort the order of equal logits is certain.
     """
@@ -63,7 +63,7 @@ def before(logit_X: Tensor) -> Tensor:
     return ((other > own) | ((other == own) & (number < number[:, None]))).sum(-1)
 
 
-class Mixture(nn.Module):
+class ExpertMixture(nn.Module):
     """[B, L, D] tokens -> the weighted sum of `top_k` of `num_experts` modules made by `expert()`.
 
     gates: names of the token gates; a caller with several says at each call which one. alpha, learned
@@ -87,38 +87,38 @@ class Mixture(nn.Module):
             self.add_module(gate, nn.Linear(width, num_experts, bias=False))
         self.task_gate = nn.Linear(width, num_experts, bias=False)
         self.experts = nn.ModuleList(expert() for _ in range(num_experts))
-        self.keep: Callable[[Choice], None] | None = None
+        self.on_routing: Callable[[Routing], None] | None = None
 
     def forward(self, x_BLD: Tensor, context_D: Tensor, gate: str = INPUT_GATE) -> Tensor:
         """context_D: the block's context vector, seen by the common gate. Returns [B, L, D]."""
-        choice = choose(self.logits(x_BLD, context_D, gate), self.top_k)
-        if self.keep is not None:
-            self.keep(choice)
-        weight_XBL1 = choice.weight.to(x_BLD.dtype).movedim(-1, 0).unsqueeze(-1)
+        routing = route(self.logits(x_BLD, context_D, gate), self.top_k)
+        if self.on_routing is not None:
+            self.on_routing(routing)
+        weight_XBL1 = routing.weight.to(x_BLD.dtype).movedim(-1, 0).unsqueeze(-1)
         mixed_BLD = weight_XBL1[0] * self.experts[0](x_BLD)
         for weight_BL1, expert in zip(weight_XBL1[1:], self.experts[1:], strict=True):
             mixed_BLD = mixed_BLD + weight_BL1 * expert(x_BLD)
         return mixed_BLD
 
     def logits(self, x_BLD: Tensor, context_D: Tensor, gate: str = INPUT_GATE) -> Tensor:
-        """What the choice is made by: (1 - alpha) * token gate + alpha * context gate, [B, L, X]."""
+        """What tokens are routed by: (1 - alpha) * token gate + alpha * context gate, [B, L, X]."""
         token_BLX = self.get_submodule(gate)(x_BLD)
         return (1 - self.alpha) * token_BLX + self.alpha * self.task_gate(context_D.to(x_BLD.dtype))
 
 
 @contextmanager
-def collecting(root: nn.Module, counted_BL: Tensor | None = None) -> Iterator[list[Tensor]]:
+def collect_shares(root: nn.Module, counted_BL: Tensor | None = None) -> Iterator[list[Tensor]]:
     """While open, the list gets the shares [B, 2, X] of every mixture below `root`, in calling order.
 
-    counted: the tokens that count, as `Choice.shares` takes them.
+    counted: the tokens that count, as `Routing.shares` takes them.
     """
-    kept: list[Tensor] = []
-    mixtures = [module for module in root.modules() if isinstance(module, Mixture)]
+    shares: list[Tensor] = []
+    mixtures = [module for module in root.modules() if isinstance(module, ExpertMixture)]
     for mixture in mixtures:
-        mixture.keep = lambda choice: kept.append(choice.shares(counted_BL))
+        mixture.on_routing = lambda routing: shares.append(routing.shares(counted_BL))
     try:
-        yield kept
+        yield shares
     finally:
         # a checkpointed block runs again in the backward pass: nothing may be collected twice
         for mixture in mixtures:
-            mixture.keep = None
+            mixture.on_routing = None

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tbps_cli.nn.block import Block, LayerNorm
 from tbps_cli.nn.draw import draw_linear_uniform, linear_layers
 from tbps_cli.nn.dropout import Dropout
-from tbps_cli.nn.moe import INPUT_GATE, Mixture
+from tbps_cli.nn.moe import INPUT_GATE, ExpertMixture
 
 Axis = Literal["token", "batch"]
 
@@ -84,7 +84,7 @@ class Expert(nn.Module):
 class ParserBlock(Block):
     """h = x + attn(ln_1(x)), then h + mlp(ln_2(h)) + mixture(ln_3(h)), with a context vector of its own."""
 
-    def __init__(self, width: int, heads: int, axis: Axis, mixture: Mixture) -> None:
+    def __init__(self, width: int, heads: int, axis: Axis, mixture: ExpertMixture) -> None:
         super().__init__(width, heads)
         self.axis = axis
         self.ln_3 = LayerNorm(width)
@@ -129,7 +129,7 @@ class TokenParser(nn.Module):
         super().__init__()
 
         def block() -> ParserBlock:
-            mixture = Mixture(width, num_experts, top_k, lambda: Expert(width, reduction, dropout), gates)
+            mixture = ExpertMixture(width, num_experts, top_k, lambda: Expert(width, reduction, dropout), gates)
             return ParserBlock(width, heads, axis, mixture)
 
         self.resblocks = nn.ModuleList(block() for _ in range(layers))

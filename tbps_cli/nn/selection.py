@@ -1,4 +1,4 @@
-"""RDE's token selection embedding: a second vector a side, from the tokens that the global one looks at.
+"""RDE's token selection embedding: a second vector a side, from the tokens that the global one attends to.
 
 Qin et al., "Noisy-Correspondence Learning for Text-to-Image Person Re-identification", CVPR 2024, arXiv
 2308.09911. The tokens with the highest attention go through a small residual MLP, and the largest value of
@@ -107,14 +107,16 @@ def share(tokens: int, ratio: float) -> int:
     return max(1, int(tokens * ratio))
 
 
-def select_patches(look_BP: Tensor, count: int) -> Tensor:
-    """Where the class token looks, [B, 1 + P] -> the `count` patches it looks at most, [B, count] positions."""
-    first_P = torch.arange(look_BP.shape[1], device=look_BP.device) == 0
-    return look_BP.masked_fill(first_P, -1.0).topk(count, dim=1).indices
+def select_patches(attention_BP: Tensor, count: int) -> Tensor:
+    """How much the class token attends to each, [B, 1 + P] -> positions [B, count] of the patches that get most."""
+    first_P = torch.arange(attention_BP.shape[1], device=attention_BP.device) == 0
+    return attention_BP.masked_fill(first_P, -1.0).topk(count, dim=1).indices
 
 
-def select_words(look_BT: Tensor, token_BT: Tensor, count: int, *, zero_is_pad: bool = True) -> tuple[Tensor, Tensor]:
-    """Where the end token looks, [B, T] -> positions [B, K] of the words it looks at most, and which count.
+def select_words(
+    attention_BT: Tensor, token_BT: Tensor, count: int, *, zero_is_pad: bool = True
+) -> tuple[Tensor, Tensor]:
+    """How much the end token attends to each, [B, T] -> positions [B, K] of the words that get most, and which count.
 
     token_BT: the ids. count: K, or T where that is less. zero_is_pad: every id 0 is padding, as
     released, although it is also the word "!"; else padding is what follows the end token.
@@ -123,7 +125,7 @@ def select_words(look_BT: Tensor, token_BT: Tensor, count: int, *, zero_is_pad: 
     place_T = torch.arange(token_BT.shape[1], device=token_BT.device)
     end_B1 = end_of(token_BT)[:, None]
     word_BT = (place_T > 0) & ((token_BT != 0) & (place_T != end_B1) if zero_is_pad else place_T < end_B1)
-    rank_BT = look_BT.masked_fill(~word_BT, -1.0).masked_fill(place_T == end_B1, -0.5)
+    rank_BT = attention_BT.masked_fill(~word_BT, -1.0).masked_fill(place_T == end_B1, -0.5)
     place_BK = rank_BT.topk(min(count, token_BT.shape[1]), dim=1).indices
     words_B1 = word_BT.sum(1, keepdim=True).clamp(min=1)
     return place_BK, torch.arange(place_BK.shape[1], device=token_BT.device) < words_B1

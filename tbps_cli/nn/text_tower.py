@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tbps_cli.nn.block import Hooks, LayerNorm, Transformer, token_at
-from tbps_cli.nn.packing import pack
+from tbps_cli.nn.block import Block, Hooks, LayerNorm, Transformer
+from tbps_cli.nn.token_layout import CAUSAL_ROWS, EndsOfPacked, OneOfEachRow, pack, token_at
 
 
 class TextTower(nn.Module):
@@ -27,7 +27,7 @@ class TextTower(nn.Module):
         width: int,
         layers: int,
         embed: int,
-        block: Callable[[int], nn.Module],
+        block: Callable[[int], Block],
     ) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(vocabulary, width)
@@ -38,24 +38,29 @@ class TextTower(nn.Module):
 
     def text_tokens(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Projected tokens at every position, [B, T, E]."""
-        return self.projected(self.transformer(self.embedded(token_BT, hooks), causal=True, hooks=hooks))
+        return self.projected(self.transformer(self.embedded(token_BT, hooks), CAUSAL_ROWS, hooks))
 
     def end_token(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """[B, T] -> [B, E], the projected token at each caption's end alone: the last block computes no other."""
-        x_BTD = self.embedded(token_BT, hooks)
-        return self.projected(self.transformer(x_BTD, causal=True, hooks=hooks, place_B=end_of(token_BT)))[:, 0]
+        """[B, T] -> [B, E], the projected token at each caption's end; where it may, nothing else is computed."""
+        # The shapes of a traced graph cannot depend on what the ids say: it keeps all T columns.
+        if torch.compiler.is_compiling():
+            return self._end_of_rows(token_BT, hooks)
+        # Hooks edit rows, and one caption has no padding once its row is cut.
+        if hooks or len(token_BT) == 1 or not self.transformer.may_skip_tokens:
+            return self._end_of_rows(used(token_BT), hooks)
+        packed = pack(end_of(token_BT))
+        x_BTD = self.embedded(token_BT[:, : packed.real_BT.shape[1]])
+        return self.projected(self.transformer(packed.gather(x_BTD), EndsOfPacked(packed)))[:, 0]
 
-    def packed_ends(self, token_BT: Tensor) -> Tensor:
-        """`end_token` without any padding: for blocks of CLIP's own kind, which draw nothing."""
-        packing = pack(end_of(token_BT))
-        x_BTD = self.embedded(token_BT[:, : packing.real_BT.shape[1]])
-        return self.projected(self.transformer.packed_ends(packing.gather(x_BTD), packing))
+    def _end_of_rows(self, token_BT: Tensor, hooks: Hooks | None) -> Tensor:
+        layout = OneOfEachRow(end_of(token_BT), causal=True)
+        return self.projected(self.transformer(self.embedded(token_BT, hooks), layout, hooks))[:, 0]
 
-    def text_tokens_with_looks(self, token_BT: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
-        """`text_tokens`, and where each end token looks in the last block, averaged over the heads, [B, T]."""
-        x_BTD = self.embedded(token_BT, hooks)
-        x_BTD, look_BT = self.transformer.forward_with_looks(x_BTD, end_of(token_BT), causal=True, hooks=hooks)
-        return self.projected(x_BTD), look_BT
+    def text_tokens_with_attention(self, token_BT: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
+        """`text_tokens`, and how much each end token attends to each in the last block, [B, T]."""
+        layout = OneOfEachRow(end_of(token_BT), causal=True)
+        x_BTD, attention_BT = self.transformer.forward_with_attention(self.embedded(token_BT, hooks), layout, hooks)
+        return self.projected(x_BTD), attention_BT
 
     def embedded(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Words and positions before the first block, [B, T, D]."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tbps_cli.nn.moe import INPUT_GATE, collecting
+from tbps_cli.nn.moe import INPUT_GATE, collect_shares
 from tbps_cli.nn.parsing import PartPool, TokenParser
 from tbps_cli.nn.text_tower import at_end
 
@@ -52,7 +52,7 @@ class TokenHead(nn.Module):
 
     def features(self, image_BPE: Tensor, text_BTE: Tensor, token_BT: Tensor) -> dict[str, Tensor]:
         """Both features, and under "balance" the experts' shares [B, M, 2, X], images' mixtures first."""
-        with collecting(self) as shares:
+        with collect_shares(self) as shares:
             features = {"image": self.image_feature(image_BPE), "text": self.text_feature(text_BTE, token_BT)}
         return features | {"balance": torch.stack(shares, 1)} if shares else features
 

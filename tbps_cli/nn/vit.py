@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tbps_cli.nn.block import Hooks, LayerNorm, Transformer
+from tbps_cli.nn.block import Block, Hooks, LayerNorm, Transformer
 from tbps_cli.nn.position import grid_of
+from tbps_cli.nn.token_layout import OneOfEachRow
 
 
 class VisionTransformer(nn.Module):
@@ -29,7 +30,7 @@ class VisionTransformer(nn.Module):
         width: int,
         layers: int,
         embed: int,
-        block: Callable[[int], nn.Module],
+        block: Callable[[int], Block],
     ) -> None:
         super().__init__()
         self.grid = grid_of(image_size, patch, stride)
@@ -43,19 +44,18 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, embed))
 
     def forward(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
-        x_BPD = self.transformer(self.embedded(image_BCHW, hooks), hooks=hooks)
-        return self.projected(x_BPD)
+        return self.projected(self.transformer(self.embedded(image_BCHW, hooks), hooks=hooks))
 
     def first(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Row 0 of `forward` alone, the class token, [B, E]: the last block computes no other."""
         x_BPD = self.embedded(image_BCHW, hooks)
-        return self.projected(self.transformer(x_BPD, hooks=hooks, place_B=_first(x_BPD)))[:, 0]
+        return self.projected(self.transformer(x_BPD, _first(x_BPD), hooks))[:, 0]
 
-    def forward_with_looks(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
-        """`forward`, and where the class token looks in the last block, averaged over the heads, [B, 1 + P]."""
+    def forward_with_attention(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
+        """`forward`, and how much the class token attends to each in the last block, [B, 1 + P]."""
         x_BPD = self.embedded(image_BCHW, hooks)
-        x_BPD, look_BP = self.transformer.forward_with_looks(x_BPD, _first(x_BPD), hooks=hooks)
-        return self.projected(x_BPD), look_BP
+        x_BPD, attention_BP = self.transformer.forward_with_attention(x_BPD, _first(x_BPD), hooks)
+        return self.projected(x_BPD), attention_BP
 
     def embedded(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Patches with class token and positions, after `ln_pre`."""
@@ -71,6 +71,6 @@ class VisionTransformer(nn.Module):
         return self.ln_post(x_BPD) @ self.proj
 
 
-def _first(x_BPD: Tensor) -> Tensor:
-    """The position of the class token in every row, [B]."""
-    return torch.zeros(x_BPD.shape[0], dtype=torch.int64, device=x_BPD.device)
+def _first(x_BPD: Tensor) -> OneOfEachRow:
+    """Of each row the class token is wanted."""
+    return OneOfEachRow(torch.zeros(x_BPD.shape[0], dtype=torch.int64, device=x_BPD.device))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tbps_cli.nn.block import Attention, Block, Hooks, LayerNorm, QuickGELU, Transformer, init_blocks
+from tbps_cli.nn.token_layout import CAUSAL_ROWS, OneOfEachRow
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -28,20 +29,21 @@ def test_attention_to_oneself_equals_pytorchs():
 def test_attention_to_another_sequence_equals_pytorchs():
     ours, theirs = twins()
     x, other = draws(2, 5, 32), draws(2, 7, 32, seed=2)
-    assert torch.allclose(ours(x, other), theirs(x, other, other, need_weights=False)[0], atol=1e-5)
+    assert torch.allclose(ours(x, context=other), theirs(x, other, other, need_weights=False)[0], atol=1e-5)
 
 
-def test_where_a_token_looks_equals_pytorchs_average_over_heads_and_changes_no_output():
+def test_the_attention_of_one_token_equals_pytorchs_average_over_heads():
     ours, theirs = twins()
     x = draws(2, 5, 32)
     ahead = torch.ones(5, 5, dtype=torch.bool).triu(1)
     expected, expected_map = theirs(x, x, x, attn_mask=ahead, average_attn_weights=True)
     place = torch.tensor([3, 1])
-    out, look_BL = ours(x, causal=True, place_B=place)
-    assert torch.allclose(out, expected, atol=1e-5)
-    assert torch.allclose(look_BL, expected_map[[0, 1], place], atol=1e-6)
-    assert look_BL[1, 2:].abs().max() == 0 and not look_BL.requires_grad
-    assert torch.allclose(ours(x, causal=True), out, atol=1e-6)
+    attention_BL = ours.probabilities(x, OneOfEachRow(place, causal=True))
+    assert torch.allclose(ours(x, CAUSAL_ROWS), expected, atol=1e-5)
+    assert torch.allclose(attention_BL, expected_map[[0, 1], place], atol=1e-6)
+    assert attention_BL[1, 2:].abs().max() == 0 and not attention_BL.requires_grad
+    whole_map = theirs(x, x, x, average_attn_weights=True)[1]
+    assert torch.allclose(ours.probabilities(x, OneOfEachRow(place)), whole_map[[0, 1], place], atol=1e-6)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
@@ -71,7 +73,7 @@ def test_recomputing_blocks_gives_the_same_outputs_and_gradients():
     for checkpointing in (False, True):
         made, x = tower(), draws(2, 5, 32).requires_grad_()
         made.checkpointing = checkpointing
-        made(x, causal=True).square().sum().backward()
+        made(x, CAUSAL_ROWS).square().sum().backward()
         gradients.append(x.grad)
     assert torch.equal(*gradients)
 
@@ -89,12 +91,12 @@ def test_hooks_see_every_block_in_order_and_what_they_return_goes_on():
     assert torch.equal(out, made.resblocks[2](torch.zeros_like(x)))
 
 
-def test_where_a_token_looks_at_last_comes_with_the_ordinary_output():
+def test_the_attention_in_the_last_block_comes_with_the_ordinary_output():
     made, x = tower(), draws(2, 5, 32)
     hooks = Hooks(before_block=lambda index, tokens: tokens + index)
-    out, look_BL = made.forward_with_looks(x, torch.tensor([4, 2]), causal=True, hooks=hooks)
-    assert torch.allclose(out, made(x, causal=True, hooks=hooks), atol=1e-6)
-    assert torch.allclose(look_BL.sum(-1), torch.ones(2))
+    out, attention_BL = made.forward_with_attention(x, OneOfEachRow(torch.tensor([4, 2]), causal=True), hooks)
+    assert torch.equal(out, made(x, CAUSAL_ROWS, hooks))
+    assert torch.allclose(attention_BL.sum(-1), torch.ones(2)) and attention_BL[1, 3:].abs().max() == 0
 
 
 def test_blocks_are_drawn_with_the_published_spreads():

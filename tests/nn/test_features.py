@@ -5,9 +5,9 @@ import torch
 
 from tbps_cli.nn.clip import Clip
 from tbps_cli.nn.features import text_feature
-from tbps_cli.nn.packing import pack
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.nn.text_tower import at_end
+from tbps_cli.nn.token_layout import pack
 
 SIZES = Tower(patch=8, width=16, layers=1, embed=8, text_width=16, text_layers=2, heads=2, text_heads=2)
 
@@ -64,11 +64,11 @@ def test_nothing_but_words_is_computed_and_of_the_last_block_the_ends_alone():
 
 
 def test_packing_and_spreading_are_each_others_inverse():
-    packing = pack(torch.tensor([2, 0, 4]))
+    packed = pack(torch.tensor([2, 0, 4]))
     x_ND = torch.randn(9, 3)
-    spread_BTD = packing.spread(x_ND)
-    assert spread_BTD.shape == (3, 5, 3) and torch.equal(packing.gather(spread_BTD), x_ND)
-    assert not spread_BTD[~packing.real_BT].any() and packing.last_B.tolist() == [2, 3, 8]
+    spread_BTD = packed.rows(x_ND)
+    assert spread_BTD.shape == (3, 5, 3) and torch.equal(packed.gather(spread_BTD), x_ND)
+    assert not spread_BTD[~packed.real_BT].any() and packed.last_B.tolist() == [2, 3, 8]
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
@@ -89,5 +89,5 @@ def test_a_batch_with_random_draws_is_not_packed():
 
 def test_blocks_that_may_look_at_other_tokens_are_not_packed():
     clip, token_BT = made(), captions(32)
-    clip.transformer.resblocks[0].__class__ = type("Own", (type(clip.transformer.resblocks[1]),), {})
+    clip.transformer.resblocks[0].token_wise = False
     assert tokens_of(clip, token_BT)[0] == [32 * int(token_BT.argmax(1).max() + 1), 32]

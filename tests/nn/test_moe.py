@@ -5,15 +5,15 @@ import torch
 from torch import nn
 
 from tbps_cli.losses.balance import balance
-from tbps_cli.nn.moe import Mixture, before, choose, collecting
+from tbps_cli.nn.moe import ExpertMixture, collect_shares, rank_of, route
 
 
-def mixture(experts=4, top_k=2, width=8) -> Mixture:
+def mixture(experts=4, top_k=2, width=8) -> ExpertMixture:
     torch.manual_seed(0)
-    return Mixture(width, experts, top_k, lambda: nn.Linear(width, width))
+    return ExpertMixture(width, experts, top_k, lambda: nn.Linear(width, width))
 
 
-def loop(mix: Mixture, x_LD, context_D):
+def loop(mix: ExpertMixture, x_LD, context_D):
     """Token by token in float64, the chosen experts only. Returns (outputs, softmax rows, chosen rows)."""
     mix = mix.double()
     outs, chances, chosen = [], [], []
@@ -33,7 +33,7 @@ def loop(mix: Mixture, x_LD, context_D):
 def test_a_mixture_equals_the_loop_over_tokens(top_k):
     mix = mixture(top_k=top_k)
     x_BLD, context_D = torch.randn(3, 5, 8), torch.randn(8)
-    with collecting(mix) as kept:
+    with collect_shares(mix) as kept:
         found = mix(x_BLD, context_D)
     outs, chances, chosen = loop(mix, x_BLD.flatten(0, 1), context_D)
     assert (found.flatten(0, 1) - outs).abs().max() < 1e-6
@@ -42,16 +42,16 @@ def test_a_mixture_equals_the_loop_over_tokens(top_k):
 
 
 def test_equal_logits_choose_the_lower_number():
-    choice = choose(torch.tensor([[[1.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]]]), 2)
-    assert choice.chosen.tolist() == [[[0, 1, 1, 0], [1, 1, 0, 0]]]
-    assert choice.weight.tolist() == [[[0, 0.5, 0.5, 0], [0.5, 0.5, 0, 0]]]
-    assert before(torch.tensor([3.0, 1.0, 3.0])).tolist() == [0, 2, 1]
+    routing = route(torch.tensor([[[1.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]]]), 2)
+    assert routing.chosen.tolist() == [[[0, 1, 1, 0], [1, 1, 0, 0]]]
+    assert routing.weight.tolist() == [[[0, 0.5, 0.5, 0], [0.5, 0.5, 0, 0]]]
+    assert rank_of(torch.tensor([3.0, 1.0, 3.0])).tolist() == [0, 2, 1]
 
 
 def test_the_balance_of_joined_chunks_is_that_of_the_whole_batch():
     mix = mixture()
     x_BLD, context_D = torch.randn(6, 5, 8), torch.randn(8)
-    with collecting(mix) as kept:
+    with collect_shares(mix) as kept:
         mix(x_BLD, context_D)
         mix(x_BLD[:4], context_D)
         mix(x_BLD[4:], context_D)

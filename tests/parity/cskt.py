@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -100,11 +101,13 @@ def _activations(golden: Golden, method: CSKT, data: Batch) -> None:
             names[f"act.{side}.block{block}"] = f"{tower}.resblocks.{number}{inside}"
     embedded = {"act.image.embed": "clip.visual.ln_pre", "act.text.embed": "clip.transformer.resblocks.0"}
     seen: dict[str, Tensor] = {}
+
+    def see(figure: str) -> Callable[..., None]:
+        # a hook that returned something would change what the module gets
+        return lambda _, given: seen.update({figure: given[0]})
+
     handles = [
-        method.get_submodule(module).register_forward_pre_hook(
-            lambda _, given, figure=figure: seen.setdefault(figure, given[0])
-        )
-        for figure, module in embedded.items()
+        method.get_submodule(module).register_forward_pre_hook(see(figure)) for figure, module in embedded.items()
     ]
 
     def run() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tbps_cli.losses.balance import balance
 from tbps_cli.methods.dm_adapter import TRAINED, DMAdapter
 from tbps_cli.nn.adapters import MixtureBlock
-from tbps_cli.nn.moe import choose
+from tbps_cli.nn.moe import route
 from tbps_cli.nn.position import resize_grid
 from tbps_cli.types import Batch, Step, Task
 
@@ -147,7 +147,7 @@ def _activations(golden: Golden, method: DMAdapter, data: Batch) -> None:
     for side, number, block in _blocks(method):
         logit_BLX = block.feed_forward.logits(found[f"act.{side}.{number}.ln_3"], block.task_param)
         found[f"act.{side}.{number}.gate_logits"] = logit_BLX
-        chosen_BLX = choose(logit_BLX, method.config.top_k).chosen
+        chosen_BLX = route(logit_BLX, method.config.top_k).chosen
         expected = f"act.{side}.{number}.selected_experts"
         if expected in out:
             as_set = torch.zeros_like(chosen_BLX).scatter(-1, out.values[expected], 1.0)

@@ -14,7 +14,7 @@ from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
 from tbps_cli.losses.balance import balance
 from tbps_cli.methods.base import Method
-from tbps_cli.nn.moe import Mixture, before, collecting
+from tbps_cli.nn.moe import ExpertMixture, collect_shares, rank_of
 from tbps_cli.nn.position import resize_grid
 from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.types import Batch, Step
@@ -117,7 +117,7 @@ def activations(out: Figures, method: Any, parser: str, data: Batch) -> None:
     for side, call in calls.items():
         seen: dict[str, Any] = {}
         handles = [_watch(block, number, seen) for number, block in enumerate(blocks)]
-        with collecting(method) as shares:
+        with collect_shares(method) as shares:
             call()
         for block_handles in handles:
             for handle in block_handles:
@@ -136,13 +136,19 @@ def _watch(block: Any, number: int, seen: dict[str, Any]) -> list[Any]:
 
 
 def _compare(
-    out: Figures, prefix: str, side: str, mixture: Mixture, seen: dict[str, Any], number: int, shares: list[Tensor]
+    out: Figures,
+    prefix: str,
+    side: str,
+    mixture: ExpertMixture,
+    seen: dict[str, Any],
+    number: int,
+    shares: list[Tensor],
 ) -> None:
     moe, given = seen[f"{number}.moe"], seen[f"{number}.moe.in"]
     logit_BLX = mixture.logits(*given)
     out.check(f"{prefix}.attn.{side}", seen[f"{number}.attn"].transpose(0, 1))
     out.check(f"{prefix}.gate_logits.{side}", logit_BLX)
-    out.exact(f"{prefix}.selected_experts.{side}", before(logit_BLX).argsort(-1)[..., : mixture.top_k])
+    out.exact(f"{prefix}.selected_experts.{side}", rank_of(logit_BLX).argsort(-1)[..., : mixture.top_k])
     out.check(f"{prefix}.moe.{side}", moe)
     out.check(f"{prefix}.moe.{side}.l_aux", balance(shares[number][:, None]))
     out.check(f"{prefix}.{side}.l_aux_cumulative", balance(torch.stack(shares[: number + 1], 1)))

@@ -95,20 +95,20 @@ def _features(golden: Golden, method: RDE, data: Batch) -> None:
         ("tse_text", "text_tse"),
     ):
         out.check(name, features[ours])
-    token_BPE, look_BP = method.clip.visual.forward_with_looks(image)
-    word_BTE, look_BT = method.clip.text_tokens_with_looks(token_BT)
+    token_BPE, attention_BP = method.clip.visual.forward_with_attention(image)
+    word_BTE, attention_BT = method.clip.text_tokens_with_attention(token_BT)
     out.check("image_tokens", token_BPE)
     out.check("text_tokens", word_BTE)
-    look_BP[:, 0] = -1
-    out.check("tse_image.attention_row", look_BP)
+    attention_BP[:, 0] = -1
+    out.check("tse_image.attention_row", attention_BP)
     ends_BT = torch.arange(token_BT.shape[1]) == end_of(token_BT)[:, None]
     ends_BT[:, 0] = True
-    out.check("tse_text.attention_row", look_BT.masked_fill(ends_BT, -1) * (token_BT != 0))
+    out.check("tse_text.attention_row", attention_BT.masked_fill(ends_BT, -1) * (token_BT != 0))
     ratio, tse = method.config.select_ratio, golden.config["tse"]
-    image_k, text_k = share(look_BP.shape[1] - 1, ratio), share(token_BT.shape[1] - 2, ratio)
+    image_k, text_k = share(attention_BP.shape[1] - 1, ratio), share(token_BT.shape[1] - 2, ratio)
     assert (image_k, text_k) == (tse["k_image"], tse["k_text"])
-    out.exact("tse_image.selected", select_patches(look_BP, image_k))
-    place_BK, kept_BK = select_words(look_BT, token_BT, text_k)
+    out.exact("tse_image.selected", select_patches(attention_BP, image_k))
+    place_BK, kept_BK = select_words(attention_BT, token_BT, text_k)
     selected_BK = golden.outputs.values["tse_text.selected"]
     # beyond a caption's words the published choice is arbitrary, and reaches nothing
     out.exact("tse_text.selected", torch.where(kept_BK, place_BK, selected_BK))

@@ -1,0 +1,185 @@
+"""How the tokens of a batch lie, and which of them a block has to compute.
+
+A block is attention, then an MLP. Norms, projections and MLPs look at each token alone, so they take tokens
+however these lie; what differs is attention, which a layout does (`attend`). Rows of one length are the usual
+way. Captions may also lie one behind the other without the padding between them: one of CUHK-PEDES has 30
+tokens on average, the longest of 64 has 60. Where a feature is a single token, the last block computes no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tbps_cli.nn import dropout
+
+
+class TokenLayout(Protocol):
+    """Where tokens lie, and which of them are wanted from a block."""
+
+    all_wanted: ClassVar[bool]
+
+    @property
+    def whole(self) -> TokenLayout:
+        """The same tokens, all of them wanted."""
+
+    def wanted(self, x: Tensor) -> Tensor:
+        """The wanted ones out of all tokens."""
+
+    def rows(self, x: Tensor) -> Tensor:
+        """All tokens as rows of one length, [B, L, X], as attention needs them."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, drop: float = 0.0) -> Tensor:
+        """Attention before the output projection: rows [B, L, D] of the wanted tokens and of all -> the wanted tokens.
+
+        drop: share of the probabilities that are dropped; only `Rows` can.
+        """
+
+
+@dataclass(frozen=True)
+class Rows:
+    """[B, L, D], all wanted. causal: a token attends to itself and to those before it."""
+
+    all_wanted: ClassVar[bool] = True
+    causal: bool = False
+
+    @property
+    def whole(self) -> Rows:
+        return self
+
+    def wanted(self, x: Tensor) -> Tensor:
+        return x
+
+    def rows(self, x: Tensor) -> Tensor:
+        return x
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, drop: float = 0.0) -> Tensor:
+        query, key, value = (split_heads(x, heads) for x in (query, key, value))
+        if drop:
+            return join_heads(dropout.attention(query, key, value, drop, causal=self.causal))
+        return join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=self.causal))
+
+
+ROWS = Rows()
+CAUSAL_ROWS = Rows(causal=True)
+
+
+@dataclass(frozen=True)
+class OneOfEachRow:
+    """[B, L, D], of each row the token at one position wanted: [B, 1, D]."""
+
+    all_wanted: ClassVar[bool] = False
+    place_B: Tensor
+    causal: bool = False
+
+    @property
+    def whole(self) -> Rows:
+        return CAUSAL_ROWS if self.causal else ROWS
+
+    def wanted(self, x: Tensor) -> Tensor:
+        return token_at(x, self.place_B)
+
+    def rows(self, x: Tensor) -> Tensor:
+        return x
+
+    def seen(self, length: int) -> Tensor | None:
+        """Which of `length` tokens the wanted one may attend to, bool [B, length]; None: all."""
+        if not self.causal:
+            return None
+        return torch.arange(length, device=self.place_B.device) <= self.place_B[:, None]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, drop: float = 0.0) -> Tensor:
+        assert not drop
+        seen_BL = self.seen(key.shape[1])
+        mask_B11L = None if seen_BL is None else seen_BL[:, None, None]
+        query, key, value = (split_heads(x, heads) for x in (query, key, value))
+        return join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """[N, D], the N real tokens of B captions of at most T, one caption behind the other, causal; all wanted."""
+
+    all_wanted: ClassVar[bool] = True
+    place_N: Tensor
+    """Position of each in the flattened batch [B * T], ascending."""
+    real_BT: Tensor
+    """Which positions of the batch are real tokens."""
+    last_B: Tensor
+    """Which of the N is each caption's last."""
+
+    @property
+    def whole(self) -> Packed:
+        return self
+
+    def wanted(self, x: Tensor) -> Tensor:
+        return x
+
+    def rows(self, x: Tensor) -> Tensor:
+        """[N, X] -> [B, T, X], zeros where nothing is real."""
+        flat = x.new_zeros(self.real_BT.numel(), x.shape[1]).index_copy(0, self.place_N, x)
+        return flat.view(*self.real_BT.shape, -1)
+
+    def gather(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [N, D]"""
+        return x_BTD.flatten(0, 1).index_select(0, self.place_N)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, drop: float = 0.0) -> Tensor:
+        assert not drop
+        query, key, value = (split_heads(x, heads) for x in (query, key, value))
+        return self.gather(join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True)))
+
+
+@dataclass(frozen=True)
+class EndsOfPacked:
+    """[N, D] as in `Packed`, each caption's last token wanted: [B, 1, D]. It attends to its whole caption."""
+
+    all_wanted: ClassVar[bool] = False
+    packed: Packed
+
+    @property
+    def whole(self) -> Packed:
+        return self.packed
+
+    def wanted(self, x: Tensor) -> Tensor:
+        return x[self.packed.last_B, None]
+
+    def rows(self, x: Tensor) -> Tensor:
+        return self.packed.rows(x)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, drop: float = 0.0) -> Tensor:
+        assert not drop
+        query, key, value = (split_heads(x, heads) for x in (query, key, value))
+        seen_B11T = self.packed.real_BT[:, None, None]
+        return join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B11T))
+
+
+def pack(end_B: Tensor) -> Packed:
+    """How captions lie without padding, from the position of their last token.
+
+    How many tokens there are decides shapes, so the CPU has to know: on a GPU this waits once.
+    """
+    length_B = end_B.cpu() + 1
+    real_BT = torch.arange(int(length_B.max())) < length_B[:, None]
+    parts = real_BT.flatten().nonzero()[:, 0], real_BT, length_B.cumsum(0) - 1
+    return Packed(*(part.to(end_B.device, non_blocking=True) for part in parts))
+
+
+def token_at(x_BLD: Tensor, place_B: Tensor) -> Tensor:
+    """[B, L, D] -> [B, 1, D], the token at one position a row."""
+    # gather, not take_along_dim: that one fixes the batch of an exported graph
+    return x_BLD.gather(1, place_B[:, None, None].expand(-1, 1, x_BLD.shape[-1]))
+
+
+def split_heads(x_BLD: Tensor, heads: int) -> Tensor:
+    """[B, L, D] -> [B, H, L, D / H]"""
+    return x_BLD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x_BHLK: Tensor) -> Tensor:
+    """[B, H, L, K] -> [B, L, H * K]"""
+    return x_BHLK.transpose(1, 2).flatten(2)

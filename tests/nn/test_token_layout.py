@@ -1,0 +1,74 @@
+"""Layouts of tokens: the same attention wherever tokens lie, and blocks that may leave some out."""
+
+import pytest
+import torch
+
+from tbps_cli.nn.adapters import AdapterBlock, MixtureBlock
+from tbps_cli.nn.block import Block
+from tbps_cli.nn.moe import ExpertMixture
+from tbps_cli.nn.parsing import Expert, ParserBlock
+from tbps_cli.nn.token_layout import CAUSAL_ROWS, ROWS, EndsOfPacked, OneOfEachRow, pack, token_at
+
+LENGTHS = torch.tensor([4, 1, 6])
+ENDS = LENGTHS - 1
+MAKERS = {
+    Block: lambda: Block(16, 2),
+    AdapterBlock: lambda: AdapterBlock(16, 2, "quickgelu", reduction=4, scale=0.5),
+    MixtureBlock: lambda: MixtureBlock(16, 2, "quickgelu", num_experts=3, top_k=2, reduction=4, scale=0.5),
+    ParserBlock: lambda: ParserBlock(16, 2, "token", ExpertMixture(16, 3, 2, lambda: Expert(16, 4, 0.0))),
+}
+"""How a block of each kind is made."""
+
+
+def block_of(kind: type[Block]) -> Block:
+    """A block whose parameters are all drawn, so that nothing in it is zero."""
+    made, draws = MAKERS[kind](), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draws))
+    return made.eval()
+
+
+def rows() -> torch.Tensor:
+    return torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(1))
+
+
+def all_kinds(kind: type[Block] = Block) -> set[type[Block]]:
+    return {kind}.union(*(all_kinds(below) for below in kind.__subclasses__()))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_one_token_of_a_row_is_that_token_of_all(causal: bool) -> None:
+    block, x_BLD = block_of(Block), rows()
+    whole_BLD = block(x_BLD, CAUSAL_ROWS if causal else ROWS)
+    one_B1D = block(x_BLD, OneOfEachRow(ENDS, causal=causal))
+    assert torch.allclose(one_B1D, token_at(whole_BLD, ENDS), atol=1e-6)
+
+
+@torch.no_grad()
+def test_packed_tokens_attend_within_their_own_caption() -> None:
+    block, x_BLD, packed = block_of(Block), rows(), pack(ENDS)
+    whole_BLD, x_ND = block(x_BLD, CAUSAL_ROWS), packed.gather(x_BLD)
+    assert torch.allclose(block(x_ND, packed), packed.gather(whole_BLD), atol=1e-6)
+    assert torch.allclose(block(x_ND, EndsOfPacked(packed)), token_at(whole_BLD, ENDS), atol=1e-6)
+
+
+def test_every_kind_of_block_is_tried_here() -> None:
+    assert all_kinds() == set(MAKERS)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@torch.no_grad()
+def test_a_block_that_says_so_feeds_each_token_alone(kind: type[Block]) -> None:
+    block, x_BLD = block_of(kind), rows()
+    if not block.token_wise:
+        pytest.skip("it says that it looks at several tokens")
+    whole_BLD = block.feed(x_BLD)
+    assert torch.allclose(block.feed(x_BLD[:, 2:3]), whole_BLD[:, 2:3], atol=1e-6)
+    assert torch.allclose(block.feed(x_BLD.flatten(0, 1)), whole_BLD.flatten(0, 1), atol=1e-6)
+
+
+def test_a_block_that_drops_in_training_leaves_no_token_out() -> None:
+    block = Block(16, 2, dropout=0.1)
+    assert not block.train().may_skip_tokens and block.eval().may_skip_tokens
