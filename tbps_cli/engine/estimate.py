@@ -40,6 +40,8 @@ class Probe:
     seconds_per_pair: float
     bytes_fixed: float = 0.0
     seconds_fixed: float = 0.0
+    held: int = 0
+    """Bytes that the whole process holds when everything is loaded; 0 unless it computes on the CPU."""
 
     def bytes(self, pairs: int) -> float:
         """Kept between forward and backward."""
@@ -64,13 +66,15 @@ def probe(stepper: Stepper, batch: Batch) -> Probe:
         if more * per_pair[0] > _QUICK or (free is not None and 2 * more * per_pair[1] > free):
             more = min(2 * few, more)
         if more <= few:  # a small batch: nothing to tell fixed costs from
-            return Probe(per_pair[1], per_pair[0], 0.0, _update_seconds(stepper))
+            held = _held(stepper.device)
+            return Probe(per_pair[1], per_pair[0], 0.0, _update_seconds(stepper), held)
         more_bytes, more_seconds = _look(stepper, batch.rows(0, more))
+        held = _held(stepper.device)  # before the rehearsal of the optimiser's step, whose memory it will use again
         # A line through both looks: its slope is the cost of a pair, the rest is what any step costs.
         bytes_each = max(0.0, more_bytes - few_bytes) / (more - few)
         seconds_each = max(0.0, more_seconds - few_seconds) / (more - few)
         fixed = more_seconds - more * seconds_each + _update_seconds(stepper)
-        return Probe(bytes_each, seconds_each, more_bytes - more * bytes_each, fixed)
+        return Probe(bytes_each, seconds_each, more_bytes - more * bytes_each, fixed, held)
     finally:
         stepper.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -131,7 +135,7 @@ def kept_bytes(stepper: Stepper, rows: Batch) -> int:
 
 
 def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> Memory:
-    """What training takes on one device; on a CPU, ask after the probe, when everything needed is loaded.
+    """What training takes on one device.
 
     kind: of optimiser (adam and adamw keep two numbers a parameter, sgd one). pairs: embedded at a
     time with their graph.
@@ -140,9 +144,13 @@ def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> Mem
     trained = _bytes([parameter for parameter in parameters if parameter.requires_grad])
     weights = _bytes(parameters) + _bytes(list(method.buffers()))
     activations = round(found.bytes(pairs)) if found else 0
-    held = resident() if parameters[0].device.type == "cpu" else None
-    program = 0 if held is None else max(0, held - weights)
+    program = max(0, found.held - weights) if found else 0
     return Memory(weights, trained, trained * (1 if kind == "sgd" else 2), activations, program)
+
+
+def _held(device: torch.device) -> int:
+    """Bytes that this process holds now where it computes on the CPU; 0 where tensors lie elsewhere."""
+    return (resident() or 0) if device.type == "cpu" else 0
 
 
 def resident() -> int | None:

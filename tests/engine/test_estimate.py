@@ -18,8 +18,8 @@ def test_memory_is_counted_from_the_parameters_and_the_probe(tmp_path) -> None:
 
 
 def test_memory_on_a_cpu_includes_what_the_program_holds(tmp_path) -> None:
-    method = make_stepper(tmp_path, "clip").method
-    told = estimate.memory(method, "adam", estimate.Probe(0.0, 0.0), 1)
+    stepper = make_stepper(tmp_path, "clip")
+    told = estimate.memory(stepper.method, "adam", estimate.probe(stepper, make_batch()), 10)
     assert told.program > 100 << 20, "PyTorch alone takes more"
     assert abs(told.program + told.weights - estimate.resident()) < 16 << 20
     assert told.total == told.program + told.weights + told.gradients + told.optimizer + told.activations
