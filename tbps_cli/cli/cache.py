@@ -66,10 +66,10 @@ def _about(path: Path) -> dict[str, str | None]:
 
     about: dict[str, object] = {}
     if path.name.endswith((".h5", ".h5.parts")):
-        from tbps_cli.features.store import read_about
+        from tbps_cli.features.snapshot import read_about
 
         with suppress(CacheError):
-            about = read_about(path.with_name(path.name.removesuffix(".parts")))
+            about = read_about(path.with_name(path.name.removesuffix(".parts"))) or {}
     of, run = about.get("gallery") or about.get("folder"), about.get("run")
     return {"images_of": str(of) if of else None, "made_by": str(run) if run else None}
 
