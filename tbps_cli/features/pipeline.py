@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,7 @@ FLUSH_ROWS = 4096
 """New rows are written at least this often."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """An image to embed: where it lies, what the feature file calls it, and what is known of it."""
 
     file: Path
@@ -111,6 +110,8 @@ def embed_images(
     """
     todo = _outdated(encoder, sources, file)
     report = Report(reused=len(sources) - len(todo))
+    if not todo:
+        return report
 
     def encode(arrays: list[Embeddings]) -> Embeddings:
         return encoder.image_arrays(np.stack(arrays))
@@ -162,19 +163,24 @@ def _outdated(encoder: Encoder, sources: Sequence[Source], file: FeatureFile) ->
             file.known().paths, columns["size"].tolist(), columns["mtime"].tolist(), strict=True
         )
     }
-    outdated = [source for source in sources if states.get(source.name) != (source.state or _state_of(source.file))]
+    # a file that cannot be looked at has no state; whoever reads it says why
+    outdated = [
+        source
+        for source in sources
+        if source.name not in states or states[source.name] != (source.state or _state_of(source.file))
+    ]
     if not encoder.batch_dependent:
         return outdated
     # Companions matter: unless every image is what it was, all are embedded again, in order and in whole batches.
     contents = dict(zip(file.known().paths, columns["content"].tolist(), strict=True))
-    unchanged = (contents.get(source.name) == _content_of(source.file) for source in outdated)
+    unchanged = (contents.get(source.name, b"") == _content_of(source.file) for source in outdated)
     return [] if all(unchanged) else list(sources)
 
 
 def _state_of(path: Path) -> tuple[int, int] | None:
     try:
         state = path.stat()
-    except OSError:  # whoever reads it says why
+    except OSError:
         return None
     return state.st_size, change_time(state)
 

@@ -13,6 +13,7 @@ from support.sets import cuhk_records, save_image, write_set
 from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
+from tbps_cli.retrieval import embed as embedding
 from tbps_cli.retrieval.embed import embed_split
 
 
@@ -110,6 +111,14 @@ def test_missing_images_are_told_before_anything_is_embedded(split) -> None:
     with pytest.raises(DataError, match="1 of 10 images are missing"):
         counted(split, None, model)
     assert not model.texts
+
+
+def test_an_image_that_vanishes_after_the_check_is_an_error_with_its_name(split, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(embedding, "require_images", lambda *_: None)
+    split.paths[1].unlink()
+    for model in (FakeEncoder(), Neighbours(batch_dependent="attends over the batch")):
+        with pytest.raises(DataError, match=f"1 of 10 images cannot be read .*{split.paths[1].name}"):
+            counted(split, tmp_path / "cache", model)
 
 
 def test_an_unwritable_cache_is_one_warning_and_the_evaluation_goes_on(split, tmp_path, caplog) -> None:
