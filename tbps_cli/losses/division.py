@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 Costs = NDArray[np.float32]
 Chances = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -99,5 +99,7 @@ def divide(one_N: Costs, other_N: Costs, care: Care, random: np.random.RandomSta
         flags.append(np.ones(len(cost_N), bool) if mixture is None else split_clean(mixture.clean_N))
     disputed = int((flags[0] != flags[1]).sum())
     trusted_N = consensus(flags[0], flags[1], random.randint(0, 2, disputed).astype(bool))
-    log.info("division: %d of %d training pairs are trusted (%d were disputed)", trusted_N.sum(), len(one_N), disputed)
+    logger.info(
+        "division: %d of %d training pairs are trusted (%d were disputed)", trusted_N.sum(), len(one_N), disputed
+    )
     return trusted_N

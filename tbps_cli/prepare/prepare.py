@@ -25,7 +25,7 @@ from tbps_cli.prepare.check import Phase, Report, check
 from tbps_cli.prepare.decode import build_store
 from tbps_cli.prepare.install import install
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 ALTERNATIVES = """\
 While you wait, without any request:
   tbps prepare-data synthetic     drawn here within a minute, any size (--identities 13003 is as large as CUHK-PEDES)
@@ -146,6 +146,6 @@ def _write(place: Path, text: str, what: str) -> bool:
         place.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(place, text)
     except (OSError, TbpsError) as error:
-        log.warning("data: %s was not written: %s", what, error)
+        logger.warning("data: %s was not written: %s", what, error)
         return False
     return True

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tbps_cli.retrieval.similarity import Array, array, codes, features, product
 from tbps_cli.types import Scores
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 
 BLOCK = 1 << 22
 """Similarities held at a time: 16 MB in float32, enough for the product to run at full speed."""
@@ -151,7 +151,7 @@ def _judged(count_Q: NDArray[np.int64]) -> NDArray[np.int64]:
     order = np.argsort(-count_Q, kind="stable")
     judged = order[count_Q[order] > 0]
     if len(judged) < len(order):
-        log.warning(
+        logger.warning(
             "%d of %d queries have no item of their person in the gallery: misses in R@k, left out of mAP and mINP",
             len(order) - len(judged),
             len(order),

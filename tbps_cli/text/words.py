@@ -33,7 +33,7 @@ NAMED = 1_000
 """Unknown words are named once each, up to so many."""
 DELETED = str.maketrans("", "", string.punctuation)
 
-log = logging.getLogger("tbps")
+logger = logging.getLogger("tbps")
 
 
 def split_words(caption: str, limit: int = LIMIT) -> list[str]:
@@ -149,7 +149,7 @@ class Words:
         """Warn of unknown words: each once, so that a whole data set does not flood the log."""
         new = [word for word in dict.fromkeys(unknown) if again or word not in self._named]
         if new and (again or len(self._named) < NAMED):
-            log.warning("words unknown to the model are left out: %s", ", ".join(new))
+            logger.warning("words unknown to the model are left out: %s", ", ".join(new))
         if not again:
             self._named.update(new)
 
