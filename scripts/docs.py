@@ -1,4 +1,5 @@
-"""Writes docs/cli.md from the commands, and the tables of keys in docs/recipes.md from the schema.
+"""Writes docs/cli.md from the commands, the tables of keys in docs/recipes.md from the schema, and the table of
+methods in docs/methods.md from the methods themselves.
 `--check` only says whether they are up to date.
 
 python scripts/docs.py [--check]
@@ -13,8 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from tbps_cli import methods
 from tbps_cli.cli import help as pages
 from tbps_cli.cli.app import COMMANDS, load_command
+from tbps_cli.recipe.listing import count_parameters
+from tbps_cli.recipe.load import load
+from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.problems import shown
 from tbps_cli.recipe.schema import DataSection, OptimSection, Published, TrainSection
 from tbps_cli.section import Section
@@ -28,6 +33,8 @@ SECTIONS: dict[str, type[Section]] = {
 }
 BEGIN = "<!-- keys: begin; written by scripts/docs.py -->"
 END = "<!-- keys: end -->"
+METHODS_BEGIN = "<!-- methods: begin; written by scripts/docs.py -->"
+METHODS_END = "<!-- methods: end -->"
 
 HEAD = """\
 # The command line
@@ -78,11 +85,36 @@ def sentence(help_text: str | None) -> str:
 
 def recipes_page() -> str:
     """docs/recipes.md with the tables between its two marks written anew."""
-    written = (DOCS / "recipes.md").read_text(encoding="utf-8")
-    before, rest = written.split(BEGIN)
-    after = rest.split(END)[1]
-    tables = [keys_table(name, model) for name, model in SECTIONS.items()]
-    return "\n\n".join([before + BEGIN, *tables, END + after])
+    return between("recipes.md", BEGIN, END, [keys_table(name, model) for name, model in SECTIONS.items()])
+
+
+def between(page: str, begin: str, end: str, parts: list[str]) -> str:
+    """A page with what stands between its two marks written anew."""
+    before, rest = (DOCS / page).read_text(encoding="utf-8").split(begin)
+    return "\n\n".join([before + begin, *parts, end + rest.split(end)[1]])
+
+
+def methods_page() -> str:
+    """docs/methods.md with its table of methods written anew."""
+    rows = [method_row(name) for name in methods.names()]
+    table = "\n".join(["| method | idea | trained | recipes | paper |", "|---|---|---|---|---|", *rows])
+    return between("methods.md", METHODS_BEGIN, METHODS_END, [table])
+
+
+def method_row(name: str) -> str:
+    """One method: what its module says first, its size, its recipes, its paper."""
+    kind = methods.find(name)
+    idea = (inspect.getdoc(inspect.getmodule(kind)) or "").split("\n")[0].partition(": ")[2].removesuffix(".")
+    recipes = [recipe for recipe in list_recipes() if load(recipe).method.name == name]
+    counts = count_parameters(load(name if name in recipes else recipes[0]))
+    size = f"{counts.all / 1e6:.1f} M"
+    if counts.trained < counts.all:
+        size = f"{counts.trained / 1e6:.1f} M of {size}"
+    if counts.inference < counts.all:
+        size += f" ({counts.inference / 1e6:.1f} M at inference)"
+    page = f"[`{name}`](methods/{name}.md)" if (DOCS / "methods" / f"{name}.md").is_file() else f"`{name}`"
+    named = ", ".join(f"`{recipe}`" for recipe in recipes)
+    return f"| {page} | {idea} | {size} | {named} | {kind.paper} |"
 
 
 def keys_table(name: str, model: type[Section]) -> str:
@@ -126,7 +158,7 @@ def choices(annotation: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     stale = []
-    for name, fresh in (("cli.md", page()), ("recipes.md", recipes_page())):
+    for name, fresh in (("cli.md", page()), ("recipes.md", recipes_page()), ("methods.md", methods_page())):
         path = DOCS / name
         if not path.is_file() or path.read_text(encoding="utf-8") != fresh:
             stale.append(name)

@@ -138,12 +138,8 @@ def test_every_recipe_loads_and_is_documented_in_its_head(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_every_method_has_recipe_golden_folder_parity_adapter_and_docs_row(name: str) -> None:
-    rows = [line for line in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").splitlines() if "|" in line]
+def test_a_method_is_four_files_module_recipe_golden_folder_and_parity_adapter(name: str) -> None:
     assert any(load(recipe).method.name == name for recipe in list_recipes()), "no recipe uses it"
-    assert any(line.startswith(f"| `{name}` |") or f"| [`{name}`]" in line for line in rows), (
-        "no row in docs/methods.md"
-    )
     assert (ROOT / "tests" / "golden" / name / "config.json").is_file(), "no golden folder"
     assert (ROOT / "tests" / "parity" / f"{name}.py").is_file(), "no parity adapter"
     assert methods.find(name).paper, "it does not name its paper"

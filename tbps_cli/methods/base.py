@@ -2,7 +2,7 @@
 
 A method is a file in this folder; the module's name is the registration (`methods.find`). It ends
 in one unit vector per image and per caption, so nothing above this layer asks which one it is.
-To add one: the file, a recipe, a golden folder and a parity adapter; see docs/methods.md.
+To add one: the file and a recipe; a golden folder and a parity adapter prove it. See docs/methods.md.
 """
 
 from __future__ import annotations
