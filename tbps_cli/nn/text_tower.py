@@ -56,10 +56,10 @@ class TextTower(nn.Module):
         layout = OneOfEachRow(end_of(token_BT), causal=True)
         return self.projected(self.transformer(self.embedded(token_BT, hooks), layout, hooks))[:, 0]
 
-    def text_tokens_with_attention(self, token_BT: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
+    def text_tokens_with_attention(self, token_BT: Tensor) -> tuple[Tensor, Tensor]:
         """`text_tokens`, and how much each end token attends to each in the last block, [B, T]."""
         layout = OneOfEachRow(end_of(token_BT), causal=True)
-        x_BTD, attention_BT = self.transformer.forward_with_attention(self.embedded(token_BT, hooks), layout, hooks)
+        x_BTD, attention_BT = self.transformer.forward_with_attention(self.embedded(token_BT), layout)
         return self.projected(x_BTD), attention_BT
 
     def embedded(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:

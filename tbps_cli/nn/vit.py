@@ -51,10 +51,10 @@ class VisionTransformer(nn.Module):
         x_BPD = self.embedded(image_BCHW, hooks)
         return self.projected(self.transformer(x_BPD, _first(x_BPD), hooks))[:, 0]
 
-    def forward_with_attention(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> tuple[Tensor, Tensor]:
+    def forward_with_attention(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """`forward`, and how much the class token attends to each in the last block, [B, 1 + P]."""
-        x_BPD = self.embedded(image_BCHW, hooks)
-        x_BPD, attention_BP = self.transformer.forward_with_attention(x_BPD, _first(x_BPD), hooks)
+        x_BPD = self.embedded(image_BCHW)
+        x_BPD, attention_BP = self.transformer.forward_with_attention(x_BPD, _first(x_BPD))
         return self.projected(x_BPD), attention_BP
 
     def embedded(self, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:

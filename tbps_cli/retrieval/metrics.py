@@ -88,11 +88,6 @@ def scores(text_QE: Any, image_GE: Any, text_person_Q: Any, image_person_G: Any)
     return details(text_QE, image_GE, text_person_Q, image_person_G).scores()
 
 
-def scores_of_similarity(similarity_QG: Any, person_Q: Any, person_G: Any) -> Scores:
-    """The same scores from a given similarity matrix, rows = queries."""
-    return details_of_similarity(similarity_QG, person_Q, person_G).scores()
-
-
 def details(query_QE: Any, gallery_GE: Any, person_Q: Any, person_G: Any, bonus: Bonus | None = None) -> Details:
     """Per-query figures behind `scores`. `bonus` adds re-ranking terms to blocks of similarities."""
     query, gallery = features(query_QE, "query"), features(gallery_GE, "gallery")

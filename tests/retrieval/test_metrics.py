@@ -63,7 +63,6 @@ def test_golden_similarity_gives_the_golden_scores_and_curve(direction) -> None:
     details = metrics.details_of_similarity(similarity, *sides)
     near(details.scores(), {name: expected[name] for name in ("R1", "R5", "R10", "mAP", "mINP")}, 1e-4)
     np.testing.assert_allclose(details.cmc(10), expected["cmc"], atol=1e-4)
-    assert metrics.scores_of_similarity(similarity, *sides) == details.scores()
 
 
 def test_duplicated_gallery_rows_tie_exactly_at_any_size() -> None:
@@ -128,7 +127,7 @@ def test_nan_features_are_an_error_that_says_so() -> None:
     with pytest.raises(DataError, match=r"gallery features hold NaN or infinity \(first in row 2\)"):
         metrics.scores(np.ones((1, 2)), broken, [1], [1, 2, 3, 4])
     with pytest.raises(ValueError, match="NaN"):
-        metrics.scores_of_similarity(broken, [1, 2, 3, 4], [1, 2])
+        metrics.details_of_similarity(broken, [1, 2, 3, 4], [1, 2])
 
 
 @pytest.mark.parametrize(
