@@ -99,6 +99,8 @@ class Method(nn.Module):
     """Authors, title, venue, year: one line."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of our parameter names that inference does not need (heads, queues)."""
+    token_table: ClassVar[str] = "clip.token_embedding.weight"
+    """Our name of the tensor that the tokenizer's ids index, a row an id."""
     brought: ClassVar[tuple[str, ...]] = ()
     """Our names of buffers that published files lack, because `text_input` brings them."""
     config: MethodConfig

@@ -135,6 +135,7 @@ class TextReID(Method):
         }
     )
     brought = ("word_table",)
+    token_table = "word_table"
     training_only = tuple(f"head.{name}" for name in TRAINING)
     config: Config
     word_table: Tensor

@@ -21,7 +21,7 @@ from torch import Tensor
 from tbps_cli import methods
 from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.data.images import read_image, to_rgb
-from tbps_cli.errors import UsageError
+from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models.device import choose
@@ -69,6 +69,7 @@ class Model:
         self.name: str = recipe.method.name
         self.data: str | None = recipe.data.name
         self.tokenizer = tokenizer or method.tokenizer(recipe.method)
+        _check_table(method, self.tokenizer, path)
         self.transform: EvalTransform = method.eval_transform(recipe.method, method.task)
         self.batch_dependent: str | None = method.batch_dependent(recipe.method)
         self.places_taken: int = method.places_taken(recipe.method)
@@ -176,6 +177,16 @@ class Model:
             tensor = given if isinstance(given, Tensor) else torch.from_numpy(given)
             rows: Rows = encode(tensor.to(self.device)).float().cpu().numpy()
         return rows
+
+
+def _check_table(method: Method, tokenizer: Tokenizer, path: Path) -> None:
+    """A table of fewer tokens than there are ids works until a caption holds one of the last words."""
+    rows = len(method.state_dict()[method.token_table])
+    if rows < tokenizer.ids:
+        raise WeightsError(
+            f"{path}: its table of tokens has {rows:,} rows, but the tokenizer has {tokenizer.ids:,} ids.",
+            "It was made for another vocabulary, which tbps does not have.",
+        )
 
 
 def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:

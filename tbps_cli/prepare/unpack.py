@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -35,7 +36,11 @@ FREE_RIDE = 200_000_000
 _PIECE = 1 << 20
 _IGNORED = re.compile(r"(^|/)(__MACOSX(/|$)|\.DS_Store$|Thumbs\.db$|\._[^/]*$)")
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
+_BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, ValueError, OverflowError, struct.error, LookupError, RuntimeError),
+)
+"""What the libraries raise on damaged archives; a name that is not the UTF-8 that it claims to be is a ValueError."""
 
 
 @dataclass
@@ -66,13 +71,17 @@ def unpack(source: Path, folder: Path, progress: Progress | None = None) -> None
     except _BROKEN as error:
         if isinstance(error, OSError) and files.is_of_the_system(error):
             raise DataError(f"{source} cannot be unpacked: {files.reason(error)}.", files.hint(error)) from None
-        raise DataError(
-            f"{source} is damaged or truncated: {str(error) or type(error).__name__}.", "Download the archive again."
-        ) from None
+        raise DataError(f"{source} is damaged or truncated: {_said(error)}.", "Download the archive again.") from None
     kind = " (RAR and 7z need their own programs)" if name.endswith((".rar", ".7z")) else ""
     raise DataError(
         f"{source} is neither a folder nor a zip or tar archive{kind}.", "Unpack it yourself, then: --source FOLDER"
     )
+
+
+def _said(error: Exception) -> str:
+    """What a library said, in one line: tarfile lists what each of its readers thinks."""
+    lines = str(error).splitlines()
+    return lines[0].rstrip(":") if lines else type(error).__name__
 
 
 def safe_target(name: str, source: Path) -> str | None:

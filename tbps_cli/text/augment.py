@@ -111,5 +111,5 @@ def augment_ids(
 
 def _checked(name: str | None) -> str | None:
     if name not in (None, *NAMES):
-        raise ValueError(f"{name!r} is no text augmentation; known: {', '.join(NAMES)}")
+        raise ValueError(f"{name!r} is not a text augmentation; known: {', '.join(NAMES)}")
     return name

@@ -77,6 +77,11 @@ class Bpe:
         self._cache: dict[bool, dict[str, list[int]]] = {False: {}, True: {}}
 
     @property
+    def ids(self) -> int:
+        """All ids are below this."""
+        return self.vocabulary
+
+    @property
     def mask_id(self) -> int:
         """The id of the mask; only the masked variant has one."""
         if not self.mask:

@@ -27,6 +27,11 @@ class Tokenizer(Protocol):
         """Number of places in a row (T)."""
         ...
 
+    @property
+    def ids(self) -> int:
+        """All ids are below this number."""
+        ...
+
     def __call__(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.int64]:
         """B sentences -> int64 [B, T].
 

@@ -97,6 +97,11 @@ class Words:
                 "Each word must stand there once.",
             )
 
+    @property
+    def ids(self) -> int:
+        """All ids are below this; 0 is padding."""
+        return len(self.vocabulary) + 1
+
     def __call__(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.int64]:
         """B sentences -> int64 [B, slots]. Raises DataError for a sentence without any known word.
 

@@ -6,7 +6,9 @@ to the thing that Python knows by it, but to a small function of this module.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -14,6 +16,8 @@ import numpy as np
 from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, Damaged, Dtype, Name, Refused, Storage, Stored
 
 Value = TypeVar("Value")
+_KEY_PARTS = 16
+"""Most values in a tuple that is a key."""
 _STORAGES: Final = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -30,8 +34,9 @@ _STORAGES: Final = {
 
 
 def plain_key(value: Any) -> Any:
-    """The key of a dictionary: plain values only, since hashing nested tuples can be made to last for ever."""
-    if not isinstance(value, str | int | float | bytes | None):
+    """The key of a dictionary: plain values or a few of them, since hashing nested tuples can last for ever."""
+    parts = value if isinstance(value, tuple) and len(value) <= _KEY_PARTS else (value,)
+    if not all(isinstance(part, str | int | float | bytes | None) for part in parts):
         raise Damaged(f"a key of type {type(value).__name__}")
     return value
 
@@ -54,6 +59,7 @@ class StandIns:
 def named(module: str, name: str) -> Name:
     """The inert mark of an allowed name. Raises Refused for any other."""
     module = module.replace("__builtin__", "builtins").replace("numpy._core", "numpy.core")
+    module = "pathlib" if module == "pathlib._local" else module  # where Python 3.13 keeps it
     full = f"{module}.{name}"
     if full in _CALLS or full in _INERT or module == "__torch__" or module.startswith("__torch__."):
         return Name(full)
@@ -71,7 +77,7 @@ def storage_type(name: object) -> str:
 def call(stand_ins: StandIns, function: object, arguments: tuple[Any, ...]) -> Any:
     """What a constructor of the table makes. Raises Refused for a name that makes nothing."""
     if not isinstance(function, Name):
-        raise Damaged("a call of something that is no name")
+        raise Damaged("a call of something that is not a name")
     if function.text in _CALLS:
         return _CALLS[function.text](stand_ins, *arguments)
     if function.text.startswith("__torch__."):
@@ -166,6 +172,39 @@ def _device(stand_ins: StandIns, kind: str, index: int | None = None) -> str:
     return _typed(kind, str) if index is None else f"{_typed(kind, str)}:{_typed(index, int)}"
 
 
+def _path(kind: type[PurePath]) -> Callable[..., str]:
+    return lambda stand_ins, *parts: str(kind(*(_typed(part, str) for part in parts)))
+
+
+def _bytes(stand_ins: StandIns, value: Any = b"", encoding: str = "latin1") -> bytes:
+    return value if isinstance(value, bytes) else _encode(stand_ins, value, encoding)
+
+
+def _complex(stand_ins: StandIns, real: Any, imaginary: Any) -> complex:
+    return complex(_typed(real, float), _typed(imaginary, float))
+
+
+def _text(stand_ins: StandIns, value: Any, *_: Any) -> str:
+    return _typed(value, str)
+
+
+def _fraction(stand_ins: StandIns, *parts: Any) -> str:
+    return "/".join(str(_typed(part, int)) for part in parts)
+
+
+def _date(kind: type[datetime.date] | type[datetime.time]) -> Callable[..., str]:
+    """ISO text of a day, a time or both, which Python pickles as a few bytes; time zones are left away."""
+    return lambda stand_ins, raw, *_: kind(_typed(raw, bytes)).isoformat()  # type: ignore[arg-type, call-arg]
+
+
+def _duration(stand_ins: StandIns, *parts: Any) -> float:
+    return datetime.timedelta(*(_typed(part, int) for part in parts)).total_seconds()
+
+
+def _queue(stand_ins: StandIns, items: Any = (), *_: Any) -> list[Any]:
+    return list(items) if isinstance(items, tuple) else _typed(items, list)
+
+
 def _first(stand_ins: StandIns, value: Any, *_: Any) -> Any:
     return value
 
@@ -191,6 +230,28 @@ _CALLS: Final[Mapping[str, Callable[..., Any]]] = {
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.core.multiarray._reconstruct": lambda stand_ins, *_: Array(),
     "_codecs.encode": _encode,
+    # harmless values that options hold: paths, numbers and times become text or plain containers
+    **{f"pathlib.{name}": _path(PurePosixPath) for name in ("Path", "PosixPath", "PurePath", "PurePosixPath")},
+    **{f"pathlib.{name}": _path(PureWindowsPath) for name in ("WindowsPath", "PureWindowsPath")},
+    "builtins.bytearray": _bytes,
+    "builtins.bytes": _bytes,
+    "builtins.complex": _complex,
+    "builtins.range": lambda stand_ins, *ends: ends,
+    "builtins.xrange": lambda stand_ins, *ends: ends,
+    "builtins.slice": lambda stand_ins, *ends: ends,
+    "collections.deque": _queue,
+    "datetime.date": _date(datetime.date),
+    "datetime.datetime": _date(datetime.datetime),
+    "datetime.time": _date(datetime.time),
+    "datetime.timedelta": _duration,
+    "datetime.timezone": _first,
+    "decimal.Decimal": _text,
+    "fractions.Fraction": _fraction,
+    "types.SimpleNamespace": _mapping("namespace"),
+    "uuid.UUID": _mapping("object"),
+    "yacs.config.CfgNode": _mapping("plain"),
+    "addict.addict.Dict": _mapping("plain"),
+    "torch.serialization._get_layout": _text,
     # TorchScript marks its lists and dictionaries with their types.
     "torch.jit._pickle.build_intlist": _first,
     "torch.jit._pickle.build_doublelist": _first,
@@ -204,7 +265,10 @@ _INERT: Final = {
     "torch.nn.parameter.Parameter",
     "numpy.ndarray",
     # the factories of default dictionaries: dropped, never called
-    *(f"builtins.{kind}" for kind in ("list", "int", "float", "str", "tuple")),
+    *(f"builtins.{kind}" for kind in ("list", "int", "float", "str", "unicode", "bool", "tuple")),
+    # number types named without their values
+    *(f"numpy.{kind}" for kind in ("bool_", "bool", "str_", "bytes_", "float16", "float32", "float64")),
+    *(f"numpy.{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)),
     *(f"torch.{kind}" for kind in ITEM_BYTES),
     *(f"{module}.{kind}" for module in ("torch", "torch.cuda", "torch.storage") for kind in _STORAGES),
 }

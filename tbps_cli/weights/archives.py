@@ -21,7 +21,7 @@ import torch
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.allowlist import storage_type
 from tbps_cli.weights.heads import FETCH
-from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, Damaged, Name, Storage, Stored
+from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, Damaged, Dtype, Name, Storage, Stored
 from tbps_cli.weights.pickles import unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -45,9 +45,13 @@ class _Archive:
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self.zip, self.path = archive, path
         self.entries = {entry.filename: entry for entry in archive.infolist()}
+        if len(self.entries) < len(archive.infolist()):
+            names = [entry.filename for entry in archive.infolist()]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise WeightsError(f"{path} holds {twice!r} twice, so programs differ in what they read from it.", FETCH)
         pickles = [name for name in self.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise WeightsError(f"{path} is a zip file but no checkpoint: it has no data.pkl.", "Unpack it first.")
+            raise WeightsError(f"{path} is a zip file but not a checkpoint: it has no data.pkl.", "Unpack it first.")
         self.root = pickles[0].removesuffix("data.pkl")
         self.loaded: dict[str, torch.UntypedStorage] = {}
         self._check_sizes()
@@ -57,7 +61,7 @@ class _Archive:
         size = self.path.stat().st_size
         read = [entry for name, entry in self.entries.items() if not name.startswith(self.root + "code/")]
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
-            raise WeightsError(f"{self.path} is a compressed zip file, no checkpoint.", "Unpack it first.")
+            raise WeightsError(f"{self.path} is a compressed zip file and not a checkpoint.", "Unpack it first.")
         declared = sum(entry.file_size for entry in read)
         if declared > size:
             raise WeightsError(f"{self.path} declares {declared:,} bytes but has {size:,}.", FETCH)
@@ -241,6 +245,9 @@ class _Filler:
             )
         if isinstance(value, Array):
             return value.value
+        if isinstance(value, Dtype):
+            return value.order + value.code
         if isinstance(value, Name):
-            return getattr(torch, value.text.removeprefix("torch.")) if value.text[6:] in ITEM_BYTES else value.text
+            module, _, kind = value.text.rpartition(".")
+            return getattr(torch, kind) if module == "torch" and kind in ITEM_BYTES else value.text
         return value

@@ -51,7 +51,7 @@ def read_tensors(path: Path, *, skip: Collection[str] = (), values: bool = True)
     skip: keys of the outermost dictionary that are not read (an optimizer's state is twice the model).
     values: False reads names, shapes and single numbers alone (other tensors are on the meta device), so that
     it is quick whatever the size of the file.
-    Raises WeightsError when the file is missing, damaged, asks for code, or is no weights file.
+    Raises WeightsError when the file is missing, damaged, asks for code, or is not a weights file.
     """
     path = Path(path)
     head = _head(path)
@@ -113,7 +113,8 @@ def _no_weights(path: Path, head: bytes) -> WeightsError:
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return WeightsError(f"{path} is a web page, not a checkpoint.", "The download was answered by a page: open it.")
     return WeightsError(
-        f"{path} is no weights file.", "Known are safetensors, files of torch.save (.pth, .pt, .bin) and TorchScript."
+        f"{path} is not a weights file.",
+        "Known are safetensors, files of torch.save (.pth, .pt, .bin) and TorchScript.",
     )
 
 
@@ -210,7 +211,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.constructor.ConstructorError as error:
         raise WeightsError(f"{path} asks for {_tag(error)}, which is code and not data.", "Remove that line.") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{path} is no YAML: {' '.join(str(error).split())}.", "Correct or remove it.") from None
+        raise WeightsError(f"{path} is not YAML: {' '.join(str(error).split())}.", "Correct or remove it.") from None
     if value is None:
         return {}
     if not isinstance(value, dict):

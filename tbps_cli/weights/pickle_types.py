@@ -70,7 +70,8 @@ class Dtype:
     order: str = "<"
 
     def numpy(self) -> np.dtype[Any]:
-        if not re.fullmatch(r"[biuf][1248]", self.code):
+        # numbers, and texts of a length that is written down; objects (O) would be pickles within the pickle
+        if not re.fullmatch(r"[biufc](1|2|4|8|16)|[SU][0-9]{1,6}", self.code):
             raise Damaged(f"numpy type {self.code!r}")
         return np.dtype(self.order + self.code)
 

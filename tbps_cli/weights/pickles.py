@@ -180,7 +180,7 @@ def _put(machine: _Machine, index: Any) -> None:
 def _stack_global(machine: _Machine, _: Any) -> None:
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise Damaged("a name that is no text")
+        raise Damaged("a name that is not text")
     machine.stack.append(named(module, name))
 
 
@@ -192,7 +192,7 @@ def _global(machine: _Machine, argument: Any) -> None:
 def _reduce(machine: _Machine, _: Any) -> None:
     arguments, function = machine.pop(), machine.pop()
     if not isinstance(arguments, tuple):
-        raise Damaged("arguments that are no tuple")
+        raise Damaged("arguments that are not a tuple")
     machine.stack.append(call(machine.stand_ins, function, arguments))
 
 
@@ -204,7 +204,7 @@ def _build(machine: _Machine, _: Any) -> None:
 def _persistent(machine: _Machine, _: Any) -> None:
     identity = machine.pop()
     if not isinstance(identity, tuple):
-        raise Damaged("a persistent id that is no tuple")
+        raise Damaged("a persistent id that is not a tuple")
     machine.stack.append(machine.storage_of(identity))
 
 

@@ -43,7 +43,7 @@ def test_an_official_folder_becomes_the_next_run(tmp_path: Path) -> None:
     ("arguments", "status", "message"),
     [
         (["nothing.pth"], 1, "Error: nothing.pth: there is no such file or folder."),
-        (["text.pth"], 1, "Error: text.pth is no weights file."),
+        (["text.pth"], 1, "Error: text.pth is not a weights file."),
         (["evil.pth"], 1, "Error: evil.pth asks for builtins.eval"),
         (["official", "--method", "clip"], 1, "is a checkpoint of irra, not of clip."),
         (["official", "--method", "iira"], 1, "there is no method 'iira'."),

@@ -203,3 +203,13 @@ def test_a_run_can_be_listed_without_torch(run: Run) -> None:
         "assert newest(Path('runs')).name == 'tiny-0001'; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_table_of_fewer_tokens_than_the_tokenizer_has_ids_is_refused(tmp_path: Path) -> None:
+    """It would work until somebody searches for one of the last words, and then end in an IndexError."""
+    recipe = tiny_recipe()
+    tower = recipe.method.tower.model_copy(update={"vocabulary": 49_000})  # type: ignore[union-attr]
+    method = recipe.method.model_copy(update={"tower": tower})
+    run = tiny_run(tmp_path / "run", recipe.model_copy(update={"method": method}))
+    with pytest.raises(WeightsError, match=r"its table of tokens has 49,000 rows, but the tokenizer has 49,408 ids"):
+        open_model(run.folder, device="cpu")

@@ -2,7 +2,9 @@
 
 import io
 import os
+import random
 import stat
+import struct
 import tarfile
 import zipfile
 
@@ -161,3 +163,59 @@ def test_no_name_ever_leads_out(name):
     except DataError:
         return
     assert target is None or (not target.startswith("/") and ".." not in target.split("/"))
+
+
+# Archives that say one thing and hold another ---------------------------------------------------
+
+
+def test_damage_anywhere_in_an_archive_is_one_line(tmp_path):
+    """Every library of archives raises errors of its own, and names that are not UTF-8 are one of them."""
+    draws = random.Random(0)
+    sources = [
+        zip_of(tmp_path / "a.zip", [("ü/one.txt", b"x" * 300), ("b/two.bin", os.urandom(90))]),
+        tar_of(tmp_path / "a.tar", [("ü/one.txt", b"x" * 300), ("b/" + "n" * 150, os.urandom(90))]),
+        tar_of(tmp_path / "a.tar.gz", [("ü/one.txt", b"x" * 300)]),
+    ]
+    refusals = 0
+    for source in sources:
+        whole = source.read_bytes()
+        for number in range(150):
+            broken = bytearray(whole)
+            for _ in range(draws.randint(1, 3)):
+                broken[draws.randrange(min(len(broken), 2500))] = draws.choice([0, 255, draws.randrange(256)])
+            source.write_bytes(broken)
+            out = tmp_path / f"out-{source.name}-{number}"
+            out.mkdir()
+            try:
+                unpack.unpack(source, out)
+            except DataError as error:
+                refusals += 1
+                assert "\n" not in error.message
+    assert refusals > 100
+    assert {entry.name.split("-")[0] for entry in tmp_path.iterdir()} == {"a.zip", "a.tar", "a.tar.gz", "out"}
+
+
+def test_a_path_that_a_tar_overrides_in_its_extended_header_is_refused(tmp_path):
+    info = tarfile.TarInfo("harmless.txt")
+    info.pax_headers = {"path": "../../out.txt"}
+    source = tmp_path / "a.tar"
+    with tarfile.open(source, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info, io.BytesIO(b""))
+    assert "points outside the folder" in refused(source, tmp_path / "out")
+    assert not (tmp_path.parent / "out.txt").exists()
+
+
+@pytest.mark.parametrize("trick", ["name", "encrypted", "offset"])
+def test_a_zip_whose_directory_does_not_fit_its_records_is_refused(trick, tmp_path):
+    source = zip_of(tmp_path / "a.zip", [("one.txt", b"one"), ("two.txt", b"two")])
+    whole = bytearray(source.read_bytes())
+    local, central = whole.index(b"PK\x03\x04"), whole.index(b"PK\x01\x02")
+    if trick == "name":
+        whole[local + 30 : local + 37] = b"../evil"
+    elif trick == "encrypted":
+        whole[central + 8] |= 1
+    else:
+        whole[central + 42 : central + 46] = struct.pack("<I", 2**31)
+    source.write_bytes(whole)
+    assert refused(source, tmp_path / "out")
+    assert not list(tmp_path.glob("evil*")) and not list(tmp_path.parent.glob("evil*"))

@@ -143,7 +143,7 @@ def test_a_torchscript_archive_gives_the_tensors_of_its_modules(tmp_path: Path) 
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html>Sign in</html>", "is a web page"),
-        (b"hello, these are no weights\n", "is no weights file"),
+        (b"hello, these are no weights\n", "is not a weights file"),
         (b"PK\x03\x04 and then nothing", "cut short or damaged"),
         (b"\x80\x02}q\x00.", "not one of torch.save"),
         (b"\x80\x02}q\x00", "damaged"),

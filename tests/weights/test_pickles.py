@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import collections
+import datetime
+import decimal
+import fractions
 import io
 import os
+import pathlib
 import pickle
 import pickletools
 import struct
 import subprocess
 import sys
+import tarfile
+import types
+import uuid
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -18,6 +25,7 @@ from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -117,7 +125,7 @@ def g(module: str, name: str) -> bytes:
         (g("torch", "device") + b"((lp0\ntR.", "a list in the place of str"),
         (g("_codecs", "encode") + b"((ltR.", "a list in the place of str"),
         # calling what is no name, setting the state of what has none
-        (b"S'system'\n(S'x'\ntR.", "no name"),
+        (b"S'system'\n(S'x'\ntR.", "not a name"),
         (g("collections", "OrderedDict") + b"(dS'__class__'\nS'x'\nsb.", "a state for something"),
         (g("torch._utils", "_rebuild_tensor_v2") + b"(S'__defaults__'\nI1\ndb.", "a state for something"),
         (g("torch._tensor", "_rebuild_from_type_v2") + b"(cbuiltins\nlist\nNNNtR.", "no known function"),
@@ -174,6 +182,209 @@ def test_a_whole_pickled_model_is_refused_by_its_class(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
     with pytest.raises(WeightsError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
         read_tensors(tmp_path / "model.pth")
+
+
+# Samples of bypasses that were published against scanners of pickles, made again -----------------
+
+PUBLISHED = [
+    # picklescan's and fickling's advisories: functions that run what they are given
+    *("asyncio.unix_events _UnixSubprocessTransport._start", "bdb Bdb.run", "cProfile run", "cProfile runctx"),
+    *("code InteractiveInterpreter.runcode", "codeop Compile", "ctypes CDLL", "distutils.file_util write_file"),
+    *("doctest debug_script", "ensurepip _run_pip", "functools reduce", "idlelib.pyshell ModifiedInterpreter.runcode"),
+    *("importlib import_module", "imaplib IMAP4_stream", "lib2to3.pgen2.pgen ParserGenerator.make_label"),
+    *("linecache getline", "logging.config listen", "marshal loads", "numpy.f2py.crackfortran getlincoef"),
+    *("numpy.f2py.crackfortran _eval_length", "numpy.testing._private.utils runstring", "numpy load"),
+    *(
+        "numpy.core.multiarray fromfile",
+        "operator itemgetter",
+        "os system",
+        "nt system",
+        "pickle loads",
+        "_pickle loads",
+    ),
+    *("pip main", "pip._internal.cli.main main", "pkgutil resolve_name", "profile Profile.run", "pty spawn"),
+    *("pydoc pipepager", "runpy run_path", "shutil rmtree", "site execsitecustomize", "sys modules", "timeit timeit"),
+    *("trace Trace.run", "types CodeType", "types FunctionType", "uuid _get_command_stdout", "venv create"),
+    *("torch load", "torch._dynamo.guards GuardBuilder.get", "torch._inductor.codecache compile_file"),
+    *("torch.fx.experimental.symbolic_shapes ShapeEnv.evaluate_guards_expression", "torch.jit load"),
+    *("torch.jit.unsupported_tensor_ops execWrapper", "torch.serialization load", "torch.storage _load_from_bytes"),
+    *("torch.utils._config_module ConfigModule.load_config", "torch.utils.bottleneck.__main__ run_cprofile"),
+    *("torch.utils.collect_env run", "torch.utils.data.datapipes.utils.decoder basichandlers"),
+    *("webbrowser open", "builtins __import__", "builtins open", "builtins setattr", "__builtin__ eval"),
+    *("copyreg _reconstructor", "copyreg __newobj__", "dill._dill _load_type", "joblib.numpy_pickle load"),
+    *("collections namedtuple", "pathlib os.system", "datetime sys.modules", "decimal setcontext", "uuid os.system"),
+]
+
+
+@pytest.mark.parametrize("named", PUBLISHED)
+def test_published_bypasses_are_refused_by_name_however_the_name_is_spelled(tmp_path: Path, named: str) -> None:
+    module, name = named.split()
+    marker = tmp_path / "marker"
+    call = f"(S'touch {marker}'\ntR.".encode()
+    short = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)]
+    programs = {
+        "GLOBAL": g(module, name) + call,
+        "STACK_GLOBAL": b"\x80\x04" + b"".join(short) + b"\x93" + call,
+        # the texts are memoised, taken off the stack and brought back: scanners look at what stands before the opcode
+        "memo": b"\x80\x04" + short[0] + b"\x940" + short[1] + b"\x940N0h\x00h\x01\x93" + call,
+        "twice": g("collections", "OrderedDict") + b"q\x000" + g(module, name) + b"q\x000h\x01" + call,
+        "INST": b"(S'x'\ni" + module.encode() + b"\n" + name.encode() + b"\n.",
+        "broken": g(module, name) + call[:-1] + b"\xff\xff",
+    }
+    for kind, program in programs.items():
+        with pytest.raises(WeightsError, match=r"asks for .*it was not run") as caught:
+            read_tensors(archive(tmp_path / "best.pth", program))
+        told = caught.value.message
+        assert kind == "INST" or f"{module}.{name}".replace("__builtin__", "builtins") in told, (kind, told)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "word"),
+    [
+        # a pickle within the pickle: numpy unpickles the bytes of a scalar or array of objects
+        (
+            g("numpy.core.multiarray", "scalar") + b"(" + g("numpy", "dtype")
+            + b"(S'O8'\nI00\nI01\ntRS'cos\\nsystem'\ntR.",
+            "the codec|damaged",
+        ),
+        (
+            g("numpy.core.multiarray", "_reconstruct") + b"(" + g("numpy", "ndarray") + b"(I0\ntS'b'\ntR(I1\n(I1\nt"
+            + g("numpy", "dtype") + b"(S'O8'\nI00\nI01\ntRI00\n(cos\nsystem\nltb.",
+            "asks for os.system",
+        ),
+        (g("numpy", "dtype") + b"(S'O8'\ntR0" + g("numpy.core.multiarray", "scalar") + b"(" + g("numpy", "dtype")
+         + b"(S'O'\ntRS'x'\ntR.", "damaged"),
+        (g("_codecs", "decode") + b"(S'x'\ntR.", "asks for _codecs.decode"),
+        (g("_codecs", "encode") + b"(S'x'\nS'unicode_escape'\ntR.", "the codec 'unicode_escape'"),
+        # the registry of extensions, buffers from outside, states of classes
+        (b"\x80\x02\x83\x01\x01.", "asks for the pickle opcode EXT2"),
+        (b"\x80\x02\x84\x01\x00\x00\x01.", "asks for the pickle opcode EXT4"),
+        (b"\x80\x05\x97.", "asks for the pickle opcode NEXT_BUFFER"),
+        (b"\x80\x05\x8c\x01x\x98.", "asks for the pickle opcode READONLY_BUFFER"),
+        (g("torch", "Size") + b"}S'__reduce__'\nI1\nsb.", "a state for something"),
+        (g("pathlib", "PosixPath") + b"(cos\nsystem\ntR.", "asks for os.system"),
+        # persistent ids that are no place in the file
+        (b"(S'storage'\n" + g("collections", "OrderedDict") + b"S'0'\nS'cpu'\nI1\ntQ.", "damaged"),
+        (b"(S'module'\ncos\nsystem\ntQ.", "asks for os.system"),
+        (b"(S'storage'\nS'x'\ntQ.", "damaged"),
+        # harmless classes with arguments that are not theirs
+        (g("pathlib", "PosixPath") + b"((lptR.", "damaged"),
+        (g("builtins", "bytearray") + b"(I999999999999\ntR.", "damaged"),
+        (g("datetime", "datetime") + b"(S'short'\ntR.", "damaged"),
+        (g("datetime", "timedelta") + b"(I" + b"9" * 30 + b"\ntR.", "damaged"),
+        (g("numpy", "dtype") + b"(S'U999999999'\ntR0N0" + g("numpy.core.multiarray", "scalar") + b"("
+         + g("numpy", "dtype") + b"(S'U999999999'\ntRS'x'\ntR.", "damaged"),
+    ],
+)  # fmt: skip
+def test_programs_of_other_kinds_stay_inside_the_table_too(tmp_path: Path, program: bytes, word: str) -> None:
+    with pytest.raises(WeightsError, match=word) as caught:
+        read_tensors(archive(tmp_path / "best.pth", program))
+    assert "\n" not in caught.value.message
+
+
+class Values:
+    """Everything harmless that options hold."""
+
+    given: dict[str, object] = {  # noqa: RUF012
+        "path": pathlib.PurePosixPath("/data/CUHK-PEDES"),
+        "name": np.str_("irra"),
+        "names": np.array(["a", "bc"]),
+        "raw": np.bytes_(b"x"),
+        "flag": np.bool_(True),
+        "kind": np.dtype("float32"),
+        "class": np.float32,
+        "complex": 1 + 2j,
+        "bytes": bytearray(b"ab"),
+        "range": range(1, 9, 2),
+        "slice": slice(1, 2),
+        "queue": collections.deque([1, 2], maxlen=5),
+        "day": datetime.date(2026, 1, 2),
+        "time": datetime.datetime(2026, 1, 2, 3, 4, 5),
+        "took": datetime.timedelta(hours=1),
+        "number": decimal.Decimal("1.50"),
+        "half": fractions.Fraction(1, 2),
+        "options": types.SimpleNamespace(lr=0.1),
+        "id": uuid.UUID(int=7),
+        "layout": torch.strided,
+        "pairs": {(1, "a"): 2},
+    }
+    read: dict[str, object] = {  # noqa: RUF012
+        "path": "/data/CUHK-PEDES",
+        "name": "irra",
+        "names": ["a", "bc"],
+        "raw": b"x",
+        "flag": True,
+        "kind": "<f4",
+        "class": "numpy.float32",
+        "complex": 1 + 2j,
+        "bytes": b"ab",
+        "range": (1, 9, 2),
+        "slice": (1, 2, None),
+        "queue": [1, 2],
+        "day": "2026-01-02",
+        "time": "2026-01-02T03:04:05",
+        "took": 3600.0,
+        "number": "1.50",
+        "half": "1/2",
+        "options": {"lr": 0.1},
+        "id": {"int": 7},
+        "layout": "torch.strided",
+        "pairs": {(1, "a"): 2},
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
+def test_harmless_classes_become_plain_values(tmp_path: Path, protocol: int, as_zip: bool) -> None:
+    torch.save(Values.given, tmp_path / "a.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=as_zip)
+    found = read_tensors(tmp_path / "a.pth").content
+    found["names"] = found["names"].tolist()
+    assert {key: found[key] for key in Values.read} == Values.read
+
+
+def test_two_records_of_one_name_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
+        file.writestr("archive/data.pkl", g("os", "system") + b"(S'x'\ntR.")
+    with pytest.raises(WeightsError, match=r"holds 'archive/data.pkl' twice"):
+        read_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("trick", ["name", "encrypted", "checksum", "method", "overlap"])
+def test_a_directory_that_does_not_fit_its_records_is_refused(tmp_path: Path, trick: str) -> None:
+    """The central directory says one thing and the record another: scanners read one, loaders the other."""
+    path = archive(tmp_path / "a.pth", tensor(), key0=struct.pack("<4f", 1, 2, 3, 4))
+    whole = bytearray(path.read_bytes())
+    local, central = whole.index(b"PK\x03\x04"), whole.index(b"PK\x01\x02")
+    if trick == "name":
+        whole[local + 30 : local + 37] = b"evil/ab"
+    elif trick == "encrypted":
+        whole[central + 8] |= 1
+    elif trick == "checksum":
+        whole[central + 16] ^= 0xFF
+    elif trick == "method":
+        whole[central + 10] = 97
+    else:  # the second record begins where the first does
+        second = whole.index(b"PK\x01\x02", central + 4)
+        whole[second + 42 : second + 46] = struct.pack("<I", local)
+    path.write_bytes(whole)
+    with pytest.raises(WeightsError):
+        read_tensors(path)
+
+
+def test_the_oldest_form_of_torch_a_tar_file_is_not_read(tmp_path: Path) -> None:
+    """PyTorch's own advisory of 2025: its reader of tar files ran code in spite of weights_only."""
+    with tarfile.open(tmp_path / "a.pth", "w") as file:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            raw = pickle.dumps(Does(os.system, f"touch {tmp_path / 'marker'}"))
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            file.addfile(info, io.BytesIO(raw))
+    with pytest.raises(WeightsError, match="not a weights file"):
+        read_tensors(tmp_path / "a.pth")
+    assert not (tmp_path / "marker").exists()
 
 
 # Sizes ------------------------------------------------------------------------------------------
