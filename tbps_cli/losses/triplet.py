@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 MARGIN = 1.0
 """In units of the distance. Source: CSKT's released code."""
 
