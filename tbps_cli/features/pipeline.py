@@ -88,6 +88,8 @@ class Report:
     embedded: int = 0
     """Contents that the encoder has seen now; those of the other new rows were known."""
     truncated: int = 0
+    wide: int = 0
+    """Decoded images that are wider than high: hardly crops of one person."""
     unusable: list[Unusable] = field(default_factory=list)
 
 
@@ -203,6 +205,7 @@ class _Ready(Generic[Value]):
     row: Row
     value: Value | None
     truncated: bool = False
+    wide: bool = False
 
 
 class _Preparer:
@@ -250,7 +253,8 @@ class _Preparer:
         )
         if min(image.size) < self.policy.smallest:
             raise UnreadableImage(path, f"only {image.width} x {image.height} pixels")
-        return _Ready(row, self.encoder.transform(image), bool(image.info.get(TRUNCATED)))
+        truncated = bool(image.info.get(TRUNCATED))
+        return _Ready(row, self.encoder.transform(image), truncated, image.width > image.height)
 
 
 def _ahead(
@@ -385,6 +389,7 @@ def _embed(
                 # a copy of a truncated image is truncated too, though it was not decoded
                 truncated |= {one.row.content} if one.truncated else set()
                 report.truncated += one.row.content in truncated
+                report.wide += one.wide
             if progress and done % sink.batch == 0:
                 told = done
                 progress(done, len(items))

@@ -27,6 +27,8 @@ from tbps_cli.search.skipped import SkippedList, warn_of_skipped
 
 logger = logging.getLogger("tbps")
 BATCH = 64
+_TRIED = 20
+"""Images of an index that are looked for, to find out where its folder is now."""
 LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=True)
 
 
@@ -69,6 +71,14 @@ def index(
     for inside, reason in seen.unreadable.items():
         logger.warning("%s: the folder %s cannot be read (%s).", folder, inside, reason)
     warn_of_skipped(folder, update.skipped)
+    if 2 * report.wide > len(file):
+        logger.warning(
+            "%s: %s of %s images are wider than high. tbps expects crops of one person: whole scenes are squeezed, "
+            "and what is ranked is the scene.",
+            folder,
+            f"{report.wide:,}",
+            f"{len(file):,}",
+        )
     file.compact()
     if not len(file):
         raise DataError(f"{folder} holds no usable images.", _no_images_hint(skipped))
@@ -76,7 +86,10 @@ def index(
 
 
 def open_index(model: Encoder, path: Path) -> Gallery:
-    """An index file made by `index`, as it is: its folder is not looked at. Raises CacheError."""
+    """An index file made by `index`, as it is: its folder is not brought up to date. Raises CacheError.
+
+    A folder that was moved together with its index, or away from under it, is found where the paths fit.
+    """
     refuse_batch_dependent(model)
     about = read_index(path)
     folder = about["folder"]
@@ -85,7 +98,29 @@ def open_index(model: Encoder, path: Path) -> Gallery:
     except CacheError as error:
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
     file.compact()
-    return Gallery(str(path), Path(str(folder)), file.known(), file.matrix(), run=str(model.path))
+    root = _root(path, Path(str(folder)), file.known().paths)
+    return Gallery(str(path), root, file.known(), file.matrix(), run=str(model.path))
+
+
+def _root(index_file: Path, folder: Path, paths: Sequence[str]) -> Path:
+    """Where the images of an index lie now: its own folder, else one near the file that has the same images.
+
+    Says once when they are nowhere: an index can be searched without them, but not shown or copied.
+    """
+    some = paths[:: max(1, len(paths) // _TRIED)][:_TRIED]
+    beside = index_file.absolute().parent
+    for root in (folder, beside, beside / folder.name):
+        if any((root / path).is_file() for path in some):
+            if root != folder:
+                logger.info("%s: its images are taken from %s (%s does not have them).", index_file, root, folder)
+            return root
+    logger.warning(
+        "%s: its images are not in %s; hits are named, but cannot be shown or copied. "
+        "If they were moved, put the index beside them.",
+        index_file,
+        folder,
+    )
+    return folder
 
 
 def read_index(path: Path) -> Mapping[str, object]:

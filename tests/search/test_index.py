@@ -410,3 +410,38 @@ def test_file_names_need_not_be_text(model, photos: Path) -> None:
 @pytest.fixture(autouse=True)
 def no_library_noise(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="tbps")
+
+
+def test_a_folder_of_images_that_are_wider_than_high_is_said_once(model, photos: Path, painted, lines) -> None:
+    index(model, photos)
+    assert "wider than high" not in lines(), "these are crops"
+    for number in range(4):
+        painted(photos / f"scene{number}.png", "red", (64 + number, 32))
+    index(model, photos)
+    assert "4 of 7 images are wider than high. tbps expects crops of one person" in lines()
+    painted(photos / "one.png", "red", (90, 32))
+    index(model, photos)
+    assert "wider than high" not in lines(), "one new image is not most of a folder"
+
+
+def test_an_index_that_was_moved_with_its_images_finds_them(model, photos: Path, tmp_path: Path, lines) -> None:
+    index(model, photos, tmp_path / "a.h5")
+    lines()
+    elsewhere = tmp_path / "disk"
+    elsewhere.mkdir()
+    photos.rename(elsewhere / "photos")
+    for place in (elsewhere, elsewhere / "photos"):
+        shutil.copy(tmp_path / "a.h5", place / "a.h5")
+        gallery = open_index(model, place / "a.h5")
+        assert gallery.root == elsewhere / "photos" and gallery.file_of(gallery.rows[0]).is_file()
+        assert "its images are taken from" in lines()
+
+
+def test_an_index_without_its_images_says_so_once_and_can_be_searched(
+    model, photos: Path, tmp_path: Path, lines
+) -> None:
+    index(model, photos, tmp_path / "a.h5")
+    lines()
+    shutil.rmtree(photos)
+    gallery = open_index(model, tmp_path / "a.h5")
+    assert len(gallery) == 3 and lines().count("cannot be shown or copied") == 1
