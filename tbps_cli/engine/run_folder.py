@@ -68,6 +68,7 @@ def held(out: Path) -> Iterator[None]:
 
     Raises UsageError when another process trains into it.
     """
+    files.check_place("--out", out, inside=True)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file.", "Name a folder.")
     with files.explained(f"--out {out}"):

@@ -40,7 +40,7 @@ with training_view.watching(recipe) as view:
     print("a library prints something", file=sys.stderr)
     step(1, 0, 33.21)
     sys.stdin.readline()
-    view.finished(Summary(Path("run"), 33.21, 1, 2, 61.0))
+    view.finished(Summary(2, 61.0))
 """
 
 BARS = """
