@@ -91,7 +91,7 @@ def _config(model: Model, sizes: Tower) -> dict[str, Any]:
                 "context_length": sizes.context,
                 "vocab_size": sizes.vocabulary,
                 "width": sizes.text_width,
-                "heads": sizes.words_heads,
+                "heads": sizes.text_tower_heads,
                 "layers": sizes.text_layers,
             },
         },

@@ -1,4 +1,4 @@
-"""Load balance of mixtures: keep every expert of a gate in use, and see whether it is."""
+"""Load balance of mixtures of experts: a loss that keeps every expert in use, and figures that show it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def balance(share_BM2X: Tensor) -> Tensor:
 def use_of_experts(share_BM2X: Tensor) -> dict[str, float]:
     """Shares of all tokens that the busiest and the idlest expert of any mixture get, for the log.
 
-    A collapsed mixture shows nowhere else: its loss is bounded and the others hide it.
+    Nothing else shows a collapsed mixture: its loss is bounded and small beside the others.
     """
     chosen_MX = share_BM2X[:, :, 1].float().mean(0)
     return {"busiest_expert": chosen_MX.max().item(), "idlest_expert": chosen_MX.min().item()}

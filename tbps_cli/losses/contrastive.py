@@ -21,8 +21,8 @@ def unit(x_BE: Tensor) -> Tensor:
     return F.normalize(x_BE.float(), dim=-1, eps=1e-12)
 
 
-def same(person_B: Tensor) -> Tensor:
-    """[B] identities -> float32 [B, B], 1 where two rows are the same person."""
+def equal_labels(person_B: Tensor) -> Tensor:
+    """[B] identities -> float32 [B, B], 1 where two rows have the same one."""
     return (person_B[:, None] == person_B[None, :]).float()
 
 
@@ -63,9 +63,9 @@ def sdm(
     column j by the sum of row j (the same thing unless image_B is given).
     """
     check_sizes(image_BE, text_BE, person_B)
-    match_BB = same(person_B)
+    match_BB = equal_labels(person_B)
     if image_B is not None:
-        image_BB = same(image_B)
+        image_BB = equal_labels(image_B)
         match_BB = (match_BB - image_BB) * SAME_IMAGE_WEIGHT + image_BB
     target_BB = match_BB / match_BB.sum(1)
     score_BB = unit(text_BE) @ unit(image_BE).T / temperature
@@ -88,7 +88,7 @@ def itc(image_BE: Tensor, text_BE: Tensor, *, temperature: float | Tensor) -> Te
 
 def hard_targets(person_B: Tensor) -> Tensor:
     """[B] identities -> float32 [B, B], each row spread evenly over the rows of the same person."""
-    match_BB = same(person_B)
+    match_BB = equal_labels(person_B)
     return match_BB / match_BB.sum(1, keepdim=True)
 
 

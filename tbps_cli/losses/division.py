@@ -1,8 +1,8 @@
-"""RDE's confident consensus division: which training pairs look right to both of its embeddings.
+"""RDE's confident consensus division: which training pairs both of its embeddings take for correct ones.
 
 Qin et al., CVPR 2024, arXiv 2308.09911. A mixture of two normal distributions over the pairs' costs calls
-the cheap ones clean; a pair that both embeddings call clean is trusted, one that they dispute by the toss
-of a coin. Runs once an epoch, on one number a pair, so scikit-learn does it.
+those with low cost clean. A pair that is clean by both embeddings is trusted; where they disagree a coin
+decides. It runs once an epoch, on one number a pair, so scikit-learn does it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Care:
+class FitLimits:
     """How long the mixture is fitted: rounds at most, the gain that ends them, and the least variance."""
 
     rounds: int
@@ -29,9 +29,9 @@ class Care:
     variance: float
 
 
-QUICK = Care(10, 1e-2, 5e-4)
+QUICK = FitLimits(10, 1e-2, 5e-4)
 """Source: the released code, up to 40 % of noise."""
-THOROUGH = Care(100, 1e-4, 1e-6)
+THOROUGH = FitLimits(100, 1e-4, 1e-6)
 """Source: the released code, above 40 % of noise and on RSTPReid."""
 
 
@@ -47,10 +47,10 @@ class CostMixture:
     rounds: int
 
 
-def fit(cost_N: Costs, care: Care, random: np.random.RandomState) -> CostMixture | None:
-    """The mixture of the costs; None where all are the same, so that nothing can be told apart.
+def fit(cost_N: Costs, limits: FitLimits, random: np.random.RandomState) -> CostMixture | None:
+    """The mixture of the costs; None where all costs are equal.
 
-    random: draws where the fit begins; two fits in a row continue one stream, as in the released code.
+    random: draws the start of the fit; two fits in a row continue one stream, as in the released code.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -61,7 +61,12 @@ def fit(cost_N: Costs, care: Care, random: np.random.RandomState) -> CostMixture
         return None
     scaled_N1 = ((cost_N - low) / (high - low)).reshape(-1, 1)
     model = GaussianMixture(
-        2, max_iter=care.rounds, tol=care.gain, reg_covar=care.variance, random_state=random, covariance_type="full"
+        2,
+        max_iter=limits.rounds,
+        tol=limits.gain,
+        reg_covar=limits.variance,
+        random_state=random,
+        covariance_type="full",
     )
     # one thread: with several, sums and so the clusters of the start depend on which is first
     with threadpool_limits(1), warnings.catch_warnings():
@@ -91,11 +96,11 @@ def consensus(one_N: Flags, other_N: Flags, coin_D: Flags) -> Flags:
     return trusted_N
 
 
-def divide(one_N: Costs, other_N: Costs, care: Care, random: np.random.RandomState) -> Flags:
+def divide(one_N: Costs, other_N: Costs, limits: FitLimits, random: np.random.RandomState) -> Flags:
     """Which pairs to trust, from their costs under both embeddings, [N] each. `random` draws fits and coins."""
     flags = []
     for cost_N in (one_N, other_N):
-        mixture = fit(cost_N, care, random)
+        mixture = fit(cost_N, limits, random)
         flags.append(np.ones(len(cost_N), bool) if mixture is None else split_clean(mixture.clean_N))
     disputed = int((flags[0] != flags[1]).sum())
     trusted_N = consensus(flags[0], flags[1], random.randint(0, 2, disputed).astype(bool))

@@ -1,4 +1,4 @@
-"""The losses of IRRA and of the codes that grew from it, put together by their weights; the figures they log."""
+"""The losses of IRRA and of the codes that grew from it, weighted by a recipe, and the figures that they log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def family_losses(
     temperature: float,
     classifier: Classify | None = None,
 ) -> dict[str, Tensor]:
-    """Those of sdm, itc, cmpm, triplet, balance, identity and masked that have a weight, each times it.
+    """The losses among sdm, itc, cmpm, triplet, balance, identity and masked that have a weight, multiplied by it.
 
     features: image and text, [B, E] float32 before normalisation; balance, [B, M, 2, X], where there are
     mixtures: without any that loss is left out; masked_cost, [B], where words are masked. weights: loss ->
@@ -54,8 +54,8 @@ def family_losses(
 def family_figures(features: Features, batch: Batch, classifier: Classify | None = None) -> dict[str, float]:
     """What the log says beside the losses, from the features that there are.
 
-    busiest_expert, idlest_expert (shares of the tokens); img_acc, txt_acc (batch shares of persons named
-    right); mlm_acc (share of the masked words).
+    busiest_expert, idlest_expert: shares of the tokens; img_acc, txt_acc: share of the batch whose person the
+    classifier finds; mlm_acc: share of the masked words that are predicted.
     """
     figures: dict[str, float] = {}
     if "balance" in features:

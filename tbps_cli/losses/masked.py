@@ -1,4 +1,4 @@
-"""Masked words: what was under the mask, told from the sentence and the image.
+"""Masked words: the loss of predicting a hidden word from its sentence and the image.
 
 The mean over the labelled words of a whole batch is split in two steps, per caption and over the
 batch, so that chunks and ranks can be joined in between without changing it: an average of the

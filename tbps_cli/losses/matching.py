@@ -1,4 +1,4 @@
-"""Losses that set every pair of a batch right: projection matching, and a threshold for each pair.
+"""Losses over all pairs of a batch: projection matching, and thresholds for cosines.
 
 CMPM (Zhang and Lu, ECCV 2018) as IRRA and its descendants release it; the alignment loss of TextReID
 (Han et al., BMVC 2021).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from tbps_cli.losses.contrastive import check_sizes, divergence, same, unit
+from tbps_cli.losses.contrastive import check_sizes, divergence, equal_labels, unit
 
 
 def cmpm(image_BE: Tensor, text_BE: Tensor, person_B: Tensor, *, epsilon: float = 1e-8) -> Tensor:
@@ -22,7 +22,7 @@ def cmpm(image_BE: Tensor, text_BE: Tensor, person_B: Tensor, *, epsilon: float 
     matches sums to sqrt(k); kept, the published figures rest on it.
     """
     check_sizes(image_BE, text_BE, person_B)
-    match_BB = same(person_B)
+    match_BB = equal_labels(person_B)
     target_BB = match_BB / match_BB.norm(dim=1)
     image_to_text = divergence(image_BE.float() @ unit(text_BE).T, target_BB, epsilon)
     return image_to_text + divergence(text_BE.float() @ unit(image_BE).T, target_BB, epsilon)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from tbps_cli.losses.contrastive import check_sizes, unit
 
 
-def strangers(queued_K: Tensor, person_B: Tensor) -> Tensor:
-    """Which queued keys may be negatives, bool [K]: persons that the batch does not have.
+def usable_negatives(queued_K: Tensor, person_B: Tensor) -> Tensor:
+    """Which queued keys are negatives, bool [K]: those of persons who are not in the batch.
 
-    queued_K: persons of the keys, int64; -1 marks a place that was never filled, which counts as one.
+    queued_K: persons of the keys, int64; -1 marks a place that was never filled, which is a negative too.
     """
     return ~torch.isin(queued_K, person_B)
 
@@ -30,17 +30,17 @@ def queue_scores(query_BE: Tensor, key_BE: Tensor, queue_EK: Tensor) -> tuple[Te
 
 
 def queue_contrast(
-    query_BE: Tensor, key_BE: Tensor, queue_EK: Tensor, stranger_K: Tensor, *, temperature: float
+    query_BE: Tensor, key_BE: Tensor, queue_EK: Tensor, negative_K: Tensor, *, temperature: float
 ) -> Tensor:
-    """Cross-entropy of finding one's own key among the queued keys of strangers.
+    """Cross-entropy of finding one's own key among the queued negatives.
 
     query_BE: embeddings of one modality, of any length; key_BE: the other modality's keys of the same
-    pairs. queue_EK: unit columns. stranger_K: which columns take part (`strangers`).
+    pairs. queue_EK: unit columns. negative_K: which columns take part (`usable_negatives`).
     temperature: divides the cosines; no unit, above 0.
     Returns the batch mean in nats, a scalar. Raises ValueError when batch sizes differ.
     Source: TextReID, arXiv 2110.10807, "Cross-modal momentum contrastive learning"; constant from its code.
     """
     own_B1, queued_BK = queue_scores(query_BE, key_BE, queue_EK)
-    queued_BK = queued_BK.masked_fill(~stranger_K, float("-inf"))
+    queued_BK = queued_BK.masked_fill(~negative_K, float("-inf"))
     score_BK = torch.cat([own_B1, queued_BK], dim=1) / temperature
     return F.cross_entropy(score_BK, torch.zeros(len(score_BK), dtype=torch.int64, device=score_BK.device))

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from tbps_cli.losses.contrastive import check_sizes, unit
 
 _OneWay = Callable[[Tensor, Tensor], Tensor]
-_NOWHERE = -1e9
-"""A similarity that no softmax sees. Finite: a row of nothing else has a gradient of 0, not of NaN."""
+_EXCLUDED = -1e9
+"""Similarity of an excluded entry: its weight in a softmax is 0. Finite, so that a row of nothing else has a
+gradient of 0 and not of NaN."""
 
 
 def tal(image_BE: Tensor, text_BE: Tensor, person_B: Tensor, *, tau: float = 0.015, margin: float = 0.1) -> Tensor:
@@ -32,7 +33,7 @@ def tal(image_BE: Tensor, text_BE: Tensor, person_B: Tensor, *, tau: float = 0.0
     """
 
     def one_way(score_BB: Tensor, match_BB: Tensor) -> Tensor:
-        negative_B = tau * (score_BB / tau).masked_fill(match_BB, _NOWHERE).logsumexp(1)
+        negative_B = tau * (score_BB / tau).masked_fill(match_BB, _EXCLUDED).logsumexp(1)
         return (margin - _soft_positive(score_BB, match_BB, tau) + negative_B).clamp(min=0)
 
     return _both_ways(one_way, image_BE, text_BE, person_B)

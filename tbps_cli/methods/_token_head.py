@@ -170,7 +170,7 @@ class TokenHeadMethod(Method):
         return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        """img_acc, txt_acc: share of the batch whose person is named right; mlm_acc: of masked words; experts' load."""
+        """img_acc, txt_acc: share of the batch whose person is classified correctly; mlm_acc: of words; expert use."""
         return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:

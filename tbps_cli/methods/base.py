@@ -1,4 +1,4 @@
-"""What every method states, and the defaults that most of them share.
+"""What a method states, and the defaults for what most of them have in common.
 
 A method is a file in this folder; the module's name is the registration (`methods.find`). It ends
 in one unit vector per image and per caption, so nothing above this layer asks which one it is.
@@ -142,7 +142,7 @@ class Method(nn.Module):
 
     @classmethod
     def batch_dependent(cls, config: Any) -> str | None:
-        """None, or the reason why embeddings depend on batch companions, with the key to set."""
+        """None, or the reason why an embedding depends on the rest of its batch, with the key to set."""
         return None
 
     @classmethod
@@ -218,7 +218,7 @@ class Method(nn.Module):
         """Called before each epoch.
 
         pass_over: every training pair once, in batches, embedded as in evaluation and without gradient;
-        nothing is computed unless it is walked. draws: a generator that seed and epoch determine.
+        computed only as far as it is iterated. draws: a generator that seed and epoch determine.
         """
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:

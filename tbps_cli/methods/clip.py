@@ -24,7 +24,7 @@ from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
 from tbps_cli.weights.key_table import KeyTable
 
-COLDEST = 0.01
+LOWEST_TEMPERATURE = 0.01
 """A learned temperature stops here. Source: CLIP, section 2.5 (the scale is clipped at 100)."""
 
 
@@ -70,7 +70,7 @@ class PlainCLIP(Method):
         """What divides the cosines now."""
         if self.logit_scale is None:
             return self.config.temperature
-        return (-self.logit_scale.float()).exp().clamp(min=COLDEST)
+        return (-self.logit_scale.float()).exp().clamp(min=LOWEST_TEMPERATURE)
 
     def group_of(self, name: str) -> Group:
         """Biases take their own rate and no decay; so does the temperature, which is no weight."""

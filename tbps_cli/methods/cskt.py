@@ -89,7 +89,7 @@ class CSKT(Method):
         super().__init__(config, task)
         sizes, reduction, act = config.sizes, config.reduction, config.sizes.activation
         image = (sizes.width, sizes.image_heads, act)
-        text = (sizes.text_width, sizes.words_heads, act)
+        text = (sizes.text_width, sizes.text_tower_heads, act)
         self.clip = Clip(
             sizes,
             task.image_size,
@@ -121,7 +121,7 @@ class CSKT(Method):
         return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        """Batch shares of persons named right."""
+        """img_acc, txt_acc: share of the batch whose person is classified correctly."""
         return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:

@@ -92,7 +92,7 @@ class DMAdapter(Method):
             task.image_size,
             stride=config.stride,
             image_block=lambda _: _block(config, sizes.width, sizes.image_heads, config.image_scale),
-            text_block=lambda _: _block(config, sizes.text_width, sizes.words_heads, config.text_scale),
+            text_block=lambda _: _block(config, sizes.text_width, sizes.text_tower_heads, config.text_scale),
         )
         self.classifier = Classifier(sizes.embed, task.identities) if config.identity and task.identities else None
 
@@ -138,7 +138,7 @@ class DMAdapter(Method):
         return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        """How unevenly the experts are used; batch shares of persons named right."""
+        """How evenly experts are used; img_acc, txt_acc: share of the batch whose person is classified correctly."""
         return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:

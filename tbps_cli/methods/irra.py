@@ -3,7 +3,7 @@
 Ding Jiang and Mang Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
 Retrieval", CVPR 2023, arXiv 2303.12501. Differences from the released code: a checkpoint alone is enough
 to build the model (sizes from its shapes); scores over the vocabulary are computed at the masked words
-only, the loss looks nowhere else; the released code masks the captions of all losses, in place, which
+only, the loss needs no others; the released code masks the captions of all losses, in place, which
 here is a switch (`mask_global_text`, on as released).
 """
 
@@ -113,7 +113,7 @@ class IRRA(Method):
         return family_losses(features, batch, weights, temperature=c.temperature, classifier=self.classifier)
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        """Batch shares named right: img_acc, txt_acc (persons), mlm_acc (masked words)."""
+        """img_acc, txt_acc: share of the batch whose person is classified correctly; mlm_acc: of masked words."""
         return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:

@@ -1,11 +1,11 @@
-"""RDE: both towers of CLIP, a second embedding from selected tokens, and training on the pairs that look right.
+"""RDE: both towers of CLIP, a second embedding from selected tokens, and training on the pairs that seem correct.
 
 Yang Qin, Yingke Chen, Dezhong Peng, Xi Peng, Joey Tianyi Zhou, Peng Hu, "Noisy-Correspondence Learning for
 Text-to-Image Person Re-identification", CVPR 2024, arXiv 2308.09911. One vector a side: both embeddings
 made unit length, side by side, over sqrt 2, so that its dot product is the mean of the two cosines.
-Differences from the released code: pads stay out of batch statistics; a caption without words has an
-embedding; mixtures and coins are drawn from the run's seed; a cost that is the same for all pairs divides
-nothing. What changed in it after the paper is a switch (`tse_bn_train`).
+Differences from the released code: padding stays out of batch statistics; a caption without words has an
+embedding; mixtures and coins are drawn from the run's seed; if all pairs cost the same, all are trusted.
+What changed in it after the paper is a switch (`tse_bn_train`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tbps_cli.losses.contrastive import unit
 from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.selection import Selection, select_patches, select_words, share
+from tbps_cli.nn.selection import Selection, select_patches, select_words, selected_count
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, used
 from tbps_cli.nn.vit import VisionTransformer
@@ -128,7 +128,7 @@ class RDE(Method):
         """The class token [B, E] and the embedding of the selected patches [B, F], float32, not normalised."""
         assert isinstance(self.clip.visual, VisionTransformer)
         token_BPE, attention_BP = self.clip.visual.forward_with_attention(image_BCHW)
-        place_BK = select_patches(attention_BP, share(attention_BP.shape[1] - 1, self.config.select_ratio))
+        place_BK = select_patches(attention_BP, selected_count(attention_BP.shape[1] - 1, self.config.select_ratio))
         return token_BPE[:, 0].float(), self.image_selection(token_BPE, place_BK)
 
     def text_features(self, token_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ class RDE(Method):
         # what is cut lies after every end: no word attends to it and no selection keeps it
         kept_BT = token_BT if torch.compiler.is_compiling() else used(token_BT)
         token_BTE, attention_BT = self.clip.text_tokens_with_attention(kept_BT)
-        count = share(token_BT.shape[1] - 2, self.config.select_ratio)
+        count = selected_count(token_BT.shape[1] - 2, self.config.select_ratio)
         place_BK, word_BK = select_words(attention_BT, kept_BT, count, zero_is_pad=self.config.zero_is_pad)
         return at_end(token_BTE, kept_BT).float(), self.text_selection(token_BTE, place_BK, word_BK)
 
@@ -198,10 +198,10 @@ class RDE(Method):
             costs, sample_B = self.costs(features, batch), batch.sample_B.cpu()
             cost_2N[:, sample_B] = torch.stack([costs["bge"], costs["tse"]]).float().cpu()
             seen_N[sample_B] = True
-        care = division.THOROUGH if self.config.gmm == "thorough" else division.QUICK
+        limits = division.THOROUGH if self.config.gmm == "thorough" else division.QUICK
         random = np.random.RandomState(int(torch.randint(2**31, (), generator=draws)))
         bge_M, tse_M = cost_2N[:, seen_N].numpy()
-        kept_M = division.divide(bge_M, tse_M, care, random)
+        kept_M = division.divide(bge_M, tse_M, limits, random)
         trusted_N = torch.ones_like(seen_N)
         trusted_N[seen_N] = torch.from_numpy(kept_M)
         self.trusted.copy_(trusted_N)

@@ -44,7 +44,7 @@ LARGEST_SCALE = 100.0
 """The scale never acts above this; OpenAI's weights were trained up to it."""
 WORDS = 77
 """Words of a caption that the cleaning keeps. Source: TBPS-CLIP, released code."""
-_SAID = {
+_OPTIONS = {
     "nitc": ("", "nitc_ratio"),
     "soft_labels": ("", "softlabel_ratio"),
     "ritc": ("ritc", "ritc_ratio"),
@@ -294,15 +294,15 @@ def _config(state: Mapping[str, Tensor], files: OfficialFiles) -> TbpsClip.Confi
         seen |= {"simclr_hidden": len(state["simclr_mlp.0.weight"]), "simclr_embed": len(state["simclr_mlp.2.weight"])}
     heads = {"citc": full, "ss": full, "id": "classifier.weight" in state, "mlm": "words.head.fc.weight" in state}
     try:
-        return TbpsClip.Config(**seen, **_told({**heads, "mvs_image": full, **_experiment(files)}))
+        return TbpsClip.Config(**seen, **_keys_from({**heads, "mvs_image": full, **_experiment(files)}))
     except ValidationError:  # numbers that no run can have had; searching needs none of them
-        return TbpsClip.Config(**seen, **_told({**heads, "mvs_image": full}))
+        return TbpsClip.Config(**seen, **_keys_from({**heads, "mvs_image": full}))
 
 
-def _told(said: Mapping[str, Any]) -> dict[str, Any]:
+def _keys_from(said: Mapping[str, Any]) -> dict[str, Any]:
     """Our keys for what the released configuration says; unsaid numbers keep their defaults."""
     told: dict[str, Any] = {"identity": 1.0, "masked": 1.0, "second_view": bool(said["mvs_image"])}
-    for key, (switch, number) in _SAID.items():
+    for key, (switch, number) in _OPTIONS.items():
         if switch and not said.get(switch, True):
             told[key] = 0.0
         elif number in said:

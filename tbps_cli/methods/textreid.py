@@ -3,7 +3,7 @@
 Xiao Han, Sen He, Li Zhang, Tao Xiang, "Text-Based Person Search with Limited Data", BMVC 2021, arXiv
 2110.10807. The word vectors are CLIP's text tower applied to single words; they are a constant, so they
 live in a buffer and travel with the weights, the words themselves with the tokenizer. Differences from the
-released code: a caption is floored at zero whatever stands beside it (`zero_floor`), the value of
+released code: every caption is floored at zero, whatever else is in its batch (`zero_floor`), the value of
 `label_smoothing` counts, and any CLIP image tower may stand under the heads.
 """
 
@@ -23,7 +23,7 @@ from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures
 from tbps_cli.losses.identity import person_scores, smoothed_identity
 from tbps_cli.losses.matching import alignment
-from tbps_cli.losses.queue import queue_contrast, strangers
+from tbps_cli.losses.queue import queue_contrast, usable_negatives
 from tbps_cli.methods.base import Method, TextInput, TextSources, Views
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
@@ -205,7 +205,7 @@ class TextReID(Method):
             return None
         return (
             'zero_floor = "batch" floors every caption at zero but the longest of its batch, so that an embedding '
-            "depends on its companions. Independent of them: --set method.zero_floor=always"
+            "depends on the rest of its batch. To change that: --set method.zero_floor=always"
         )
 
     def encode_images(self, image_BCHW: Tensor) -> Tensor:
@@ -264,14 +264,14 @@ class TextReID(Method):
     def _contrast(self, head: MomentumHead, features: Features, person_B: Tensor) -> Tensor:
         """Both directions, over one set of negatives; afterwards the queues hold this batch's keys."""
         image_BE, text_BE = (features.get(f"{name}_query", features[name]) for name in ("image", "text"))
-        stranger_K, temperature = strangers(head.id_queue[0], person_B), self.config.temperature
-        image = queue_contrast(image_BE, features["text_key"], head.t_queue, stranger_K, temperature=temperature)
-        text = queue_contrast(text_BE, features["image_key"], head.v_queue, stranger_K, temperature=temperature)
+        negative_K, temperature = usable_negatives(head.id_queue[0], person_B), self.config.temperature
+        image = queue_contrast(image_BE, features["text_key"], head.t_queue, negative_K, temperature=temperature)
+        text = queue_contrast(text_BE, features["image_key"], head.v_queue, negative_K, temperature=temperature)
         head.enqueue(features["image_key"], features["text_key"], person_B)
         return image + text
 
     def metrics(self, features: Features, batch: Batch) -> dict[str, float]:
-        """Batch shares named right: img_acc, txt_acc (persons)."""
+        """img_acc, txt_acc: share of the batch whose person is classified correctly."""
         return family_figures(features, batch, self.head.loss_evaluator)
 
     def group_of(self, name: str) -> Group:
@@ -321,8 +321,8 @@ class TextReID(Method):
             return None
         if TABLE not in mapped.ours:
             raise WeightsError(
-                f"{files.name}: this is TextReID's baseline on an ImageNet ResNet, which is not offered.",
-                "Its models on CLIP's RN50 and RN101 are.",
+                f"{files.name}: this is TextReID's baseline on an ImageNet ResNet, which is not supported.",
+                "TextReID on CLIP's RN50 and RN101 is.",
             )
         config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None

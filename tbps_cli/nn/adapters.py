@@ -56,7 +56,7 @@ class AdapterBlock(Block):
 class MixtureBlock(Block):
     """h + mlp(ln_2(h)) + scale * mixture(ln_3(h)), h after attention; the experts are adapters.
 
-    task_param: a learned vector [D] of the block, through which its gates know where they stand.
+    task_param: a learned vector [D] of the block, by which its gates tell it from the other blocks.
     """
 
     token_wise = False  # how the experts are loaded is counted over all tokens

@@ -40,7 +40,7 @@ class Clip(TextTower):
         text_block: MakeBlock | None = None,
         text_dropout: float = 0.0,
     ) -> None:
-        plain = lambda _: Block(sizes.text_width, sizes.words_heads, sizes.activation, text_dropout)  # noqa: E731
+        plain = lambda _: Block(sizes.text_width, sizes.text_tower_heads, sizes.activation, text_dropout)  # noqa: E731
         super().__init__(
             context=sizes.context,
             vocabulary=sizes.vocabulary,

@@ -1,4 +1,4 @@
-"""IRRA's multimodal interaction encoder: text tokens that look at an image, then at each other.
+"""IRRA's multimodal interaction encoder: text tokens attend to an image, then to each other.
 
 Jiang and Ye, CVPR 2023, arXiv 2303.12501. Used in training only. Parameter names are those of the
 released code, which PHP shares.
@@ -27,9 +27,9 @@ class CrossModal(nn.Module):
         self.ln_post = LayerNorm(width)
 
     def forward(self, text_BTE: Tensor, image_BPE: Tensor) -> Tensor:
-        """Projected tokens of both towers -> text tokens that know the image, [B, T, E].
+        """Projected tokens of both towers -> text tokens that have seen the image, [B, T, E].
 
-        No padding mask: the released code lets padding take part, and so do its trained weights.
+        No padding mask: in the released code padding takes part, and its weights were trained so.
         """
         return self.ln_post(self.cross_modal_transformer(self.attend(text_BTE, image_BPE)))
 

@@ -4,7 +4,7 @@ PyTorch's dropout draws for a tensor, so half a batch on each of two devices dro
 whole batch on one. Here a call takes one number from PyTorch's generator, and whether an entry stays
 follows from that number and the entry's place, the row counted within the global batch. Whoever cuts a
 batch seeds the generator alike for every piece and says with `start_at` where the piece begins. Devices
-agree too, and so does a block that activation checkpointing computes again.
+draw the same, and so does a block that activation checkpointing computes again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _STEPS = (GOLDEN, -4417276706812531889, 1609587929392839161, -879671483142172303
 
 
 def start_at(row: int) -> None:
-    """Say which row of the global batch the next tensors begin with."""
+    """State which row of the global batch the next tensors begin with."""
     _first.fill_(row)
 
 
-def keep(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
+def keep_mask(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
     """Which entries of a tensor with rows as its first axis stay; true with probability 1 - share.
 
     64 bits are mixed as in SplitMix64 (`augment/rng.py`), and the upper 31 are compared.
@@ -50,7 +50,7 @@ class Dropout(nn.Dropout):
 
 def dropped(x: Tensor, share: float) -> Tensor:
     """The tensor without a share of its entries, the others scaled so that the mean stays."""
-    return x * keep(x.shape, share, x.device).to(x.dtype) / (1 - share)
+    return x * keep_mask(x.shape, share, x.device).to(x.dtype) / (1 - share)
 
 
 def attention(query_BHLK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, share: float, *, causal: bool) -> Tensor:

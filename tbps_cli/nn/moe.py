@@ -4,7 +4,7 @@ The gate of DM-Adapter, PHP and CoMoE: logits of the token, mixed with the logit
 vector that is the same for all tokens. The chosen experts' outputs are summed, weighted by a softmax
 over the chosen logits alone; nothing is dropped, no noise is added. Every expert sees every token and
 the others weigh 0: experts are small, and neither the result nor the graph of an export then depends
-on who shares the batch. Equal logits choose the lower number, which the released codes leave open.
+on the rest of the batch. Between equal logits the lower number wins, which the released codes leave open.
 Parameter names are those of the released codes (`feed_forward.*` in a block).
 """
 

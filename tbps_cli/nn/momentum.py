@@ -1,7 +1,7 @@
 """TextReID's two heads: the plain one, and momentum contrast with its key towers and queues.
 
 Han et al., BMVC 2021, after MoCo (He et al., CVPR 2020). Parameter names are those of the released code.
-Keys, queues and classifier serve training only and are not built for a model that is not trained.
+Keys, queues and classifier are for training only and are not built for a model that is not trained.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class MomentumHead(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image_BE: Tensor, text_BE: Tensor, person_B: Tensor) -> None:
-        """Put keys in the place of the oldest ones. More keys than places: the last ones stay."""
+        """Overwrite the oldest keys. Of more keys than the queue has places the last ones are kept."""
         size = self.v_queue.shape[1]
         last = slice(max(0, len(person_B) - size), None)
         place = (self.queue_ptr + torch.arange(len(person_B), device=person_B.device)[last]) % size

@@ -2,8 +2,8 @@
 
 With one process these are PyTorch's own layers, in evaluation too. In training on several, mean and
 variance are those of all rows together, with the gradient that flows through them, so N processes
-normalise as one with the same global batch. PyTorch's SyncBatchNorm says the same on CUDA alone; this
-one is made of collectives that every backend has, and its layers keep their names.
+normalise as one with the same global batch. PyTorch's SyncBatchNorm does the same, but only on CUDA; this
+one is made of collectives that every backend has, and its parameters keep their names.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Both modules serve images and captions alike. The released codes hand [B, L, E] tokens to an attention
 layer that expects the sequence first, so each of the L positions attends over the items of the batch:
-`axis = "batch"` does the same, `"token"` what was evidently meant. Parameter names are the released ones.
+`axis = "batch"` does the same, `"token"` what was probably meant. Parameter names are the released ones.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PartPool(nn.Module):
 
     def forward(self, x_BLE: Tensor) -> Tensor:
         share_BNL = (self.part_tokens @ x_BLE.transpose(1, 2)).softmax(-1)
-        # the norm that follows undoes the scale but for its epsilon: kept, trained weights know it
+        # the norm that follows undoes the scale except for its epsilon: kept, since the weights were trained with it
         return self.feed(share_BNL @ x_BLE * x_BLE.shape[-1] ** -0.5)
 
     def initialise(self, generator: torch.Generator) -> None:

@@ -54,7 +54,7 @@ class PromptBank(nn.Module):
         ]
 
     def image_hooks(self) -> Hooks:
-        """Append level 0 to the patches, then renew the last tokens before each later block."""
+        """Append level 0 to the patches, then replace these tokens before each later block that has prompts."""
         prompts = self.image_prompts()
 
         def embedded(x_BPD: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class PromptBank(nn.Module):
         return Hooks(embedded, before_block)
 
     def text_hooks(self) -> Hooks:
-        """Put level 0 behind the start token, then renew these places before each later block."""
+        """Put level 0 behind the start token, then replace these tokens before each later block that has prompts."""
         prompts = self.text_prompts()
 
         def put(level: int, x_BTD: Tensor) -> Tensor:

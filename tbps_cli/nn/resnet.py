@@ -1,6 +1,6 @@
 """CLIP's modified ResNet (RN50, RN101, RN50x4...): three-layer stem, anti-aliased strides, attention pool.
 
-Parameter names are OpenAI's, under `visual.`. TextReID runs it with the last stage at stride 1 and a
+Parameter names are OpenAI's, under `visual.`. TextReID runs it with the last stage at stride 1 and an
 image that is not square; its attention pool then has a table of its own grid.
 """
 

@@ -27,8 +27,8 @@ class RowNorm(BatchNorm1d):
     """[N, D] normalised per channel, in float32, by the batch in training and by running statistics else.
 
     from_batch: false uses the running statistics in training too and leaves them as they are, so
-    that rows do not depend on each other; the affine part is trained either way. So does a batch of
-    a single row, which has no deviation (the released code stops there).
+    that rows do not depend on each other; the affine part is trained either way. The running statistics
+    are used for a batch of a single row too, which has no deviation (the released code fails there).
     """
 
     def __init__(self, width: int, *, from_batch: bool) -> None:
@@ -102,7 +102,7 @@ class Selection(nn.Module):
                 module.reset_parameters()
 
 
-def share(tokens: int, ratio: float) -> int:
+def selected_count(tokens: int, ratio: float) -> int:
     """How many of so many tokens are selected: rounded down, at least 1."""
     return max(1, int(tokens * ratio))
 

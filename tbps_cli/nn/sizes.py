@@ -1,7 +1,7 @@
 """The sizes of CLIP's towers: the named ones, and how to read them off a state dict.
 
-Names are open_clip's (`ViT-B-16`); the spelling of OpenAI and IRRA (`ViT-B/16`) is understood.
-Heads are never stored in a checkpoint: they are width // 64 unless somebody says otherwise.
+Names are open_clip's (`ViT-B-16`); the spelling of OpenAI and IRRA (`ViT-B/16`) is accepted too.
+Heads are never stored in a checkpoint: they are width // 64 unless the recipe says otherwise.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Tower(Section):
         pooled = 32 * self.width if self.is_resnet else self.width
         for key, width, heads in (
             ("heads", pooled, self.image_heads),
-            ("text_heads", self.text_width, self.words_heads),
+            ("text_heads", self.text_width, self.text_tower_heads),
         ):
             if width % heads:
                 raise ValueError(f"width {width} does not divide into {heads} heads: set tower.{key}")
@@ -66,7 +66,7 @@ class Tower(Section):
         return self.heads or max(1, (32 * self.width if self.is_resnet else self.width) // HEAD)
 
     @property
-    def words_heads(self) -> int:
+    def text_tower_heads(self) -> int:
         return self.text_heads or max(1, self.text_width // HEAD)
 
     @property
@@ -98,7 +98,7 @@ TOWERS: dict[str, Tower] = {
 
 
 def spelled(name: str) -> str:
-    """The catalogue's spelling of a tower's name: `ViT-B/16` and `vit-b-16` are `ViT-B-16`."""
+    """A tower's name as `TOWERS` spells it: `ViT-B/16` and `vit-b-16` become `ViT-B-16`."""
     plain = re.sub(r"[/@_]", "-", name).removesuffix("px").lower()
     for known in TOWERS:
         if known.lower() == plain:
@@ -107,7 +107,7 @@ def spelled(name: str) -> str:
 
 
 def named(sizes: Tower) -> str | Tower:
-    """The catalogue's name of towers read off a checkpoint, or the sizes when it has none.
+    """The name in `TOWERS` of towers read off a checkpoint, or their sizes when no name fits.
 
     Heads and activation are not in a checkpoint: a named tower brings its own (ViT-H-14 has other ones).
     """
@@ -124,9 +124,9 @@ class _Shaped(Protocol):
 
 
 def named_resnet(state: Mapping[str, _Shaped]) -> str | Tower:
-    """The catalogue's name of a CLIP ResNet (names as below `visual.`), or its sizes when it has none.
+    """The name in `TOWERS` of a CLIP ResNet (tensor names as below `visual.`), or its sizes when no name fits.
 
-    The sizes of the text tower, which is not there, are then made up.
+    A file of the image tower alone says nothing about a text tower: those sizes are placeholders.
     """
     stages = [_count(state, rf"layer{stage}\.(\d+)\..*") for stage in range(1, 5)]
     layers = stages[0], stages[1], stages[2], stages[3]
@@ -141,14 +141,14 @@ def named_resnet(state: Mapping[str, _Shaped]) -> str | Tower:
 def read_sizes(
     state: Mapping[str, _Shaped], activation: Literal["quickgelu", "gelu"] = "quickgelu", *, prefix: str = ""
 ) -> Tower:
-    """The sizes of a state dict with OpenAI's names below `prefix`. Raises WeightsError when it is no CLIP model.
+    """The sizes of a state dict with OpenAI's names below `prefix`. Raises WeightsError when it is not a CLIP model.
 
     Sources: the rules of OpenAI's loader; heads are width // 64.
     """
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     for name in _NEEDED:
         if name not in state:
-            raise WeightsError(f"this is no CLIP state: it has no tensor {name}.")
+            raise WeightsError(f"this is not a CLIP state: the tensor {name} is missing.")
     text = {
         "embed": int(state["text_projection"].shape[1]),
         "context": int(state["positional_embedding"].shape[0]),
@@ -166,7 +166,9 @@ def read_sizes(
         )
     first = "visual.layer1.0.conv1.weight"
     if first not in state:
-        raise WeightsError(f"this is no CLIP state: it has neither visual.proj (of a ViT) nor {first} (of a ResNet).")
+        raise WeightsError(
+            f"this is not a CLIP state: both visual.proj (of a ViT) and {first} (of a ResNet) are missing."
+        )
     stages = tuple(_count(state, rf"visual\.layer{stage}\.(\d+)\..*") for stage in range(1, 5))
     width = int(state[first].shape[0])
     return _tower(width=width, layers=(stages[0], stages[1], stages[2], stages[3]), activation=activation, **text)

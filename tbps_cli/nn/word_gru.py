@@ -2,8 +2,8 @@
 
 Han et al., BMVC 2021. Parameter names are those of the released code. Its maximum runs over a batch
 padded with zeros, so every caption but the batch's longest is floored at zero and a feature depends on
-its companions. `floor = "always"` floors them all, which is what a trained model has met for nearly every
-caption; `"batch"` does as released.
+the rest of its batch. `floor = "always"` floors them all, as training did for nearly every caption;
+`"batch"` does as released.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def make_table(vocabulary: Sequence[str], weights: str, *, width: int, seed: int
         width=sizes.text_width,
         layers=sizes.text_layers,
         embed=sizes.embed,
-        block=lambda _: Block(sizes.text_width, sizes.words_heads, sizes.activation),
+        block=lambda _: Block(sizes.text_width, sizes.text_tower_heads, sizes.activation),
     )
     copy_in(tower, state, tower.state_dict())
     logger.info("words: making vectors of %s words with %s %s", f"{len(vocabulary):,}", weights, TOWER)

@@ -7,7 +7,7 @@ import torch
 
 from tbps_cli.losses.identity import smoothed_identity
 from tbps_cli.losses.matching import alignment
-from tbps_cli.losses.queue import queue_contrast, queue_scores, strangers
+from tbps_cli.losses.queue import queue_contrast, queue_scores, usable_negatives
 
 DRAWS = torch.Generator().manual_seed(0)
 IMAGE, TEXT = torch.randn(5, 4, generator=DRAWS), torch.randn(5, 4, generator=DRAWS)
@@ -33,12 +33,12 @@ def test_contrast_equals_the_loop_over_queued_strangers():
     for query, key in zip(IMAGE.tolist(), TEXT.tolist(), strict=True):
         others = [QUEUE[:, column].tolist() for column in (0, 2, 3, 5, 6)]
         total -= log_share([cosine(query, other) / 0.5 for other in [key, *others]], 0)
-    ours = queue_contrast(IMAGE, TEXT, QUEUE, strangers(QUEUED, PERSON), temperature=0.5)
+    ours = queue_contrast(IMAGE, TEXT, QUEUE, usable_negatives(QUEUED, PERSON), temperature=0.5)
     assert abs(ours.item() - total / 5) < 1e-5
 
 
 def test_strangers_are_persons_outside_the_batch_and_places_never_filled():
-    assert strangers(QUEUED, PERSON).tolist() == [True, False, True, True, False, True, True]
+    assert usable_negatives(QUEUED, PERSON).tolist() == [True, False, True, True, False, True, True]
 
 
 def test_a_queue_of_acquaintances_leaves_nothing_to_tell_apart():

@@ -5,7 +5,7 @@ import torch
 
 from tbps_cli.losses.contrastive import itc
 from tbps_cli.methods import find
-from tbps_cli.methods.clip import COLDEST, PlainCLIP
+from tbps_cli.methods.clip import LOWEST_TEMPERATURE, PlainCLIP
 from tbps_cli.nn.sizes import TOWERS, Tower
 from tbps_cli.types import Batch, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles
@@ -48,7 +48,7 @@ def test_a_learned_temperature_starts_where_told_gets_a_gradient_and_never_freez
     assert method.logit_scale.grad.abs() > 0
     with torch.no_grad():
         method.logit_scale.fill_(20)
-    assert method.temperature().item() == pytest.approx(COLDEST)
+    assert method.temperature().item() == pytest.approx(LOWEST_TEMPERATURE)
 
 
 def test_biases_and_the_temperature_do_not_decay():

@@ -189,7 +189,12 @@ def files(drop: str | None = None, **options: object) -> OfficialFiles:
 def test_a_checkpoint_alone_tells_its_sizes_losses_and_image():
     found = IRRA.recognise(files())
     assert found is not None
-    assert (found.sizes.width, found.sizes.layers, found.sizes.image_heads, found.sizes.words_heads) == (128, 2, 2, 1)
+    assert (found.sizes.width, found.sizes.layers, found.sizes.image_heads, found.sizes.text_tower_heads) == (
+        128,
+        2,
+        2,
+        1,
+    )
     assert (found.cross_layers, found.sdm, found.identity, found.masked, found.temperature) == (2, 1, 1, 1, 0.02)
     assert IRRA.recognise_task(files(), found) == Task((96, 32), 11)
 

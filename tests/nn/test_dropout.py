@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from tbps_cli.nn import dropout
 from tbps_cli.nn.block import Block, Transformer
-from tbps_cli.nn.dropout import Dropout, keep, start_at
+from tbps_cli.nn.dropout import Dropout, keep_mask, start_at
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ def at_the_start():
 
 def after(seed, *shape, share=0.3):
     torch.manual_seed(seed)
-    return keep(shape, share, CPU)
+    return keep_mask(shape, share, CPU)
 
 
 def test_the_stated_share_is_dropped_everywhere() -> None:
@@ -35,7 +35,7 @@ def test_the_stated_share_is_dropped_everywhere() -> None:
 def test_neighbours_calls_and_seeds_are_independent() -> None:
     kept = after(1, 60, 40, 50).float() - 0.7
     pairs = [(kept[1:], kept[:-1]), (kept[:, 1:], kept[:, :-1]), (kept[:, :, 1:], kept[:, :, :-1])]
-    pairs += [(kept, after(2, 60, 40, 50).float() - 0.7), (kept, keep((60, 40, 50), 0.3, CPU).float() - 0.7)]
+    pairs += [(kept, after(2, 60, 40, 50).float() - 0.7), (kept, keep_mask((60, 40, 50), 0.3, CPU).float() - 0.7)]
     for one, other in pairs:
         assert abs((one * other).mean().item()) / 0.21 < 0.015
 

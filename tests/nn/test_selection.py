@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tbps_cli.nn.selection import RowNorm, Selection, select_patches, select_words, share
+from tbps_cli.nn.selection import RowNorm, Selection, select_patches, select_words, selected_count
 
 START, END = 58, 59
 
@@ -25,7 +25,7 @@ def test_the_patches_most_looked_at_come_first_and_the_class_token_never():
 
 @pytest.mark.parametrize(("tokens", "kept"), [(192, 57), (75, 22), (12, 3), (2, 1)])
 def test_the_published_share_is_rounded_down_and_at_least_one(tokens, kept):
-    assert share(tokens, 0.3) == kept
+    assert selected_count(tokens, 0.3) == kept
 
 
 def test_words_are_chosen_without_start_end_and_padding():

@@ -143,7 +143,7 @@ def test_sizes_are_read_off_a_state(sizes):
 
 
 def test_what_is_no_clip_state_is_refused():
-    with pytest.raises(WeightsError, match="no tensor positional_embedding"):
+    with pytest.raises(WeightsError, match="tensor positional_embedding is missing"):
         read_sizes({"weight": torch.zeros(1)})
 
 

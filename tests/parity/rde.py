@@ -17,7 +17,7 @@ from tbps_cli.engine import schedule
 from tbps_cli.losses import division, ranking
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.methods.rde import RDE
-from tbps_cli.nn.selection import select_patches, select_words, share
+from tbps_cli.nn.selection import select_patches, select_words, selected_count
 from tbps_cli.nn.text_tower import end_of
 from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.types import Batch, Step, Task
@@ -105,7 +105,7 @@ def _features(golden: Golden, method: RDE, data: Batch) -> None:
     ends_BT[:, 0] = True
     out.check("tse_text.attention_row", attention_BT.masked_fill(ends_BT, -1) * (token_BT != 0))
     ratio, tse = method.config.select_ratio, golden.config["tse"]
-    image_k, text_k = share(attention_BP.shape[1] - 1, ratio), share(token_BT.shape[1] - 2, ratio)
+    image_k, text_k = selected_count(attention_BP.shape[1] - 1, ratio), selected_count(token_BT.shape[1] - 2, ratio)
     assert (image_k, text_k) == (tse["k_image"], tse["k_text"])
     out.exact("tse_image.selected", select_patches(attention_BP, image_k))
     place_BK, kept_BK = select_words(attention_BT, token_BT, text_k)

@@ -18,7 +18,7 @@ from tbps_cli.data.open import open_dataset
 from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
 from tbps_cli.loading import samplers
-from tbps_cli.losses.queue import queue_scores, strangers
+from tbps_cli.losses.queue import queue_scores, usable_negatives
 from tbps_cli.methods.textreid import TextReID
 from tbps_cli.nn.momentum import MomentumHead
 from tbps_cli.nn.position import resize_grid
@@ -172,13 +172,13 @@ def _contrast(out: Figures, name: str, method: TextReID, features: Mapping[str, 
     head = method.head
     if not isinstance(head, MomentumHead):
         return
-    stranger_K = strangers(head.id_queue[0], person_B)
-    out.exact(f"{name}neg_idx", stranger_K.nonzero()[:, 0])
+    negative_K = usable_negatives(head.id_queue[0], person_B)
+    out.exact(f"{name}neg_idx", negative_K.nonzero()[:, 0])
     sides = {"v": ("image", "text_key", head.t_queue), "t": ("text", "image_key", head.v_queue)}
     for side, (query, key, queue) in sides.items():
         own_B1, queued_BK = queue_scores(features.get(f"{query}_query", features[query]), features[key], queue)
         out.check(f"{name}{side}_pos", own_B1, EVAL)
-        out.check(f"{name}{side}_neg", queued_BK[:, stranger_K], EVAL)
+        out.check(f"{name}{side}_neg", queued_BK[:, negative_K], EVAL)
 
 
 def _gradients(out: Figures, prefix: str, method: TextReID) -> None:

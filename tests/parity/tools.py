@@ -32,8 +32,8 @@ def official_files(weights: Mapping[str, Tensor], options: Mapping[str, Any]) ->
 def with_heads(config: MethodConfig, sizes: Mapping[str, Any]) -> Any:
     """The configuration with the heads that config.json states, where they are not width // 64."""
     tower = config.sizes
-    image, text = sizes.get("vision_heads", tower.image_heads), sizes.get("text_heads", tower.words_heads)
-    if (image, text) == (tower.image_heads, tower.words_heads):
+    image, text = sizes.get("vision_heads", tower.image_heads), sizes.get("text_heads", tower.text_tower_heads)
+    if (image, text) == (tower.image_heads, tower.text_tower_heads):
         return config
     return config.model_copy(update={"tower": tower.model_copy(update={"heads": image, "text_heads": text})})
 
