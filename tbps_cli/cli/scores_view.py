@@ -12,7 +12,7 @@ from typing import Any
 from tbps_cli.cli.output import stdout
 from tbps_cli.cli.render import line, table
 from tbps_cli.escape import printable
-from tbps_cli.retrieval.guard import words as guard_words
+from tbps_cli.retrieval import guard
 from tbps_cli.types import Scores
 
 Document = Mapping[str, Any]
@@ -72,7 +72,7 @@ def interval_lines(document: Document) -> list[str]:
         for task, side in _SIDES.items()
     ] + [
         f"(bootstrap over {found['persons']:,} persons with all their queries, {found['resamples']:,} resamples, "
-        f"seed {found['seed']}; what another training seed gives is not in it)"
+        f"seed {found['seed']}; it does not cover training with another seed)"
     ]
 
 
@@ -94,11 +94,11 @@ def published_line(document: Document) -> list[str]:
     if not found:
         return []
     apart, open_ = document["text_to_image"]["R1"] - found["R1"], found["R1_chance"]
-    verdict = "within what chance leaves open" if abs(apart) <= open_ else "more than chance leaves open"
+    verdict = "within sampling error" if abs(apart) <= open_ else "more than sampling error"
     mean = "" if found["mAP"] is None else f", mAP {found['mAP']:.2f}"
     return [
         f"published ({found['venue']}): R1 {found['R1']:.2f} ± {open_:.1f}{mean}; R1 here {apart:+.2f}: {verdict} "
-        "(±: test captions alone, 95 %; seeds add about 2 points)"
+        "(±: 95 % sampling error of the test captions; another seed adds about 2 points)"
     ]
 
 
@@ -110,9 +110,10 @@ def protocol_line(document: Document) -> str:
         "test": "weights selected on test, as the papers do (honest: --set train.select_on=val)",
     }.get(protocol["selected_on"], f"weights selected on {protocol['selected_on']}")
     reranked = "re-ranked" if protocol["reranked"] else "not re-ranked"
-    companions = "DEPENDS on batch companions" if protocol["batch_dependent"] else "independent of the batch"
-    parts = [f"Protocol: {selected}", reranked, f"embeddings {companions}", protocol["precision"]]
-    return " · ".join(parts + [guard_words(protocol["guard"])] * ("guard" in protocol))
+    wrong = guard.troubles(protocol["guard"]) if "guard" in protocol else []
+    if protocol["batch_dependent"] and not any("rest of the batch" in text for text in wrong):
+        wrong.insert(0, "embeddings depend on the rest of the batch")
+    return " · ".join([f"Protocol: {selected}", reranked, protocol["precision"], *wrong])
 
 
 def _ranks_title(documents: Sequence[Document]) -> str:
@@ -163,7 +164,7 @@ def _ranks_csv(documents: Sequence[Document]) -> str:
     for document in documents:
         for task, side in _SIDES.items():
             scores = [document[side][name] for name in _SCORES]
-            shown = [guard_words(value) if name == "guard" else value for name, value in document["protocol"].items()]
+            shown = [guard.words(value) if name == "guard" else value for name, value in document["protocol"].items()]
             found = document.get("interval", {})
             of_side = found if task == "t2i" else found.get(side, {})
             limits = [value for name in _SCORES for value in of_side.get(name, ())]

@@ -180,8 +180,7 @@ def evaluated_line(evaluated: Evaluated) -> str:
     scores = ", ".join(f"{name} {value:.2f}" for name, value in evaluated.scores._asdict().items())
     best = "the best so far" if evaluated.improved else f"best R1: {evaluated.best:.2f} at epoch {evaluated.best_epoch}"
     line = f"epoch {evaluated.epoch} on {evaluated.split}: {scores} ({best})"
-    found = evaluated.guard
-    return line if found is None or found.ok else f"{line}; {found}"
+    return "; ".join([line, *(evaluated.guard.troubles if evaluated.guard else [])])
 
 
 def finished_line(summary: Summary) -> str:

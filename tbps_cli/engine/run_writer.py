@@ -39,8 +39,8 @@ class RunWriter:
     def best(self, evaluated: Evaluated) -> None:
         """The present weights as the best ones, with the scores and the split that chose them."""
         facts = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **evaluated.scores._asdict()}
-        if evaluated.guard is not None:
-            facts["guard"] = str(evaluated.guard)
+        if evaluated.guard is not None and not evaluated.guard.ok:
+            facts["guard"] = ", ".join(evaluated.guard.troubles)
         self.run.save_weights("best", self.stepper.method.state_dict(), facts)
 
     def last(self, epoch: int) -> None:

@@ -37,7 +37,7 @@ from tbps_cli.retrieval.similarity import codes, product
 logger = logging.getLogger("tbps")
 
 ROWS = 16
-"""Captions, and as many images, that are embedded again in other company."""
+"""Captions, and as many images, that are embedded again among others."""
 ALONE = 4
 """As many of each also alone: a batch of one is slow, but padding to the longest shows there best."""
 TOLERANCE = 1e-4
@@ -72,7 +72,7 @@ class Guard:
 
     @property
     def dependent(self) -> bool:
-        """Whether embeddings change with their company. NaN counts as a change."""
+        """Whether embeddings change with the rest of the batch. NaN counts as a change."""
         return not self.difference <= self.tolerance
 
     @property
@@ -86,9 +86,14 @@ class Guard:
         if not self.dependent:
             return None
         return (
-            f"embeddings change by up to {self.difference:.2g} with what else is in the batch (seen on {self.rows} "
-            "captions and images), so these scores hold for this batch size and this order of the file only"
+            f"embeddings depend on the rest of the batch (they change by up to {self.difference:.2g}, seen on "
+            f"{self.rows} captions and images), so these scores hold for this batch size and this order of the file only"
         )
+
+    @property
+    def troubles(self) -> list[str]:
+        """What speaks against the score, a few words each."""
+        return troubles(self.document())
 
     def document(self) -> dict[str, object]:
         """The findings as JSON-able values."""
@@ -99,16 +104,34 @@ class Guard:
 
 
 def words(document: Mapping[str, Any]) -> str:
-    """The findings, as `Guard.document` has them, in a few words."""
-    same = document["difference"] <= document["tolerance"]
-    found = [
-        f"{document['rows']} rows alone {'=' if same else 'DIFFER from'} in company ({document['difference']:.0e})",
-        f"{document['duplicates']:,} duplicate image{'s' * (document['duplicates'] != 1)}",
-    ]
-    if document["alike"]:
-        found.append(f"{document['alike']} DIFFERENT images with equal embeddings")
-    found.append(f"{document['tied'] or 'no'} tie{'s' * (document['tied'] != 1)} in {document['queries']} captions")
+    """All findings, as `Guard.document` has them, in a few words."""
+    found = troubles(document)
+    if _same(document):
+        found.insert(0, f"batch-independent ({_checked(document)})")
+    if not document["tied"]:
+        found.append(f"no ties in {document['queries']} captions")
+    found.append(f"{document['duplicates']:,} duplicate image{'s' * (document['duplicates'] != 1)}")
     return f"guard: {', '.join(found)}"
+
+
+def troubles(document: Mapping[str, Any]) -> list[str]:
+    """What speaks against a score, a few words each; empty when all is well."""
+    found = []
+    if not _same(document):
+        found.append(f"embeddings depend on the rest of the batch ({_checked(document)})")
+    if document["alike"]:
+        found.append(f"{document['alike']} images with the embedding of another, different image")
+    if document["tied"]:
+        found.append(f"{document['tied']} of {document['queries']} captions tie with a wrong image")
+    return found
+
+
+def _same(document: Mapping[str, Any]) -> bool:
+    return bool(document["difference"] <= document["tolerance"])
+
+
+def _checked(document: Mapping[str, Any]) -> str:
+    return f"{document['rows']} checked, max difference {document['difference']:.0e}"
 
 
 def check(
@@ -183,8 +206,8 @@ def _difference(
 
 def _moved(row_NE: Rows, index_S: Index, embed: Callable[[Index, int], Rows]) -> float:
     """The largest change of the sample's rows among each other, and of the first ones alone."""
-    company, alone = embed(index_S, len(index_S)), embed(index_S[:ALONE], 1)
-    changes = [np.abs(company - row_NE[index_S]).max(), np.abs(alone - row_NE[index_S[:ALONE]]).max()]
+    together, alone = embed(index_S, len(index_S)), embed(index_S[:ALONE], 1)
+    changes = [np.abs(together - row_NE[index_S]).max(), np.abs(alone - row_NE[index_S[:ALONE]]).max()]
     return float(np.max(changes))
 
 
@@ -234,8 +257,7 @@ def tied(query_SE: Rows, gallery_GE: Rows, person_S: Index, person_G: Index) -> 
 def _warn(found: Guard) -> None:
     if found.alike:
         logger.warning(
-            "guard: %d images have the very same embedding as another, different image: "
-            "the model tells them apart by nothing",
+            "guard: the model gives %d images exactly the embedding of another, different image",
             found.alike,
         )
     if found.tied:

@@ -69,7 +69,7 @@ def test_the_log_is_in_the_fields_wording(tmp_path, data) -> None:
     line = r"Epoch\[1\] Iteration\[2/4\], loss: \d+\.\d{4}, sdm_loss: .*img_acc: .*, Base Lr: 1\.00e-04"
     assert re.search(line, log)
     assert "| task |" in log and re.search(r"best R1: \d+\.\d{3} at epoch \d", log)
-    assert re.search(r"guard: \d+ rows alone = in company .* ties? in \d+ captions", log)
+    assert re.search(r"guard: batch-independent \(\d+ checked, max difference .*\).*captions", log)
     records = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "step"] == [2, 4, 6, 8, 10, 12]
     assert [record["split"] for record in records if record["kind"] == "eval"] == ["val"] * 3

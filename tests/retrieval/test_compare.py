@@ -139,7 +139,7 @@ def test_compare_tells_a_person_what_differs(place, tbps) -> None:
         "lost most",
         "seeds alone move R@1",
         "selected_on differs",
-        "guard:",
+        "Protocol: weights selected on",
     ):
         assert said in out
 

@@ -53,7 +53,8 @@ def test_an_honest_model_passes(dataset) -> None:
     evaluation, guard = guarded(FakeEncoder(), dataset)
     assert guard["ok"] and guard["difference"] < 1e-6 and (guard["rows"], guard["queries"]) == (32, 64)
     assert evaluation.warning is None and evaluation.protocol["batch_dependent"] is False
-    assert "guard: 32 rows alone = in company" in protocol_line(evaluation.document())
+    assert "batch" not in protocol_line(evaluation.document())  # it speaks when something is wrong
+    assert words(guard).startswith("guard: batch-independent (32 checked, max difference ")
 
 
 @pytest.mark.parametrize("model", [Undeclared, Pads])
@@ -61,9 +62,9 @@ def test_a_form_that_depends_on_its_batch_is_flagged_though_it_does_not_say_so(d
     evaluation, guard = guarded(model(), dataset)
     assert not guard["ok"] and guard["difference"] > 1e-3
     assert evaluation.protocol["batch_dependent"] is True
-    assert "what else is in the batch" in (evaluation.warning or "")
+    assert "embeddings depend on the rest of the batch" in (evaluation.warning or "")
     shown = protocol_line(evaluation.document())
-    assert "DEPENDS on batch companions" in shown and "DIFFER from in company" in shown
+    assert shown.count("embeddings depend on the rest of the batch (32 checked, max difference ") == 1
 
 
 def test_the_check_embeds_forty_rows_once(dataset, tmp_path) -> None:
@@ -93,7 +94,10 @@ def test_a_collapsed_model_is_told_from_copies(dataset, caplog) -> None:
     assert (guard["duplicates"], guard["alike"], guard["tied"]) == (39, 39, 64)
     assert not guard["ok"]
     assert "order of the file decides" in caplog.text and "different image" in caplog.text
-    assert "39 DIFFERENT images with equal embeddings, 64 ties" in words(guard)
+    assert (
+        "39 images with the embedding of another, different image, 64 of 64 captions tie with a wrong image"
+        in words(guard)
+    )
 
 
 small = arrays.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 3)), elements=st.sampled_from([0.5, 1.0]))
