@@ -3,57 +3,46 @@
     import tbps_cli
     model = tbps_cli.load("runs/irra-0001")
     text_BE = model.encode_texts(["a man in a white shirt"])
+    hits = tbps_cli.search(model, "photos", "a man in a white shirt")
 
-Names are found when they are first used, so that importing the package imports no torch. Two of them
-(`search`, `export`) are sub-packages as well: those modules can be called like the function.
+Each function does what the command of its name does. It is imported when it is first used, so that importing
+the package imports no torch.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
-_WHERE = {
-    "load": ("tbps_cli.models", "open_model"),
-    "train": ("tbps_cli.engine.train", "train"),
-    "evaluate": ("tbps_cli.retrieval.evaluate", "evaluate"),
-    "index": ("tbps_cli.search.index", "index"),
-    "search": ("tbps_cli.search.query", "search"),
-    "export": ("tbps_cli.export.exporter", "export"),
-    "convert": ("tbps_cli.models.official", "convert"),
-}
-"""Public name -> module and function."""
+if TYPE_CHECKING:
+    from tbps_cli.engine.train import train
+    from tbps_cli.exporting.exporter import export
+    from tbps_cli.models import open_model as load
+    from tbps_cli.models.official import convert
+    from tbps_cli.retrieval.evaluate import evaluate
+    from tbps_cli.searching.index import index
+    from tbps_cli.searching.query import search
+else:
+    _WHERE = {
+        "convert": ("models.official", "convert"),
+        "evaluate": ("retrieval.evaluate", "evaluate"),
+        "export": ("exporting.exporter", "export"),
+        "index": ("searching.index", "index"),
+        "load": ("models", "open_model"),
+        "search": ("searching.query", "search"),
+        "train": ("engine.train", "train"),
+    }
+
+    def __getattr__(name: str) -> object:
+        """The function of that name, from the module that holds it (PEP 562)."""
+        from importlib import import_module
+
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, function = _WHERE[name]
+        return getattr(import_module(f"{__name__}.{module}"), function)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_WHERE})
+
 
 __all__ = ["convert", "evaluate", "export", "index", "load", "search", "train"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, function = _WHERE[name]
-    return getattr(importlib.import_module(module), function)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
-
-
-class _Callable(ModuleType):
-    """A sub-package that is also the function of its name."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return __getattr__(self.__name__.rpartition(".")[2])(*args, **options)
-
-
-class _House(ModuleType):
-    """This module: importing a sub-package would otherwise hide the function of the same name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _WHERE and type(value) is ModuleType:
-            value.__class__ = _Callable
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _House

@@ -32,6 +32,6 @@ def cache_dir() -> Path:
     return own
 
 
-def data_root(stated: Path | None = None) -> Path:
+def data_root(stated: str | Path | None = None) -> Path:
     """The folder of the data sets: what was stated, else $TBPS_DATA_ROOT, else ./data."""
     return expanded(Path(stated or os.environ.get("TBPS_DATA_ROOT") or "data"))

@@ -164,7 +164,7 @@ def _save(evaluation: Evaluation, mark: str, html: Path | None, features: Path |
     from tbps_cli.cli import render
     from tbps_cli.files import write_bytes
     from tbps_cli.retrieval import outputs
-    from tbps_cli.search import sheet
+    from tbps_cli.searching import sheet
 
     def place(path: Path) -> Path:
         return path.with_name(f"{path.stem}{mark}{path.suffix}")

@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Write a model as files for other programs, after checking that they give the same answers."""
     from tbps_cli.cli import render, search_view
-    from tbps_cli.export.exporter import export
+    from tbps_cli.exporting.exporter import export
 
     with render.status(f"Exporting to {out}") as step:
         agreement = export(

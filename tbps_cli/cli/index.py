@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Embed the images of a folder; a second time only what is new or changed."""
     from tbps_cli.cli import render, search_view
-    from tbps_cli.search.index import BATCH, index
+    from tbps_cli.searching.index import BATCH, index
 
     with render.progress(f"Embedding {folder}", "images") as progress:
         gallery = index(

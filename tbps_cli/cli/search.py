@@ -11,7 +11,7 @@ import typer
 from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words, Workers
 
 if TYPE_CHECKING:
-    from tbps_cli.search.query import Query, Search
+    from tbps_cli.searching.query import Query, Search
 
 
 class Part(StrEnum):
@@ -72,7 +72,7 @@ def command(
     from tbps_cli.cli import render, search_view
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file, check_new_folder
-    from tbps_cli.search.query import search_all
+    from tbps_cli.searching.query import search_all
 
     if as_json + as_csv + (as_paths or null) > 1:
         raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")
@@ -106,8 +106,8 @@ def command(
 
 def _queries(query: str | None, image: Path | None, minus: str | None, file: Path | None) -> list[Query]:
     from tbps_cli.errors import UsageError
-    from tbps_cli.search.queries import read_queries
-    from tbps_cli.search.query import Query
+    from tbps_cli.searching.queries import read_queries
+    from tbps_cli.searching.query import Query
 
     if file is not None:
         if query is not None or image is not None or minus is not None:
@@ -120,7 +120,7 @@ def _queries(query: str | None, image: Path | None, minus: str | None, file: Pat
 
 def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:
     from tbps_cli.cli import output, render, search_view
-    from tbps_cli.search import document
+    from tbps_cli.searching import document
 
     if form == "json":
         documents = [document.document(answer, found.gallery, found.gallery.run) for answer in found.answers]
@@ -136,7 +136,7 @@ def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:
 def _save(found: Search, html: Path | None, copy_to: Path | None) -> None:
     from tbps_cli.cli import render
     from tbps_cli.files import write_bytes
-    from tbps_cli.search.hits import copy_hits, page
+    from tbps_cli.searching.hits import copy_hits, page
 
     if html:
         with render.progress("Thumbnails") as progress:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from tbps_cli.cli.render import document, line, note, table
 
 if TYPE_CHECKING:
-    from tbps_cli.export.agree import Agreement
-    from tbps_cli.search.gallery import Gallery
-    from tbps_cli.search.query import Answer
+    from tbps_cli.exporting.agree import Agreement
+    from tbps_cli.searching.gallery import Gallery
+    from tbps_cli.searching.query import Answer
 
 
 def hits(answers: Sequence[Answer], gallery: Gallery) -> None:

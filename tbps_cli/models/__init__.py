@@ -16,9 +16,9 @@ def open_model(
     *,
     device: str = "auto",
     sets: Sequence[str] = (),
-    words: Path | None = None,
+    words: str | Path | None = None,
     runs: Path = Path("runs"),
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
 ) -> Model | ExportedModel:
     """Open a run folder, an exported folder or an official checkpoint (file or folder).
 

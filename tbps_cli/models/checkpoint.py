@@ -104,8 +104,8 @@ class Checkpoint:
         *,
         device: str = "auto",
         sets: Sequence[str] = (),
-        words: Path | None = None,
-        data_root: Path | None = None,
+        words: str | Path | None = None,
+        data_root: str | Path | None = None,
     ) -> Model | ExportedModel:
         """Read the weights. sets: further ones than `find` was given.
 
@@ -122,10 +122,11 @@ class Checkpoint:
             return ExportedModel(self.path)
         from tbps_cli.models.model import open_official, open_run
 
+        table, root = Path(words) if words is not None else None, place_of(data_root)
         if self.run is not None:
-            return open_run(self.run, device=device, sets=self.sets, words=words)
+            return open_run(self.run, device=device, sets=self.sets, words=table)
         assert self.official is not None
-        return open_official(self.official, self.path, device=device, words=words, data_root=data_root)
+        return open_official(self.official, self.path, device=device, words=table, data_root=root)
 
 
 # What library functions take: an encoder, or anything that can be opened ------------------------
@@ -147,7 +148,7 @@ def open_data(
     names: Sequence[str] = (),
     *,
     split: str,
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     hint: str = "Name one: --data NAME",
 ) -> list[Dataset]:
     """The data sets named, else the one that a model was trained on, each with a split that is not empty.
@@ -175,7 +176,11 @@ def _exclude(owner: Encoder | Checkpoint) -> Path | None:
 
 
 def open_encoder(
-    owner: Encoder | Checkpoint, *, device: str = "auto", words: Path | None = None, data_root: Path | None = None
+    owner: Encoder | Checkpoint,
+    *,
+    device: str = "auto",
+    words: str | Path | None = None,
+    data_root: str | Path | None = None,
 ) -> Encoder:
     """`Checkpoint.open` for what is not open yet."""
     if isinstance(owner, Checkpoint):
@@ -188,8 +193,8 @@ def opened(
     *,
     device: str = "auto",
     sets: Sequence[str] = (),
-    words: Path | None = None,
-    data_root: Path | None = None,
+    words: str | Path | None = None,
+    data_root: str | Path | None = None,
 ) -> Encoder:
     """`find` and `open_encoder`, where nothing has to be checked between them."""
     return open_encoder(find(checkpoint, sets), device=device, words=words, data_root=data_root)

@@ -195,9 +195,9 @@ def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words:
     sources = TextSources(words=words, kept=run.tokenizer(), data=recipe.data.name)
     text = methods.find(recipe.method.name).text_input(recipe.method, sources)
     recipe = recipe.model_copy(update={"method": text.config})
+    chosen = choose(device)
     method = build(recipe)
     load_into(method, {**run.weights(), **text.tensors}, name=str(run.weights_file))
-    chosen = choose(device)
     return Model(method, recipe, run.folder, device=chosen, tokenizer=text.tokenizer, selected_on=run.selected_on)
 
 
@@ -205,10 +205,11 @@ def open_official(
     found: Official, path: Path, *, device: str = "auto", words: Path | None = None, data_root: Path | None = None
 ) -> Model:
     """A foreign checkpoint, found at `path`, as an encoder; one logged line says that it was converted."""
+    chosen = choose(device)
     made = found.load(words=words, data_root=data_root)
     logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, made.coverage)
     notes = [str(made.coverage)]
-    return Model(made.method, made.recipe, path, device=choose(device), tokenizer=made.tokenizer, notes=notes)
+    return Model(made.method, made.recipe, path, device=chosen, tokenizer=made.tokenizer, notes=notes)
 
 
 def build(recipe: Recipe, identities: int = 0) -> Method:

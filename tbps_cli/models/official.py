@@ -84,8 +84,8 @@ def convert(
     *,
     method: str | None = None,
     sets: Sequence[str] = (),
-    words: Path | None = None,
-    data_root: Path | None = None,
+    words: str | Path | None = None,
+    data_root: str | Path | None = None,
 ) -> Run:
     """Turn an official checkpoint (file or folder) into a run folder.
 
@@ -96,7 +96,8 @@ def convert(
     """
     if out is not None:
         check_new_folder("--out", Path(out), inside=True)
-    converted = find(Path(path).expanduser(), method=method, sets=sets).load(words=words, data_root=data_root)
+    found = find(Path(path).expanduser(), method=method, sets=sets)
+    converted = found.load(words=Path(words) if words else None, data_root=places.data_root(data_root))
     recipe = converted.recipe
     folder = Path(out) if out is not None else number(Path("runs"), recipe.method.name)
     run = Run.create(folder, recipe, converted.tokenizer)

@@ -228,15 +228,31 @@ def test_colour_needs_a_terminal_and_no_color_unset() -> None:
     assert "\x1b" not in run("recipse").stderr
 
 
-def test_the_library_names_survive_the_import_of_packages_of_the_same_name() -> None:
+def test_library_functions_keep_their_signatures_whatever_is_imported_and_need_no_torch() -> None:
     program = (
-        "import sys, types, tbps_cli\n"
-        "module = types.ModuleType('tbps_cli.search')\n"
-        "tbps_cli.search = module\n"
-        "tbps_cli._WHERE['search'] = ('math', 'hypot')\n"
-        "assert tbps_cli.search(3, 4) == 5\n"
-        "assert 'torch' not in sys.modules\n"
+        "import inspect, sys, types, tbps_cli\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)\n"
         "assert set(tbps_cli.__all__) <= set(dir(tbps_cli))\n"
+        "import tbps_cli.searching.index, tbps_cli.exporting.exporter\n"
+        "assert type(tbps_cli) is types.ModuleType\n"
+        "for name in ('search', 'export', 'index', 'evaluate', 'load'):\n"
+        "    assert list(inspect.signature(getattr(tbps_cli, name)).parameters)[0] in ('checkpoint', 'ckpt'), name\n"
+        "assert {'query', 'image', 'top'} <= inspect.signature(tbps_cli.search).parameters.keys()\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_programs_that_know_the_earlier_address_of_the_search_go_on_working() -> None:
+    program = (
+        "import tbps_cli\n"
+        "from tbps_cli.search.index import index\n"
+        "from tbps_cli.search.queries import read_queries\n"
+        "import tbps_cli.search.gallery as gallery\n"
+        "from tbps_cli.searching.gallery import Gallery\n"
+        "from tbps_cli.searching.query import search\n"
+        "assert tbps_cli.search is search and tbps_cli.index is index and gallery.Gallery is Gallery\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

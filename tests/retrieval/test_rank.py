@@ -71,6 +71,6 @@ def test_an_empty_gallery_gives_no_hits() -> None:
 
 
 def test_retrieval_and_sheets_import_no_torch() -> None:
-    modules = ["retrieval.rank", "features.store", "retrieval.rerank", "retrieval.evaluate", "search.sheet"]
+    modules = ["retrieval.rank", "features.store", "retrieval.rerank", "retrieval.evaluate", "searching.sheet"]
     code = f"import sys, {', '.join(f'tbps_cli.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

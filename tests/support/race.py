@@ -1,4 +1,4 @@
-"""What one process of the race in `search/test_concurrent.py` does: index or search a folder again and again.
+"""What one process of the race in `searching/test_concurrent.py` does: index or search a folder again and again.
 
     python -m support.race write|read|open FOLDER CONTENTS SECONDS [INDEX]
 
@@ -19,9 +19,9 @@ from support.encoder import FakeEncoder
 from tbps_cli.errors import CacheError
 from tbps_cli.features import pipeline
 from tbps_cli.features.rows import content_hash
-from tbps_cli.search.gallery import Gallery
-from tbps_cli.search.index import index, open_index
-from tbps_cli.search.query import search
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.query import search
 
 Oracle = dict[str, np.ndarray]
 

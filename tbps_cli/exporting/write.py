@@ -1,74 +1,52 @@
-"""`tbps export`: a model as files that other programs read, kept only when they agree with it.
-
-onnx: two graphs, image and text (`export/graphs.py`). safetensors: the weights under our names
-with the resolved recipe. hub: a folder that open_clip opens (methods whose inference is plain
-CLIP). Everything is written beside the target first and renamed into place when the check holds.
-"""
+"""An export is written beside its place, compared with the model, and put there when both agree."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from tbps_cli import files
-from tbps_cli.errors import TbpsError, UsageError
-from tbps_cli.export import hub
-from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare, seconds
-from tbps_cli.export.hub import inference_state
-from tbps_cli.export.samples import samples
-from tbps_cli.models.checkpoint import Checkpoint, find
-from tbps_cli.models.exported import MANIFEST, ExportedModel, check_name
+from tbps_cli.errors import TbpsError
+from tbps_cli.exporting import hub
+from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare, seconds
+from tbps_cli.exporting.formats import Format, already_exported
+from tbps_cli.exporting.hub import inference_state
+from tbps_cli.exporting.samples import samples
+from tbps_cli.features.encoder import Encoder
+from tbps_cli.models.exported import MANIFEST, ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
 from tbps_cli.weights.files import write_safetensors
 
 logger = logging.getLogger("tbps")
-Format = Literal["onnx", "safetensors", "hub"]
-FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "hub")
 
 
-def export(
-    checkpoint: Model | Checkpoint | str | Path | None,
-    out: str | Path,
+def write(
+    model: Encoder,
+    out: Path,
     *,
-    formats: Sequence[str] | None = None,
-    quantize: str | None = None,
-    examples: Examples | None = None,
-    tolerance: float | None = None,
-    data_root: Path | None = None,
-    device: str = "cpu",
-    sets: Sequence[str] = (),
-    words: Path | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    formats: tuple[Format, ...],
+    quantize: str | None,
+    examples: Examples | None,
+    tolerance: float | None,
+    data_root: str | Path | None,
+    progress: Callable[[str], None],
 ) -> Agreement | None:
-    """Write a model into the new folder `out`; returns how well the graphs agree (None without onnx).
-
-    checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
-    formats: of `FORMATS`; default onnx and safetensors, with `quantize` onnx alone (the weights are fp32).
-    quantize: None or "int8".
-    examples: what both forms are run on; left out, `samples.samples` finds some, looking below `data_root`.
-    tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
-    progress: called with the name of each step.
-    Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
-    embeddings depend on batch companions, or the difference is above the tolerance.
-    """
-    wanted = _known_formats(formats or (("onnx",) if quantize else ("onnx", "safetensors")), quantize)
-    out = Path(out)
-    files.check_new_folder("--out", out)
-    check_name(out, "--out ")
-    model = _open(checkpoint, device, sets, words, data_root)
-    check(model, wanted)
+    """Write a model in these formats, as `exporter.export` says."""
+    if not isinstance(model, Model):
+        raise already_exported(model.path)
+    check(model, formats)
     allowed = TOLERANCE[quantize or "fp32"] if tolerance is None else tolerance
-    facts = _facts(model, wanted, quantize)
+    facts = _facts(model, formats, quantize)
     agreement = None
     with files.new_folder(out, f"--out {out}") as folder:
         _write_plain(model, folder, facts, progress)
-        if "onnx" in wanted:
+        if "onnx" in formats:
             agreement = _write_graphs(model, folder, facts, examples or samples(model, data_root), allowed, progress)
             if not agreement.holds:
                 raise _disagree(agreement, quantize)
@@ -76,34 +54,6 @@ def export(
         (folder / "README.md").write_text(_card(facts, agreement), "utf-8")
         _share(folder)
     return agreement
-
-
-def _known_formats(formats: Sequence[str], quantize: str | None) -> tuple[Format, ...]:
-    """The formats in their usual order. Raises UsageError for one that is not known."""
-    for name in formats:
-        if name not in FORMATS:
-            raise UsageError(f"--format {name}: must be one of {', '.join(FORMATS)}.")
-    if quantize not in (None, "int8"):
-        raise UsageError(f"--quantize {quantize}: must be int8.")
-    if quantize and "onnx" not in formats:
-        raise UsageError("--quantize int8 needs --format onnx.", "Quantisation changes the graphs only.")
-    return tuple(name for name in FORMATS if name in formats)
-
-
-def _open(
-    checkpoint: Model | Checkpoint | str | Path | None,
-    device: str,
-    sets: Sequence[str],
-    words: Path | None,
-    data_root: Path | None,
-) -> Model:
-    """The model on torch. Raises UsageError for an exported folder."""
-    owner = find(checkpoint, sets)
-    if isinstance(owner, Checkpoint) and owner.kind != "exported":
-        owner = owner.open(device=device, words=words, data_root=data_root)
-    if not isinstance(owner, Model):
-        raise UsageError(f"{owner.path} is an export already.", "Give the run that it was made from.")
-    return owner
 
 
 def _share(folder: Path) -> None:
@@ -154,7 +104,7 @@ def _write_graphs(
     progress: Callable[[str], None],
 ) -> Agreement:
     """Both graphs, and how well they agree with the model; that goes into `facts` too."""
-    from tbps_cli.export import graphs
+    from tbps_cli.exporting import graphs
 
     progress("graphs")
     tokens = torch.from_numpy(model.tokenizer(["a man in a white shirt", "a woman"]))

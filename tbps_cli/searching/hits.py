@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from tbps_cli import files
 from tbps_cli.errors import TbpsError
 from tbps_cli.escape import printable
-from tbps_cli.search.gallery import Gallery
-from tbps_cli.search.query import Answer
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.query import Answer
 from tbps_cli.types import Hit
 
 if TYPE_CHECKING:
-    from tbps_cli.search import sheet
+    from tbps_cli.searching import sheet
 
 LARGE, SEVERAL = (158, 380), (88, 216)
 """Width and height in pixels of thumbnails: six fill a line for one search, ten for several."""
@@ -25,7 +25,7 @@ def page(
     answers: Sequence[Answer], gallery: Gallery, run: str, *, progress: Callable[[int, int], None] | None = None
 ) -> str:
     """All answers as one self-contained HTML text; right and wrong hits are framed where the truth is known."""
-    from tbps_cli.search import sheet
+    from tbps_cli.searching import sheet
 
     single = len(answers) == 1
     title = str(answers[0].query) if single else f"{len(answers):,} searches"
@@ -39,7 +39,7 @@ def page(
 
 
 def _answer(answer: Answer, single: bool) -> sheet.Answer:
-    from tbps_cli.search import sheet
+    from tbps_cli.searching import sheet
 
     places = [sheet.Place(hit.file, f"{hit.score:.3f}\n{_name(hit)}", answer.is_right(hit)) for hit in answer.hits]
     return sheet.Answer("" if single else printable(str(answer.query)), places, "" if single else _remark(answer))

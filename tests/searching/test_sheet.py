@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from PIL import Image
 from support.sets import save_image
 
-from tbps_cli.search.sheet import MOST, Answer, Group, Place, _parts, sheet
+from tbps_cli.searching.sheet import MOST, Answer, Group, Place, _parts, sheet
 
 
 class Reader(HTMLParser):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tbps_cli.data.images import read_image
 from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import TbpsError
-from tbps_cli.export.agree import Examples
+from tbps_cli.exporting.agree import Examples
 from tbps_cli.places import data_root as place_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ COUNT = 16
 logger = logging.getLogger("tbps")
 
 
-def samples(model: Model, data_root: Path | None = None, count: int = COUNT) -> Examples:
+def samples(model: Model, data_root: str | Path | None = None, count: int = COUNT) -> Examples:
     """`count` images and captions, and a word on where they come from.
 
     The test split of the run's data set when it is there; otherwise synthetic pedestrians drawn on

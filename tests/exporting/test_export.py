@@ -19,11 +19,11 @@ from PIL import Image
 from support import oracles
 
 from tbps_cli.errors import TbpsError, UsageError, WeightsError
-from tbps_cli.export import exporter as module
-from tbps_cli.export import graphs
-from tbps_cli.export.agree import TOLERANCE, Agreement, Examples, compare
-from tbps_cli.export.exporter import export
-from tbps_cli.export.samples import samples
+from tbps_cli.exporting import graphs
+from tbps_cli.exporting import write as module
+from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare
+from tbps_cli.exporting.exporter import export
+from tbps_cli.exporting.samples import samples
 from tbps_cli.models import open_model
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
@@ -148,7 +148,7 @@ def test_int8_graphs_that_are_slower_here_are_called_so(
     model: Model, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     times = iter([(1.0, 1.0), (4.0, 0.5)])
-    monkeypatch.setattr("tbps_cli.export.exporter.seconds", lambda *_: next(times))
+    monkeypatch.setattr("tbps_cli.exporting.write.seconds", lambda *_: next(times))
     export(model, tmp_path / "out", quantize="int8", examples=examples)
     assert "with int8, images take 4.0 times as long on this machine; what it saves is size" in caplog.text
     assert json.loads((tmp_path / "out" / "tbps.json").read_text())["speed"] == {"images": 0.25, "captions": 2.0}

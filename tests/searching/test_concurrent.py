@@ -17,7 +17,7 @@ from support.encoder import FakeEncoder
 from support.race import oracle_of, wrong
 from support.sets import save_image
 
-from tbps_cli.search.index import index
+from tbps_cli.searching.index import index
 
 CONTENTS = 24
 

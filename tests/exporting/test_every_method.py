@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tbps_cli import methods
-from tbps_cli.export import graphs
+from tbps_cli.exporting import graphs
 from tbps_cli.methods.base import Method
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.types import Task

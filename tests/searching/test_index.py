@@ -15,10 +15,10 @@ from support.encoder import FakeEncoder
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features import pipeline
 from tbps_cli.features.store import FeatureFile
-from tbps_cli.search import index as indexing
-from tbps_cli.search import scan as scanning
-from tbps_cli.search.gallery import Gallery
-from tbps_cli.search.index import index, open_index
+from tbps_cli.searching import index as indexing
+from tbps_cli.searching import scan as scanning
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.index import index, open_index
 
 
 def paths(gallery: Gallery) -> set[str]:

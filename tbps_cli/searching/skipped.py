@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tbps_cli import files
 from tbps_cli.errors import TbpsError
-from tbps_cli.search.gallery import Skipped
-from tbps_cli.search.scan import Found
+from tbps_cli.searching.gallery import Skipped
+from tbps_cli.searching.scan import Found
 
 logger = logging.getLogger("tbps")
 SHOWN = 5

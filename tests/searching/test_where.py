@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.errors import UsageError
-from tbps_cli.search.where import parse, require
+from tbps_cli.searching.where import parse, require
 
 ROW: dict[str, Any] = {
     "path": "night/gate/03.jpg",

@@ -13,7 +13,7 @@ from support.sets import cuhk_records, save_image, write_set
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
-from tbps_cli.export.agree import Agreement
+from tbps_cli.exporting.agree import Agreement
 from tbps_cli.models.model import Model
 
 runner = CliRunner()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tbps_cli.data.layouts import pairs, records, tables
 from tbps_cli.errors import DataError
-from tbps_cli.search.query import Query
+from tbps_cli.searching.query import Query
 
 FIELDS: tables.Fields = {
     "query": ("query", *pairs.FIELDS["caption"]),

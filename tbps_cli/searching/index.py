@@ -21,9 +21,9 @@ from tbps_cli.features.pipeline import Policy, Progress, Report, Source, embed_i
 from tbps_cli.features.snapshot import read_about
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.models.checkpoint import Checkpoint, opened
-from tbps_cli.search.gallery import Gallery, Skipped, Update
-from tbps_cli.search.scan import Scan, check_folder, scan
-from tbps_cli.search.skipped import SkippedList, warn_of_skipped
+from tbps_cli.searching.gallery import Gallery, Skipped, Update
+from tbps_cli.searching.scan import Scan, check_folder, scan
+from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
 
 logger = logging.getLogger("tbps")
 BATCH = 64
@@ -39,10 +39,10 @@ def index(
     *,
     workers: int | None = None,
     batch: int = BATCH,
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     device: str = "auto",
     sets: Sequence[str] = (),
-    words: Path | None = None,
+    words: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Gallery:
     """Embed the images of a folder, as far as that has not been done, and open them as a gallery.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tbps_cli.errors import DataError
-from tbps_cli.search import scan as module
-from tbps_cli.search.scan import scan
+from tbps_cli.searching import scan as module
+from tbps_cli.searching.scan import scan
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -8,8 +8,8 @@ from tbps_cli.data.types import Person, Split
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.places import cache_dir
 from tbps_cli.retrieval.embed import embed_gallery
-from tbps_cli.search.gallery import Gallery
-from tbps_cli.search.index import refuse_batch_dependent
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.index import refuse_batch_dependent
 
 
 def of_split(

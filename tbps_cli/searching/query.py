@@ -22,10 +22,10 @@ from tbps_cli.features.encoder import Encoder, warn_of_cut
 from tbps_cli.features.rows import content_hash
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
 from tbps_cli.retrieval.rank import topk
-from tbps_cli.search.dataset import of_split
-from tbps_cli.search.gallery import Gallery
-from tbps_cli.search.index import index, open_index, read_index, refuse_batch_dependent
-from tbps_cli.search.where import Where, parse, require
+from tbps_cli.searching.dataset import of_split
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.index import index, open_index, read_index, refuse_batch_dependent
+from tbps_cli.searching.where import Where, parse, require
 from tbps_cli.types import Hit
 
 Progress = Callable[[int, int], None]
@@ -97,10 +97,10 @@ def search(
     min_score: float | None = None,
     with_self: bool = True,
     split: str = "test",
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     device: str = "auto",
     sets: Sequence[str] = (),
-    words: Path | None = None,
+    words: str | Path | None = None,
     workers: int | None = None,
 ) -> list[Hit]:
     """The images that fit a description best.
@@ -109,7 +109,7 @@ def search(
     gallery: an open one, a folder of images (embedded on first use) or an index file; left out, `split`
     of the data set that the model was trained on, below `data_root`.
     query: the sentence; image: an image that shows what is wanted; minus: what it is not.
-    where: a filter, see `search.where`; min_score: the lowest cosine that counts.
+    where: a filter, see `searching.where`; min_score: the lowest cosine that counts.
     with_self: whether the image that is searched by may be a hit (`tbps search` leaves it out).
     """
     asked = query if isinstance(query, Query) else Query(query, Path(image) if image else None, minus)
@@ -141,10 +141,10 @@ def search_all(
     min_score: float | None = None,
     with_self: bool = True,
     split: str = "test",
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     device: str = "auto",
     sets: Sequence[str] = (),
-    words: Path | None = None,
+    words: str | Path | None = None,
     workers: int | None = None,
     watch: Watch | None = None,
 ) -> Search:
@@ -178,10 +178,10 @@ def open_gallery(
     place: str | Path | None = None,
     *,
     split: str = "test",
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     device: str = "auto",
     sets: Sequence[str] = (),
-    words: Path | None = None,
+    words: str | Path | None = None,
     workers: int | None = None,
     watch: Watch | None = None,
 ) -> tuple[Encoder, Gallery]:

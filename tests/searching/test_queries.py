@@ -14,11 +14,11 @@ import pytest
 from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.escape import json_text
 from tbps_cli.features.rows import Rows
-from tbps_cli.search import document
-from tbps_cli.search.hits import copy_hits, page
-from tbps_cli.search.index import index
-from tbps_cli.search.queries import read_queries
-from tbps_cli.search.query import Query, answers
+from tbps_cli.searching import document
+from tbps_cli.searching.hits import copy_hits, page
+from tbps_cli.searching.index import index
+from tbps_cli.searching.queries import read_queries
+from tbps_cli.searching.query import Query, answers
 
 FILES = {
     "q.txt": "a man in red\n\n  a woman in blue \n",

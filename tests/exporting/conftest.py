@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from support.runs import tiny_recipe, tiny_run
 
-from tbps_cli.export.agree import Agreement, Examples
-from tbps_cli.export.exporter import export
+from tbps_cli.exporting.agree import Agreement, Examples
+from tbps_cli.exporting.exporter import export
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
 from tbps_cli.recipe.draft import Draft

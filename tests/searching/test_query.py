@@ -13,10 +13,10 @@ from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.rows import Row, Rows
 from tbps_cli.retrieval.embed import embed_split
-from tbps_cli.search.dataset import of_split
-from tbps_cli.search.gallery import Gallery
-from tbps_cli.search.index import index
-from tbps_cli.search.query import MINUS, Query, answers, encode, search
+from tbps_cli.searching.dataset import of_split
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.index import index
+from tbps_cli.searching.query import MINUS, Query, answers, encode, search
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""`tbps export`: a model as files that other programs read, kept only when they agree with it.
+
+onnx: two graphs, image and text (`exporting/graphs.py`). safetensors: the weights under our names
+with the resolved recipe. hub: a folder that open_clip opens (methods whose inference is plain
+CLIP). What is asked for is checked here, before torch is imported; `exporting/write.py` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tbps_cli import files
+from tbps_cli.exporting.agree import Agreement, Examples
+from tbps_cli.exporting.formats import already_exported, known_formats
+from tbps_cli.models.checkpoint import Checkpoint, find, open_encoder
+from tbps_cli.models.exported import check_name
+
+if TYPE_CHECKING:
+    from tbps_cli.models.model import Model
+
+
+def export(
+    checkpoint: Model | Checkpoint | str | Path | None,
+    out: str | Path,
+    *,
+    formats: Sequence[str] | None = None,
+    quantize: str | None = None,
+    examples: Examples | None = None,
+    tolerance: float | None = None,
+    data_root: str | Path | None = None,
+    device: str = "cpu",
+    sets: Sequence[str] = (),
+    words: str | Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Agreement | None:
+    """Write a model into the new folder `out`; returns how well the graphs agree (None without onnx).
+
+    checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
+    formats: of `formats.FORMATS`; default onnx and safetensors, with `quantize` onnx alone (the weights are fp32).
+    quantize: None or "int8".
+    examples: what both forms are run on; left out, `samples.samples` finds some, looking below `data_root`.
+    tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
+    progress: called with the name of each step.
+    Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
+    embeddings depend on batch companions, or the difference is above the tolerance.
+    """
+    wanted = known_formats(formats or (("onnx",) if quantize else ("onnx", "safetensors")), quantize)
+    out = Path(out)
+    files.check_new_folder("--out", out)
+    check_name(out, "--out ")
+    owner = find(checkpoint, sets)
+    if isinstance(owner, Checkpoint) and owner.kind == "exported":
+        raise already_exported(owner.path)
+    model = open_encoder(owner, device=device, words=words, data_root=data_root)
+    from tbps_cli.exporting.write import write  # and with it torch
+
+    return write(
+        model,
+        out,
+        formats=wanted,
+        quantize=quantize,
+        examples=examples,
+        tolerance=tolerance,
+        data_root=data_root,
+        progress=progress,
+    )
