@@ -87,7 +87,7 @@ class Guard:
             return None
         return (
             f"embeddings depend on the rest of the batch (they change by up to {self.difference:.2g}, seen on "
-            f"{self.rows} captions and images), so these scores hold for this batch size and this order of the file only"
+            f"{self.rows} captions and images), so these scores hold for this batch size and this file order only"
         )
 
     @property
