@@ -62,7 +62,7 @@ def locked(path: Path, *, alone: bool) -> Iterator[None]:
     try:
         while handle is None:
             with suppress(FileNotFoundError):  # the folder was removed between these two lines
-                lock.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(lock.parent)
                 handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
             if handle is not None and not _acquired(handle, lock, alone):
                 os.close(handle)
@@ -75,6 +75,15 @@ def locked(path: Path, *, alone: bool) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def _make_folder(folder: Path) -> None:
+    """`mkdir` with `exist_ok` fails where the folder is removed between its attempt and its look at what is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        if folder.exists():  # a file, which stays in the way
+            raise
 
 
 def _acquired(handle: int, lock: Path, alone: bool) -> bool:

@@ -69,7 +69,6 @@ class Model:
         self.name: str = recipe.method.name
         self.data: str | None = recipe.data.name
         self.tokenizer = tokenizer or method.tokenizer(recipe.method)
-        _check_table(method, self.tokenizer, path)
         self.transform: EvalTransform = method.eval_transform(recipe.method, method.task)
         self.batch_dependent: str | None = method.batch_dependent(recipe.method)
         self.places_taken: int = method.places_taken(recipe.method)
@@ -118,9 +117,11 @@ class Model:
         """Sentences -> float32 [B, E] unit rows.
 
         query: the sentences come from a person who searches: special tokens written out in them are
-        taken as ordinary words. progress: called with (done, total).
+        taken as ordinary words. progress: called with (done, total). Raises WeightsError when the
+        checkpoint has fewer tokens than the tokenizer has ids.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        _check_table(self.method, self.tokenizer, self.path)
 
         def encode(start: int, stop: int) -> Rows:
             if self.pieces:

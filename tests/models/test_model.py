@@ -212,4 +212,4 @@ def test_a_table_of_fewer_tokens_than_the_tokenizer_has_ids_is_refused(tmp_path:
     method = recipe.method.model_copy(update={"tower": tower})
     run = tiny_run(tmp_path / "run", recipe.model_copy(update={"method": method}))
     with pytest.raises(WeightsError, match=r"its table of tokens has 49,000 rows, but the tokenizer has 49,408 ids"):
-        open_model(run.folder, device="cpu")
+        open_model(run.folder, device="cpu").encode_texts(["a man in a white shirt"])

@@ -203,4 +203,4 @@ def test_the_published_score_stands_beside_that_of_its_own_test_split_alone(plac
     assert evaluate_module._published(load("irra-icfg-pedes"), whole) is None
     document = {"published": found, "text_to_image": {"R1": 72.5}}
     assert "R1 73.38 ± 1.1, mAP 66.13; R1 here -0.88: within" in published_line(document)[0]
-    assert "R1 here -2.38: more than chance" in published_line({**document, "text_to_image": {"R1": 71.0}})[0]
+    assert "R1 here -2.38: more than sampling error" in published_line({**document, "text_to_image": {"R1": 71.0}})[0]
