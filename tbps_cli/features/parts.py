@@ -82,7 +82,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        if folder.exists():  # a file, which stays in the way
+        if folder.is_file():
             raise
 
 
