@@ -1,4 +1,4 @@
-"""`tbps cache`: what lies in the cache folder, and how to delete it."""
+"""`tbps cache`: lists what is in the cache folder, and deletes it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the caches (features, indexes, downloads): what they belong to and how large they are. Clean them."""
+    """List cached features, indexes and downloads with the images and the model that they belong to, or delete them."""
     from tbps_cli.caches import KINDS, cached, remove
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError

@@ -14,7 +14,7 @@ RUN = "A run folder or an official checkpoint (file or folder)."
 
 def command(
     first: Annotated[Path, typer.Argument(metavar="RUN", help=RUN)],
-    second: Annotated[Path, typer.Argument(metavar="RUN", help="The one it is compared with.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="The run it is compared with.")],
     data: Annotated[
         str | None,
         typer.Option("--data", metavar="NAME", help="The data set, by name or path. Default: the runs' own."),
@@ -23,7 +23,9 @@ def command(
     split: Ranked = SplitName.test,
     worst: Annotated[
         int,
-        typer.Option("--worst", metavar="N", min=0, help="Captions listed among the gains and among the losses."),
+        typer.Option(
+            "--worst", metavar="N", min=0, help="How many captions to list that gained most, and that lost most."
+        ),
     ] = 5,
     batch: BatchSize = None,
     as_json: Json = False,
@@ -32,7 +34,7 @@ def command(
     words: Words = None,
     workers: Workers = None,
 ) -> None:
-    """Say whether two runs differ: paired bootstrap over persons, gains and losses of single captions."""
+    """Test whether two runs differ (paired bootstrap over persons), and list the captions that gained or lost most."""
     from tbps_cli.cli import render, scores_view
     from tbps_cli.errors import UsageError
     from tbps_cli.places import cache_dir

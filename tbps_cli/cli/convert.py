@@ -11,19 +11,19 @@ from tbps_cli.cli.options import DataRoot, Json, Sets, Words
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="An official checkpoint: its file or its folder.")],
+    file: Annotated[Path, typer.Argument(help="An official checkpoint: a file or a folder.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="RUN", help="New folder to write. Default: the next in ./runs.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", metavar="NAME", help="Refuse a checkpoint of any other method.")
+        str | None, typer.Option("--method", metavar="NAME", help="Refuse the checkpoint unless it is of this method.")
     ] = None,
     sets: Sets = None,
     words: Words = None,
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Turn an official checkpoint into a run folder, reading it without running anything in it."""
+    """Turn an official checkpoint into a run folder. Nothing in the checkpoint is executed."""
     from tbps_cli.cli import render
     from tbps_cli.models.official import convert
 

@@ -31,12 +31,12 @@ def show(report: Report) -> None:
         line(f"note: {text}")
     _audit_lines(report)
     if report.store:
-        line(f"pre-decoded images: {report.store}")
+        line(f"decoded images: {report.store}")
     if report.file:
         line(f"report: {report.file}")
     if report.counts_agree is False:
-        line("the counts are not the published ones: scores will not be comparable", style="yellow")
-    line("ready" if not report.broken else f"{report.broken:,} images cannot be used", style="bold")
+        line("the counts differ from the published ones, so scores are not comparable", style="yellow")
+    line("ready" if not report.broken else f"{report.broken:,} images are missing or unreadable", style="bold")
 
 
 def _audit_lines(report: Report) -> None:
@@ -50,7 +50,7 @@ def _audit_lines(report: Report) -> None:
         for example in finding.examples:
             line(f"  {finding.kind}: {example}")
     if not report.excluded:
-        line("no training entry needs to be left out")
+        line("nothing to leave out of training")
         return
     if report.exclude is None:
         line(f"{report.excluded:,} training entries to leave out, but the list could not be written")

@@ -1,4 +1,4 @@
-"""`tbps doctor`: what this machine can do, and what is missing for the rest."""
+"""`tbps doctor`: what this machine offers, and what is missing for the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = "torch", "torchvision", "open_clip_torch", "numpy", "pillow", "h5py"
 
 
 def command(data_root: DataRoot = None, as_json: Json = False) -> None:
-    """Say what this machine can do: Python, packages, devices, extras, folders and free disk."""
+    """Show what this machine offers: Python, packages, devices, extras, folders and free disk space."""
     from tbps_cli.cli import render
 
     found = report(data_root)
@@ -108,7 +108,7 @@ def _readable(found: Mapping[str, Any]) -> dict[str, object]:
         memory = f", {bytes_text(device['memory'])}" if "memory" in device else ""
         lines[f"device {device['name']}"] = f"{device['what']}{memory}"
     for extra, there in found["extras"].items():
-        lines[f"extra {extra}"] = "installed" if there else f"missing; type: pip install 'tbps[{extra}]'"
+        lines[f"extra {extra}"] = "installed" if there else f"not installed; type: pip install 'tbps[{extra}]'"
     for name, label in (("data_root", "data sets"), ("cache", "cache"), ("runs", "runs")):
         folder = found[name]
         state = {True: "", False: " (not there yet)", None: " (may not be read)"}[folder["exists"]]

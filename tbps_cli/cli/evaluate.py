@@ -39,7 +39,7 @@ class Format(StrEnum):
 
 
 class Parser(Command):
-    """Lets `--interval` stand without its number, which the parser has no word for."""
+    """Makes the value of `--interval` optional, which typer cannot express."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_with_level(args)))
@@ -74,7 +74,8 @@ def command(
     data_root: DataRoot = None,
     split: Ranked = SplitName.test,
     rerank: Annotated[
-        bool, typer.Option("--rerank", help="Add TextReID's bonus for shared neighbours to the similarities.")
+        bool,
+        typer.Option("--rerank", help="Re-rank as TextReID does: images that share neighbours with the query gain."),
     ] = False,
     batch: BatchSize = None,
     interval: Annotated[
@@ -82,8 +83,8 @@ def command(
         typer.Option(
             "--interval",
             metavar="[PERCENT]",
-            help="Add the bootstrap interval over persons: how far other test persons would move the scores. "
-            f"PERCENT may be left out ({USUAL_LEVEL}).",
+            help="Add a bootstrap interval over persons: how much the scores would vary with other test persons. "
+            f"PERCENT is {USUAL_LEVEL} unless you give it.",
         ),
     ] = None,
     html: Annotated[
@@ -105,7 +106,7 @@ def command(
     words: Words = None,
     workers: Workers = None,
 ) -> None:
-    """Rank table of a run on a split: R@1, R@5, R@10, mAP and mINP in both directions."""
+    """Evaluate a run on a split: R@1, R@5, R@10, mAP and mINP, text to image and image to text."""
     from tbps_cli.cli import render, scores_view
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file

@@ -26,7 +26,12 @@ def command(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option("--tolerance", metavar="X", help="Largest allowed difference of an entry of a unit row.", min=0),
+        typer.Option(
+            "--tolerance",
+            metavar="X",
+            help="Largest difference allowed between an exported and an original embedding, in any entry.",
+            min=0,
+        ),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "cpu",
@@ -34,7 +39,7 @@ def command(
     words: Words = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model as files for other programs, after checking that they give the same answers."""
+    """Write a model as files for other programs, after checking that they give the same embeddings."""
     from tbps_cli.cli import render, search_view
     from tbps_cli.exporting.exporter import export
 

@@ -11,11 +11,13 @@ from tbps_cli.cli.options import BatchSize, Ckpt, DataRoot, Device, Json, Sets, 
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images; sub-folders belong to it.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, including its sub-folders.")],
     ckpt: Ckpt = None,
     path: Annotated[
         Path | None,
-        typer.Option("--index", metavar="FILE", help="Where the index goes, for --in FILE. Default: the cache."),
+        typer.Option(
+            "--index", metavar="FILE", help="Where to write the index, for searches with --in FILE. Default: the cache."
+        ),
     ] = None,
     batch: BatchSize = None,
     workers: Workers = None,
@@ -25,7 +27,7 @@ def command(
     words: Words = None,
     as_json: Json = False,
 ) -> None:
-    """Embed the images of a folder; a second time only what is new or changed."""
+    """Embed the images of a folder so that searches start at once. Run again, it embeds only new and changed images."""
     from tbps_cli.cli import render, search_view
     from tbps_cli.searching.index import BATCH, index
 

@@ -51,14 +51,16 @@ DataRoot = Annotated[
         help="The folder that holds the data sets. Default: ./data.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Print a plain table without colour or boxes.")]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", metavar="N", min=0, help="Processes that read images. Default: chosen for the machine."),
+    typer.Option(
+        "--workers", metavar="N", min=0, help="How many processes read images. Default: chosen for this machine."
+    ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch", metavar="N", min=1, help="Images or captions embedded at a time.")
+    int | None, typer.Option("--batch", metavar="N", min=1, help="How many images or captions are embedded at a time.")
 ]
 Ranked = Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")]
 

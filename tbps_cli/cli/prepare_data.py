@@ -23,7 +23,9 @@ Name = Annotated[
 Source = Annotated[
     Path | None,
     typer.Option(
-        "--source", metavar="FILE-OR-DIR", help="What the authors sent: an archive, a folder or the annotation file."
+        "--source",
+        metavar="FILE-OR-DIR",
+        help="What the authors sent you: an archive, a folder or the annotation file.",
     ),
 ]
 Audit = Annotated[
@@ -34,12 +36,18 @@ Audit = Annotated[
 ]
 Decode = Annotated[
     str | None,
-    typer.Option("--decode", metavar="HxW", help="Decode all images once to this size, e.g. 384x128, for training."),
+    typer.Option(
+        "--decode",
+        metavar="HxW",
+        help="Also store all images decoded at this height x width, e.g. 384x128, for training.",
+    ),
 ]
 Identities = Annotated[
-    int | None, typer.Option("--identities", metavar="N", help="Persons to draw (synthetic). Default: 1760.")
+    int | None, typer.Option("--identities", metavar="N", help="How many persons to draw (synthetic). Default: 1760.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the drawing (synthetic). Default: 0.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Random seed of the drawing (synthetic). Default: 0.")
+]
 
 
 def command(
@@ -52,7 +60,7 @@ def command(
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Check a data set (or unpack it, or draw one); an absent one is told whom to ask for it."""
+    """Check a data set, after unpacking or drawing it. If it is missing, explain how to request it."""
     from tbps_cli.cli import data_view, render
     from tbps_cli.places import data_root as root_of
     from tbps_cli.prepare.prepare import AbsentData, prepare
@@ -89,5 +97,5 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,5})[xX*](\d{1,5})", text.strip())
     if not match or not int(match[1]) or not int(match[2]):
-        raise UsageError(f"--decode {text} is no size.", "Height x width in pixels, for example --decode 384x128.")
+        raise UsageError(f"--decode {text} is not a size.", "Height x width in pixels, for example --decode 384x128.")
     return int(match[1]), int(match[2])

@@ -26,7 +26,7 @@ def command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the shipped recipes with their published scores, or print one with all its values."""
+    """List the shipped recipes with their published scores, or print one recipe with all its values."""
     from tbps_cli.errors import UsageError
 
     if name is not None:

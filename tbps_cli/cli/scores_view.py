@@ -85,7 +85,10 @@ def ceiling_line(document: Document) -> list[str]:
     found = document.get("ceiling")
     if not found:
         return []
-    return ["ceiling t2i (true attributes): " + "  ".join(f"{name} {value:.2f}" for name, value in found.items())]
+    return [
+        "upper bound t2i (ranking by the true attributes): "
+        + "  ".join(f"{name} {value:.2f}" for name, value in found.items())
+    ]
 
 
 def published_line(document: Document) -> list[str]:
@@ -106,7 +109,7 @@ def protocol_line(document: Document) -> str:
     """Under which conditions a score was measured, in one line."""
     protocol = document["protocol"]
     selected = {
-        None: "selection of the weights unknown",
+        None: "how the weights were selected is unknown",
         "test": "weights selected on test, as the papers do (honest: --set train.select_on=val)",
     }.get(protocol["selected_on"], f"weights selected on {protocol['selected_on']}")
     reranked = "re-ranked" if protocol["reranked"] else "not re-ranked"

@@ -32,36 +32,48 @@ def command(
         ),
     ] = None,
     ckpt: Ckpt = None,
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Images to show.")] = 10,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many images to show.")] = 10,
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence.")
     ] = None,
     with_self: Annotated[
         bool, typer.Option("--with-self", help="With --image: let that image be among the hits.")
     ] = False,
-    minus: Annotated[str | None, typer.Option("--minus", metavar="TEXT", help="What it should not be.")] = None,
+    minus: Annotated[
+        str | None, typer.Option("--minus", metavar="TEXT", help="Description to steer away from.")
+    ] = None,
     where: Annotated[
         str | None,
-        typer.Option("--where", metavar="EXPR", help="Only images that fit, e.g. 'camera == \"c1\"'; see docs."),
+        typer.Option("--where", metavar="EXPR", help="Only images for which this is true, e.g. 'camera == \"c1\"'."),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", metavar="X", help="Leave out images with a lower cosine.")
+        float | None,
+        typer.Option("--min-score", metavar="X", help="Leave out images whose cosine similarity is lower."),
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option("--queries", metavar="FILE", help="Many queries: text lines, JSON, JSONL or CSV; - is stdin."),
+        typer.Option(
+            "--queries",
+            metavar="FILE",
+            help="Many queries at once: a text file with one a line, JSON, JSONL or CSV; - is standard input.",
+        ),
     ] = None,
     as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print hits as CSV.")] = False,
-    as_paths: Annotated[bool, typer.Option("--paths", help="Print the files alone, one a line.")] = False,
-    null: Annotated[bool, typer.Option("--null", "-0", help="With --paths: end each with NUL, for xargs -0.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")] = False,
+    as_paths: Annotated[bool, typer.Option("--paths", help="Print only the paths of the hits, one a line.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Like --paths, but each path ends with a NUL byte, for xargs -0.")
+    ] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page with thumbnails.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write the hits to a self-contained page with thumbnails."),
     ] = None,
     copy_to: Annotated[
         Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder.")
     ] = None,
-    split: Annotated[Part, typer.Option("--split", help="Without --in: which images of the data set.")] = Part.test,
+    split: Annotated[
+        Part, typer.Option("--split", help="Without --in: which split of the data set is searched.")
+    ] = Part.test,
     data_root: DataRoot = None,
     device: Device = "auto",
     sets: Sets = None,

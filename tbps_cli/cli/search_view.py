@@ -31,7 +31,7 @@ def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
         if rows:
             table(headings, rows, right=["rank", "score"])
         else:
-            line("  no image fits")
+            line("  no image matches")
     candidates = answers[0].candidates
     some = f"{candidates:,} of " if candidates != len(gallery) else ""
     note(f"{gallery.name}: {some}{len(gallery):,} images ranked")
@@ -68,4 +68,4 @@ def exported(out: object, agreement: Agreement | None, *, as_json: bool = False)
         ]
         headings = ["compared on", "count", "max |difference|", "max 1 - cosine"]
         table(headings, rows, right=headings[1:])
-        line(f"({agreement.source}; at most {agreement.tolerance:.0e} is allowed)")
+        line(f"({agreement.source}; allowed: {agreement.tolerance:.0e})")

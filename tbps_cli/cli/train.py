@@ -35,7 +35,7 @@ Init = Annotated[
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in --out (default: the newest run of this recipe).")
+    bool, typer.Option("--resume", help="Continue the run in --out (default: the newest run of this recipe).")
 ]
 Restart = Annotated[
     bool,
@@ -45,10 +45,14 @@ Restart = Annotated[
     ),
 ]
 Processes = Annotated[
-    int, typer.Option("--nproc", metavar="N", min=1, help="Train in N processes of this machine, a device each.")
+    int,
+    typer.Option("--nproc", metavar="N", min=1, help="Train in N processes on this machine, each with its own device."),
 ]
 Repeat = Annotated[
-    int, typer.Option("--repeat", metavar="N", min=1, help="Train N times with N seeds; print mean and deviation.")
+    int,
+    typer.Option(
+        "--repeat", metavar="N", min=1, help="Train N times with different seeds and print mean and standard deviation."
+    ),
 ]
 
 
@@ -65,7 +69,7 @@ def command(
     workers: Workers = None,
     repeat: Repeat = 1,
 ) -> None:
-    """Train a recipe; a run that was stopped or killed goes on with --resume."""
+    """Train a recipe. A run that was stopped or killed continues with --resume."""
     from tbps_cli.engine.runs import train_runs
 
     runs = train_runs(

@@ -168,11 +168,11 @@ def _memory_parts(memory: Memory) -> Iterator[str]:
 
 
 def speed(progress: Progress) -> str:
-    """`128.4 pairs/s, 12 min left`, as far as it is known yet."""
+    """`128.4 pairs/s, 12 min left`, as soon as it is known."""
     if not progress.pairs_per_second:
         return "measuring the speed"
     text = f"{progress.pairs_per_second:.1f} pairs/s, {duration(progress.seconds_left)} left"
-    return text + (f", {render.bytes_text(progress.memory)} at most" if progress.memory else "")
+    return text + (f", peak memory {render.bytes_text(progress.memory)}" if progress.memory else "")
 
 
 def evaluated_line(evaluated: Evaluated) -> str:

@@ -35,14 +35,14 @@ def page(
         facts.append(remark)
     group = sheet.Group("", [_answer(one, single) for one in answers])
     size = LARGE if single else SEVERAL
-    return sheet.sheet(printable(title), printable(" · ".join(facts)), [group], size=size, progress=progress)
+    return sheet.sheet(title, " · ".join(facts), [group], size=size, progress=progress)
 
 
 def _answer(answer: Answer, single: bool) -> sheet.Answer:
     from tbps_cli.searching import sheet
 
-    places = [sheet.Place(hit.file, f"{hit.score:.3f}\n{_name(hit)}", answer.is_right(hit)) for hit in answer.hits]
-    return sheet.Answer("" if single else printable(str(answer.query)), places, "" if single else _remark(answer))
+    places = [sheet.Place(hit.file, label(hit), answer.is_right(hit)) for hit in answer.hits]
+    return sheet.Answer("" if single else str(answer.query), places, "" if single else _remark(answer))
 
 
 def _remark(answer: Answer) -> str:
@@ -57,8 +57,14 @@ def _remark(answer: Answer) -> str:
     return f"person {persons}: {right} of the first {len(marks)} are right"
 
 
-def _name(hit: Hit) -> str:
-    return printable(Path(hit.path).name if hit.person is None else f"person {hit.person}")
+def label(hit: Hit) -> str:
+    """What stands below a hit: its score, who it is or the file's name, then where and when it was taken."""
+    path = Path(hit.path)
+    lines = [f"{hit.score:.3f}", path.name if hit.person is None else f"person {hit.person}"]
+    folder = str(path.parent) if path.parent != Path() else ""
+    if known := [part for part in (folder, hit.camera, hit.time) if part]:
+        lines.append(" · ".join(known))
+    return "\n".join(map(printable, lines))
 
 
 def copy_hits(answers: Sequence[Answer], folder: Path) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.data.types import Person
+from tbps_cli.escape import printable
 from tbps_cli.retrieval.evaluate import Evaluation
 from tbps_cli.retrieval.metrics import Details
 
@@ -39,7 +40,7 @@ class Place:
 
     image: Path
     label: str
-    """Shown under the image; what follows a line break is smaller."""
+    """Shown under the image; the lines after the first are smaller."""
     right: bool | None = None
 
 
@@ -80,14 +81,19 @@ def sheet(
     rules = f":root{{--w:{size[0]}px;--h:{size[1]}px}}" + "".join(_rules(list(shown), size, progress))
     body = "".join(_heading(group) + "".join(_answer(answer, number) for answer in group.answers) for group in groups)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}{rules}</style></head><body>'
-        f"<header><h1>{html.escape(title)}</h1><p class=sub>{html.escape(subtitle)}</p></header>{body}</body></html>\n"
+        f"<header><h1>{_text(title)}</h1><p class=sub>{_text(subtitle)}</p></header>{body}</body></html>\n"
     )
 
 
+def _text(text: str) -> str:
+    """Text from data as HTML: in an element or in a quoted attribute."""
+    return html.escape(printable(text), quote=True)
+
+
 def _heading(group: Group) -> str:
-    return f"<h2>{html.escape(group.heading)}</h2>" if group.heading else ""
+    return f"<h2>{_text(group.heading)}</h2>" if group.heading else ""
 
 
 def of_evaluation(evaluation: Evaluation, *, progress: Progress | None = None) -> str:
@@ -141,17 +147,21 @@ def _answer(answer: Answer, number: dict[Path, int]) -> str:
     places = "".join(
         _figure(place, number, {True: "yes", False: "no", None: ""}[place.right]) for place in answer.places
     )
-    note = f"<small>{html.escape(answer.note)}</small>" if answer.note else ""
-    words = f"<p>{html.escape(answer.query)}{note}</p>" if answer.query or note else ""
+    note = f"<small>{_text(answer.note)}</small>" if answer.note else ""
+    words = f"<p>{_text(answer.query)}{note}</p>" if answer.query or note else ""
     return f"<section>{words}<div>{own}{places}</div></section>"
 
 
 def _figure(place: Place, number: dict[Path, int], kind: str) -> str:
-    name = html.escape(place.image.name, quote=True)
-    first, _, rest = (html.escape(part) for part in place.label.partition("\n"))
+    """An image that leads to its file, with what is known of it."""
+    name = _text(place.image.name)
+    path = _text(str(place.image))
+    first, *rest = (_text(line) for line in place.label.split("\n"))
+    small = "".join(f'<span title="{line}">{line}</span>' for line in rest)
     return (
-        f'<figure class="{kind}"><i class=t{number[place.image]} role=img aria-label="{name}" title="{name}"></i>'
-        f"<figcaption>{first}{f'<span>{rest}</span>' if rest else ''}</figcaption></figure>"
+        f'<figure class="{kind}"><a href="{html.escape(place.image.absolute().as_uri(), quote=True)}" title="{path}">'
+        f'<i class=t{number[place.image]} role=img aria-label="{name}"></i></a>'
+        f"<figcaption>{first}{small}</figcaption></figure>"
     )
 
 

@@ -72,7 +72,10 @@ def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
     tensors = state_of(foreign)
     if "visual.conv1.weight" not in tensors or "token_embedding.weight" not in tensors:
         held = ", ".join(list(tensors)[:3]) or "no tensors"
-        raise WeightsError(f"{path} holds no CLIP model (found {held}).", "See docs/methods.md for what can be given.")
+        raise WeightsError(
+            f"{path} holds no CLIP model (found {held}).",
+            "Give a name of open_clip's catalogue (ViT-B-16/openai) or a file of CLIP weights.",
+        )
     # Only OpenAI's loader leaves a mixture of half weights and float32 layer norms.
     mixture = {tensor.dtype.itemsize for name, tensor in tensors.items() if _is_tower(name, tensor)} == {2, 4}
     openai = foreign.kind == "torchscript" or mixture or bool(tensors.keys() & _OPENAI_ONLY)

@@ -28,7 +28,7 @@ def test_a_present_set_is_described(tmp_path, capsys):
         "not comparable",
     ):
         assert needed in out or needed == "not comparable"
-    assert "the counts are not the published ones" in out
+    assert "the counts differ from the published ones" in out
 
 
 def test_json_is_one_document(tmp_path, capsys):
@@ -49,10 +49,10 @@ def test_a_set_with_lost_images_is_described_and_exits_1(tmp_path, capsys):
     write_set(tmp_path / "CUHK-PEDES", cuhk_records())
     (tmp_path / "CUHK-PEDES/imgs/cam_a/001_0.png").unlink()
     status, out, _ = run(capsys, "cuhk-pedes", "--data-root", tmp_path)
-    assert status == 1 and "missing: 1 (first: cam_a/001_0.png)" in out and "1 images cannot be used" in out
+    assert status == 1 and "missing: 1 (first: cam_a/001_0.png)" in out and "1 images are missing or unreadable" in out
 
 
 @pytest.mark.parametrize("size", ["12", "0x5", "axb", "12x", "-3x4"])
 def test_a_size_that_is_none_is_a_wrong_command_line(size, tmp_path, capsys):
     status, _, err = run(capsys, "cuhk-pedes", "--data-root", tmp_path, f"--decode={size}")
-    assert status == 2 and "is no size" in err
+    assert status == 2 and "is not a size" in err

@@ -75,7 +75,7 @@ def figures(best: str, columns: int) -> list[str]:
 def test_the_display_of_a_training_stays_below_the_lines_and_goes_when_it_ends(columns) -> None:
     with terminal("-c", TRAINING, columns=columns) as seen:
         lines = ["device: cpu (no CUDA device found)"]
-        display = ["epoch 1/2  training  128.4 pairs/s, 12 min left, 3.0 GB at most", "━" * columns]
+        display = ["epoch 1/2  training  128.4 pairs/s, 12 min left, peak memory 3.0 GB", "━" * columns]
         wanted = [*lines, *display, *figures("-", columns)]
         assert seen.until(wanted) == wanted
 
@@ -86,7 +86,7 @@ def test_the_display_of_a_training_stays_below_the_lines_and_goes_when_it_ends(c
             "a library prints something",
             columns=columns,
         )
-        display = ["epoch 2/2  training  128.4 pairs/s, 12 min left, 3.0 GB at most", "━" * columns]
+        display = ["epoch 2/2  training  128.4 pairs/s, 12 min left, peak memory 3.0 GB", "━" * columns]
         wanted = [*lines, *display, *figures("33.21 (epoch 1)", columns)]
         assert seen.until(wanted) == wanted
 

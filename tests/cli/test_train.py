@@ -115,7 +115,16 @@ def test_the_live_display_shows_losses_rate_speed_time_left_and_the_best() -> No
     screen = Console(file=StringIO(), width=120)
     screen.print(training_view.panel(PROGRESS, "training", 120))
     shown = screen.file.getvalue()
-    for part in ("epoch 3/60", "128.4 pairs/s", "12 min left", "3.0 GB at most", "sdm", "4.5000", "1.00e-05", "71.50"):
+    for part in (
+        "epoch 3/60",
+        "128.4 pairs/s",
+        "12 min left",
+        "peak memory 3.0 GB",
+        "sdm",
+        "4.5000",
+        "1.00e-05",
+        "71.50",
+    ):
         assert part in shown, part
 
 

@@ -141,7 +141,7 @@ def test_the_ceiling_of_drawn_pedestrians_stands_beside_their_score(place, tbps)
         record |= {"attributes": [f"hat {record['id']}"], "named": [[f"hat {record['id']}"]] * 2}
     write_set(place / "data" / "synthetic", records)
     assert json.loads(tbps("eval", "--json")[1])["ceiling"] == {"R1": 100, "R5": 100, "R10": 100, "mAP": 100}
-    assert "ceiling t2i (true attributes): R1 100.00" in tbps("eval")[1]
+    assert "upper bound t2i (ranking by the true attributes): R1 100.00" in tbps("eval")[1]
     assert "ceiling" not in json.loads(tbps("eval", "--data", "cuhk-pedes", "--json")[1])
 
 

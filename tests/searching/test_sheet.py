@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from PIL import Image
 from support.sets import save_image
 
+from tbps_cli.searching.hits import label
 from tbps_cli.searching.sheet import MOST, Answer, Group, Place, _parts, sheet
+from tbps_cli.types import Hit
 
 
 class Reader(HTMLParser):
@@ -77,3 +81,18 @@ def test_worst_and_best_come_first_and_every_query_stands_once() -> None:
     assert _parts([2, 0, 1]) == ([2], [1], [0])
     assert _parts([0]) == ([], [], [0])
     assert sum(map(len, _parts(list(range(5000))))) == MOST
+
+
+def test_a_hit_leads_to_its_file_and_shows_folder_camera_and_time(tmp_path) -> None:
+    name = os.fsdecode("ü\n\x1b[31m 1.png".encode() + b"\xff")
+    image = tmp_path / "cam_a" / name
+    hit = Hit(1, f"cam_a/{name}", 0.5, image, None, "c3", "2024-05-01T10:00:00")
+    read = Reader(sheet("t", "s", [Group("all", [Answer("q", [Place(image, label(hit))])])]))
+    (link,) = [attrs for tag, attrs in read.tags if tag == "a"]
+    assert os.fsdecode(unquote_to_bytes(urlsplit(link["href"]).path)) == str(image)
+    assert link["title"] == f"{tmp_path}/cam_a/ü\\n\\x1b[31m 1.png\\xff"
+    assert read.words[-3:-1] == ["ü\\n\\x1b[31m 1.png\\xff", "cam_a · c3 · 2024-05-01T10:00:00"]
+
+
+def test_a_hit_without_further_facts_shows_its_score_and_person(tmp_path) -> None:
+    assert label(Hit(1, "1.png", 0.25, tmp_path / "1.png", 7)) == "0.250\nperson 7"
