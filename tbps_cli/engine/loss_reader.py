@@ -1,4 +1,4 @@
-"""Reading losses without making the device wait, and stopping at the first one that is no number."""
+"""Reading losses without making the device wait, and stopping at the first one that is not a number."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LossReader:
         self.sent.append(_Sent(at, step, list(outcome.losses), values_N, outcome.sample_B, outcome.metrics, arrived))
 
     def take(self, *, all_of_them: bool = False) -> list[Seen]:
-        """The steps that have arrived, oldest first. Raises NotFinite at a loss that is no number."""
+        """The steps that have arrived, oldest first. Raises NotFinite at a loss that is not a number."""
         seen = []
         while self.sent and (all_of_them or self.sent[0].arrived is None or len(self.sent) > 1):
             seen.append(_received(self.sent.popleft()))

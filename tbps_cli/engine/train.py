@@ -78,7 +78,7 @@ def train_into(
     with interruptible(), run_folder.held(out) if main else nullcontext():
         saved = run_folder.existing_checkpoint(out, resume=resume, restart=restart)
         if resume and saved is None:
-            watcher.note(f"{out} holds no checkpoint: training starts afresh.")
+            watcher.note(f"{out} holds no checkpoint: training starts from the beginning.")
         if saved is not None and saved.place.finished:
             state.require_same(saved, recipe, out)
             watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")

@@ -44,7 +44,7 @@ def export(
     tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
     progress: called with the name of each step.
     Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
-    embeddings depend on batch companions, or the difference is above the tolerance.
+    embeddings depend on the rest of the batch, or the difference is above the tolerance.
     """
     wanted = known_formats(formats or (("onnx",) if quantize else ("onnx", "safetensors")), quantize)
     out = Path(out)

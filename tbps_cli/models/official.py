@@ -229,7 +229,7 @@ def _unrecognised(
     some = ", ".join(list(files.tensors)[:4])
     near = nearest_method(files)
     return WeightsError(
-        f"{files.name} is of no method known here: it holds {len(files.tensors)} tensors ({some}, ...).",
+        f"{files.name} belongs to no method that tbps knows: it holds {len(files.tensors)} tensors ({some}, ...).",
         near or f"Methods: {', '.join(methods.names())}.",
     )
 

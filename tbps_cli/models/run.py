@@ -130,7 +130,7 @@ class Run:
 
 
 def run_of(path: Path) -> Run | None:
-    """The run that a path means: its folder, or one weights file inside it; None when it is no run."""
+    """The run that a path means: its folder, or one weights file inside it; None when it is not a run."""
     if path.is_dir():
         return Run(path) if (path / RECIPE).is_file() else None
     known = {*WEIGHTS.values(), EXPORTED_WEIGHTS}

@@ -46,7 +46,7 @@ def embed_split(
 ) -> Embedded:
     """All captions, then all images of a split.
 
-    cache_dir: the folder of caches; None embeds everything anew and keeps nothing.
+    cache_dir: the folder of caches; None embeds everything again and keeps nothing.
     progress: called with (done, total) over captions and images together.
     Raises DataError naming how many images are missing or cannot be read.
     """

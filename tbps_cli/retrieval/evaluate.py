@@ -1,7 +1,7 @@
 """A model on a split: both directions, the protocol they were measured under, and what is kept of it.
 
 Scores mean little without their protocol: on which split the weights were selected, whether
-re-ranking helped, whether embeddings depend on batch companions (declared, and looked for by
+re-ranking helped, whether embeddings depend on the rest of the batch (declared, and looked for by
 `retrieval.guard`). It travels with every score.
 """
 
@@ -80,7 +80,7 @@ class Evaluation:
     ceiling: dict[str, float] | None = None
     """What a perfect reader of attributes would reach, where a data set knows the truth."""
     published: dict[str, object] | None = None
-    """R1, mAP and venue of the recipe's paper on these very images, and what chance leaves open of that R1."""
+    """R1, mAP and venue of the recipe's paper on these very images, and the sampling error of that R1."""
 
     @property
     def scores(self) -> Scores:
@@ -125,7 +125,7 @@ def evaluate(
     data: an open data set, or the name or path of one below `data_root`; left out, the checkpoint's own.
     batch: captions or images embedded at a time; default what the model's recipe says.
     rerank: add TextReID's neighbour bonus to the similarities (`retrieval.rerank`).
-    cache_dir: the folder of caches (`places.cache_dir()`); None embeds anew and keeps nothing.
+    cache_dir: the folder of caches (`places.cache_dir()`); None embeds everything again and keeps nothing.
     progress: called with (done, total) over captions and images together.
     Raises DataError for a split that is empty or whose images are missing or unreadable.
     """

@@ -3,7 +3,7 @@
 Three things: embeddings that depend on what else is in the batch (attention over the batch, padding to
 the longest caption, batch statistics, dynamic quantisation, and also a cache that no longer fits); rows
 of the gallery that are bit for bit equal, which are either copies of one image or a model that has
-collapsed; and ties that only the order of the file decides. The sample is embedded anew, shuffled among
+collapsed; and ties that only the order of the file decides. The sample is embedded again, shuffled among
 strangers and a few of them alone, so the check asks the model and does not trust what it declares.
 
 That costs 0.5 % of a first evaluation of CUHK-PEDES (ViT-B/16 on a CPU), but would be most of one from the

@@ -16,7 +16,7 @@ from tbps_cli.features.rows import Row, Rows, encoded
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is no usable image, as it was when it was tried; size in bytes, mtime in nanoseconds."""
+    """A file that is not a usable image, as it was when it was tried; size in bytes, mtime in nanoseconds."""
 
     path: str
     size: int

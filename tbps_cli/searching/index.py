@@ -52,7 +52,7 @@ def index(
     workers: threads that decode images; default one a core, at most eight.
     progress: called with (images done, images to do), when there are any.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
-    TbpsError for a model whose embeddings depend on batch companions.
+    TbpsError for a model whose embeddings depend on the rest of the batch.
     """
     folder = Path(folder).expanduser()
     check_folder(folder)
@@ -155,7 +155,7 @@ def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
             raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
         return FeatureFile.open(place, model.fingerprint, about=about)
     except CacheError as error:
-        raise CacheError(error.message, f"Delete {place} to make it anew, or choose another --index file.") from None
+        raise CacheError(error.message, f"Delete {place} to rebuild it, or choose another --index file.") from None
 
 
 def _no_images_hint(skipped: SkippedList) -> str:

@@ -259,7 +259,7 @@ def encode(model: Encoder, queries: Sequence[Query]) -> NDArray[np.float32]:
     sum_QE = np.stack([_sum(model, query, row_of) for query in queries])
     length_Q1 = np.linalg.norm(sum_QE, axis=1, keepdims=True)
     if not (length_Q1 > 1e-6).all():
-        raise UsageError("--minus takes everything away from the query.", "Describe something else there.")
+        raise UsageError("--minus cancels the whole query.", "Describe something else in --minus.")
     unit_QE: NDArray[np.float32] = sum_QE / length_Q1
     return unit_QE
 

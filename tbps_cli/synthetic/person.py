@@ -115,7 +115,7 @@ def _one(seed: int, identity: int, before: Person | None, seen: set[frozenset[st
 
 
 def stranger(rng: np.random.Generator) -> Person:
-    """Draw a person afresh."""
+    """Draw a new person."""
     gender = _pick(rng, ("man", "woman"))
     hair = _pick(rng, *((_MEN_HAIR) if gender == "man" else _WOMEN_HAIR))
     upper = _pick(rng, *(_MEN_UPPER if gender == "man" else _WOMEN_UPPER))

@@ -31,7 +31,7 @@ class Damaged(Exception):
 
 
 class Refused(Exception):
-    """The file asks for something that is no data; the text names it."""
+    """The file asks for something that is not data; the text names it."""
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def test_resuming_where_nothing_is_starts_afresh_and_says_so(tmp_path, data) -> 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.md").write_text("mine")
     folder, spy = run(tmp_path, data, sets=["train.epochs=1"], resume=True)
-    assert "starts afresh" in spy.notes[0] and len(spy.steps) == 4
+    assert "starts from the beginning" in spy.notes[0] and len(spy.steps) == 4
     assert (folder / "notes.md").read_text() == "mine"
 
 

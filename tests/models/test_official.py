@@ -150,13 +150,15 @@ def test_plain_clip_weights_are_a_checkpoint_too(tmp_path: Path) -> None:
 
 def test_a_file_of_no_known_method_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"other\.pth is of no method known here: it holds 2 tensors \(fc\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"other\.pth belongs to no method that tbps knows: it holds 2 tensors \(fc\.weight"
+    ):
         open_model(tmp_path / "other.pth", device="cpu")
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     with pytest.raises(WeightsError, match="holds no tensors"):
         open_model(tmp_path / "none.pth", device="cpu")
     extra = golden_state() | {"base_model.visual.adapter.weight": torch.zeros(3)}
-    with pytest.raises(WeightsError, match="of no method known here") as caught:
+    with pytest.raises(WeightsError, match="no method that tbps knows") as caught:
         open_model(irra_folder(tmp_path / "extra", extra), device="cpu")
     assert caught.value.hint is not None
     assert "irra" in caught.value.hint
