@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def page(
 def _answer(answer: Answer, single: bool) -> sheet.Answer:
     from tbps_cli.searching import sheet
 
-    places = [sheet.Place(hit.file, "\n".join(_label(hit)), answer.is_right(hit)) for hit in answer.hits]
+    places = [sheet.Place(hit.file, label(hit), answer.is_right(hit)) for hit in answer.hits]
     return sheet.Answer("" if single else str(answer.query), places, "" if single else _remark(answer))
 
 
@@ -57,14 +57,14 @@ def _remark(answer: Answer) -> str:
     return f"person {persons}: {right} of the first {len(marks)} are right"
 
 
-def _label(hit: Hit) -> Iterator[str]:
-    """The score, who it is or the file's name, and where and when it was taken."""
+def label(hit: Hit) -> str:
+    """What stands below a hit: its score, who it is or the file's name, then where and when it was taken."""
     path = Path(hit.path)
-    yield f"{hit.score:.3f}"
-    yield printable(path.name) if hit.person is None else f"person {hit.person}"
+    lines = [f"{hit.score:.3f}", path.name if hit.person is None else f"person {hit.person}"]
     folder = str(path.parent) if path.parent != Path() else ""
     if known := [part for part in (folder, hit.camera, hit.time) if part]:
-        yield " · ".join(map(printable, known))
+        lines.append(" · ".join(known))
+    return "\n".join(map(printable, lines))
 
 
 def copy_hits(answers: Sequence[Answer], folder: Path) -> int:
