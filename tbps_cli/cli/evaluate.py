@@ -60,45 +60,54 @@ def _is_number(word: str) -> bool:
     return True
 
 
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="NAME[,NAME]",
+        help="Data sets, by name or path. Default: the run's own.",
+        autocompletion=complete.data_set,
+    ),
+]
+Rerank = Annotated[
+    bool,
+    typer.Option("--rerank", help="Re-rank as TextReID does: images that share neighbours with the query gain."),
+]
+Interval = Annotated[
+    float | None,
+    typer.Option(
+        "--interval",
+        metavar="[PERCENT]",
+        help="Add a bootstrap interval over persons: how much the scores would vary with other test persons. "
+        f"PERCENT is {USUAL_LEVEL} unless you give it.",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write rank sheets: queries with their first ten images."),
+]
+SaveFeatures = Annotated[
+    Path | None, typer.Option("--save-features", metavar="FILE", help="Write all embeddings to an .npz file.")
+]
+SaveRanks = Annotated[
+    Path | None,
+    typer.Option("--save-ranks", metavar="FILE", help="Write every query's ranks to a .csv or .json file."),
+]
+Style = Annotated[Format, typer.Option("--format", help="How the table is printed.")]
+
+
 def command(
     ckpt: Ckpt = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="NAME[,NAME]",
-            help="Data sets, by name or path. Default: the run's own.",
-            autocompletion=complete.data_set,
-        ),
-    ] = None,
+    data: Data = None,
     data_root: DataRoot = None,
     split: Ranked = SplitName.test,
-    rerank: Annotated[
-        bool,
-        typer.Option("--rerank", help="Re-rank as TextReID does: images that share neighbours with the query gain."),
-    ] = False,
+    rerank: Rerank = False,
     batch: BatchSize = None,
-    interval: Annotated[
-        float | None,
-        typer.Option(
-            "--interval",
-            metavar="[PERCENT]",
-            help="Add a bootstrap interval over persons: how much the scores would vary with other test persons. "
-            f"PERCENT is {USUAL_LEVEL} unless you give it.",
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE", help="Write rank sheets: queries with their first ten images."),
-    ] = None,
-    save_features: Annotated[
-        Path | None, typer.Option("--save-features", metavar="FILE", help="Write all embeddings to an .npz file.")
-    ] = None,
-    save_ranks: Annotated[
-        Path | None,
-        typer.Option("--save-ranks", metavar="FILE", help="Write every query's ranks to a .csv or .json file."),
-    ] = None,
-    style: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
+    interval: Interval = None,
+    html: Html = None,
+    save_features: SaveFeatures = None,
+    save_ranks: SaveRanks = None,
+    style: Style = Format.table,
     as_json: Json = False,
     plain: Plain = False,
     device: Device = "auto",

@@ -20,60 +20,69 @@ class Part(StrEnum):
     test = "test"
 
 
+Sentence = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="QUERY", help="What the person looks like, in a sentence; quotes are not needed."),
+]
+Place = Annotated[
+    Path | None,
+    typer.Option(
+        "--in", metavar="DIR-OR-INDEX", help="A folder of images, or an index. Default: the run's own test set."
+    ),
+]
+Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many images to show.")]
+Image = Annotated[
+    Path | None, typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence.")
+]
+WithSelf = Annotated[bool, typer.Option("--with-self", help="With --image: let that image be among the hits.")]
+Minus = Annotated[str | None, typer.Option("--minus", metavar="TEXT", help="Description to steer away from.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", metavar="EXPR", help="Only images for which this is true, e.g. 'camera == \"c1\"'."),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option("--min-score", metavar="X", help="Leave out images whose cosine similarity is lower."),
+]
+Queries = Annotated[
+    Path | None,
+    typer.Option(
+        "--queries",
+        metavar="FILE",
+        help="Many queries at once: a text file with one a line, JSON, JSONL or CSV; - is standard input.",
+    ),
+]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")]
+AsPaths = Annotated[bool, typer.Option("--paths", help="Print only the paths of the hits, one a line.")]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Like --paths, but each path ends with a NUL byte, for xargs -0.")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write the hits to a self-contained page with thumbnails."),
+]
+CopyTo = Annotated[Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder.")]
+Split = Annotated[Part, typer.Option("--split", help="Without --in: which split of the data set is searched.")]
+
+
 def command(
-    sentence: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="QUERY", help="What the person looks like, in a sentence; quotes are not needed."),
-    ] = None,
-    place: Annotated[
-        Path | None,
-        typer.Option(
-            "--in", metavar="DIR-OR-INDEX", help="A folder of images, or an index. Default: the run's own test set."
-        ),
-    ] = None,
+    sentence: Sentence = None,
+    place: Place = None,
     ckpt: Ckpt = None,
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many images to show.")] = 10,
-    image: Annotated[
-        Path | None, typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence.")
-    ] = None,
-    with_self: Annotated[
-        bool, typer.Option("--with-self", help="With --image: let that image be among the hits.")
-    ] = False,
-    minus: Annotated[
-        str | None, typer.Option("--minus", metavar="TEXT", help="Description to steer away from.")
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", metavar="EXPR", help="Only images for which this is true, e.g. 'camera == \"c1\"'."),
-    ] = None,
-    min_score: Annotated[
-        float | None,
-        typer.Option("--min-score", metavar="X", help="Leave out images whose cosine similarity is lower."),
-    ] = None,
-    queries: Annotated[
-        Path | None,
-        typer.Option(
-            "--queries",
-            metavar="FILE",
-            help="Many queries at once: a text file with one a line, JSON, JSONL or CSV; - is standard input.",
-        ),
-    ] = None,
+    top: Top = 10,
+    image: Image = None,
+    with_self: WithSelf = False,
+    minus: Minus = None,
+    where: Where = None,
+    min_score: MinScore = None,
+    queries: Queries = None,
     as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")] = False,
-    as_paths: Annotated[bool, typer.Option("--paths", help="Print only the paths of the hits, one a line.")] = False,
-    null: Annotated[
-        bool, typer.Option("--null", "-0", help="Like --paths, but each path ends with a NUL byte, for xargs -0.")
-    ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE", help="Write the hits to a self-contained page with thumbnails."),
-    ] = None,
-    copy_to: Annotated[
-        Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder.")
-    ] = None,
-    split: Annotated[
-        Part, typer.Option("--split", help="Without --in: which split of the data set is searched.")
-    ] = Part.test,
+    as_csv: AsCsv = False,
+    as_paths: AsPaths = False,
+    null: Null = False,
+    html: Html = None,
+    copy_to: CopyTo = None,
+    split: Split = Part.test,
     data_root: DataRoot = None,
     device: Device = "auto",
     sets: Sets = None,
