@@ -302,7 +302,7 @@ def test_the_shell_completes_commands_recipes_runs_and_data_sets(
     assert completed("tbps eval --data rstpreid,cu") == ["rstpreid,cuhk-pedes"]
 
 
-def test_completion_knows_every_data_set_and_imports_no_torch() -> None:
+def test_completion_knows_every_data_set_and_imports_no_torch(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from tbps_cli.cli import app, complete\n"
@@ -313,5 +313,7 @@ def test_completion_knows_every_data_set_and_imports_no_torch() -> None:
         "from tbps_cli.data.open import LAYOUTS\n"
         "assert list(complete.DATA_SETS) == list(LAYOUTS)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    # in an empty folder: the checkout may hold the demo's runs
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
