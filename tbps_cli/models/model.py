@@ -92,6 +92,11 @@ class Model:
         """Length of a row (E)."""
         return self.image_arrays(np.zeros((1, 3, *self.transform.size), np.float32)).shape[1]
 
+    @cached_property
+    def _tokens(self) -> int:
+        """How many tokens the checkpoint's table holds."""
+        return len(self.method.state_dict()[self.method.token_table])
+
     @property
     def fingerprint(self) -> str:
         """16 hex digits over everything that an embedding depends on; the batch only where it matters."""
@@ -121,7 +126,13 @@ class Model:
         checkpoint has fewer tokens than the tokenizer has ids.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        _check_table(self.method, self.tokenizer, self.path)
+        if self._tokens < self.tokenizer.ids:
+            # it would work until a caption holds one of the last words
+            raise WeightsError(
+                f"{self.path}: its table of tokens has {self._tokens:,} rows, "
+                f"but the tokenizer has {self.tokenizer.ids:,} ids.",
+                "It was made for another vocabulary, which tbps does not have.",
+            )
 
         def encode(start: int, stop: int) -> Rows:
             if self.pieces:
@@ -178,16 +189,6 @@ class Model:
             tensor = given if isinstance(given, Tensor) else torch.from_numpy(given)
             rows: Rows = encode(tensor.to(self.device)).float().cpu().numpy()
         return rows
-
-
-def _check_table(method: Method, tokenizer: Tokenizer, path: Path) -> None:
-    """A table of fewer tokens than there are ids works until a caption holds one of the last words."""
-    rows = len(method.state_dict()[method.token_table])
-    if rows < tokenizer.ids:
-        raise WeightsError(
-            f"{path}: its table of tokens has {rows:,} rows, but the tokenizer has {tokenizer.ids:,} ids.",
-            "It was made for another vocabulary, which tbps does not have.",
-        )
 
 
 def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
