@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +20,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import footer
+from tbps_cli.features import footer, separate
 from tbps_cli.features.footer import VECTORS, Contents, Damaged
 from tbps_cli.features.parts import part_paths
 from tbps_cli.features.rows import COLUMNS, Array, Rows
+from tbps_cli.features.separate import SIGNATURE
 
 FORMAT = "tbps-features-1"
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 TRIES = 200
 """A merge takes longer than looking for its traces, so that twice in a row is rare already."""
-WALL_SECONDS = 60.0
-_CHILD = "from tbps_cli.features.store import describe; describe()"
 
 
 class BadFile(CacheError):
@@ -217,28 +212,7 @@ def _contents(file: BinaryIO) -> Contents:
     """As the footer says, else as a process of its own finds out. Raises Damaged."""
     if file.read(len(SIGNATURE)) != SIGNATURE:
         raise Damaged("it is not an HDF5 file")
-    return footer.read(file) or _described(file)
-
-
-def _described(file: BinaryIO) -> Contents:
-    """What libhdf5 says of a file; it may loop or crash on a damaged one, so another process asks it."""
-    # -P: nothing is imported from the working directory
-    command = [sys.executable, "-P", "-W", "ignore", "-c", _CHILD]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    file.seek(0)
-    try:
-        done = subprocess.run(
-            command, stdin=file, capture_output=True, timeout=WALL_SECONDS, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise Damaged("HDF5 does not come to an end with it") from None
-    if done.returncode < 0:
-        endless = -done.returncode in (signal.SIGPROF, signal.SIGKILL)
-        raise Damaged("HDF5 does not come to an end with it" if endless else "HDF5 crashes on it")
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise Damaged(lines[-1] if lines else "HDF5 cannot open it")
-    return Contents.from_json(done.stdout, file.seek(0, os.SEEK_END))
+    return footer.read(file) or separate.describe(file)
 
 
 def _unreadable(path: Path, error: Exception) -> CacheError:

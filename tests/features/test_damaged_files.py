@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import snapshot
+from tbps_cli.features import footer, separate
 from tbps_cli.features.footer import END, MAGIC
 from tbps_cli.features.rows import COLUMNS, Row
 from tbps_cli.features.snapshot import read_about
@@ -120,13 +121,13 @@ def check(whole: bytes, seeds: range, path: Path) -> int:
 
 
 def test_damaged_files_are_refused_or_read_right(whole, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(snapshot, "_described", refuse)
+    monkeypatch.setattr(separate, "describe", refuse)
     accepted = check(whole, range(600), tmp_path / "damaged.h5")
     assert 0 < accepted < 200
 
 
 def refuse(file: object) -> None:
-    raise snapshot.Damaged("it has no footer")
+    raise footer.Damaged("it has no footer")
 
 
 def test_damaged_files_without_a_footer_end_too(whole, older, tmp_path) -> None:
@@ -135,11 +136,48 @@ def test_damaged_files_without_a_footer_end_too(whole, older, tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(600)
 def test_ten_thousand_damaged_files_neither_hang_nor_crash(whole, older, tmp_path) -> None:
     check(whole, range(1000, 10_000), tmp_path / "damaged.h5")
     for seed in range(1000):
         opened(tmp_path / "older.h5", damaged(older, seed))
+
+
+def test_a_file_that_ends_early_is_refused_without_asking_libhdf5(older, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(separate, "_server", refuse)
+    for length in (10, 100, len(older) // 2, len(older) - 1):
+        (tmp_path / "older.h5").write_bytes(older[:length])
+        with pytest.raises(CacheError, match=r"it ends early|superblock is damaged"):
+            FeatureFile.open(tmp_path / "older.h5", "f1")
+
+
+def test_the_process_that_reads_files_is_started_again_when_it_was_killed(older, tmp_path) -> None:
+    (tmp_path / "older.h5").write_bytes(older)
+    for _ in range(2):
+        assert len(FeatureFile.open(tmp_path / "older.h5", "f1")) == 20
+        server = separate._server()
+        os.kill(server._process.pid, signal.SIGKILL)
+        server._process.wait()
+    assert len(FeatureFile.open(tmp_path / "older.h5", "f1")) == 20
+
+
+def test_a_fork_has_a_reading_process_of_its_own_and_leaves_its_parents_alone(older, tmp_path) -> None:
+    (tmp_path / "older.h5").write_bytes(older)
+    code = """if True:
+        import os, sys
+        from pathlib import Path
+        from tbps_cli.features import separate
+        from tbps_cli.features.store import FeatureFile
+        path = Path(sys.argv[1])
+        FeatureFile.open(path, "f1")
+        ours = separate._server()
+        if os.fork() == 0:
+            assert separate._server() is not ours and len(FeatureFile.open(path, "f1")) == 20
+            sys.exit()  # what was registered for the end of the process runs here too
+        print(os.waitstatus_to_exitcode(os.wait()[1]), separate._server() is ours, len(FeatureFile.open(path, "f1")))
+        """
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "older.h5")], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0 True 20\n", "")
 
 
 def test_a_whole_file_is_read_without_libhdf5(whole, tmp_path) -> None:
