@@ -15,7 +15,7 @@ from tbps_cli.engine.launch import launch
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError, TbpsError
 from tbps_cli.types import Task
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 
 def pieces_and_weight():

@@ -296,3 +296,13 @@ def test_no_function_of_the_library_has_the_name_of_a_package() -> None:
     # One module has: the earlier address of `searching`, which leaves the function in its place.
     assert {path.stem for path in PACKAGE.glob("*.py")} & set(tbps_cli.__all__) == {"search"}
     assert not any(name.startswith("tbps_cli.search.") for path in MODULES for name in imports_of(path))
+
+
+def test_no_class_name_stands_in_two_modules() -> None:
+    """A name that means two things has to be looked up each time that it is met."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

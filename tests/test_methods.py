@@ -26,7 +26,7 @@ from tbps_cli.engine import experiment
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
 from tbps_cli.recipe.load import load
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 RECIPE = """
 extends = "{name}"

@@ -45,8 +45,8 @@ from tbps_cli.nn.block import Hooks
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.vit import VisionTransformer
 from tbps_cli.recipe.schema import OptimSection
-from tbps_cli.text.augment import augment_ids
 from tbps_cli.text.masking import mask_words
+from tbps_cli.text.word_changes import augment_ids
 from tbps_cli.types import Batch, Features, Step
 
 FAMILY = ("irra", "clip", "cskt", "dm_adapter", "php", "comoe", "rde")

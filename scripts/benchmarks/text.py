@@ -23,8 +23,8 @@ import torch
 from benchmarks import _machine, _usual
 from torch import Tensor
 
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import text_feature
+from tbps_cli.nn.clip_features import text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import TOWERS
 
 START, END = 49406, 49407

@@ -67,7 +67,7 @@ def refusal(images: Mapping[str, Augment]) -> str | None:
 
 
 class DecodedImages(Protocol):
-    """What is needed of a store of decoded images (`loading.store.Store`)."""
+    """What is needed of a store of decoded images (`loading.image_store.Store`)."""
 
     size: tuple[int, int]
 
@@ -87,7 +87,7 @@ class BatchAugmenter:
         self, store: DecodedImages, paths: Sequence[Path], device: torch.device | str, *, whole: bool | None = None
     ) -> None:
         self.device, self.size = torch.device(device), store.size
-        self.place, self.memory = store.places(paths), Memory()
+        self.place, self.memory = store.places(paths), BatchMemory()
         self.held = torch.from_numpy(store.pixels)
         self.whole = self._fits() if whole is None else whole
         if self.whole:
@@ -125,7 +125,7 @@ class BatchAugmenter:
         return moved
 
 
-class Memory:
+class BatchMemory:
     """Memory for batches on the CPU. A batch's comes back when the last tensor that lies in it is gone.
 
     Fresh memory costs a page fault every 4 KB: 250 us for an image of 384 x 128 where writing it costs 20.
@@ -151,17 +151,19 @@ class Memory:
 # A CPU: one image after the other, which its caches hold from the first operation to the last -----
 
 
-def on_cpu(pixel_NHWC: Tensor, image_B: Tensor, plan_BX: Tensor, how: Augment, memory: Memory | None = None) -> Tensor:
+def on_cpu(
+    pixel_NHWC: Tensor, image_B: Tensor, plan_BX: Tensor, how: Augment, memory: BatchMemory | None = None
+) -> Tensor:
     """[N, H, W, 3] bytes -> float32 [B, 3, H, W] after the plan and the view's normalisation.
 
     image_B: row of each image's bytes. memory: where the result may lie.
     """
     places_B = plan_BX[:, 1:].reshape(len(plan_BX), -1, PLACE).tolist()
     way = _plain_on_cpu if is_plain(how) else _operations_on_cpu
-    return way(pixel_NHWC, image_B.tolist(), places_B, how, memory or Memory())
+    return way(pixel_NHWC, image_B.tolist(), places_B, how, memory or BatchMemory())
 
 
-def _plain_on_cpu(pixel_NHWC: Tensor, images: list[int], places_B: Places, how: Augment, memory: Memory) -> Tensor:
+def _plain_on_cpu(pixel_NHWC: Tensor, images: list[int], places_B: Places, how: Augment, memory: BatchMemory) -> Tensor:
     """A flip, a padded crop, normalising and erasing, in 95 us an image.
 
     An image is treated as H rows of 3 W numbers, so that each operation is one long loop; it is normalised by one
@@ -190,7 +192,9 @@ def _plain_on_cpu(pixel_NHWC: Tensor, images: list[int], places_B: Places, how: 
     return image_BHWC.permute(0, 3, 1, 2)
 
 
-def _operations_on_cpu(pixel_NHWC: Tensor, images: list[int], places_B: Places, how: Augment, memory: Memory) -> Tensor:
+def _operations_on_cpu(
+    pixel_NHWC: Tensor, images: list[int], places_B: Places, how: Augment, memory: BatchMemory
+) -> Tensor:
     """Place by place of the plan; threads share out whole images.
 
     PyTorch's own threads would share every single operation, and waiting for each other took longer than working.

@@ -31,7 +31,7 @@ ATTEMPTS = 10
 """How often a rectangle is drawn before the transform gives up, as in torchvision."""
 
 
-class Step(Protocol):
+class AugmentStep(Protocol):
     """One step of an augmentation, on float32 [1, 3, H, W] values. It may write into the tensor that it is given."""
 
     @property
@@ -256,7 +256,7 @@ def shift_hue(image: Image.Image, turn: float) -> Image.Image:
 class Augment:
     """How training sees an image: an optional view of the whole image, a resize, steps, normalising."""
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[AugmentStep, ...] = ()
     mean: Triple = CLIP_MEAN
     std: Triple = CLIP_STD
     resample: Resample = "bilinear"

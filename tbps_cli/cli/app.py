@@ -23,7 +23,7 @@ from tbps_cli.errors import TbpsError, UsageError
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedCommand:
     """One command: the group of the help that it stands in, the module that holds it, a call to imitate."""
 
     group: str
@@ -32,18 +32,20 @@ class Entry:
 
 
 COMMANDS = {
-    "prepare-data": Entry("Data", "prepare_data", "tbps prepare-data synthetic --identities 200"),
-    "train": Entry("Training", "train", "tbps train irra --set train.epochs=30 --out runs/mine"),
-    "recipes": Entry("Training", "recipes", "tbps recipes irra"),
-    "runs": Entry("Training", "runs", "tbps runs"),
-    "eval": Entry("Evaluation", "evaluate", "tbps eval --ckpt runs/mine --data cuhk-pedes,rstpreid --format latex"),
-    "compare": Entry("Evaluation", "compare", "tbps compare runs/irra-0001 runs/rde-0001"),
-    "index": Entry("Search", "index", "tbps index photos --ckpt runs/mine"),
-    "search": Entry("Search", "search", 'tbps search "a man in a white shirt" --in photos --html answer.html'),
-    "export": Entry("Files", "export", "tbps export --ckpt runs/mine --out exported"),
-    "convert": Entry("Files", "convert", "tbps convert logs/CUHK-PEDES/irra --out runs/irra-official"),
-    "cache": Entry("Files", "cache", "tbps cache --clean features --older-than 30"),
-    "doctor": Entry("Files", "doctor", "tbps doctor"),
+    "prepare-data": ListedCommand("Data", "prepare_data", "tbps prepare-data synthetic --identities 200"),
+    "train": ListedCommand("Training", "train", "tbps train irra --set train.epochs=30 --out runs/mine"),
+    "recipes": ListedCommand("Training", "recipes", "tbps recipes irra"),
+    "runs": ListedCommand("Training", "runs", "tbps runs"),
+    "eval": ListedCommand(
+        "Evaluation", "evaluate", "tbps eval --ckpt runs/mine --data cuhk-pedes,rstpreid --format latex"
+    ),
+    "compare": ListedCommand("Evaluation", "compare", "tbps compare runs/irra-0001 runs/rde-0001"),
+    "index": ListedCommand("Search", "index", "tbps index photos --ckpt runs/mine"),
+    "search": ListedCommand("Search", "search", 'tbps search "a man in a white shirt" --in photos --html answer.html'),
+    "export": ListedCommand("Files", "export", "tbps export --ckpt runs/mine --out exported"),
+    "convert": ListedCommand("Files", "convert", "tbps convert logs/CUHK-PEDES/irra --out runs/irra-official"),
+    "cache": ListedCommand("Files", "cache", "tbps cache --clean features --older-than 30"),
+    "doctor": ListedCommand("Files", "doctor", "tbps doctor"),
 }
 """The commands in the order of the help."""
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from tbps_cli.cli.render import line, table
 
 if TYPE_CHECKING:
-    from tbps_cli.prepare.check import Report
+    from tbps_cli.prepare.check import CheckReport
 
 
-def show(report: Report) -> None:
+def show(report: CheckReport) -> None:
     """What `tbps prepare-data` found: counts, troubles, the audit, and where things were written."""
     title = f"{report.name}  {report.root}"
     headings = ["split", "identities", "images", "captions"] + ["official"] * bool(report.official)
@@ -39,7 +39,7 @@ def show(report: Report) -> None:
     line("ready" if not report.broken else f"{report.broken:,} images are missing or unreadable", style="bold")
 
 
-def _audit_lines(report: Report) -> None:
+def _audit_lines(report: CheckReport) -> None:
     if report.findings is None:
         return
     line()

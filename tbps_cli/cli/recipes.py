@@ -12,7 +12,7 @@ from tbps_cli.cli import complete
 from tbps_cli.cli.options import Json, Sets
 
 if TYPE_CHECKING:
-    from tbps_cli.recipe.listing import Entry
+    from tbps_cli.recipe.listing import ListedRecipe
 
 
 def command(
@@ -69,9 +69,9 @@ def _print_all(everything: bool, as_json: bool) -> None:
     )
 
 
-def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
+def _grouped(entries: Sequence[ListedRecipe]) -> list[list[ListedRecipe]]:
     """Each recipe followed by its variants, whose names begin with its own: irra, irra-icfg-pedes, irra-rstpreid."""
-    groups: list[list[Entry]] = []
+    groups: list[list[ListedRecipe]] = []
     for entry in sorted(entries, key=lambda entry: entry.name):
         if groups and entry.name.startswith(f"{groups[-1][0].name}-"):
             groups[-1].append(entry)
@@ -80,7 +80,7 @@ def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
     return groups
 
 
-def _row(entry: Entry) -> list[object]:
+def _row(entry: ListedRecipe) -> list[object]:
     from tbps_cli.cli.render import millions
 
     recipe, published = entry.recipe, entry.recipe.published

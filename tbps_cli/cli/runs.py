@@ -10,7 +10,7 @@ import typer
 from tbps_cli.cli.options import Json
 
 if TYPE_CHECKING:
-    from tbps_cli.models.summary import Summary
+    from tbps_cli.models.summary import RunSummary
 
 
 def command(
@@ -41,7 +41,7 @@ def command(
     )
 
 
-def _row(summary: Summary) -> list[object]:
+def _row(summary: RunSummary) -> list[object]:
     scores = [f"{summary.scores[name]:.2f}" if name in summary.scores else "" for name in ("R1", "mAP")]
     written = f"{summary.written:%Y-%m-%d %H:%M}" if summary.written else ""
     about = [summary.run, summary.state, summary.method, summary.data, summary.epoch]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tbps_cli.searching.query import Query, Search
 
 
-class Part(StrEnum):
+class SearchedSplit(StrEnum):
     train = "train"
     val = "val"
     test = "test"
@@ -62,7 +62,7 @@ Html = Annotated[
     typer.Option("--html", metavar="FILE", help="Write the hits to a self-contained page with thumbnails."),
 ]
 CopyTo = Annotated[Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder.")]
-Split = Annotated[Part, typer.Option("--split", help="Without --in: which split of the data set is searched.")]
+Split = Annotated[SearchedSplit, typer.Option("--split", help="Without --in: which split of the data set is searched.")]
 
 
 def command(
@@ -82,7 +82,7 @@ def command(
     null: Null = False,
     html: Html = None,
     copy_to: CopyTo = None,
-    split: Split = Part.test,
+    split: Split = SearchedSplit.test,
     data_root: DataRoot = None,
     device: Device = "auto",
     sets: Sets = None,

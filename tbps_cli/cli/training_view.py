@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tbps_cli import distributed
 from tbps_cli.cli import render
 from tbps_cli.engine.log import step_line
-from tbps_cli.engine.observe import Evaluated, Memory, Observer, Plan, Progress, Silent, Summary
+from tbps_cli.engine.observe import Evaluated, MemoryEstimate, Observer, Plan, Progress, Silent, TrainingSummary
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Scores
@@ -63,7 +63,7 @@ class Lines:
     def note(self, text: str) -> None:
         render.note(text)
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, summary: TrainingSummary) -> None:
         render.note(finished_line(summary))
 
 
@@ -158,7 +158,7 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _memory_parts(memory: Memory) -> Iterator[str]:
+def _memory_parts(memory: MemoryEstimate) -> Iterator[str]:
     """What takes how much of it, in words."""
     if memory.program:
         yield f"Python, PyTorch and data {render.bytes_text(memory.program)}"
@@ -183,7 +183,7 @@ def evaluated_line(evaluated: Evaluated) -> str:
     return "; ".join([line, *(evaluated.guard.troubles if evaluated.guard else [])])
 
 
-def finished_line(summary: Summary) -> str:
+def finished_line(summary: TrainingSummary) -> str:
     """How it ended."""
     early = ", stopped early" if summary.stopped_early else ""
     return f"finished after {summary.epochs} epochs{early}, {duration(summary.seconds)}"

@@ -17,8 +17,8 @@ from tbps_cli.augment.batched import BatchAugmenter
 from tbps_cli.data.types import Split
 from tbps_cli.engine.start import Start
 from tbps_cli.errors import RecipeError
+from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.loader import Loader
-from tbps_cli.loading.store import Store
 from tbps_cli.methods.base import Method, Views
 from tbps_cli.nn.block import Block, Transformer
 from tbps_cli.nn.precision import to_half

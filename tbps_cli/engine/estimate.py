@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tbps_cli.engine.observe import Memory
+from tbps_cli.engine.observe import MemoryEstimate
 from tbps_cli.engine.step import Stepper
 from tbps_cli.types import Batch, Step
 
@@ -134,7 +134,7 @@ def kept_bytes(stepper: Stepper, rows: Batch) -> int:
     return sum(kept.values())
 
 
-def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> Memory:
+def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> MemoryEstimate:
     """What training takes on one device.
 
     kind: of optimiser (adam and adamw keep two numbers a parameter, sgd one). pairs: embedded at a
@@ -145,7 +145,7 @@ def memory(method: nn.Module, kind: str, found: Probe | None, pairs: int) -> Mem
     weights = _bytes(parameters) + _bytes(list(method.buffers()))
     activations = round(found.bytes(pairs)) if found else 0
     program = max(0, found.held - weights) if found else 0
-    return Memory(weights, trained, trained * (1 if kind == "sgd" else 2), activations, program)
+    return MemoryEstimate(weights, trained, trained * (1 if kind == "sgd" else 2), activations, program)
 
 
 def _held(device: torch.device) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tbps_cli import distributed
 from tbps_cli.data.types import Split
 from tbps_cli.engine.experiment import Experiment
-from tbps_cli.features.pipeline import Report
+from tbps_cli.features.pipeline import EmbedReport
 from tbps_cli.models.model import Model
 from tbps_cli.retrieval import guard, metrics
 from tbps_cli.retrieval.embed import Embedded, embed_split
@@ -37,7 +37,7 @@ def select_scores(experiment: Experiment, progress: Callable[[int, int], None]) 
     scores = found = None
     if distributed.current().main:
         scores = metrics.scores(text_QE, image_GE, split.caption_person, split.image_person)
-        found = guard.check(model, split, Embedded(text_QE, image_GE, Report()), warn=False)
+        found = guard.check(model, split, Embedded(text_QE, image_GE, EmbedReport()), warn=False)
     return Scores(*distributed.broadcast_object(scores)), found
 
 

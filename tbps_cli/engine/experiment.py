@@ -19,9 +19,9 @@ from tbps_cli import distributed, methods, places
 from tbps_cli.augment.batched import refusal
 from tbps_cli.data.types import Dataset, Split
 from tbps_cli.engine.components import build_loader, build_method
-from tbps_cli.engine.data import find_store, open_data
 from tbps_cli.engine.start import Start, find_init, find_start
 from tbps_cli.engine.state import State, continued, require_same_data
+from tbps_cli.engine.training_data import find_store, open_data
 from tbps_cli.errors import RecipeError, UsageError
 from tbps_cli.loading.loader import Loader
 from tbps_cli.methods.base import Method, TextSources

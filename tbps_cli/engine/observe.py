@@ -16,7 +16,7 @@ from tbps_cli.types import Scores, Step
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """What training takes on the device, in bytes; activations are those of the pairs held at a time.
 
     program: what this process holds besides, on a CPU: Python, PyTorch and the data; 0 on other devices, where only
@@ -57,7 +57,7 @@ class Plan:
     select_on: str
     start: Step
     """Where training begins: step 0, or where a resumed run goes on."""
-    memory: Memory | None = None
+    memory: MemoryEstimate | None = None
     available: int | None = None
     """Bytes that the device has free, where it can say."""
     seconds: float | None = None
@@ -97,7 +97,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Summary:
+class TrainingSummary:
     """How a run ended; its scores are in the run folder."""
 
     epochs: int
@@ -118,7 +118,7 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None: ...
 
-    def finished(self, summary: Summary) -> None: ...
+    def finished(self, summary: TrainingSummary) -> None: ...
 
 
 class Silent:
@@ -134,4 +134,4 @@ class Silent:
 
     def note(self, text: str) -> None: ...
 
-    def finished(self, summary: Summary) -> None: ...
+    def finished(self, summary: TrainingSummary) -> None: ...

@@ -9,7 +9,7 @@ from tbps_cli.engine import run_folder, state
 from tbps_cli.engine.experiment import Experiment
 from tbps_cli.engine.log import Meter, RunLog, cut, forget_curves, sinks
 from tbps_cli.engine.observe import Evaluated
-from tbps_cli.engine.state import Place, State
+from tbps_cli.engine.state import State, TrainingProgress
 from tbps_cli.engine.step import Stepper
 from tbps_cli.models.card import card
 from tbps_cli.models.run import WEIGHTS, Run
@@ -52,7 +52,7 @@ class RunWriter:
         """Whether the last checkpoint is older than the recipe allows."""
         return time.monotonic() - self.saved_at >= self.recipe.train.save_every
 
-    def checkpoint(self, place: Place, meter: Meter) -> None:
+    def checkpoint(self, place: TrainingProgress, meter: Meter) -> None:
         """What `--resume` needs; a finished run keeps its place alone."""
         parts: dict[str, Any] = {}
         if not place.finished:
@@ -67,7 +67,7 @@ class RunWriter:
         state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data))
         self.saved_at = time.monotonic()
 
-    def card(self, place: Place) -> None:
+    def card(self, place: TrainingProgress) -> None:
         """`card.md`: what this run is, for whoever is handed the folder."""
         facts = {"selected_on": self.recipe.train.select_on, "epoch": place.best_epoch}
         self.run.write_card(card(self.recipe, facts, place.best_scores))
@@ -88,7 +88,7 @@ class RunWriter:
         self.log.close()
 
 
-def restore(saved: State, stepper: Stepper, meter: Meter) -> Place:
+def restore(saved: State, stepper: Stepper, meter: Meter) -> TrainingProgress:
     """Put a checkpoint's values back where they came from; returns the place."""
     stepper.method.load_state_dict(saved.parts["method"])
     stepper.optimizer.load_state_dict(saved.parts["optimizer"])

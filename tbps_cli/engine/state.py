@@ -21,7 +21,7 @@ from tbps_cli.models.run import STATE
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.load import build
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.weights.files import read_state, write_state
+from tbps_cli.weights.weights_file import read_state, write_state
 
 FILE = STATE
 VERSION = 1
@@ -38,7 +38,7 @@ _HALF_WRITTEN = re.compile(r"\..*\.tmp|\.tmp[A-Za-z0-9]{6}")
 
 
 @dataclass
-class Place:
+class TrainingProgress:
     """How far a run has come. Epochs and iterations count from 0 and name the *next* step."""
 
     epoch: int = 0
@@ -59,7 +59,7 @@ class Place:
 class State:
     """One checkpoint: the place, the recipe's settings, and the parts' own states."""
 
-    place: Place
+    place: TrainingProgress
     recipe: dict[str, Any]
     """The resolved one."""
     logs: dict[str, int]
@@ -88,7 +88,7 @@ def load(folder: Path) -> State | None:
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise WeightsError(f"{path} is not a checkpoint of this version.", "Train again under another --out.")
     return State(
-        Place(**content["place"]),
+        TrainingProgress(**content["place"]),
         content["recipe"],
         content["logs"],
         content["parts"],
@@ -173,7 +173,7 @@ def is_finite(method: torch.nn.Module) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if isinstance(value, Place) else value
+    return dataclasses.asdict(value) if isinstance(value, TrainingProgress) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,10 +20,10 @@ from tbps_cli.engine.evaluation import select_scores
 from tbps_cli.engine.experiment import Experiment, Options, prepare
 from tbps_cli.engine.log import Meter
 from tbps_cli.engine.loss_reader import LossReader, NotFinite, Seen
-from tbps_cli.engine.observe import Evaluated, Observer, Progress, Silent, Summary
+from tbps_cli.engine.observe import Evaluated, Observer, Progress, Silent, TrainingSummary
 from tbps_cli.engine.plan import make_plan
 from tbps_cli.engine.run_writer import RunWriter, restore
-from tbps_cli.engine.state import Place, State
+from tbps_cli.engine.state import State, TrainingProgress
 from tbps_cli.engine.step import Stepper
 from tbps_cli.engine.stops import Interrupted, StopRequest, interruptible, memory_advice, stop_on_signal
 from tbps_cli.recipe.load import build, drafted
@@ -102,7 +102,7 @@ class Training:
         to_device(self.method, experiment.device)
         optimizer = optim.build(self.method, self.recipe.optim)
         self.stepper = Stepper(self.method, optimizer, train=self.recipe.train, clip_norm=self.recipe.optim.clip_norm)
-        self.place, self.meter, self.reader, self.clock = Place(), Meter(), LossReader(), estimate.Clock()
+        self.place, self.meter, self.reader, self.clock = TrainingProgress(), Meter(), LossReader(), estimate.Clock()
         if saved is not None:
             self.place = restore(saved, self.stepper, self.meter)
         self.saved = saved
@@ -256,7 +256,7 @@ class Training:
             self.writer.card(place)
             self.writer.checkpoint(place, self.meter)
         distributed.barrier()  # no process says that it is done before everything is written
-        self.observer.finished(Summary(place.epoch, place.seconds, early))
+        self.observer.finished(TrainingSummary(place.epoch, place.seconds, early))
 
     # What is said ---------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ TOLERANCE = {"fp32": 1e-4, "int8": 0.1}
 """Largest allowed |difference| of one entry of a unit row. int8 changes the weights themselves."""
 
 
-class Encoder(Protocol):
+class TextImageEncoder(Protocol):
     """What both the original and the export can do."""
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
@@ -60,7 +60,7 @@ class Agreement:
         return {**vars(self), "holds": self.holds}
 
 
-def compare(original: Encoder, export: Encoder, examples: Examples, *, tolerance: float) -> Agreement:
+def compare(original: TextImageEncoder, export: TextImageEncoder, examples: Examples, *, tolerance: float) -> Agreement:
     """Run both on the same images and captions. A NaN counts as an infinite difference."""
     images, captions = examples.images, examples.captions
     image_difference, image_angle = _difference(original.encode_images(images), export.encode_images(images))
@@ -77,7 +77,7 @@ def compare(original: Encoder, export: Encoder, examples: Examples, *, tolerance
     )
 
 
-def seconds(encoder: Encoder, examples: Examples, rounds: int = 3) -> tuple[float, float]:
+def seconds(encoder: TextImageEncoder, examples: Examples, rounds: int = 3) -> tuple[float, float]:
     """Processor time for the images and for the captions: the least of some rounds after one to warm up."""
 
     def least(work: Callable[[], object]) -> float:

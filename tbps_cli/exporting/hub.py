@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tbps_cli.errors import UsageError
-from tbps_cli.weights.files import write_safetensors
+from tbps_cli.weights.weights_file import write_safetensors
 
 if TYPE_CHECKING:
     from tbps_cli.models.model import Model
@@ -49,8 +49,8 @@ def check(model: Model) -> None:
 def _is_plain(model: Model) -> bool:
     """Whether the embeddings are those of the towers alone, on a noise image and a sentence."""
     from tbps_cli.losses.contrastive import unit
-    from tbps_cli.nn.clip import Clip
-    from tbps_cli.nn.features import image_feature, text_feature
+    from tbps_cli.nn.clip_features import image_feature, text_feature
+    from tbps_cli.nn.clip_towers import Clip
 
     clip = getattr(model.method, "clip", None)
     if not isinstance(clip, Clip):

@@ -33,12 +33,12 @@ TYPES = re.compile(r"[<>|][fSi][1-9]\d{0,8}")
 VECTORS = "vectors"
 
 
-class Damaged(ValueError):
+class DamagedFile(ValueError):
     """Why a file cannot be what it seems to be."""
 
 
 @dataclass(frozen=True)
-class Dataset:
+class StoredBlock:
     """A block of numbers or fixed-width texts in a file."""
 
     offset: int
@@ -55,35 +55,35 @@ class Contents:
     """What is in a feature file: its attributes, and where its datasets lie."""
 
     facts: dict[str, str]
-    datasets: dict[str, Dataset]
+    datasets: dict[str, StoredBlock]
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode("ascii")
 
     @classmethod
     def from_json(cls, text: bytes, size: int) -> Contents:
-        """The inverse of `to_json`. Raises Damaged unless every dataset lies within the file's `size` bytes."""
+        """The inverse of `to_json`. Raises DamagedFile unless every dataset lies within the file's `size` bytes."""
         try:
             values = json.loads(text)
             facts, datasets = values["facts"], values["datasets"]
             if not all(isinstance(name, str) and isinstance(value, str) for name, value in facts.items()):
-                raise Damaged("an attribute is not a text")
+                raise DamagedFile("an attribute is not a text")
             return cls(facts, {name: _dataset(value, size) for name, value in datasets.items()})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            reason = str(error) if isinstance(error, Damaged) else "its contents are not described"
-            raise Damaged(reason) from None
+            reason = str(error) if isinstance(error, DamagedFile) else "its contents are not described"
+            raise DamagedFile(reason) from None
 
 
-def _dataset(value: Mapping[str, Any], size: int) -> Dataset:
+def _dataset(value: Mapping[str, Any], size: int) -> StoredBlock:
     offset, dtype, shape = value["offset"], value["dtype"], value["shape"]
     whole = [offset, *shape]
     if not all(isinstance(number, int) and 0 <= number <= size for number in whole) or len(shape) > 2:
-        raise Damaged("a dataset has an impossible place or shape")
+        raise DamagedFile("a dataset has an impossible place or shape")
     if not isinstance(dtype, str) or not TYPES.fullmatch(dtype):
-        raise Damaged("a dataset has an unknown type")
-    dataset = Dataset(offset, np.dtype(dtype).str, tuple(shape))
+        raise DamagedFile("a dataset has an unknown type")
+    dataset = StoredBlock(offset, np.dtype(dtype).str, tuple(shape))
     if dataset.offset + dataset.nbytes > size:
-        raise Damaged("a dataset ends behind the end of the file")
+        raise DamagedFile("a dataset ends behind the end of the file")
     return dataset
 
 
@@ -99,7 +99,7 @@ def write(file: BinaryIO, contents: Contents) -> None:
 
 
 def read(file: BinaryIO) -> Contents | None:
-    """What the footer of an open file says; None when it has none. Raises Damaged when it does not fit the file."""
+    """What the footer of an open file says; None when it has none. Raises DamagedFile when it does not fit the file."""
     size = file.seek(0, os.SEEK_END)
     if size < END:
         return None
@@ -110,11 +110,11 @@ def read(file: BinaryIO) -> Contents | None:
     length = int.from_bytes(end[:8], "little")
     start = size - END - length
     if length > LONGEST or start < 0:
-        raise Damaged("its footer is damaged")
+        raise DamagedFile("its footer is damaged")
     file.seek(start)
     contents = Contents.from_json(file.read(length), size)
     if _checksum(file, contents, size - END + 8) != end[8 : 8 + DIGEST]:
-        raise Damaged("its checksum is wrong")
+        raise DamagedFile("its checksum is wrong")
     return contents
 
 
@@ -129,7 +129,7 @@ def _checksum(file: BinaryIO, contents: Contents, end: int) -> bytes:
     return digest.digest()
 
 
-def _around(vectors: Dataset | None, end: int) -> Iterable[tuple[int, int]]:
+def _around(vectors: StoredBlock | None, end: int) -> Iterable[tuple[int, int]]:
     if vectors is None or not vectors.nbytes:
         return [(0, end)]
     return [(0, vectors.offset), (vectors.offset + vectors.nbytes, end)]

@@ -78,7 +78,7 @@ class Unusable:
 
 
 @dataclass
-class Report:
+class EmbedReport:
     """What embedding a list took."""
 
     reused: int = 0
@@ -102,7 +102,7 @@ def embed_images(
     batch: int,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> EmbedReport:
     """Bring a feature file up to date with these images; rows of other images stay as they are.
 
     workers: threads that decode; default one a core, at most eight.
@@ -111,7 +111,7 @@ def embed_images(
     Raises CacheError when the file cannot be written.
     """
     todo = _outdated(encoder, sources, file)
-    report = Report(reused=len(sources) - len(todo))
+    report = EmbedReport(reused=len(sources) - len(todo))
     if not todo:
         return report
 
@@ -150,7 +150,7 @@ def embed_texts(
         return _Ready(Row(name, content=name), wanted[name])
 
     sink = _Sink(file, encode, batch, whole=whole)
-    _embed(missing, map(prepare, missing), prepare, sink, Report(), progress)
+    _embed(missing, map(prepare, missing), prepare, sink, EmbedReport(), progress)
     text_QE = file.select(names)[1].astype(np.float32, copy=False)
     file.compact()
     return text_QE
@@ -370,7 +370,7 @@ def _embed(
     prepared: Iterable[_Ready[Value] | Unusable],
     afresh: Callable[[Item], _Ready[Value] | Unusable],
     sink: _Sink[Value],
-    report: Report,
+    report: EmbedReport,
     progress: Progress | None,
     all_needed: bool = False,
 ) -> None:

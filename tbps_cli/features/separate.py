@@ -18,7 +18,7 @@ import threading
 from contextlib import suppress
 from typing import BinaryIO
 
-from tbps_cli.features.footer import Contents, Damaged
+from tbps_cli.features.footer import Contents, DamagedFile
 
 WALL_SECONDS = 60.0
 """For disks that are slow; how long it may compute is limited in `features.store`."""
@@ -30,19 +30,19 @@ _SIZE_OF_ADDRESSES = {0: 13, 1: 13, 2: 9, 3: 9}
 
 
 def describe(file: BinaryIO) -> Contents:
-    """What is in an open HDF5 file, and where. Raises Damaged."""
+    """What is in an open HDF5 file, and where. Raises DamagedFile."""
     size = file.seek(0, os.SEEK_END)
     check_length(file, size)
     try:
         status, text = _server().ask(file) if hasattr(os, "fork") else _ask_afresh(file)
     except TimeoutError:
-        raise Damaged(ENDLESS) from None
+        raise DamagedFile(ENDLESS) from None
     except OSError as error:
-        raise Damaged(f"the process that reads it has ended ({error})") from None
+        raise DamagedFile(f"the process that reads it has ended ({error})") from None
     if status < 0:
-        raise Damaged(ENDLESS if -status in _STOPPED else "HDF5 crashes on it")
+        raise DamagedFile(ENDLESS if -status in _STOPPED else "HDF5 crashes on it")
     if status:
-        raise Damaged(text.strip().splitlines()[-1] if text.strip() else "HDF5 cannot open it")
+        raise DamagedFile(text.strip().splitlines()[-1] if text.strip() else "HDF5 cannot open it")
     return Contents.from_json(text.encode(), size)
 
 
@@ -50,15 +50,15 @@ _STOPPED = {getattr(signal, name) for name in ("SIGPROF", "SIGKILL") if hasattr(
 
 
 def check_length(file: BinaryIO, size: int) -> None:
-    """Raises Damaged for a file that is shorter than its superblock says: most that are damaged end early."""
+    """Raises DamagedFile for a file that is shorter than its superblock says: most that are damaged end early."""
     file.seek(0)
     head = file.read(64)
     version = head[8] if len(head) == 64 else -1
     if version not in _END_OF_FILE or not head.startswith(SIGNATURE):
-        raise Damaged("its superblock is damaged")
+        raise DamagedFile("its superblock is damaged")
     place = _END_OF_FILE[version]
     if head[_SIZE_OF_ADDRESSES[version]] == 8 and int.from_bytes(head[place : place + 8], "little") > size:
-        raise Damaged("it ends early")
+        raise DamagedFile("it ends early")
 
 
 class Server:

@@ -21,7 +21,7 @@ import numpy as np
 
 from tbps_cli.errors import CacheError
 from tbps_cli.features import footer, separate
-from tbps_cli.features.footer import VECTORS, Contents, Damaged
+from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
 from tbps_cli.features.parts import part_paths
 from tbps_cli.features.rows import COLUMNS, Array, Rows
 from tbps_cli.features.separate import SIGNATURE
@@ -154,7 +154,7 @@ def read(path: Path, fingerprint: str, *, compacted: bool = False) -> Part:
             rows = Rows({name: _column(file, contents, name) for name in COLUMNS})
             vectors = _mapped(file, contents)
             if {len(column) for column in rows.columns.values()} != {len(vectors)}:
-                raise Damaged("not every row has a vector")
+                raise DamagedFile("not every row has a vector")
             identity = _identity_of(os.fstat(file.fileno()))
             return Part(path, rows, vectors, about, merged, identity, compacted)
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def _column(file: BinaryIO, contents: Contents, name: str) -> Array:
     there = contents.datasets.get(name)
     wanted = "i8" if name in ("size", "mtime") else "S"
     if there is None or len(there.shape) != 1 or wanted not in there.dtype:
-        raise Damaged(f"it has no column {name}")
+        raise DamagedFile(f"it has no column {name}")
     file.seek(there.offset)
     content = file.read(there.nbytes)
     return np.frombuffer(content, there.dtype) if content else np.empty(0, there.dtype)
@@ -177,7 +177,7 @@ def _column(file: BinaryIO, contents: Contents, name: str) -> Array:
 def _mapped(file: BinaryIO, contents: Contents) -> Array:
     there = contents.datasets.get(VECTORS)
     if there is None or len(there.shape) != 2 or "f" not in there.dtype:
-        raise Damaged("it has no vectors")
+        raise DamagedFile("it has no vectors")
     if not there.nbytes:
         return np.empty(there.shape, there.dtype)
     return np.memmap(file, there.dtype, "r", there.offset, there.shape)
@@ -189,7 +189,7 @@ def _about(path: Path, contents: Contents) -> dict[str, object]:
         raise BadFile(path, "is not a feature file of this version of tbps")
     about = json.loads(contents.facts.get("about", ""))
     if not isinstance(about, dict):
-        raise Damaged("its description is not a table")
+        raise DamagedFile("its description is not a table")
     return about
 
 
@@ -209,9 +209,9 @@ def _identity_of(state: os.stat_result) -> tuple[int, ...]:
 
 
 def _contents(file: BinaryIO) -> Contents:
-    """As the footer says, else as a process of its own finds out. Raises Damaged."""
+    """As the footer says, else as a process of its own finds out. Raises DamagedFile."""
     if file.read(len(SIGNATURE)) != SIGNATURE:
-        raise Damaged("it is not an HDF5 file")
+        raise DamagedFile("it is not an HDF5 file")
     return footer.read(file) or separate.describe(file)
 
 

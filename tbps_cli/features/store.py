@@ -44,7 +44,7 @@ from numpy.typing import DTypeLike, NDArray
 from tbps_cli import files
 from tbps_cli.errors import CacheError
 from tbps_cli.features import footer
-from tbps_cli.features.footer import VECTORS, Contents, Damaged
+from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
 from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, unwritable
 from tbps_cli.features.rows import COLUMNS, Array, Row, Rows, encoded
 from tbps_cli.features.snapshot import FORMAT, BadFile, Part, Snapshot, load, read
@@ -324,11 +324,11 @@ def _contents_of(file: h5py.File) -> Contents:
     return Contents(facts, datasets)
 
 
-def _place_of(dataset: h5py.Dataset) -> footer.Dataset:
+def _place_of(dataset: h5py.Dataset) -> footer.StoredBlock:
     offset = dataset.id.get_offset()
     if offset is None and dataset.size:
-        raise Damaged(f"{dataset.name} does not lie in one piece")
-    return footer.Dataset(offset or 0, dataset.dtype.str, dataset.shape)
+        raise DamagedFile(f"{dataset.name} does not lie in one piece")
+    return footer.StoredBlock(offset or 0, dataset.dtype.str, dataset.shape)
 
 
 def _write(

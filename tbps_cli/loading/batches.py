@@ -23,17 +23,17 @@ from tbps_cli.augment.rng import Draws
 from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image
 from tbps_cli.data.types import Split
 from tbps_cli.errors import TbpsError
+from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.samplers import Order
-from tbps_cli.loading.store import Store
-from tbps_cli.text.augment import augment_caption, augment_ids
 from tbps_cli.text.masking import mask_words
 from tbps_cli.text.tokenizer import Tokenizer
+from tbps_cli.text.word_changes import augment_caption, augment_ids
 
 Made = dict[str, Any]
 """A batch on its way from a worker: plain dictionaries, which PyTorch knows how to pin."""
 
 
-class Views(Protocol):
+class WantedViews(Protocol):
     """What a method asks of a batch; `methods.base.Views` is one."""
 
     @property
@@ -72,7 +72,7 @@ class Maker(Dataset[Made]):
     """
 
     split: Split
-    views: Views
+    views: WantedViews
     tokenizer: Tokenizer
     size: tuple[int, int]
     seed: int
@@ -193,6 +193,6 @@ class PlainViews:
     text_options: Mapping[str, float]
 
     @classmethod
-    def of(cls, views: Views) -> PlainViews:
+    def of(cls, views: WantedViews) -> PlainViews:
         plain = {name: replace(how, steps=(Flip(0.5),)) for name, how in views.images.items()}
         return cls(plain, views.masked, views.augment_text, views.text_options)

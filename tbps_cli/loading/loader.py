@@ -28,9 +28,9 @@ from tbps_cli.data.images import MAX_PIXELS, require_images
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
 from tbps_cli.loading import samplers
-from tbps_cli.loading.batches import Made, Maker, PlainViews, Views, Work
+from tbps_cli.loading.batches import Made, Maker, PlainViews, WantedViews, Work
+from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.samplers import Order
-from tbps_cli.loading.store import Store
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch
 
@@ -66,7 +66,7 @@ class Loader:
     """
 
     split: Split
-    views: Views
+    views: WantedViews
     tokenizer: Tokenizer
     size: tuple[int, int]
     batch: int = field(kw_only=True)

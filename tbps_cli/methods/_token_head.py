@@ -17,7 +17,7 @@ from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
 from tbps_cli.methods.base import Method, Views, irra_group
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.parsing import Axis, check_parser

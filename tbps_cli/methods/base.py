@@ -21,9 +21,9 @@ from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_features import image_feature, text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.draw import DrawsItself
-from tbps_cli.nn.features import image_feature, text_feature
 from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.text.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class Views:
     sampler: "random" (every caption once an epoch), "identity" (groups of one person) or
     "identity-chunks" (groups along one shuffle of all captions).
     drop_last: whether an incomplete last batch is left out.
-    augment_text: name of a word-level augmentation of `text.augment`, applied before tokenising;
+    augment_text: name of a word-level augmentation of `text.word_changes`, applied before tokenising;
     text_options: its numbers.
     """
 

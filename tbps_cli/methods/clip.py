@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tbps_cli.losses.contrastive import itc
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.section import Count, Positive
 from tbps_cli.text.bpe import Bpe

@@ -20,8 +20,8 @@ from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.adapters import AdapterBlock
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.clip_features import image_feature, text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.prompts import PromptBank, make_room
 from tbps_cli.nn.sizes import named, read_sizes

@@ -19,8 +19,8 @@ from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.adapters import MixtureBlock
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import image_feature
+from tbps_cli.nn.clip_features import image_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.moe import collect_shares
 from tbps_cli.nn.sizes import named, read_sizes

@@ -17,9 +17,9 @@ from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
 from tbps_cli.methods.base import Method, Views, irra_group
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_features import text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.cross_modal import CrossModal
-from tbps_cli.nn.features import text_feature
 from tbps_cli.nn.heads import Classifier, WordHead
 from tbps_cli.nn.masked_words import read_layers
 from tbps_cli.nn.sizes import named, read_sizes

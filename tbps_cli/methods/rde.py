@@ -23,7 +23,7 @@ from tbps_cli.losses import division, ranking
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.selection import Selection, select_patches, select_words, selected_count
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.nn.text_tower import at_end, used

@@ -25,8 +25,8 @@ from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.losses.views import simclr
 from tbps_cli.methods.base import Method, Views
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.clip_features import image_feature, text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.heads import Classifier, ContrastHead
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
 from tbps_cli.nn.sizes import named, read_sizes

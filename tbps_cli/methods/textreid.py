@@ -26,7 +26,7 @@ from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, usable_negatives
 from tbps_cli.methods.base import Method, TextInput, TextSources, Views
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import copy_in, draw_image_tower, image_tower, resized_tables
+from tbps_cli.nn.clip_towers import copy_in, draw_image_tower, image_tower, resized_tables
 from tbps_cli.nn.draw import draw_linear_normal, linear_layers
 from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, read_head
 from tbps_cli.nn.resnet import EXPANSION, ResNet, image_of

@@ -31,8 +31,8 @@ from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
-from tbps_cli.weights.files import read_tensors, read_yaml, state_of
 from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.weights_file import read_tensors, read_yaml, state_of
 
 logger = logging.getLogger("tbps")
 

@@ -89,7 +89,7 @@ class Run:
         self, which: Literal["best", "last"], tensors: Mapping[str, Tensor], facts: Mapping[str, object]
     ) -> Path:
         """Write weights atomically. facts: epoch, scores, `selected_on`: kept as text in the file's head."""
-        from tbps_cli.weights.files import write_safetensors
+        from tbps_cli.weights.weights_file import write_safetensors
 
         path = self.folder / WEIGHTS[which]
         write_safetensors(path, tensors, {name: str(value) for name, value in facts.items() if value is not None})
@@ -97,13 +97,13 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors of `weights_file`."""
-        from tbps_cli.weights.files import read_safetensors
+        from tbps_cli.weights.weights_file import read_safetensors
 
         return read_safetensors(self.weights_file)
 
     def facts(self) -> dict[str, str]:
         """What `save_weights` was told about these weights."""
-        from tbps_cli.weights.heads import read_metadata
+        from tbps_cli.weights.headers import read_metadata
 
         return read_metadata(self.weights_file)
 

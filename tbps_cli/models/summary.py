@@ -14,14 +14,14 @@ from pathlib import Path
 from tbps_cli.errors import TbpsError
 from tbps_cli.models.run import CARD, LOCK, RECIPE, STATE, WEIGHTS, list_runs
 from tbps_cli.types import Scores
-from tbps_cli.weights.heads import read_metadata
+from tbps_cli.weights.headers import read_metadata
 
 STOPPED = "stopped at"
 _CONVERTED = "converted from"
 
 
 @dataclass
-class Summary:
+class RunSummary:
     """One run in a list; empty texts where something is unknown."""
 
     run: Path
@@ -42,12 +42,12 @@ class Summary:
         return vars(self) | {"run": str(self.run), "written": written}
 
 
-def summaries(runs: Path) -> list[Summary]:
+def summaries(runs: Path) -> list[RunSummary]:
     """All runs below a folder, the newest last."""
     return [summarise(run) for run in list_runs(runs)]
 
 
-def summarise(run: Path) -> Summary:
+def summarise(run: Path) -> RunSummary:
     """What the files of one run say."""
     summary = _read(run)
     if any(note.startswith(_CONVERTED) for note in summary.notes):
@@ -83,8 +83,8 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _read(run: Path) -> Summary:
-    summary = Summary(run)
+def _read(run: Path) -> RunSummary:
+    summary = RunSummary(run)
     try:
         recipe = tomllib.loads((run / RECIPE).read_text("utf-8"))
         summary.method = str(recipe["method"]["name"])
@@ -104,7 +104,7 @@ def _read(run: Path) -> Summary:
     return summary
 
 
-def _tell(summary: Summary, facts: dict[str, str]) -> None:
+def _tell(summary: RunSummary, facts: dict[str, str]) -> None:
     summary.selected_on = facts.get("selected_on")
     summary.epoch = int(facts["epoch"]) if "epoch" in facts else None
     summary.scores = {name: float(facts[name]) for name in Scores._fields if name in facts}

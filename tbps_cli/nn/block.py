@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tbps_cli.nn.token_layout import ROWS, OneOfEachRow, TokenLayout, split_heads
+from tbps_cli.nn.token_layout import PADDED, OneOfEachRow, TokenLayout, split_heads
 
 Activation = Literal["quickgelu", "gelu"]
 
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, layout: TokenLayout = ROWS, *, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout = PADDED, *, context: Tensor | None = None) -> Tensor:
         """What the wanted tokens of `x` attend to, the tokens as the layout says they lie.
 
         context: [B, S, D], the tokens that are attended to instead of `x` itself.
@@ -126,11 +126,11 @@ class Block(nn.Module):
         self.mlp = Mlp(width, act)
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: Tensor, layout: TokenLayout = ROWS) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout = PADDED) -> Tensor:
         """All tokens in, the wanted ones out."""
         return self.feed(self.attend(x, layout))
 
-    def attend(self, x: Tensor, layout: TokenLayout = ROWS) -> Tensor:
+    def attend(self, x: Tensor, layout: TokenLayout = PADDED) -> Tensor:
         """The first half: attention with its residual."""
         return layout.wanted(x) + self.attn(self.ln_1(x), layout)
 
@@ -179,7 +179,7 @@ class Transformer(nn.Module):
         """Whether every block may leave out tokens now: padding then takes no part in anything."""
         return all(block.may_skip_tokens for block in self.blocks)
 
-    def forward(self, x: Tensor, layout: TokenLayout = ROWS, hooks: Hooks | None = None) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout = PADDED, hooks: Hooks | None = None) -> Tensor:
         """All tokens in, the wanted ones out; where it may, the last block computes no others."""
         x = self._before_last(x, layout, hooks)
         if layout.all_wanted or self.blocks[-1].may_skip_tokens:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tbps_cli.nn.block import Block, Hooks, LayerNorm, Transformer
-from tbps_cli.nn.token_layout import CAUSAL_ROWS, EndsOfPacked, OneOfEachRow, pack, token_at
+from tbps_cli.nn.token_layout import CAUSAL_PADDED, EndsOfPacked, OneOfEachRow, pack, token_at
 
 
 class TextTower(nn.Module):
@@ -38,7 +38,7 @@ class TextTower(nn.Module):
 
     def text_tokens(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Projected tokens at every position, [B, T, E]."""
-        return self.projected(self.transformer(self.embedded(token_BT, hooks), CAUSAL_ROWS, hooks))
+        return self.projected(self.transformer(self.embedded(token_BT, hooks), CAUSAL_PADDED, hooks))
 
     def end_token(self, token_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
         """[B, T] -> [B, E], the projected token at each caption's end; where it may, nothing else is computed."""

@@ -36,19 +36,19 @@ class TokenLayout(Protocol):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, drop: float = 0.0) -> Tensor:
         """Attention before the output projection: rows [B, L, D] of the wanted tokens and of all -> the wanted tokens.
 
-        drop: share of the probabilities that are dropped; only `Rows` can.
+        drop: share of the probabilities that are dropped; only a `Padded` layout can.
         """
 
 
 @dataclass(frozen=True)
-class Rows:
+class Padded:
     """[B, L, D], all wanted. causal: a token attends to itself and to those before it."""
 
     all_wanted: ClassVar[bool] = True
     causal: bool = False
 
     @property
-    def whole(self) -> Rows:
+    def whole(self) -> Padded:
         return self
 
     def wanted(self, x: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ class Rows:
         return join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=self.causal))
 
 
-ROWS = Rows()
-CAUSAL_ROWS = Rows(causal=True)
+PADDED = Padded()
+CAUSAL_PADDED = Padded(causal=True)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class OneOfEachRow:
     causal: bool = False
 
     @property
-    def whole(self) -> Rows:
-        return CAUSAL_ROWS if self.causal else ROWS
+    def whole(self) -> Padded:
+        return CAUSAL_PADDED if self.causal else PADDED
 
     def wanted(self, x: Tensor) -> Tensor:
         return token_at(x, self.place_B)

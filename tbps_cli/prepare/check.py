@@ -38,7 +38,7 @@ class Trouble:
 
 
 @dataclass
-class Report:
+class CheckReport:
     """Everything that was found; `document()` is its JSON form."""
 
     name: str
@@ -108,9 +108,9 @@ class _Look:
 
 def check(
     dataset: Dataset, official: dict[str, tuple[int, int, int]], phase: Phase = lambda title: nullcontext()
-) -> tuple[Report, dict[str, str]]:
+) -> tuple[CheckReport, dict[str, str]]:
     """Decode every image once: (the report, path below the root -> hash of the file's content)."""
-    report = Report(
+    report = CheckReport(
         dataset.name, dataset.source or dataset.root, dataset.root, dataset.splits, dict(official), list(dataset.notes)
     )
     paths = list(dict.fromkeys(dataset.path_of(image) for image in dataset.images))
@@ -157,7 +157,7 @@ def _look_at(path: Path) -> _Look:
     return look
 
 
-def _classify(report: Report, dataset: Dataset, look: _Look) -> None:
+def _classify(report: CheckReport, dataset: Dataset, look: _Look) -> None:
     """A file that PIL's leniency makes usable is truncated; any other is unreadable. One at a time: see images."""
     try:
         read_image(look.path, allow_truncated=True)
@@ -167,13 +167,13 @@ def _classify(report: Report, dataset: Dataset, look: _Look) -> None:
         report.truncated.add(_below(dataset, look.path))
 
 
-def _note_sizes(report: Report, sizes: list[tuple[int, int]]) -> None:
+def _note_sizes(report: CheckReport, sizes: list[tuple[int, int]]) -> None:
     if sizes:
         widths, heights = [size[0] for size in sizes], [size[1] for size in sizes]
         report.width, report.height = (min(widths), max(widths)), (min(heights), max(heights))
 
 
-def _note_duplicates(report: Report, hash_of: dict[str, str]) -> None:
+def _note_duplicates(report: CheckReport, hash_of: dict[str, str]) -> None:
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for path, content in hash_of.items():
         groups[content].append(path)

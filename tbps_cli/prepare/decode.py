@@ -1,4 +1,4 @@
-"""Decodes every image of a data set once, into a store that `loading/store.py` reads.
+"""Decodes every image of a data set once, into a store that `loading/image_store.py` reads.
 
 The store is written under a temporary name and put in place only when it is whole.
 """
@@ -17,7 +17,7 @@ from tbps_cli import files
 from tbps_cli.augment.transform import Resample, resized
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.errors import DataError
-from tbps_cli.loading.store import MANIFEST, PIXELS, VERSION, Store, read_store, stamp_of, store_folder
+from tbps_cli.loading.image_store import MANIFEST, PIXELS, VERSION, Store, read_store, stamp_of, store_folder
 
 Progress = Callable[[int, int], None]
 RESAMPLE: Resample = "bilinear"

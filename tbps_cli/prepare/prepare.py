@@ -1,6 +1,6 @@
 """What `tbps prepare-data` does: bring a data set into place or draw it, then look at every file of it.
 
-The outcome is a `Report`: counts beside the official ones, what is missing, unreadable or there twice, what
+The outcome is a `CheckReport`: counts beside the official ones, what is missing, unreadable or there twice, what
 the audit found, where the pre-decoded images are. It is also written beside the data set's folder, so that
 somebody else can be shown what one has.
 """
@@ -21,7 +21,7 @@ from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.escape import json_text
 from tbps_cli.prepare.audit import audit, exclusion_list
-from tbps_cli.prepare.check import Phase, Report, check
+from tbps_cli.prepare.check import CheckReport, Phase, check
 from tbps_cli.prepare.decode import build_store
 from tbps_cli.prepare.install import install
 
@@ -55,7 +55,7 @@ def prepare(
     identities: int | None = None,
     seed: int | None = None,
     phase: Phase = lambda title: nullcontext(),
-) -> Report:
+) -> CheckReport:
     """Bring a data set into place if asked to, check it, and write the report beside it.
 
     decode: height and width of the pre-decoded images to make.
@@ -123,7 +123,7 @@ def _own_name(dataset: Dataset) -> str:
     return f"{source.name}-{hashlib.blake2b(os.fsencode(source), digest_size=4).hexdigest()}"
 
 
-def _audit(report: Report, dataset: Dataset, hash_of: dict[str, str], base: Path) -> None:
+def _audit(report: CheckReport, dataset: Dataset, hash_of: dict[str, str], base: Path) -> None:
     report.findings = audit(dataset, hash_of)
     listed = exclusion_list(report.findings)
     report.excluded = len(listed)
@@ -132,7 +132,7 @@ def _audit(report: Report, dataset: Dataset, hash_of: dict[str, str], base: Path
         report.exclude = place
 
 
-def _write_report(report: Report, base: Path) -> None:
+def _write_report(report: CheckReport, base: Path) -> None:
     """DATA_ROOT/FOLDER.report.json, which names itself."""
     place = base.with_name(f"{base.name}.report.json")
     report.file = place

@@ -26,7 +26,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedRecipe:
     """One recipe as a row of `tbps recipes`."""
 
     name: str
@@ -62,15 +62,15 @@ class Entry:
         }
 
 
-def catalogue() -> list[Entry]:
+def catalogue() -> list[ListedRecipe]:
     """Every shipped recipe."""
     return [entry(name) for name in list_recipes()]
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> ListedRecipe:
     """One recipe by shipped name or path."""
     recipe = load(name)
-    return Entry(name, recipe, count_parameters(recipe))
+    return ListedRecipe(name, recipe, count_parameters(recipe))
 
 
 def count_parameters(recipe: Recipe) -> Parameters:

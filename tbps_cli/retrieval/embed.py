@@ -17,7 +17,7 @@ from tbps_cli.data.images import require_images
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.features.pipeline import Policy, Progress, Report, Source, embed_images, embed_texts
+from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, embed_images, embed_texts
 from tbps_cli.features.rows import Array, Rows
 from tbps_cli.features.store import FeatureFile, feature_path
 
@@ -32,7 +32,7 @@ class Embedded:
 
     text_QE: NDArray[np.float32]
     image_GE: NDArray[np.float32]
-    report: Report
+    report: EmbedReport
 
 
 def embed_split(
@@ -78,7 +78,7 @@ def embed_gallery(
     batch: int = 64,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> tuple[Rows, Array, Report]:
+) -> tuple[Rows, Array, EmbedReport]:
     """The images of a split as rows and their embeddings, in file order. Arguments and errors as `embed_split`."""
     require_images(split.paths, split.root, split.dataset)
     file = _file(model, split.root, "images", batch, cache_dir)
@@ -92,7 +92,7 @@ def embed_gallery(
     return rows, image_GE, report
 
 
-def require_all(report: Report, total: int) -> None:
+def require_all(report: EmbedReport, total: int) -> None:
     """Raises DataError with the number of images that cannot be read, if there are any."""
     if report.unusable:
         first, count = report.unusable[0].error, len(report.unusable)

@@ -33,16 +33,16 @@ def page(
     facts = [gallery.name, f"{where}{len(gallery):,} images", run]
     if single and (remark := _remark(answers[0])):
         facts.append(remark)
-    group = sheet.Group("", [_answer(one, single) for one in answers])
+    group = sheet.SheetSection("", [_answer(one, single) for one in answers])
     size = LARGE if single else SEVERAL
     return sheet.sheet(title, " · ".join(facts), [group], size=size, progress=progress)
 
 
-def _answer(answer: Answer, single: bool) -> sheet.Answer:
+def _answer(answer: Answer, single: bool) -> sheet.SheetAnswer:
     from tbps_cli.searching import sheet
 
-    places = [sheet.Place(hit.file, label(hit), answer.is_right(hit)) for hit in answer.hits]
-    return sheet.Answer("" if single else str(answer.query), places, "" if single else _remark(answer))
+    places = [sheet.SheetImage(hit.file, label(hit), answer.is_right(hit)) for hit in answer.hits]
+    return sheet.SheetAnswer("" if single else str(answer.query), places, "" if single else _remark(answer))
 
 
 def _remark(answer: Answer) -> str:

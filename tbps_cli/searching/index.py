@@ -17,7 +17,7 @@ import numpy as np
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.features.pipeline import Policy, Progress, Report, Source, embed_images
+from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, embed_images
 from tbps_cli.features.snapshot import read_about
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.models.checkpoint import Checkpoint, opened
@@ -165,7 +165,7 @@ def _no_images_hint(skipped: SkippedList) -> str:
     return "Images end in .jpg, .png, .bmp, .webp and the like; hidden folders are passed over."
 
 
-def _settle(file: FeatureFile, seen: Scan, skipped: SkippedList, report: Report) -> Update:
+def _settle(file: FeatureFile, seen: Scan, skipped: SkippedList, report: EmbedReport) -> Update:
     """Drop the rows of what is gone or unusable now, and note what was left out."""
     # what has vanished since the folder was listed is gone, not unusable
     failed = [one for one in report.unusable if os.path.lexists(one.source.file)]

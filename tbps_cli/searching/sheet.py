@@ -35,7 +35,7 @@ MOST = 2000
 
 
 @dataclass(frozen=True)
-class Place:
+class SheetImage:
     """One image of an answer; `right` is None where the truth is unknown."""
 
     image: Path
@@ -45,28 +45,28 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SheetAnswer:
     """One line of a sheet: a query, a remark on how it went, and its places, best first."""
 
     query: str
-    places: Sequence[Place]
+    places: Sequence[SheetImage]
     note: str = ""
-    own: Place | None = None
+    own: SheetImage | None = None
     """The image that the sentence was written about."""
 
 
 @dataclass(frozen=True)
-class Group:
+class SheetSection:
     """Answers under one heading; an empty one is not shown."""
 
     heading: str
-    answers: Sequence[Answer]
+    answers: Sequence[SheetAnswer]
 
 
 def sheet(
     title: str,
     subtitle: str,
-    groups: Iterable[Group],
+    groups: Iterable[SheetSection],
     *,
     size: tuple[int, int] = (WIDTH, HEIGHT),
     progress: Progress | None = None,
@@ -92,7 +92,7 @@ def _text(text: str) -> str:
     return html.escape(printable(text), quote=True)
 
 
-def _heading(group: Group) -> str:
+def _heading(group: SheetSection) -> str:
     return f"<h2>{_text(group.heading)}</h2>" if group.heading else ""
 
 
@@ -102,14 +102,16 @@ def of_evaluation(evaluation: Evaluation, *, progress: Progress | None = None) -
     score_QK, index_QK = side.top(SHOWN)
     details = side.details
 
-    def answer(query: int) -> Answer:
+    def answer(query: int) -> SheetAnswer:
         person = side.person_Q[query]
         places = [
-            Place(split.paths[index], f"{score:.3f}\nperson {side.person_G[index]}", side.person_G[index] == person)
+            SheetImage(
+                split.paths[index], f"{score:.3f}\nperson {side.person_G[index]}", side.person_G[index] == person
+            )
             for score, index in zip(score_QK[query], index_QK[query], strict=True)
         ]
         own = split.paths[int(split.caption_image[query])]
-        return Answer(split.captions[query], places, _remark(details, query, person), Place(own, "described"))
+        return SheetAnswer(split.captions[query], places, _remark(details, query, person), SheetImage(own, "described"))
 
     order = np.argsort(np.nan_to_num(details.ap_Q, nan=-1.0), kind="stable")
     worst, best, others = _parts(order.tolist())
@@ -119,7 +121,7 @@ def of_evaluation(evaluation: Evaluation, *, progress: Progress | None = None) -
     subtitle = f"{evaluation.run} · {evaluation.data} {split.name} · {len(split.captions):,} captions, "
     subtitle += f"{len(split.paths):,} images · " + " · ".join(f"{k} {v:.2f}" for k, v in scores._asdict().items())
     groups = [
-        Group(heading, [answer(query) for query in queries])
+        SheetSection(heading, [answer(query) for query in queries])
         for heading, queries in (("Worst", worst), ("Best", best), (rest, others))
     ]
     return sheet(f"Rank sheet: {evaluation.method}", subtitle, groups, progress=progress)
@@ -138,11 +140,11 @@ def _remark(details: Details, query: int, person: Person) -> str:
     return f"person {person} · first right at {details.first_Q[query]} · AP {100 * details.ap_Q[query]:.1f}"
 
 
-def _all(answer: Answer) -> list[Place]:
+def _all(answer: SheetAnswer) -> list[SheetImage]:
     return [*([answer.own] if answer.own else []), *answer.places]
 
 
-def _answer(answer: Answer, number: dict[Path, int]) -> str:
+def _answer(answer: SheetAnswer, number: dict[Path, int]) -> str:
     own = _figure(answer.own, number, "own") if answer.own else ""
     places = "".join(
         _figure(place, number, {True: "yes", False: "no", None: ""}[place.right]) for place in answer.places
@@ -152,7 +154,7 @@ def _answer(answer: Answer, number: dict[Path, int]) -> str:
     return f"<section>{words}<div>{own}{places}</div></section>"
 
 
-def _figure(place: Place, number: dict[Path, int], kind: str) -> str:
+def _figure(place: SheetImage, number: dict[Path, int], kind: str) -> str:
     """An image that leads to its file, with what is known of it."""
     name = _text(place.image.name)
     path = _text(str(place.image))

@@ -32,8 +32,8 @@ import regex
 from numpy.typing import NDArray
 
 from tbps_cli.errors import TbpsError
-from tbps_cli.text.augment import clean_caption
 from tbps_cli.text.description import whole_number
+from tbps_cli.text.word_changes import clean_caption
 
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 MERGES_SHA256 = "67603cfda2e032ad77b5f8808af37789d590db664b26df8705d2bf8b3c553fc8"

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, Damaged, Dtype, Name, Refused, Storage, Stored
+from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, DamagedPickle, Dtype, Name, Refused, Storage, Stored
 
 Value = TypeVar("Value")
 _KEY_PARTS = 16
@@ -37,7 +37,7 @@ def plain_key(value: Any) -> Any:
     """The key of a dictionary: plain values or a few of them, since hashing nested tuples can last for ever."""
     parts = value if isinstance(value, tuple) and len(value) <= _KEY_PARTS else (value,)
     if not all(isinstance(part, str | int | float | bytes | None) for part in parts):
-        raise Damaged(f"a key of type {type(value).__name__}")
+        raise DamagedPickle(f"a key of type {type(value).__name__}")
     return value
 
 
@@ -70,14 +70,14 @@ def storage_type(name: object) -> str:
     """The number type of a storage class such as `torch.FloatStorage` (or its CUDA twin)."""
     kind = name.text.rpartition(".")[2] if isinstance(name, Name) else ""
     if kind not in _STORAGES:
-        raise Damaged("a storage of unknown type")
+        raise DamagedPickle("a storage of unknown type")
     return _STORAGES[kind]
 
 
 def call(stand_ins: StandIns, function: object, arguments: tuple[Any, ...]) -> Any:
     """What a constructor of the table makes. Raises Refused for a name that makes nothing."""
     if not isinstance(function, Name):
-        raise Damaged("a call of something that is not a name")
+        raise DamagedPickle("a call of something that is not a name")
     if function.text in _CALLS:
         return _CALLS[function.text](stand_ins, *arguments)
     if function.text.startswith("__torch__."):
@@ -101,7 +101,7 @@ def set_state(stand_ins: StandIns, target: object, state: Any) -> None:
         flat = np.frombuffer(_typed(raw, bytes), dtype.numpy())
         target.value = flat.reshape(shape, order="F" if fortran else "C").copy()
     elif not isinstance(target, Stored):
-        raise Damaged("a state for something that has none")
+        raise DamagedPickle("a state for something that has none")
 
 
 def _tensor(stand_ins: StandIns, storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> Stored:
@@ -117,23 +117,23 @@ def _checked(stored: Stored, item: int) -> Stored:
     """The note itself, when every value lies inside its storage. Expanded tensors are refused: a few
     bytes could declare terabytes."""
     if not isinstance(stored.storage, Storage):
-        raise Damaged("a tensor without storage")
+        raise DamagedPickle("a tensor without storage")
     numbers = (stored.offset, *stored.size, *stored.stride)
     if any(type(number) is not int or number < 0 for number in numbers) or len(stored.size) != len(stored.stride):
-        raise Damaged("a tensor of impossible shape")
+        raise DamagedPickle("a tensor of impossible shape")
     held = stored.storage.count * ITEM_BYTES[stored.storage.dtype] // item
     values, last = 1, stored.offset
     for size, stride in zip(stored.size, stored.stride, strict=True):
         values *= size
         last += (size - 1) * stride
     if values and (last >= held or values > held):
-        raise Damaged(f"a tensor of {values:,} values in a storage of {held:,}")
+        raise DamagedPickle(f"a tensor of {values:,} values in a storage of {held:,}")
     return stored
 
 
 def _rebuilt_from_type(stand_ins: StandIns, function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     if not isinstance(function, Name) or not function.text.startswith("torch._utils._rebuild_"):
-        raise Damaged("a tensor rebuilt by no known function")
+        raise DamagedPickle("a tensor rebuilt by no known function")
     return call(stand_ins, function, tuple(arguments))
 
 
@@ -153,7 +153,7 @@ def _mapping(kind: str) -> Callable[..., dict[Any, Any]]:
 def _typed(value: Any, kind: type[Value]) -> Value:
     # Nothing is converted: bytes(10**12) and the text of boxes in boxes would fill the memory.
     if not isinstance(value, kind):
-        raise Damaged(f"a {type(value).__name__} in the place of {kind.__name__}")
+        raise DamagedPickle(f"a {type(value).__name__} in the place of {kind.__name__}")
     return value
 
 
@@ -164,7 +164,7 @@ def _scalar(stand_ins: StandIns, dtype: Dtype, raw: bytes) -> Any:
 def _encode(stand_ins: StandIns, text: str, encoding: str = "latin1") -> bytes:
     # numpy writes raw bytes as text under protocol 2; no other codec has business here.
     if _typed(encoding, str) not in ("latin1", "latin-1"):
-        raise Damaged(f"the codec {encoding!r}")
+        raise DamagedPickle(f"the codec {encoding!r}")
     return _typed(text, str).encode("latin1")
 
 

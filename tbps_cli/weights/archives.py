@@ -20,8 +20,8 @@ import torch
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.allowlist import storage_type
-from tbps_cli.weights.heads import FETCH
-from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, Damaged, Dtype, Name, Storage, Stored
+from tbps_cli.weights.headers import FETCH
+from tbps_cli.weights.pickle_types import ITEM_BYTES, Array, DamagedPickle, Dtype, Name, Storage, Stored
 from tbps_cli.weights.pickles import unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -78,7 +78,7 @@ class _Archive:
     def _storage(self, identity: tuple[Any, ...]) -> Storage:
         word, kind, key, _, count = identity
         if word != "storage" or not isinstance(key, str) or type(count) is not int:
-            raise Damaged("an unknown persistent id")
+            raise DamagedPickle("an unknown persistent id")
         storage = Storage(key, storage_type(kind), count)
         entry = self.entries.get(f"{self.root}data/{key}")
         if entry is None:
@@ -158,13 +158,13 @@ class _Stream:
             raise WeightsError(f"{self.path} holds a pickled model, code included.", "Save its state_dict() instead.")
         word, kind, key, _, count, view = identity
         if word != "storage" or not isinstance(key, str):
-            raise Damaged("an unknown persistent id")
+            raise DamagedPickle("an unknown persistent id")
         if type(count) is not int or not 0 <= count <= len(self.file):
-            raise Damaged("a storage larger than the file")
+            raise DamagedPickle("a storage larger than the file")
         self.declared[key] = storage_type(kind), count
         _, first, length = view if view is not None else (None, 0, count)
         if type(first) is not int or type(length) is not int or not 0 <= first <= first + length <= count:
-            raise Damaged("a view outside its storage")
+            raise DamagedPickle("a view outside its storage")
         return Storage(key, storage_type(kind), length, first)
 
     def find_storages(self, keys: Any) -> None:

@@ -25,7 +25,7 @@ _OTHER_VERSION = "Type: pip install 'open_clip_torch>=3.0,<4'; or give the path 
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """One set of weights: where it lies and which activation it was trained with."""
 
     url: str = ""
@@ -45,7 +45,7 @@ class Entry:
         return (self.url or self.hub.rstrip("/")).rpartition("/")[2]
 
 
-def find(weights: str, tower: str) -> Entry:
+def find(weights: str, tower: str) -> CatalogueEntry:
     """The entry of a tag such as `openai` or `laion2b_s34b_b88k` for a tower.
 
     A tower's name may end in `-quickgelu`, as in open_clip. Raises WeightsError with the tags there are.
@@ -60,11 +60,11 @@ def find(weights: str, tower: str) -> Entry:
         )
     if not entry.url and not entry.hub:
         raise WeightsError(f"method.weights: open_clip's entry {weights!r} for {plain} cannot be read.", _OTHER_VERSION)
-    return Entry(entry.url, entry.hub, True) if tower.endswith(QUICK) else entry
+    return CatalogueEntry(entry.url, entry.hub, True) if tower.endswith(QUICK) else entry
 
 
 @lru_cache(maxsize=1)
-def entries() -> Mapping[str, Mapping[str, Entry]]:
+def entries() -> Mapping[str, Mapping[str, CatalogueEntry]]:
     """Tower -> tag -> entry. Raises WeightsError when open_clip's catalogue cannot be found or read."""
     spec = find_spec("open_clip")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -80,7 +80,7 @@ def entries() -> Mapping[str, Mapping[str, Entry]]:
     return found
 
 
-def parse(source: str) -> dict[str, dict[str, Entry]]:
+def parse(source: str) -> dict[str, dict[str, CatalogueEntry]]:
     """The entries stated in the source of `pretrained.py`."""
     names: dict[str, Any] = {}
     for node in ast.parse(source).body:
@@ -88,7 +88,7 @@ def parse(source: str) -> dict[str, dict[str, Entry]]:
             names[node.targets[0].id] = _value(node.value, names)
     towers = names.get("_PRETRAINED") or {}
     return {
-        tower: {tag: entry if isinstance(entry, Entry) else Entry() for tag, entry in tags.items()}
+        tower: {tag: entry if isinstance(entry, CatalogueEntry) else CatalogueEntry() for tag, entry in tags.items()}
         for tower, tags in towers.items()
         if isinstance(tags, dict)
     }
@@ -113,5 +113,5 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
     return None
 
 
-def _entry(given: Mapping[str, Any]) -> Entry:
-    return Entry(str(given.get("url") or ""), str(given.get("hf_hub") or ""), given.get("quick_gelu") is True)
+def _entry(given: Mapping[str, Any]) -> CatalogueEntry:
+    return CatalogueEntry(str(given.get("url") or ""), str(given.get("hf_hub") or ""), given.get("quick_gelu") is True)

@@ -26,7 +26,7 @@ ITEM_BYTES: Final = {
 }
 
 
-class Damaged(Exception):
+class DamagedPickle(Exception):
     """The opcodes do not fit together; the caller names the file."""
 
 
@@ -72,7 +72,7 @@ class Dtype:
     def numpy(self) -> np.dtype[Any]:
         # numbers, and texts of a length that is written down; objects (O) would be pickles within the pickle
         if not re.fullmatch(r"[biufc](1|2|4|8|16)|[SU][0-9]{1,6}", self.code):
-            raise Damaged(f"numpy type {self.code!r}")
+            raise DamagedPickle(f"numpy type {self.code!r}")
         return np.dtype(self.order + self.code)
 
 

@@ -19,7 +19,7 @@ from typing import IO, Any, Final, Protocol, cast
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.allowlist import StandIns, call, named, plain_key, set_state
-from tbps_cli.weights.pickle_types import Damaged, Refused, Storage
+from tbps_cli.weights.pickle_types import DamagedPickle, Refused, Storage
 
 HINT = (
     "Only tensors, numbers and plain containers are read. Ask for a safetensors file, or for one made by "
@@ -27,7 +27,7 @@ HINT = (
 )
 
 _BROKEN = (
-    Damaged,
+    DamagedPickle,
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -51,12 +51,12 @@ class _Machine:
 
     def pop(self) -> Any:
         if not self.stack or (self.marks and len(self.stack) <= self.marks[-1]):
-            raise Damaged("stack underflow")
+            raise DamagedPickle("stack underflow")
         return self.stack.pop()
 
     def pop_mark(self) -> list[Any]:
         if not self.marks:
-            raise Damaged("no mark")
+            raise DamagedPickle("no mark")
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
@@ -64,7 +64,7 @@ class _Machine:
 
     def top(self, kind: type | tuple[type, ...]) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise Damaged("wrong container")
+            raise DamagedPickle("wrong container")
         return self.stack[-1]
 
 
@@ -88,7 +88,7 @@ def unpickle(stream: Readable, storage_of: Callable[[tuple[Any, ...]], Storage],
             if opcode.name == "STOP":
                 return machine.pop()
             _step(machine, opcode.name, argument)
-        raise Damaged("no end")
+        raise DamagedPickle("no end")
     except Refused as refused:
         raise WeightsError(f"{name} asks for {refused}, which is code and not data; it was not run.", HINT) from None
     except _BROKEN as broken:
@@ -180,7 +180,7 @@ def _put(machine: _Machine, index: Any) -> None:
 def _stack_global(machine: _Machine, _: Any) -> None:
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise Damaged("a name that is not text")
+        raise DamagedPickle("a name that is not text")
     machine.stack.append(named(module, name))
 
 
@@ -192,7 +192,7 @@ def _global(machine: _Machine, argument: Any) -> None:
 def _reduce(machine: _Machine, _: Any) -> None:
     arguments, function = machine.pop(), machine.pop()
     if not isinstance(arguments, tuple):
-        raise Damaged("arguments that are not a tuple")
+        raise DamagedPickle("arguments that are not a tuple")
     machine.stack.append(call(machine.stand_ins, function, arguments))
 
 
@@ -204,7 +204,7 @@ def _build(machine: _Machine, _: Any) -> None:
 def _persistent(machine: _Machine, _: Any) -> None:
     identity = machine.pop()
     if not isinstance(identity, tuple):
-        raise Damaged("a persistent id that is not a tuple")
+        raise DamagedPickle("a persistent id that is not a tuple")
     machine.stack.append(machine.storage_of(identity))
 
 

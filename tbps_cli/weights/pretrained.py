@@ -24,8 +24,8 @@ from torch import Tensor
 from tbps_cli.errors import WeightsError
 from tbps_cli.places import cache_dir
 from tbps_cli.weights import catalogue
-from tbps_cli.weights.catalogue import QUICK, Entry
-from tbps_cli.weights.files import read_tensors, state_of
+from tbps_cli.weights.catalogue import QUICK, CatalogueEntry
+from tbps_cli.weights.weights_file import read_tensors, state_of
 
 Progress = Callable[[int, int], None]
 Activation = Literal["quickgelu", "gelu"]
@@ -93,7 +93,7 @@ def _float32(tensor: Tensor) -> Tensor:
 # Downloading ------------------------------------------------------------------------------------
 
 
-def fetch(entry: Entry, *, progress: Progress | None = None) -> Path:
+def fetch(entry: CatalogueEntry, *, progress: Progress | None = None) -> Path:
     """The entry's file on this machine, downloaded when it is not here yet."""
     if entry.url and (entry.sha256 or not entry.hub):
         return download(entry.url, cache_dir() / "weights" / entry.file, sha256=entry.sha256, progress=progress)
@@ -204,7 +204,7 @@ def _one_at_a_time(part: Path) -> Iterator[None]:
         yield
 
 
-def _from_hub(entry: Entry) -> Path:
+def _from_hub(entry: CatalogueEntry) -> Path:
     """A file of the Hugging Face hub, through its own client and cache."""
     try:
         from huggingface_hub import hf_hub_download

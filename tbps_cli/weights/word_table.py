@@ -19,7 +19,7 @@ from tbps_cli.data.open import LAYOUTS, find_layout, holds, home_of, open_datase
 from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError, WeightsError
 from tbps_cli.nn.block import Block
-from tbps_cli.nn.clip import copy_in
+from tbps_cli.nn.clip_towers import copy_in
 from tbps_cli.nn.sizes import read_sizes
 from tbps_cli.nn.text_tower import TextTower, at_end, used
 from tbps_cli.text.bpe import Bpe

@@ -11,7 +11,7 @@ from support.training import prepared, tiny_recipe
 
 from tbps_cli import methods
 from tbps_cli.augment import batched, ops
-from tbps_cli.augment.batched import OPERATIONS, BatchAugmenter, Memory, on_cpu, on_device, refusal
+from tbps_cli.augment.batched import OPERATIONS, BatchAugmenter, BatchMemory, on_cpu, on_device, refusal
 from tbps_cli.augment.exact import (
     CLIP_TRAIN,
     POOL_TRAIN,
@@ -30,8 +30,8 @@ from tbps_cli.engine import state
 from tbps_cli.engine.experiment import Options, prepare
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError
+from tbps_cli.loading.image_store import open_store
 from tbps_cli.loading.loader import Loader
-from tbps_cli.loading.store import open_store
 from tbps_cli.prepare.decode import build_store
 
 SIZE = (24, 8)
@@ -242,7 +242,7 @@ def test_images_held_on_the_device_give_the_same_batches(split, store):
 
 
 def test_memory_of_a_batch_is_used_again_once_nobody_holds_it():
-    memory = Memory()
+    memory = BatchMemory()
     batch = memory.take(2, 3)
     view, place = batch.permute(1, 0)[1:], batch.data_ptr()
     del batch
@@ -254,15 +254,15 @@ def test_memory_of_a_batch_is_used_again_once_nobody_holds_it():
 
 
 def test_memory_that_waits_for_use_is_bounded():
-    memory = Memory()
-    several = [memory.take(2, 3) for _ in range(3 * Memory.KEPT)]
-    assert len({tensor.data_ptr() for tensor in several}) == 3 * Memory.KEPT
+    memory = BatchMemory()
+    several = [memory.take(2, 3) for _ in range(3 * BatchMemory.KEPT)]
+    assert len({tensor.data_ptr() for tensor in several}) == 3 * BatchMemory.KEPT
     del several
-    assert len(memory.free[2, 3]) == Memory.KEPT
+    assert len(memory.free[2, 3]) == BatchMemory.KEPT
 
 
 def test_memory_that_a_gradient_needs_is_not_used_again():
-    memory, weight = Memory(), torch.ones(3, requires_grad=True)
+    memory, weight = BatchMemory(), torch.ones(3, requires_grad=True)
     loss = (memory.take(2, 3).fill_(5.0) * weight).sum()  # autograd alone holds the batch now
     memory.take(2, 3).fill_(7.0)
     loss.backward()

@@ -23,8 +23,8 @@ from tbps_cli.augment.plans import PLACE, Kind, draw
 from tbps_cli.augment.rng import Draws
 from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.train import train
+from tbps_cli.loading.image_store import open_store, store_folder
 from tbps_cli.loading.loader import Loader
-from tbps_cli.loading.store import open_store, store_folder
 from tbps_cli.prepare.decode import build_store
 from tbps_cli.text.bpe import Bpe
 

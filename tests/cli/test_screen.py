@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tbps_cli.cli import render, training_view
-from tbps_cli.engine.observe import Evaluated, Progress, Summary
+from tbps_cli.engine.observe import Evaluated, Progress, TrainingSummary
 from tbps_cli.types import Scores, Step
 
 def step(epoch, iteration, best=None):
@@ -40,7 +40,7 @@ with training_view.watching(recipe) as view:
     print("a library prints something", file=sys.stderr)
     step(1, 0, 33.21)
     sys.stdin.readline()
-    view.finished(Summary(2, 61.0))
+    view.finished(TrainingSummary(2, 61.0))
 """
 
 BARS = """

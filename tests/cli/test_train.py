@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tbps_cli.cli import training_view
 from tbps_cli.cli.app import app
-from tbps_cli.engine.observe import Evaluated, Memory, Plan, Progress, Summary
+from tbps_cli.engine.observe import Evaluated, MemoryEstimate, Plan, Progress, TrainingSummary
 from tbps_cli.retrieval.guard import Guard
 from tbps_cli.types import Scores, Step
 
@@ -129,7 +129,7 @@ def test_the_live_display_shows_losses_rate_speed_time_left_and_the_best() -> No
 
 
 def test_the_plan_is_told_line_by_line(tmp_path) -> None:
-    memory = Memory(1 << 30, 1 << 30, 2 << 30, 4 << 30)
+    memory = MemoryEstimate(1 << 30, 1 << 30, 2 << 30, 4 << 30)
     plan = Plan(tmp_path, "irra", "irra", "cuhk-pedes", 68126, 11003, "cuda:0", ("a: b (c)",), 194_500_000, 194_500_000,
                 64, 1065, 60, 2, "test", Step(3, 4, 1065, 60), memory, 80 << 30, 7980.0)  # fmt: skip
     text = "\n".join(training_view.plan_lines(plan))
@@ -152,4 +152,6 @@ def test_an_evaluation_and_the_end_are_one_line_each(tmp_path) -> None:
         "; embeddings depend on the rest of the batch (32 checked, max difference 2e-01); "
         "1 of 64 captions tie with a wrong image"
     )
-    assert training_view.finished_line(Summary(9, 61.0, True)) == ("finished after 9 epochs, stopped early, 1 min 1 s")
+    assert training_view.finished_line(TrainingSummary(9, 61.0, True)) == (
+        "finished after 9 epochs, stopped early, 1 min 1 s"
+    )

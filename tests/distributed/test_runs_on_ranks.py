@@ -22,7 +22,7 @@ from tbps_cli.methods import find
 from tbps_cli.models.model import Model
 from tbps_cli.retrieval.embed import embed_split
 from tbps_cli.types import Task
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 SETS = ("train.save_every=1e-6", "train.epochs=2", "optim.kind=sgd")
 """Stochastic gradient descent: Adam with a small eps amplifies rounding."""

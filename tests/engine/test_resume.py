@@ -15,7 +15,7 @@ from support.training import tiny_recipe
 
 from tbps_cli import methods
 from tbps_cli.engine import state
-from tbps_cli.weights.files import read_metadata, read_safetensors, write_safetensors
+from tbps_cli.weights.weights_file import read_metadata, read_safetensors, write_safetensors
 
 PAGE = Path(__file__).parents[2] / "docs" / "kill-campaign.md"
 
@@ -115,7 +115,7 @@ def test_the_comparison_sees_a_last_digit_a_line_and_a_left_over_file(tmp_path, 
 def test_a_half_written_checkpoint_leaves_the_one_before(tmp_path) -> None:
     """And what is left of it is removed, under the names of both writers; other files are not."""
     recipe = tiny_recipe(tmp_path)
-    place = state.Place(epoch=1, iteration=2, steps=6, best=3.5, best_epoch=1)
+    place = state.TrainingProgress(epoch=1, iteration=2, steps=6, best=3.5, best_epoch=1)
     state.save(tmp_path, state.State(place, state.settings(recipe), {"log.txt": 5}, {"meter": {}}))
     for name in (".state.pt.0123abcd.tmp", ".tmpA1b2C3", ".template", ".tmp-notes"):
         (tmp_path / name).write_bytes(b"half")

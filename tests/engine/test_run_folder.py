@@ -22,7 +22,7 @@ from tbps_cli.engine.stops import Interrupted
 from tbps_cli.engine.train import train
 from tbps_cli.errors import DataError, RecipeError, UsageError
 from tbps_cli.models.run import LOCK, Run
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 ONE = ("train.epochs=1",)
 

@@ -7,7 +7,7 @@ from support.training import Spy, tiny_recipe, write_data
 from tbps_cli.engine.train import train
 from tbps_cli.errors import WeightsError
 from tbps_cli.models.run import Run
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 SMALL = (
     "data.name=cuhk-pedes",

@@ -22,7 +22,7 @@ from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.run import Run
 from tbps_cli.types import Scores
-from tbps_cli.weights.files import read_metadata, read_safetensors
+from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from support.training import tiny_recipe, write_data
 
 from tbps_cli.engine.train import train
 from tbps_cli.models import open_model
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import Tower
 
 METHODS = ["clip", "irra", "tbps_clip", "cskt", "dm_adapter", "php", "comoe", "rde"]

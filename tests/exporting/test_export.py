@@ -27,7 +27,7 @@ from tbps_cli.exporting.samples import samples
 from tbps_cli.models import open_model
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
-from tbps_cli.weights.files import read_metadata, read_safetensors
+from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
 
 def entries(path: Path) -> dict[str, str]:

@@ -127,7 +127,7 @@ def test_damaged_files_are_refused_or_read_right(whole, tmp_path, monkeypatch) -
 
 
 def refuse(file: object) -> None:
-    raise footer.Damaged("it has no footer")
+    raise footer.DamagedFile("it has no footer")
 
 
 def test_damaged_files_without_a_footer_end_too(whole, older, tmp_path) -> None:

@@ -14,9 +14,9 @@ from tbps_cli.augment.rng import Draws
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError
+from tbps_cli.loading.image_store import open_store, store_folder
 from tbps_cli.loading.loader import Loader
 from tbps_cli.loading.noise import add_noise, draw_index
-from tbps_cli.loading.store import open_store, store_folder
 from tbps_cli.prepare.decode import build_store
 from tbps_cli.text.masking import mask_words
 

@@ -8,8 +8,8 @@ from tbps_cli import methods
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.clip_features import image_feature, text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.types import Batch, Task

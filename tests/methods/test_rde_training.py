@@ -18,7 +18,7 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.official import convert
 from tbps_cli.retrieval.evaluate import evaluate
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 FOLDER = GOLDEN.parent / "rde"
 INPUTS, OUTPUTS = load_file(FOLDER / "inputs.safetensors"), load_file(FOLDER / "outputs.safetensors")

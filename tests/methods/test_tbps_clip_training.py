@@ -7,7 +7,7 @@ from support.training import TOWER, Spy, write_data
 from tbps_cli.engine.train import train
 from tbps_cli.models import open_model
 from tbps_cli.recipe.load import load
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 RECIPE = """
 extends = "{recipe}"

@@ -13,7 +13,7 @@ from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError, WeightsError
 from tbps_cli.methods import find
 from tbps_cli.methods.textreid import TextReID
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.momentum import MomentumHead, follow
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.recipe.schema import OptimSection, TrainSection

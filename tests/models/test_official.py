@@ -17,7 +17,7 @@ from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model, build
 from tbps_cli.models.official import convert, find_file
-from tbps_cli.weights.files import read_metadata, read_safetensors
+from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
 INPUTS = load_file(GOLDEN / "inputs.safetensors")
 OUTPUTS = load_file(GOLDEN / "outputs.safetensors")

@@ -18,8 +18,8 @@ from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
 from tbps_cli.models.official import convert
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import text_feature
+from tbps_cli.nn.clip_features import text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.text.bpe import Bpe

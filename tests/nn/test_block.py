@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tbps_cli.nn.block import Attention, Block, Hooks, LayerNorm, QuickGELU, Transformer, init_blocks
-from tbps_cli.nn.token_layout import CAUSAL_ROWS, OneOfEachRow
+from tbps_cli.nn.token_layout import CAUSAL_PADDED, OneOfEachRow
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -39,7 +39,7 @@ def test_the_attention_of_one_token_equals_pytorchs_average_over_heads():
     expected, expected_map = theirs(x, x, x, attn_mask=ahead, average_attn_weights=True)
     place = torch.tensor([3, 1])
     attention_BL = ours.probabilities(x, OneOfEachRow(place, causal=True))
-    assert torch.allclose(ours(x, CAUSAL_ROWS), expected, atol=1e-5)
+    assert torch.allclose(ours(x, CAUSAL_PADDED), expected, atol=1e-5)
     assert torch.allclose(attention_BL, expected_map[[0, 1], place], atol=1e-6)
     assert attention_BL[1, 2:].abs().max() == 0 and not attention_BL.requires_grad
     whole_map = theirs(x, x, x, average_attn_weights=True)[1]
@@ -73,7 +73,7 @@ def test_recomputing_blocks_gives_the_same_outputs_and_gradients():
     for checkpointing in (False, True):
         made, x = tower(), draws(2, 5, 32).requires_grad_()
         made.checkpointing = checkpointing
-        made(x, CAUSAL_ROWS).square().sum().backward()
+        made(x, CAUSAL_PADDED).square().sum().backward()
         gradients.append(x.grad)
     assert torch.equal(*gradients)
 
@@ -95,7 +95,7 @@ def test_the_attention_in_the_last_block_comes_with_the_ordinary_output():
     made, x = tower(), draws(2, 5, 32)
     hooks = Hooks(before_block=lambda index, tokens: tokens + index)
     out, attention_BL = made.forward_with_attention(x, OneOfEachRow(torch.tensor([4, 2]), causal=True), hooks)
-    assert torch.equal(out, made(x, CAUSAL_ROWS, hooks))
+    assert torch.equal(out, made(x, CAUSAL_PADDED, hooks))
     assert torch.allclose(attention_BL.sum(-1), torch.ones(2)) and attention_BL[1, 3:].abs().max() == 0
 
 

@@ -7,7 +7,7 @@ from tbps_cli.nn.adapters import AdapterBlock, MixtureBlock
 from tbps_cli.nn.block import Block
 from tbps_cli.nn.moe import ExpertMixture
 from tbps_cli.nn.parsing import Expert, ParserBlock
-from tbps_cli.nn.token_layout import CAUSAL_ROWS, ROWS, EndsOfPacked, OneOfEachRow, pack, token_at
+from tbps_cli.nn.token_layout import CAUSAL_PADDED, PADDED, EndsOfPacked, OneOfEachRow, pack, token_at
 
 LENGTHS = torch.tensor([4, 1, 6])
 ENDS = LENGTHS - 1
@@ -41,7 +41,7 @@ def all_kinds(kind: type[Block] = Block) -> set[type[Block]]:
 @torch.no_grad()
 def test_one_token_of_a_row_is_that_token_of_all(causal: bool) -> None:
     block, x_BLD = block_of(Block), rows()
-    whole_BLD = block(x_BLD, CAUSAL_ROWS if causal else ROWS)
+    whole_BLD = block(x_BLD, CAUSAL_PADDED if causal else PADDED)
     one_B1D = block(x_BLD, OneOfEachRow(ENDS, causal=causal))
     assert torch.allclose(one_B1D, token_at(whole_BLD, ENDS), atol=1e-6)
 
@@ -49,7 +49,7 @@ def test_one_token_of_a_row_is_that_token_of_all(causal: bool) -> None:
 @torch.no_grad()
 def test_packed_tokens_attend_within_their_own_caption() -> None:
     block, x_BLD, packed = block_of(Block), rows(), pack(ENDS)
-    whole_BLD, x_ND = block(x_BLD, CAUSAL_ROWS), packed.gather(x_BLD)
+    whole_BLD, x_ND = block(x_BLD, CAUSAL_PADDED), packed.gather(x_BLD)
     assert torch.allclose(block(x_ND, packed), packed.gather(whole_BLD), atol=1e-6)
     assert torch.allclose(block(x_ND, EndsOfPacked(packed)), token_at(whole_BLD, ENDS), atol=1e-6)
 

@@ -7,8 +7,8 @@ from support import oracles
 from tbps_cli.errors import WeightsError
 from tbps_cli.nn.adapters import AdapterBlock, MixtureBlock
 from tbps_cli.nn.block import Hooks
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import image_feature, text_feature
+from tbps_cli.nn.clip_features import image_feature, text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.sizes import TOWERS, Tower, named, read_sizes, spelled
 from tbps_cli.nn.text_tower import at_end, end_of, used

@@ -27,9 +27,9 @@ from tbps_cli.methods.tbps_clip import TbpsClip
 from tbps_cli.nn.position import resize_context, resize_grid
 from tbps_cli.recipe.schema import OptimSection
 from tbps_cli.retrieval.metrics import details_of_similarity
-from tbps_cli.text.augment import clean_caption, delete_words, rewrite_captions
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.text.masking import Corruption, corrupt_words
+from tbps_cli.text.word_changes import clean_caption, delete_words, rewrite_captions
 from tbps_cli.types import Batch, Step, Task
 
 LOSSES = {"nitc": "nitc", "ritc": "ritc", "citc": "citc", "simclr": "ss", "identity": "id", "masked": "mlm"}

@@ -13,7 +13,7 @@ from tbps_cli.cli import data_view
 from tbps_cli.data.exclusions import read
 from tbps_cli.data.open import LAYOUTS, open_dataset
 from tbps_cli.errors import DataError, UsageError
-from tbps_cli.loading.store import open_store
+from tbps_cli.loading.image_store import open_store
 from tbps_cli.prepare.check import check
 from tbps_cli.prepare.prepare import AbsentData, prepare
 

@@ -27,7 +27,7 @@ from tbps_cli.engine import state
 from tbps_cli.engine.log import MACHINE
 from tbps_cli.errors import TbpsError
 from tbps_cli.models.run import LOCK
-from tbps_cli.weights.files import read_metadata, read_safetensors
+from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
 SAVES = ("1e-6", "0.1", "1e9")
 """Seconds between checkpoints, drawn for each process anew."""

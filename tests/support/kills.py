@@ -22,7 +22,7 @@ from tbps_cli.engine import train as engine
 from tbps_cli.errors import TbpsError
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.save import dump
-from tbps_cli.weights import files
+from tbps_cli.weights import weights_file
 
 # forkserver: torch is imported once, and the children of a process that never computed are safe to fork
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -121,7 +121,7 @@ class Teller(Spy):
 
     def follow_all(self, method: str) -> None:
         training, kind = engine.Training, methods.find(method)
-        self.follow(files, "write_atomically", lambda path, _: f"writing {path.name}")
+        self.follow(weights_file, "write_atomically", lambda path, _: f"writing {path.name}")
         self.follow(training, "_epoch", lambda *_: "stepping")
         self.follow(training, "_close_epoch", lambda *_: "closing an epoch")
         self.follow(training, "_finish", lambda *_: "finishing")

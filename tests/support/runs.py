@@ -14,7 +14,7 @@ from tbps_cli.models.run import Run
 from tbps_cli.recipe import load as recipes
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.schema import Recipe
-from tbps_cli.weights.files import read_safetensors
+from tbps_cli.weights.weights_file import read_safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "irra"
 HALF = "attn.", "mlp.", "proj", "conv1", "classifier", "cross_attn", "dense", "fc."

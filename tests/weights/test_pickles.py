@@ -30,7 +30,7 @@ import pytest
 import torch
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights.files import read_tensors
+from tbps_cli.weights.weights_file import read_tensors
 
 
 class Does:

@@ -18,9 +18,9 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.nn.sizes import read_sizes
 from tbps_cli.weights import catalogue
 from tbps_cli.weights import pretrained as hub
-from tbps_cli.weights.catalogue import Entry
-from tbps_cli.weights.files import write_safetensors
+from tbps_cli.weights.catalogue import CatalogueEntry
 from tbps_cli.weights.pretrained import clip_state, download
+from tbps_cli.weights.weights_file import write_safetensors
 
 
 def tiny(half: bool = False) -> dict[str, Tensor]:
@@ -162,8 +162,12 @@ _PRETRAINED = {{"T": _A, "U": {{"three": _mccfg(url=f"{{1}}")}}, "V": unknown}}
 _PRETRAINED.update(os.environ)
 """
     read = catalogue.parse(source)
-    assert read["T"] == {"one": Entry("https://x/a-0123abcd.pt", "", True), "two": Entry("", "o/m/"), "odd": Entry()}
-    assert read["U"] == {"three": Entry()}
+    assert read["T"] == {
+        "one": CatalogueEntry("https://x/a-0123abcd.pt", "", True),
+        "two": CatalogueEntry("", "o/m/"),
+        "odd": CatalogueEntry(),
+    }
+    assert read["U"] == {"three": CatalogueEntry()}
     assert not (tmp_path / "ran").exists()
 
 
@@ -260,7 +264,7 @@ def test_weights_of_the_catalogue_are_fetched_once_checked_and_read(
 ) -> None:
     torch.save(tiny(), tmp_path / "made.pt")
     server.body = (tmp_path / "made.pt").read_bytes()
-    entry = Entry(server.url(f"tiny-{digest(server.body)[:8]}.pt"), "laion/not-asked/", quick)
+    entry = CatalogueEntry(server.url(f"tiny-{digest(server.body)[:8]}.pt"), "laion/not-asked/", quick)
     monkeypatch.setattr(catalogue, "entries", lambda: {"ViT-B-16": {"laion_tiny": entry}})
     seen: list[tuple[int, int]] = []
     for _ in range(2):
@@ -368,7 +372,9 @@ def test_the_hub_is_asked_for_safetensors_first_and_its_failure_is_one_line(
         return str(tmp_path / "w.safetensors")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", serve)
-    entries = {"ViT-B-16": {"laion": Entry(hub="laion/there/"), "gone": Entry(hub="laion/gone/file.bin")}}
+    entries = {
+        "ViT-B-16": {"laion": CatalogueEntry(hub="laion/there/"), "gone": CatalogueEntry(hub="laion/gone/file.bin")}
+    }
     monkeypatch.setattr(catalogue, "entries", lambda: entries)
     same(clip_state("laion", "ViT-B-16")[0], tiny())
     assert asked == ["laion/there/open_clip_model.safetensors", "laion/there/open_clip_pytorch_model.bin"]

@@ -17,8 +17,8 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights import files
-from tbps_cli.weights.files import read_state, read_tensors, read_yaml, write_safetensors, write_state
+from tbps_cli.weights import weights_file
+from tbps_cli.weights.weights_file import read_state, read_tensors, read_yaml, write_safetensors, write_state
 
 TYPES = [
     torch.float64,
@@ -215,10 +215,10 @@ def test_safetensors_come_back_equal_with_their_metadata_and_from_any_layout(tmp
     base = torch.randn(4, 6)
     tensors = {"a": base, "turned": base.T, "row": base[1], "half": base.half(), "none": torch.zeros(0)}
     write_safetensors(tmp_path / "w.safetensors", tensors, {"method": "clip"})
-    read = files.read_safetensors(tmp_path / "w.safetensors")
+    read = weights_file.read_safetensors(tmp_path / "w.safetensors")
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
-    assert files.read_metadata(tmp_path / "w.safetensors") == {"method": "clip"}
+    assert weights_file.read_metadata(tmp_path / "w.safetensors") == {"method": "clip"}
     assert read_tensors(tmp_path / "w.safetensors").kind == "safetensors"
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"], "no temporary file is left"
 
@@ -227,7 +227,7 @@ def test_a_damaged_safetensors_file_is_called_so(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "w.safetensors", {"a": torch.zeros(99)})
     whole = (tmp_path / "w.safetensors").read_bytes()
     (tmp_path / "w.safetensors").write_bytes(whole[:-40])
-    for read in (files.read_safetensors, files.read_metadata, read_tensors):
+    for read in (weights_file.read_safetensors, weights_file.read_metadata, read_tensors):
         with pytest.raises(WeightsError, match="cut short or damaged"):
             read(tmp_path / "w.safetensors")
 
@@ -256,7 +256,7 @@ def test_a_full_disk_leaves_the_previous_file_whole(tmp_path: Path, kind: str, m
         elif kind == "state":
             write_state(path, {"a": 1})
         else:
-            files.write_atomically(path, lambda target: target.write_text("new"))
+            weights_file.write_atomically(path, lambda target: target.write_text("new"))
     assert caught.value.hint is not None
     assert path.read_text() == "the old one"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -265,9 +265,9 @@ def test_a_full_disk_leaves_the_previous_file_whole(tmp_path: Path, kind: str, m
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_the_writers_own_errors_on_a_full_device_are_clear_too(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be written"):
-        files.write_atomically(tmp_path / "a", lambda target: Path("/dev/full").write_bytes(b"x" * 10000))
+        weights_file.write_atomically(tmp_path / "a", lambda target: Path("/dev/full").write_bytes(b"x" * 10000))
     with pytest.raises(WeightsError, match="cannot be written"):
-        files.write_atomically(tmp_path / "a", lambda target: torch.save({"a": torch.zeros(9999)}, "/dev/full"))
+        weights_file.write_atomically(tmp_path / "a", lambda target: torch.save({"a": torch.zeros(9999)}, "/dev/full"))
     with pytest.raises(WeightsError, match="cannot be written"):
         write_safetensors(tmp_path / "no" / "such" / "folder", {"a": torch.zeros(1)})
 
@@ -278,13 +278,13 @@ def test_a_full_disk_is_called_so_where_torch_speaks_of_positions(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100})())
     with pytest.raises(WeightsError, match="cannot be written: No space left on device") as told:
-        files.write_atomically(tmp_path / "a", lambda target: torch.save({"a": torch.zeros(9999)}, "/dev/full"))
+        weights_file.write_atomically(tmp_path / "a", lambda target: torch.save({"a": torch.zeros(9999)}, "/dev/full"))
     assert "inline_container" not in told.value.message
 
 
 def test_a_mistake_in_the_caller_is_not_called_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        files.write_atomically(tmp_path / "a", lambda target: 1 // 0)
+        weights_file.write_atomically(tmp_path / "a", lambda target: 1 // 0)
     assert not list(tmp_path.iterdir())
 
 

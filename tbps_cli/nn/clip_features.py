@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tbps_cli.nn.block import Hooks
-from tbps_cli.nn.clip import Clip
+from tbps_cli.nn.clip_towers import Clip
 
 
 def image_feature(clip: Clip, image_BCHW: Tensor, hooks: Hooks | None = None) -> Tensor:

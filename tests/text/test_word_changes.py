@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tbps_cli.text.augment import (
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.text.word_changes import (
     augment_caption,
     augment_ids,
     clean_caption,
@@ -15,7 +16,6 @@ from tbps_cli.text.augment import (
     rewrite_captions,
     vary_ids,
 )
-from tbps_cli.text.bpe import Bpe
 
 MASK = FIRST_SPECIAL = 49405
 

@@ -14,8 +14,8 @@ from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Dataset, Split
 from tbps_cli.errors import RecipeError
 from tbps_cli.features.fingerprint import fingerprint
+from tbps_cli.loading.image_store import Store, open_store, store_folder
 from tbps_cli.loading.noise import add_noise
-from tbps_cli.loading.store import Store, open_store, store_folder
 from tbps_cli.methods.base import Views
 from tbps_cli.prepare.decode import RESAMPLE, build_store
 from tbps_cli.recipe.schema import DataSection, Recipe

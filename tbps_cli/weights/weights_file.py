@@ -24,8 +24,8 @@ from torch import Tensor
 from tbps_cli import files
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.archives import read_stream, read_zip
-from tbps_cli.weights.heads import FETCH
-from tbps_cli.weights.heads import read_metadata as read_metadata
+from tbps_cli.weights.headers import FETCH
+from tbps_cli.weights.headers import read_metadata as read_metadata
 
 Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
 

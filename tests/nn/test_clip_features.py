@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tbps_cli.nn.clip import Clip
-from tbps_cli.nn.features import text_feature
+from tbps_cli.nn.clip_features import text_feature
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.nn.text_tower import at_end
 from tbps_cli.nn.token_layout import pack
