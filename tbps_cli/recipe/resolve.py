@@ -60,7 +60,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Choice:
+class AutoValue:
     """One value that was chosen for the user, and why."""
 
     key: str
@@ -80,7 +80,7 @@ def available_cpus() -> int:
 
 def resolve(
     recipe: Recipe, facts: Facts, *, method: MethodConfig | None = None, workers: int | None = None
-) -> tuple[Recipe, list[Choice]]:
+) -> tuple[Recipe, list[AutoValue]]:
     """The recipe without any "auto", and each choice with its reason; other values stay as they are.
 
     method: in place of `recipe.method`, with what follows from weights and vocabulary; workers: in place of
@@ -90,22 +90,22 @@ def resolve(
     config = recipe.method if method is None else method
     kind = methods.find(config.name)
     views = kind.views(config)
-    choices: list[Choice] = []
+    choices: list[AutoValue] = []
     if train.precision == "auto":
-        choices.append(Choice("train.precision", *_precision(facts)))
+        choices.append(AutoValue("train.precision", *_precision(facts)))
     place = data.augment_on
     if place == "auto":
         place, reason = _augment_on(config.name, views, data, facts)
-        choices.append(Choice("data.augment_on", place, reason))
+        choices.append(AutoValue("data.augment_on", place, reason))
     if train.workers == "auto" and workers is None:
-        choices.append(Choice("train.workers", *_workers(facts, place)))
+        choices.append(AutoValue("train.workers", *_workers(facts, place)))
     if data.sampler == "auto":
-        choices.append(Choice("data.sampler", views.sampler, f"what {config.name} is published with"))
+        choices.append(AutoValue("data.sampler", views.sampler, f"what {config.name} is published with"))
     if data.store == "auto":
-        choices.append(Choice("data.store", *_store(facts)))
+        choices.append(AutoValue("data.store", *_store(facts)))
     layout = find_layout(data.name)
     for key, value in kind.choose(config, layout.name if layout else data.name, data.noise_rate).items():
-        choices.append(Choice(f"method.{key}", *value))
+        choices.append(AutoValue(f"method.{key}", *value))
 
     changes: dict[str, dict[str, object]] = {"data": {}, "method": {}, "train": {}}
     if workers is not None:
