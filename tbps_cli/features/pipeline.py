@@ -12,7 +12,6 @@ are embedded whole and in order, or taken whole from the file.
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +27,13 @@ from numpy.typing import NDArray
 from tbps_cli.data.images import TRUNCATED, UnreadableImage, check_size, read_image
 from tbps_cli.data.types import Person
 from tbps_cli.features.encoder import Embeddings, Encoder
+from tbps_cli.features.row_sink import ReadyRow, RowSink, Value
 from tbps_cli.features.rows import Row, change_time, content_hash
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.features.taken import time_changed, time_taken
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
-Value = TypeVar("Value")
-
-FLUSH_SECONDS = 5.0
-FLUSH_ROWS = 4096
-"""New rows are written at least this often."""
 
 
 class Source(NamedTuple):
@@ -118,7 +113,7 @@ def embed_images(
     def encode(arrays: list[Embeddings]) -> Embeddings:
         return encoder.image_arrays(np.stack(arrays))
 
-    sink = _Sink(file, encode, batch, whole=bool(encoder.batch_dependent))
+    sink = RowSink(file, encode, batch, whole=bool(encoder.batch_dependent))
     prepare = _Preparer(encoder, policy, sink)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="tbps-image") as pool:
         ahead = _ahead(pool, prepare, todo, 2 * batch)
@@ -146,10 +141,10 @@ def embed_texts(
     def encode(sentences: list[str]) -> Embeddings:
         return encoder.encode_texts(sentences, batch=batch)
 
-    def prepare(name: str) -> _Ready[str]:
-        return _Ready(Row(name, content=name), wanted[name])
+    def prepare(name: str) -> ReadyRow[str]:
+        return ReadyRow(Row(name, content=name), wanted[name])
 
-    sink = _Sink(file, encode, batch, whole=whole)
+    sink = RowSink(file, encode, batch, whole=whole)
     _embed(missing, map(prepare, missing), prepare, sink, EmbedReport(), progress)
     text_QE = file.select(names)[1].astype(np.float32, copy=False)
     file.compact()
@@ -198,30 +193,20 @@ def _content_of(path: Path) -> bytes | None:
 # Prepared ahead, in threads -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Ready(Generic[Value]):
-    """Something to embed: its row, and what the encoder takes, unless an embedding of its content is known."""
-
-    row: Row
-    value: Value | None
-    truncated: bool = False
-    wide: bool = False
-
-
 class _Preparer:
     """Reads, checks and transforms one image."""
 
-    def __init__(self, encoder: Encoder, policy: Policy, sink: _Sink[Embeddings]) -> None:
+    def __init__(self, encoder: Encoder, policy: Policy, sink: RowSink[Embeddings]) -> None:
         self.encoder, self.policy, self.sink = encoder, policy, sink
 
-    def __call__(self, source: Source) -> _Ready[Embeddings] | Unusable:
+    def __call__(self, source: Source) -> ReadyRow[Embeddings] | Unusable:
         return self._prepared(source, skip_known=True)
 
-    def afresh(self, source: Source) -> _Ready[Embeddings] | Unusable:
+    def afresh(self, source: Source) -> ReadyRow[Embeddings] | Unusable:
         """Decoded, whatever is known of the content."""
         return self._prepared(source, skip_known=False)
 
-    def _prepared(self, source: Source, *, skip_known: bool) -> _Ready[Embeddings] | Unusable:
+    def _prepared(self, source: Source, *, skip_known: bool) -> ReadyRow[Embeddings] | Unusable:
         state = source.state or (0, 0)
         try:
             check_size(source.file)
@@ -234,7 +219,7 @@ class _Preparer:
             if self.policy.dated and row.time is None:
                 row = replace(row, time=time_taken(content) or time_changed(facts.st_mtime_ns))
             if skip_known and self.sink.knows(row.content):
-                return _Ready(row, None)
+                return ReadyRow(row, None)
             return self._decoded(source.file, content, row)
         except UnreadableImage as error:
             return Unusable(source, state, error)
@@ -244,7 +229,7 @@ class _Preparer:
             reason = "there is not enough memory for it"
             return Unusable(source, state, UnreadableImage(source.file, reason, lasting=False))
 
-    def _decoded(self, path: Path, content: bytes, row: Row) -> _Ready[Embeddings]:
+    def _decoded(self, path: Path, content: bytes, row: Row) -> ReadyRow[Embeddings]:
         image = read_image(
             path,
             content=content,
@@ -254,7 +239,7 @@ class _Preparer:
         if min(image.size) < self.policy.smallest:
             raise UnreadableImage(path, f"only {image.width} x {image.height} pixels")
         truncated = bool(image.info.get(TRUNCATED))
-        return _Ready(row, self.encoder.transform(image), truncated, image.width > image.height)
+        return ReadyRow(row, self.encoder.transform(image), truncated, image.width > image.height)
 
 
 def _ahead(
@@ -276,100 +261,11 @@ def _ahead(
 # Embedded and written, in the calling thread --------------------------------------------------
 
 
-class _Sink(Generic[Value]):
-    """Rows on their way to the file: first they wait for a whole batch, then to be written.
-
-    whole: embeddings depend on the rest of the batch, so every row is embedded, also those of equal content.
-    """
-
-    def __init__(
-        self, file: FeatureFile, encode: Callable[[list[Value]], Embeddings], batch: int, *, whole: bool
-    ) -> None:
-        self.file, self.encode, self.batch, self.whole = file, encode, batch, whole
-        self.path_of: dict[str, str] = {}
-        """Content -> a path that has it, in the file or on its way there."""
-        if not whole:
-            known = file.known()
-            contents = (content.decode() for content in known.columns["content"].tolist())
-            self.path_of = dict(zip(contents, known.paths, strict=True))
-        self.batched: dict[str, tuple[list[Row], Value]] = {}
-        """Content (or path, where every row counts) -> its rows and what the encoder takes."""
-        self.unwritten: dict[str, tuple[Row, Embeddings]] = {}
-        """Path -> its row and embedding."""
-        self.since = time.monotonic()
-        self.added = self.embedded = 0
-
-    def knows(self, content: str) -> bool:
-        """Whether an embedding of a content should be there; asked by threads, so that they need not decode."""
-        return content in self.path_of
-
-    def add(self, ready: _Ready[Value]) -> bool:
-        """Take a row. False when it needs its value: the only row of its content was replaced meanwhile."""
-        row = ready.row
-        key = row.path if self.whole else row.content
-        if key in self.batched:
-            self.batched[key][0].append(row)
-        elif (embedding_E := self._known(row.content)) is not None:
-            self._keep(row, embedding_E)
-        elif ready.value is None:
-            return False
-        else:
-            self.batched[key] = [row], ready.value
-            if len(self.batched) == self.batch:
-                self.embed()
-        return True
-
-    def embed(self) -> None:
-        """Embed what waits, however much it is."""
-        if not self.batched:
-            return
-        row_BE = self.encode([value for _, value in self.batched.values()])
-        for (rows, _), embedding_E in zip(self.batched.values(), row_BE, strict=True):
-            for row in rows:
-                self._keep(row, embedding_E)
-        self.embedded += len(self.batched)
-        self.batched = {}
-        if len(self.unwritten) >= FLUSH_ROWS or time.monotonic() - self.since > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is embedded; when this returns it survives a kill."""
-        if self.unwritten:
-            rows, embeddings = zip(*self.unwritten.values(), strict=True)
-            self.file.append(rows, np.stack(embeddings))
-            self.unwritten = {}
-        self.since = time.monotonic()
-
-    def _keep(self, row: Row, embedding_E: Embeddings) -> None:
-        self.unwritten[row.path] = row, embedding_E
-        self.added += 1
-        if not self.whole:
-            self.path_of[row.content] = row.path
-
-    def _known(self, content: str) -> Embeddings | None:
-        """The embedding of a content, from what waits or from the file.
-
-        The row that had it may be gone: its path got another content in this very run, or another process
-        replaced or dropped it and the file was merged since.
-        """
-        path = self.path_of.get(content)
-        if path is None:
-            return None
-        if path in self.unwritten:
-            row, embedding_E = self.unwritten[path]
-            return embedding_E if row.content == content else None
-        place = int(self.file.places([path])[0])
-        if place < 0 or self.file.known()[place].content != content:
-            return None
-        stored: Embeddings = self.file.vectors(np.array([place]))[0].astype(np.float32)
-        return stored
-
-
 def _embed(
     items: Sequence[Item],
-    prepared: Iterable[_Ready[Value] | Unusable],
-    afresh: Callable[[Item], _Ready[Value] | Unusable],
-    sink: _Sink[Value],
+    prepared: Iterable[ReadyRow[Value] | Unusable],
+    afresh: Callable[[Item], ReadyRow[Value] | Unusable],
+    sink: RowSink[Value],
     report: EmbedReport,
     progress: Progress | None,
     all_needed: bool = False,
@@ -379,9 +275,9 @@ def _embed(
     told = 0
     try:
         for done, (item, one) in enumerate(zip(items, prepared, strict=True), 1):
-            if isinstance(one, _Ready) and not (report.unusable and all_needed) and not sink.add(one):
+            if isinstance(one, ReadyRow) and not (report.unusable and all_needed) and not sink.add(one):
                 one = afresh(item)
-                if isinstance(one, _Ready):
+                if isinstance(one, ReadyRow):
                     sink.add(one)
             if isinstance(one, Unusable):
                 report.unusable.append(one)

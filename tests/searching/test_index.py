@@ -13,7 +13,7 @@ from PIL import Image
 from support.encoder import FakeEncoder
 
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
-from tbps_cli.features import pipeline
+from tbps_cli.features import pipeline, row_sink
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.searching import index as indexing
 from tbps_cli.searching import scan as scanning
@@ -247,7 +247,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(model, photos: Path, monkey
 
 
 def test_written_rows_survive_a_process_that_just_ends(model, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "FLUSH_ROWS", 1)
+    monkeypatch.setattr(row_sink, "FLUSH_ROWS", 1)
     real = FeatureFile.append
     left = 2
 

@@ -17,7 +17,7 @@ import numpy as np
 from support.encoder import FakeEncoder
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import pipeline
+from tbps_cli.features import row_sink
 from tbps_cli.features.rows import content_hash
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index
@@ -57,7 +57,7 @@ def wrong_hit(gallery: Gallery, oracle: Oracle, contents: Path) -> str:
 
 
 def main(role: str, folder: Path, contents: Path, seconds: float, path: Path | None) -> None:
-    pipeline.FLUSH_ROWS = 1 if role == "write" else 4
+    row_sink.FLUSH_ROWS = 1 if role == "write" else 4
     oracle, model = oracle_of(contents), FakeEncoder()
     print("ready", flush=True)
     began, seen = time.monotonic(), 0

@@ -1,0 +1,119 @@
+"""Rows on their way into a feature file: collected into batches, embedded, and written every few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from tbps_cli.features.encoder import Embeddings
+from tbps_cli.features.rows import Row
+from tbps_cli.features.store import FeatureFile
+
+Value = TypeVar("Value")
+
+FLUSH_SECONDS = 5.0
+FLUSH_ROWS = 4096
+"""New rows are written at least this often."""
+
+
+@dataclass(frozen=True)
+class ReadyRow(Generic[Value]):
+    """Something to embed: its row, and what the encoder takes, unless an embedding of its content is known."""
+
+    row: Row
+    value: Value | None
+    truncated: bool = False
+    wide: bool = False
+
+
+class RowSink(Generic[Value]):
+    """Rows on their way to the file: first they wait for a whole batch, then to be written.
+
+    whole: embeddings depend on the rest of the batch, so every row is embedded, also those of equal content.
+    """
+
+    def __init__(
+        self, file: FeatureFile, encode: Callable[[list[Value]], Embeddings], batch: int, *, whole: bool
+    ) -> None:
+        self.file, self.encode, self.batch, self.whole = file, encode, batch, whole
+        self.path_of: dict[str, str] = {}
+        """Content -> a path that has it, in the file or on its way there."""
+        if not whole:
+            known = file.known()
+            contents = (content.decode() for content in known.columns["content"].tolist())
+            self.path_of = dict(zip(contents, known.paths, strict=True))
+        self.batched: dict[str, tuple[list[Row], Value]] = {}
+        """Content (or path, where every row counts) -> its rows and what the encoder takes."""
+        self.unwritten: dict[str, tuple[Row, Embeddings]] = {}
+        """Path -> its row and embedding."""
+        self.since = time.monotonic()
+        self.added = self.embedded = 0
+
+    def knows(self, content: str) -> bool:
+        """Whether an embedding of a content should be there; asked by threads, so that they need not decode."""
+        return content in self.path_of
+
+    def add(self, ready: ReadyRow[Value]) -> bool:
+        """Take a row. False when it needs its value: the only row of its content was replaced meanwhile."""
+        row = ready.row
+        key = row.path if self.whole else row.content
+        if key in self.batched:
+            self.batched[key][0].append(row)
+        elif (embedding_E := self._known(row.content)) is not None:
+            self._keep(row, embedding_E)
+        elif ready.value is None:
+            return False
+        else:
+            self.batched[key] = [row], ready.value
+            if len(self.batched) == self.batch:
+                self.embed()
+        return True
+
+    def embed(self) -> None:
+        """Embed what waits, however much it is."""
+        if not self.batched:
+            return
+        row_BE = self.encode([value for _, value in self.batched.values()])
+        for (rows, _), embedding_E in zip(self.batched.values(), row_BE, strict=True):
+            for row in rows:
+                self._keep(row, embedding_E)
+        self.embedded += len(self.batched)
+        self.batched = {}
+        if len(self.unwritten) >= FLUSH_ROWS or time.monotonic() - self.since > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is embedded; when this returns it survives a kill."""
+        if self.unwritten:
+            rows, embeddings = zip(*self.unwritten.values(), strict=True)
+            self.file.append(rows, np.stack(embeddings))
+            self.unwritten = {}
+        self.since = time.monotonic()
+
+    def _keep(self, row: Row, embedding_E: Embeddings) -> None:
+        self.unwritten[row.path] = row, embedding_E
+        self.added += 1
+        if not self.whole:
+            self.path_of[row.content] = row.path
+
+    def _known(self, content: str) -> Embeddings | None:
+        """The embedding of a content, from what waits or from the file.
+
+        The row that had it may be gone: its path got another content in this very run, or another process
+        replaced or dropped it and the file was merged since.
+        """
+        path = self.path_of.get(content)
+        if path is None:
+            return None
+        if path in self.unwritten:
+            row, embedding_E = self.unwritten[path]
+            return embedding_E if row.content == content else None
+        place = int(self.file.places([path])[0])
+        if place < 0 or self.file.known()[place].content != content:
+            return None
+        stored: Embeddings = self.file.vectors(np.array([place]))[0].astype(np.float32)
+        return stored
