@@ -8,6 +8,7 @@ What a full disk, a read-only folder, a name that is too long or a file in the w
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -182,7 +183,7 @@ def _remove_leftovers(path: Path) -> None:
     """Remove temporary folders of `path` that no living process holds locked."""
     if fcntl is None:
         return
-    for folder in path.parent.glob(f".{_escaped(_start_of(path.name))}.????????.tmp"):
+    for folder in path.parent.glob(f".{glob.escape(_start_of(path.name))}.????????.tmp"):
         if folder.is_symlink() or not folder.is_dir():
             continue
         with suppress(OSError):
@@ -192,11 +193,6 @@ def _remove_leftovers(path: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
-
-
-def _escaped(name: str) -> str:
-    """A name as a pattern that means itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def temporary_beside(path: Path) -> Path:

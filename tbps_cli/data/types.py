@@ -69,7 +69,8 @@ class Dataset:
         place = {index: position for position, index in enumerate(chosen)}
         captions = [caption for caption in self.captions if caption.image in place]
         if not chosen or not captions:
-            raise DataError(f"{self.name} has no {name} split{_where(self)}.", _empty_hint(self, name))
+            where = f" in {self.source}" if self.source else ""
+            raise DataError(f"{self.name} has no {name} split{where}.", _empty_hint(self, name))
         return Split.of(self, name, [self.images[index] for index in chosen], captions, place)
 
     @property
@@ -158,10 +159,6 @@ def class_numbers(persons: Iterable[Person]) -> dict[Person, int]:
     """
     distinct = sorted(set(persons), key=lambda person: (isinstance(person, str), person))
     return {person: rank for rank, person in enumerate(distinct)}
-
-
-def _where(dataset: Dataset) -> str:
-    return f" in {dataset.source}" if dataset.source else ""
 
 
 def _empty_hint(dataset: Dataset, name: str) -> str:

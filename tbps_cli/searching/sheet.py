@@ -79,7 +79,11 @@ def sheet(
     shown = {place.image: None for group in groups for answer in group.answers for place in _all(answer)}
     number = {image: index for index, image in enumerate(shown)}
     rules = f":root{{--w:{size[0]}px;--h:{size[1]}px}}" + "".join(_rules(list(shown), size, progress))
-    body = "".join(_heading(group) + "".join(_answer(answer, number) for answer in group.answers) for group in groups)
+    body = "".join(
+        (f"<h2>{_text(group.heading)}</h2>" if group.heading else "")
+        + "".join(_answer(answer, number) for answer in group.answers)
+        for group in groups
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}{rules}</style></head><body>'
@@ -90,10 +94,6 @@ def sheet(
 def _text(text: str) -> str:
     """Text from data as HTML: in an element or in a quoted attribute."""
     return html.escape(printable(text), quote=True)
-
-
-def _heading(group: SheetSection) -> str:
-    return f"<h2>{_text(group.heading)}</h2>" if group.heading else ""
 
 
 def of_evaluation(evaluation: Evaluation, *, progress: Progress | None = None) -> str:

@@ -171,16 +171,12 @@ def _portray(folder: Path, seed: int, number: int, split: str, person: Person) -
             "id": number + 1,
             "file_path": path,
             "captions": [one.text for one in said],
-            "processed_tokens": [_tokens(one.text) for one in said],
+            "processed_tokens": [re.findall(r"[a-z]+", one.text.lower()) for one in said],
             "camera": camera.name,
             "attributes": sorted(person.attributes),
             "visible": sorted(visible(person, shot)),
             "named": [sorted(one.named) for one in said],
         }
-
-
-def _tokens(text: str) -> list[str]:
-    return re.findall(r"[a-z]+", text.lower())
 
 
 def _write_json(path: Path, document: object) -> None:

@@ -109,9 +109,8 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return given
         if node.func.id.endswith("cfg"):
             plain = dict(zip(("url", "hf_hub"), (_value(value, names) for value in node.args), strict=False))
-            return _entry(plain | given)
+            facts = plain | given
+            return CatalogueEntry(
+                str(facts.get("url") or ""), str(facts.get("hf_hub") or ""), facts.get("quick_gelu") is True
+            )
     return None
-
-
-def _entry(given: Mapping[str, Any]) -> CatalogueEntry:
-    return CatalogueEntry(str(given.get("url") or ""), str(given.get("hf_hub") or ""), given.get("quick_gelu") is True)

@@ -36,7 +36,8 @@ class Mapped:
         """
         for first, *others in self.names.values():
             for other in others:
-                if not _equal(tensors[first], tensors[other]):
+                one, two = tensors[first], tensors[other]
+                if one.data_ptr() != two.data_ptr() and not torch.equal(one, two):
                     raise WeightsError(
                         f"{file}: {first} and {other} should be equal but differ.", "The file is damaged or edited."
                     )
@@ -96,7 +97,3 @@ def pair_of_sides(value: object) -> tuple[int, int] | None:
         return None
     height, width = value
     return (height, width) if isinstance(height, int) and isinstance(width, int) and min(value) > 0 else None
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)

@@ -77,13 +77,10 @@ def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
             "Give a name of open_clip's catalogue (ViT-B-16/openai) or a file of CLIP weights.",
         )
     # Only OpenAI's loader leaves a mixture of half weights and float32 layer norms.
-    mixture = {tensor.dtype.itemsize for name, tensor in tensors.items() if _is_tower(name, tensor)} == {2, 4}
+    towers = {name: tensor for name, tensor in tensors.items() if name not in _EXTRAS}
+    mixture = {tensor.dtype.itemsize for tensor in towers.values() if tensor.is_floating_point()} == {2, 4}
     openai = foreign.kind == "torchscript" or mixture or bool(tensors.keys() & _OPENAI_ONLY)
-    return {name: _float32(tensor) for name, tensor in tensors.items() if name not in _EXTRAS}, openai
-
-
-def _is_tower(name: str, tensor: Tensor) -> bool:
-    return name not in _EXTRAS and tensor.is_floating_point()
+    return {name: _float32(tensor) for name, tensor in towers.items()}, openai
 
 
 def _float32(tensor: Tensor) -> Tensor:

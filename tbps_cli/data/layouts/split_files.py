@@ -6,7 +6,7 @@ do the records; a `SplitFiles` says both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class SplitFiles:
         if not builder.images:
             raise DataError(f"{', '.join(map(str, files.values()))}: no records.")
         builder.notes.append(f"annotation files of {self.paper}: {', '.join(path.name for path in files.values())}")
-        dataset = builder.finish(records.image_root(folder, _examples(builder)))
+        dataset = builder.finish(records.image_root(folder, (image.path for image in builder.images)))
         dataset.numbered_by_split = True
         return dataset
 
@@ -62,7 +62,3 @@ def _content(path: Path) -> object:
 def first_record(content: object) -> dict[str, object]:
     """The first object of a list, or an empty one: what `fits` looks at."""
     return content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
-
-
-def _examples(builder: Builder) -> Iterable[str]:
-    return (image.path for image in builder.images)
