@@ -90,7 +90,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
     views = kind.views(recipe.method)
     unbatched = refusal(views.images)
     _check(recipe, unbatched)
-    init = find_init(options.init) if saved is None else None  # a resumed run brings its own weights
+    init = find_init(options.init, recipe.data.name) if saved is None else None  # a resumed run brings its own weights
     device = choose_device(options.device)
 
     data = open_data(recipe, options.data_root)

@@ -16,6 +16,8 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.section import Count, Section
 
 HEAD = 64
+CONTEXT = 77
+"""Places of a caption in every CLIP model that was published."""
 _NEEDED = (
     "positional_embedding",
     "text_projection",
@@ -42,7 +44,7 @@ class Tower(Section):
     """Attention heads of the image tower; default width // 64 (ResNet: attention pool, 32 w // 64)."""
     text_heads: Count | None = None
     """Attention heads of the text tower; default text_width // 64."""
-    context: Count = 77
+    context: Count = CONTEXT
     vocabulary: Count = 49408
     activation: Literal["quickgelu", "gelu"] = "quickgelu"
 
@@ -183,4 +185,10 @@ def _tower(**sizes: Any) -> Tower:
 
 
 def _count(state: Mapping[str, _Shaped], pattern: str) -> int:
-    return len({match[1] for match in (re.fullmatch(pattern, name) for name in state) if match})
+    """How many blocks a state has. Raises WeightsError when their numbers have a gap, so that some are missing."""
+    numbers = {match[1] for match in (re.fullmatch(pattern, name) for name in state) if match}
+    missing = [str(number) for number in range(len(numbers)) if str(number) not in numbers]
+    if missing:
+        stack = pattern.partition("(")[0].replace("\\", "").rstrip(".")
+        raise WeightsError(f"of {stack} the block {missing[0]} is missing.", "The file is incomplete: copy it again.")
+    return len(numbers)

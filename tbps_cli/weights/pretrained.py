@@ -16,6 +16,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,8 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.places import cache_dir
 from tbps_cli.weights import catalogue
 from tbps_cli.weights.catalogue import QUICK, CatalogueEntry
-from tbps_cli.weights.weights_file import read_tensors, state_of
+from tbps_cli.weights.surplus import TOWERS
+from tbps_cli.weights.weights_file import SKIPPED, read_tensors, state_of
 
 Progress = Callable[[int, int], None]
 Activation = Literal["quickgelu", "gelu"]
@@ -33,29 +35,51 @@ logger = logging.getLogger("tbps")
 
 _EXTRAS = {"logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask"}
 _OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}
+_NEEDED = "visual.conv1.weight", "token_embedding.weight", "positional_embedding"
 _HUB_FILES = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 _SUFFIXES = ".pt", ".pth", ".bin", ".safetensors"
 _PIECE = 1 << 20
 _TIMEOUT = 30.0
 
 
-def clip_state(
-    weights: str, tower: str = "", *, progress: Progress | None = None
-) -> tuple[dict[str, Tensor], Activation]:
-    """A CLIP state in float32 with OpenAI's names, and the activation that it was trained with.
+@dataclass(frozen=True)
+class ClipFile:
+    """A file of CLIP weights on this machine, of which only the head was read."""
 
-    weights: the path of a file (OpenAI's archive, a state dict, safetensors) or a tag of open_clip's
-    catalogue, then for this tower. progress: called with (bytes done, bytes in all) of a download.
-    Tensors that belong to no tower (`logit_scale` and the like) are left out.
+    path: Path
+    activation: Activation
+    """What its towers were trained with."""
+    context: int
+    """Rows of its table of text positions."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The towers' tensors in float32, with OpenAI's names, without what belongs to no tower (`logit_scale`)."""
+        return {name: _float32(tensor) for name, tensor in _towers(self.path, values=True)[0].items()}
+
+
+def clip_file(weights: str, tower: str = "", *, progress: Progress | None = None) -> ClipFile:
+    """Find CLIP weights, fetching them where they are missing, and read their head.
+
+    weights: the path of a file (OpenAI's archive, a state dict, safetensors, a checkpoint of IRRA's family, of which
+    the towers count) or a tag of open_clip's catalogue, then for this tower. progress: called with (bytes done,
+    bytes in all) of a download.
     """
     if is_path(weights):
         path = Path(weights).expanduser()
-        state, openai = read_clip(path)
-        quick = openai or tower.endswith(QUICK) or "quickgelu" in path.name.lower()
-        return state, "quickgelu" if quick else "gelu"
-    entry = catalogue.find(weights, tower)
-    state, openai = read_clip(fetch(entry, progress=progress))
-    return state, "quickgelu" if entry.quick_gelu or openai else "gelu"
+        quick = tower.endswith(QUICK) or "quickgelu" in path.name.lower()
+    else:
+        entry = catalogue.find(weights, tower)
+        path, quick = fetch(entry, progress=progress), entry.quick_gelu
+    tensors, openai = _towers(path, values=False)
+    return ClipFile(path, "quickgelu" if quick or openai else "gelu", len(tensors["positional_embedding"]))
+
+
+def clip_state(
+    weights: str, tower: str = "", *, progress: Progress | None = None
+) -> tuple[dict[str, Tensor], Activation]:
+    """The state of `clip_file`, read whole, and its activation."""
+    file = clip_file(weights, tower, progress=progress)
+    return file.state(), file.activation
 
 
 def is_path(weights: str) -> bool:
@@ -66,11 +90,14 @@ def is_path(weights: str) -> bool:
 # Reading ----------------------------------------------------------------------------------------
 
 
-def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The towers' tensors of a file, and whether OpenAI's own code wrote it."""
-    foreign = read_tensors(path, skip=("optimizer",))
+def _towers(path: Path, *, values: bool) -> tuple[dict[str, Tensor], bool]:
+    """The towers' tensors of a file, and whether they are OpenAI's by origin. values: as in `read_tensors`."""
+    foreign = read_tensors(path, skip=SKIPPED, values=values)
     tensors = state_of(foreign)
-    if "visual.conv1.weight" not in tensors or "token_embedding.weight" not in tensors:
+    family = f"{TOWERS}visual.conv1.weight" in tensors
+    if family:  # the towers of a fine-tuned or person-pre-trained model, which IRRA's family takes from OpenAI
+        tensors = {name.removeprefix(TOWERS): tensor for name, tensor in tensors.items() if name.startswith(TOWERS)}
+    if any(name not in tensors or tensors[name].ndim < 2 for name in _NEEDED):
         held = ", ".join(list(tensors)[:3]) or "no tensors"
         raise WeightsError(
             f"{path} holds no CLIP model (found {held}).",
@@ -79,8 +106,8 @@ def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
     # Only OpenAI's loader leaves a mixture of half weights and float32 layer norms.
     towers = {name: tensor for name, tensor in tensors.items() if name not in _EXTRAS}
     mixture = {tensor.dtype.itemsize for tensor in towers.values() if tensor.is_floating_point()} == {2, 4}
-    openai = foreign.kind == "torchscript" or mixture or bool(tensors.keys() & _OPENAI_ONLY)
-    return {name: _float32(tensor) for name, tensor in towers.items()}, openai
+    openai = family or foreign.kind == "torchscript" or mixture or bool(tensors.keys() & _OPENAI_ONLY)
+    return towers, openai
 
 
 def _float32(tensor: Tensor) -> Tensor:
