@@ -44,15 +44,26 @@ class Layout:
     ceiling: Callable[[Dataset, str], dict[str, float] | None] | None = None
     """The best scores that a split allows, for a data set that knows its truth."""
 
-    def annotation_in(self, folder: Path) -> Path | None:
-        """The annotation file of this folder, by any of its names."""
+    def annotation_in(self, folder: Path, certain: bool = False) -> Path | None:
+        """The annotation file of this folder, by any of its names.
+
+        certain: the folder is known to be this data set's, for those whose names do not tell.
+        """
         return next((folder / name for name in self.annotations if (folder / name).is_file()), None)
+
+    def place_of(self, source: Path, folder: Path) -> Path:
+        """Where an annotation file that came alone belongs."""
+        return folder / self.annotations[0]
 
     def read(self, folder: Path) -> Dataset:
         """All records of the data set in `folder`. Raises DataError naming what is missing."""
         path = self.annotation_in(folder)
         if path is None:
             raise missing_annotation(self, folder)
+        return self.read_file(path)
+
+    def read_file(self, path: Path) -> Dataset:
+        """All records of one annotation file."""
         return read_file(self, path)
 
 
