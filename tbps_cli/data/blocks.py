@@ -2,17 +2,17 @@
 
 A Python object an image and one a caption would take more memory than the texts themselves, many times over once
 worker processes have copies. Here texts stand in one block of UTF-8, and everything else is an array; what is asked
-for is made on access, so that `PackedImages` (in `types`) can stand wherever a list of `ImageRecord` can. Taking a split
-of them copies positions, never texts.
+for is made on access, so that `PackedImages` (in `types`) can stand wherever a list of `ImageRecord` can. Taking a
+split of them copies positions, never texts.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,11 +117,24 @@ class Chosen(Lazy[T_co]):
 class Repeated(Lazy[T_co]):
     """One entry, many times."""
 
-    def __init__(self, entry: T_co, count: int) -> None:
-        self.entry, self.count = entry, count
+    def __init__(self, entry: T_co, times: int) -> None:
+        self.entry, self.times = entry, times
 
     def __len__(self) -> int:
-        return self.count
+        return self.times
 
     def at(self, place: int) -> T_co:
         return self.entry
+
+
+class Mapped(Lazy[T_co]):
+    """What a function makes of each entry of another sequence."""
+
+    def __init__(self, function: Callable[[Any], T_co], entries: Sequence[Any]) -> None:
+        self.function, self.entries = function, entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def at(self, place: int) -> T_co:
+        return self.function(self.entries[place])

@@ -218,9 +218,7 @@ class Split:
         )
 
     @classmethod
-    def _packed(
-        cls, dataset: Dataset, name: str, images: PackedImages, captions: PackedCaptions, own: Places
-    ) -> Split:
+    def _packed(cls, dataset: Dataset, name: str, images: PackedImages, captions: PackedCaptions, own: Places) -> Split:
         """The same over packed records, whose texts are not copied."""
         present, number_I = np.unique(images.person_I, return_inverse=True)
         persons = [images.persons[int(index)] for index in present]

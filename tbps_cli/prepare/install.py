@@ -12,10 +12,12 @@ from pathlib import Path
 
 from tbps_cli import files
 from tbps_cli.data.layouts.benchmark import Layout
+from tbps_cli.data.layouts.pretraining import PretrainingLayout
 from tbps_cli.data.layouts.records import IMAGE_FOLDERS
 from tbps_cli.errors import DataError
 from tbps_cli.prepare import unpack
 from tbps_cli.prepare.unpack import Progress
+from tbps_cli.prepare.write_out import parquet_files, write_out
 
 DEPTH = 4
 
@@ -28,8 +30,12 @@ def install(layout: Layout, source: Path, data_root: Path, progress: Progress | 
     if source.is_file() and source.suffix.lower() in (".json", ".jsonl"):
         return _install_annotation(layout, source, target)
     _check_places(source, target)
+    tables = parquet_files(source) if isinstance(layout, PretrainingLayout) else []
     with files.explained(target, DataError), files.staging(target) as folder:
-        unpack.unpack(source, folder, progress)
+        if tables:
+            write_out(tables, folder, progress)
+        else:
+            unpack.unpack(source, folder, progress)
         home = find_home(layout, folder)
         if home is None:
             raise DataError(

@@ -120,11 +120,12 @@ def attach_back_translations(dataset: Dataset, folder: Path) -> None:
         others = records.as_captions(record.get("captions_bt", []), number, path)
         backs |= {(where, text): back for text, back in zip(texts, others, strict=False) if back}
     found = 0
-    for place, caption in enumerate(dataset.captions):
+    captions = []
+    for caption in dataset.captions:
         back = backs.get((dataset.images[caption.image].path, caption.text))
-        if back:
-            dataset.captions[place] = replace(caption, back_translation=back)
-            found += 1
+        captions.append(replace(caption, back_translation=back) if back else caption)
+        found += bool(back)
+    dataset.captions = captions
     if found:
         dataset.notes.append(f"back-translations of {found:,} captions come from {path.name}")
 

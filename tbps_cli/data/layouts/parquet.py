@@ -30,12 +30,7 @@ def read(path: Path, images: Sequence[str], captions: re.Pattern[str]) -> Iterat
     with opened(path) as file:
         columns = file.schema_arrow
         image = image_column(path, columns, images)
-        texts = [name for name in columns.names if captions.fullmatch(name)]
-        if not texts:
-            raise DataError(
-                f"{path} has no column of captions (it has {', '.join(columns.names) or 'none'}).",
-                "Expected caption, captions or caption1, caption2.",
-            )
+        texts = caption_columns(path, columns, captions)
         others = [name for name in OTHERS if name in columns.names]
         yield from rows(file, path, [image, *texts, *others], ROWS)
 
@@ -49,6 +44,17 @@ def rows(file: ParquetFile, path: Path, columns: list[str], size: int) -> Iterat
             yield from batch.to_pylist()
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is damaged: {_said(error)}.", "Download it again.") from None
+
+
+def caption_columns(path: Path, columns: Any, like: re.Pattern[str]) -> list[str]:
+    """The columns that hold captions."""
+    found = [name for name in columns.names if like.fullmatch(name)]
+    if not found:
+        raise DataError(
+            f"{path} has no column of captions (it has {', '.join(columns.names) or 'none'}).",
+            "Expected caption, captions or caption1, caption2.",
+        )
+    return found
 
 
 def image_column(path: Path, columns: Any, names: Sequence[str]) -> str:
@@ -80,7 +86,9 @@ def opened(path: Path) -> ParquetFile:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if first != _MAGIC:
-        raise DataError(f"{path} is not a Parquet file.", "It may be a web page or a pointer of Git LFS: download it again.")
+        raise DataError(
+            f"{path} is not a Parquet file.", "It may be a web page or a pointer of Git LFS: download it again."
+        )
     if last != _MAGIC:
         raise BrokenOff(path, size)
     try:

@@ -29,7 +29,7 @@ from tbps_cli.errors import DataError
 
 logger = logging.getLogger("tbps")
 IMAGE_FIELDS = ("file_path", "image_path", "img_path", "image", "file_name", "filename")
-_CAPTION_FIELD = re.compile(r"captions?(_?\d+)?")
+CAPTION_FIELD = re.compile(r"captions?(_?\d+)?")
 HELD_OUT = 1_000
 """Persons that become val in a set that has neither val nor test; a tenth of them where there are few."""
 TRAIN, VAL = SPLITS.index("train"), SPLITS.index("val")
@@ -85,9 +85,10 @@ class PretrainingLayout(Layout):
         rows = Rows(self.person is not None)
         for path in files:
             rows.begin_file()
+            usual = _split_of_file(path)
             try:
                 for number, (key, value) in enumerate(_elements(path, rows), start=1):
-                    self._add(rows, key, value, number, path)
+                    self._add(rows, key, value, usual, number, path)
             except parquet.BrokenOff as error:
                 if len(files) == 1:
                     raise
@@ -101,16 +102,13 @@ class PretrainingLayout(Layout):
         root = records.image_root(folder, images.names[:5], up=0, more=self.other_roots)
         return Dataset(self.name, root, images, captions, rows.notes, files[0] if len(files) == 1 else folder)
 
-    def _add(self, rows: Rows, key: str | None, value: object, number: int, path: Path) -> None:
+    def _add(self, rows: Rows, key: str | None, value: object, usual: str, number: int, path: Path) -> None:
         image, record, described = _described(key, value, number, path)
         where = records.as_path(image, number, path)
-        texts = _texts(described, number, path)
+        texts = texts_of(described, number, path)
         if self.mend:
             texts = [self.mend(text) for text in texts]
-        if "split" in record:
-            split = records.as_split(record["split"], number, path)
-        else:
-            split = _split_of_file(path)
+        split = records.as_split(record["split"], number, path) if "split" in record else usual
         stated = self.person(where, record) if self.person else None
         person = where if stated is None else records.as_person(stated, number, path)
         rows.add(where, texts, split, person)
@@ -122,7 +120,7 @@ class PretrainingLayout(Layout):
 def _elements(path: Path, rows: Rows) -> Iterator[tuple[str | None, object]]:
     """(key, value) of each record of a file of any shape; what breaks off is noted."""
     if path.suffix.lower() == parquet.SUFFIX:
-        stream = parquet.read(path, IMAGE_FIELDS, _CAPTION_FIELD)
+        stream = parquet.read(path, IMAGE_FIELDS, CAPTION_FIELD)
         yield from ((None, row) for row in stream)
         return
     elements = JsonStream(path)
@@ -131,9 +129,7 @@ def _elements(path: Path, rows: Rows) -> Iterator[tuple[str | None, object]]:
         rows.notes.append(elements.cut)
 
 
-def _described(
-    key: str | None, value: object, number: int, path: Path
-) -> tuple[object, Mapping[str, object], object]:
+def _described(key: str | None, value: object, number: int, path: Path) -> tuple[object, Mapping[str, object], object]:
     """(image, record, what holds the captions) of an entry in any of the shapes."""
     if key is not None:
         return key, {}, value
@@ -152,11 +148,11 @@ def _described(
     )
 
 
-def _texts(described: object, number: int, path: Path) -> list[str]:
-    """The captions of an entry: a sentence, a list of them, or an object whose fields are called caption, caption1..."""
+def texts_of(described: object, number: int, path: Path) -> list[str]:
+    """The captions of an entry: a sentence, a list of them, or an object with fields such as caption or caption1."""
     if not isinstance(described, dict):
         return records.as_captions(described, number, path)
-    fields = [name for name in described if _CAPTION_FIELD.fullmatch(name)]
+    fields = [name for name in described if CAPTION_FIELD.fullmatch(name)]
     if not fields:
         raise DataError(
             f"{path}: record {number} has no captions.",
@@ -251,7 +247,8 @@ class Rows:
         mark_P = np.fromiter((_mark(repr(person)) for person in persons), np.uint64, len(persons))
         held_P = np.zeros(len(persons), bool)
         held_P[np.argsort(mark_P, kind="stable")[:count]] = True
-        self.notes.append(f"no split is stated: {count:,} persons are held out as val, by their names; the rest is train")
+        persons_are = "1 person is" if count == 1 else f"{count:,} persons are"
+        self.notes.append(f"no split is stated: {persons_are} held out as val, by name; the rest is train")
         return np.where(held_P[person_I], VAL, split_I).astype(np.uint8)
 
     # Notes --------------------------------------------------------------------------------------

@@ -81,7 +81,10 @@ Whom to ask: nobody for the captions: they lie in the data set repository TwT-6/
   {_LUPERSON}
 What you agree to: LUPerson's terms; the captions come without a licence, so ask their authors.
 What arrives: four files of 1.0 M captions each, one caption an image and file.""",
-        tree="LUPerson-MLLM/\n  Ts-qwen.json  Td-qwen.json  Ts-shikra.json  Td-shikra.json   (those you have)\n  imgs/...",
+        tree="""\
+LUPerson-MLLM/
+  Ts-qwen.json  Td-qwen.json  Ts-shikra.json  Td-shikra.json   (those you have)
+  imgs/...""",
     ),
     PretrainingLayout(
         name="ham-pedes",
@@ -99,7 +102,10 @@ Whom to ask: the authors of "Modeling Thousands of Human Annotators for Generali
 What you agree to: SYNTH-PEDES' terms, whose images these are (tbps prepare-data synth-pedes).
 What arrives: 1.0 M images with two captions each. How its annotation is written is not published: it is read when it
   is a list, a table or lines of image and captions.""",
-        tree=f"HAM-PEDES/\n  captions.json   (any one JSON, JSONL or Parquet file)\n  {_SYNTH_TREE}   (or beside it: SYNTH-PEDES/)",
+        tree=f"""\
+HAM-PEDES/
+  captions.json   (any JSON, JSONL or Parquet file)
+  {_SYNTH_TREE}   (or in SYNTH-PEDES/ beside it)""",
     ),
     PretrainingLayout(
         name="luperson-t",
@@ -117,7 +123,7 @@ Whom to ask: the authors of "Unified Pre-training with Pseudo Texts for Text-To-
 What you agree to: LUPerson's terms.
 What arrives: 1.3 M images with pseudo captions made of attributes. How the annotation is written is not published:
   it is read when it is a list, a table or lines of image and captions.""",
-        tree="LUPerson-T/\n  captions.json   (any one JSON, JSONL or Parquet file)\n  imgs/...",
+        tree="LUPerson-T/\n  captions.json   (any JSON, JSONL or Parquet file)\n  imgs/...",
     ),
     PretrainingLayout(
         name="webperson",
@@ -153,7 +159,10 @@ What you agree to: no redistribution, commercial use or modification without the
   privacy of the people shown.
 What arrives: 26,206 images of 6,926 persons with 52,412 captions of 81 words on average, longer than CLIP's 77
   tokens; train and test, no val.""",
-        tree="UFine6926/\n  captions.json   (under any name: records of split, id, file_path, captions)\n  images/1.jpg ...",
+        tree="""\
+UFine6926/
+  captions.json   (under any name: records of split, id, file_path, captions)
+  images/1.jpg ...""",
     ),
     PretrainingLayout(
         name="iiitd-20k",
@@ -170,7 +179,10 @@ Whom to ask: the authors of "IIITD-20K: Dense captioning for Text-Image ReID" (2
 What you agree to: what the form says.
 What arrives: 20,000 persons in the wild with captions of 26 words and more. How the annotation is written is not
   published: it is read when it is a list, a table or lines of image and captions.""",
-        tree="IIITD-20K/\n  captions.json   (any JSON, JSONL or Parquet file; train.json and test.json are splits)\n  imgs/...",
+        tree="""\
+IIITD-20K/
+  captions.json   (any JSON, JSONL or Parquet file; train.json and test.json are splits)
+  imgs/...""",
     ),
     PretrainingLayout(
         name="pab",
@@ -185,7 +197,11 @@ Whom to ask: the authors of "Beyond Walking: A Large-Scale Image-Text Benchmark 
 What you agree to: research only.
 What arrives: 1,013,605 generated images for training and 1,978 real ones for test, with a caption each; no val. The
   second test set (UCC) is read by its path: --data PAB/annotation/test/ucc.json""",
-        tree="PAB/\n  annotation/train/attr_*.json\n  annotation/test/{attr,ucc}.json\n  train/imgs_*/{goal,wentrong,full}/... test/...",
+        tree="""\
+PAB/
+  annotation/train/attr_*.json
+  annotation/test/{attr,ucc}.json
+  imgs_*/{goal,wentrong,full}/...""",
     ),
 )
 

@@ -247,8 +247,8 @@ class Builder:
 def image_root(folder: Path, images: Iterable[str], *, up: int = 2, more: Iterable[str] = ()) -> Path:
     """The folder that image paths are relative to: the first under which an example exists.
 
-    Looks in `folder`, its imgs/ and images/, in those named by `more`, and the same in up to `up` folders above. When no example
-    exists anywhere it is `folder`/imgs or the folder itself: the later check then says what is missing.
+    Looks in `folder`, its imgs/ and images/, in those named by `more`, and the same in up to `up` folders above. When
+    no example exists anywhere it is `folder`/imgs or the folder itself: the later check then says what is missing.
     """
     examples = [path for path, _ in zip(images, range(5), strict=False)]
     bases = [folder, *list(folder.absolute().parents)[:up]]

@@ -99,14 +99,14 @@ class JsonStream:
 
     def _element(self, table: bool) -> tuple[str | None, object] | None:
         """The next element; None when the file ends before it does."""
-        key = None
+        key: str | None = None
         if table:
             found = self._value()
             if found is None:
                 return None
-            key = found[0]
-            if not isinstance(key, str):
+            if not isinstance(found[0], str):
                 raise self._broken("expected a name in quotes")
+            key = found[0]
             mark = self._next()
             if mark != ":":
                 if mark:
@@ -148,7 +148,7 @@ class JsonStream:
     # Bytes --------------------------------------------------------------------------------------
 
     def _next(self) -> str:
-        """The next character that is no blank, which stays; nothing at the end of the file, or where it is unwritten."""
+        """The next character that is no blank, which stays; nothing at the end of the file or where it is unwritten."""
         while True:
             self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing too
             if self._at < len(self._text):
