@@ -24,7 +24,9 @@ LARGEST = 16 << 20
 """Characters of one element; a file that has a larger one is no list of records."""
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _LITERAL = 16
-"""Characters that a literal, an escape or a number may take: an error this close to the end may be the cut's."""
+"""Characters that a literal, an escape or a number may take: an error this close to the end may mean that more follows."""
+_BEGUN = re.compile(r"tr?u?|fa?l?s?|nu?l?|Na?|-?(I[a-z]*)?|[.eE][+-]?|")
+"""What the end of a file may leave of a literal or a number."""
 
 
 class JsonStream:
@@ -101,12 +103,12 @@ class JsonStream:
         """The next element; None when the file ends before it does."""
         key: str | None = None
         if table:
+            if self._next() != '"':
+                raise self._broken("expected a name in quotes")
             found = self._value()
             if found is None:
                 return None
-            if not isinstance(found[0], str):
-                raise self._broken("expected a name in quotes")
-            key = found[0]
+            key = str(found[0])
             mark = self._next()
             if mark != ":":
                 if mark:
@@ -126,11 +128,11 @@ class JsonStream:
             except json.JSONDecodeError as error:
                 if self._unwritten_from(error.pos):
                     return None
-                if not self._may_be_unfinished(error):
-                    raise self._broken(error.msg, error.pos) from None
-                if not self._read():
+                if self._may_go_on(error) and self._read():
+                    continue
+                if self._ended and self._is_cut(error):
                     return None
-                continue
+                raise self._broken(error.msg, error.pos) from None
             except ValueError as error:
                 raise self._broken(str(error)) from None
             except RecursionError:
@@ -141,9 +143,15 @@ class JsonStream:
             self._at = end
             return (value,)
 
-    def _may_be_unfinished(self, error: json.JSONDecodeError) -> bool:
+    def _may_go_on(self, error: json.JSONDecodeError) -> bool:
+        """Whether the next piece of the file may mend the error."""
         near_the_end = error.pos >= len(self._text) - _LITERAL or error.msg.startswith("Unterminated string")
         return near_the_end and len(self._text) - self._at <= LARGEST
+
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether the end of the file explains the error."""
+        unfinished = error.msg.startswith(("Unterminated string", "Invalid \\"))
+        return unfinished or _BEGUN.fullmatch(self._text, error.pos) is not None
 
     # Bytes --------------------------------------------------------------------------------------
 
@@ -191,7 +199,7 @@ class JsonStream:
         while piece := self._file.read(self._piece):
             if piece.strip(b"\0"):
                 raise self._broken("there are zero bytes", place)
-        self._text, self._ended = self._text[:place], True
+        self._text, self._ended = self._text[:place].rstrip("\0"), True
         return True
 
     def _note_cut(self) -> None:
@@ -204,6 +212,6 @@ class JsonStream:
         place = self._at if at is None else at
         byte = self._bytes_before + len(self._text[:place].encode())
         return DataError(
-            f"{self.path} is not JSON: {reason.rstrip('.').lower()} at byte {byte:,} (record {self.count + 1:,}).",
+            f"{self.path} is not JSON: {reason.lower().removesuffix(' at')} at byte {byte:,} (record {self.count + 1:,}).",
             "It may be damaged, or a web page saved under this name: download it again.",
         )
