@@ -255,7 +255,7 @@ def test_any_size_of_pieces_gives_the_same_elements(tmp_path):
         ('{"a" 1, "b": 2, "c": 3333333333}', "expected ':' at byte 5 (record 1)"),
         ('[{"a": 1}] [', "there is text behind its end at byte 11"),
         ('[{"a": tru, "b": 3333333333333333333333}]', "at byte 7 (record 1)"),
-        ('[{"a": "\0"}, {"b": 1}]', "invalid control character at byte 9 (record 1)"),
+        ('[{"a": "\0"}, {"b": 1}]', "invalid control character at byte 8 (record 1)"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )

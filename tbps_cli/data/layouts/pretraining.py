@@ -82,7 +82,7 @@ class PretrainingLayout(Layout):
 
     def read_files(self, files: list[Path], folder: Path) -> Dataset:
         """The data set of these files. Raises DataError naming file and record of what is wrong."""
-        rows = Rows(self.person is not None)
+        rows = RowPacker(self.person is not None)
         for path in files:
             rows.begin_file()
             usual = _split_of_file(path)
@@ -102,7 +102,7 @@ class PretrainingLayout(Layout):
         root = records.image_root(folder, images.names[:5], up=0, more=self.other_roots)
         return Dataset(self.name, root, images, captions, rows.notes, files[0] if len(files) == 1 else folder)
 
-    def _add(self, rows: Rows, key: str | None, value: object, usual: str, number: int, path: Path) -> None:
+    def _add(self, rows: RowPacker, key: str | None, value: object, usual: str, number: int, path: Path) -> None:
         image, record, described = _described(key, value, number, path)
         where = records.as_path(image, number, path)
         texts = texts_of(described, number, path)
@@ -117,7 +117,7 @@ class PretrainingLayout(Layout):
 # Elements of files ------------------------------------------------------------------------------
 
 
-def _elements(path: Path, rows: Rows) -> Iterator[tuple[str | None, object]]:
+def _elements(path: Path, rows: RowPacker) -> Iterator[tuple[str | None, object]]:
     """(key, value) of each record of a file of any shape; what breaks off is noted."""
     if path.suffix.lower() == parquet.SUFFIX:
         stream = parquet.read(path, IMAGE_FIELDS, CAPTION_FIELD)
@@ -167,10 +167,10 @@ def _split_of_file(path: Path) -> str:
     return SPLIT_NAMES.get(path.stem.lower()) or SPLIT_NAMES.get(path.parent.name.lower()) or "train"
 
 
-# Rows -> columns --------------------------------------------------------------------------------
+# RowPacker -> columns --------------------------------------------------------------------------------
 
 
-class Rows:
+class RowPacker:
     """Collects entries of annotation files as packed columns; entries about one image become one image."""
 
     def __init__(self, persons: bool) -> None:

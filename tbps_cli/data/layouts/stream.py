@@ -24,7 +24,7 @@ LARGEST = 16 << 20
 """Characters of one element; a file that has a larger one is no list of records."""
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _LITERAL = 16
-"""Characters that a literal, an escape or a number may take: an error this close to the end may mean that more follows."""
+"""Characters that a literal, an escape or a number may take: an error this close to the end may mean more follows."""
 _BEGUN = re.compile(r"tr?u?|fa?l?s?|nu?l?|Na?|-?(I[a-z]*)?|[.eE][+-]?|")
 """What the end of a file may leave of a literal or a number."""
 
@@ -169,6 +169,9 @@ class JsonStream:
         if self._ended:
             return False
         raw = self._file.read(self._piece)
+        if not raw:
+            self._ended = True
+            return False
         start = self._bytes_before + len(self._text.encode())
         self._bytes_before += len(self._text[: self._at].encode())
         try:
@@ -181,8 +184,7 @@ class JsonStream:
                 records.SAVE_AS_UTF_8,
             ) from None
         self._text, self._at = self._text[self._at :] + more, 0
-        self._ended = not raw
-        return bool(raw)
+        return True
 
     def _skip_mark(self) -> None:
         """Take a UTF-8 byte-order mark away; refuse those of other encodings."""
@@ -212,6 +214,7 @@ class JsonStream:
         place = self._at if at is None else at
         byte = self._bytes_before + len(self._text[:place].encode())
         return DataError(
-            f"{self.path} is not JSON: {reason.lower().removesuffix(' at')} at byte {byte:,} (record {self.count + 1:,}).",
+            f"{self.path} is not JSON: {reason.lower().removesuffix(' at')} at byte {byte:,} "
+            f"(record {self.count + 1:,}).",
             "It may be damaged, or a web page saved under this name: download it again.",
         )
