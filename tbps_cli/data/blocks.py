@@ -127,7 +127,7 @@ class Repeated(Lazy[T_co]):
         return self.entry
 
 
-class Converted(Lazy[T_co]):
+class Applied(Lazy[T_co]):
     """What a function makes of each entry of another sequence."""
 
     def __init__(self, function: Callable[[Any], T_co], entries: Sequence[Any]) -> None:
