@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from tbps_cli.engine.train import train
     from tbps_cli.exporting.exporter import export
     from tbps_cli.models import open_model as load
-    from tbps_cli.models.official import convert
+    from tbps_cli.models.conversion import convert
     from tbps_cli.retrieval.evaluate import evaluate
     from tbps_cli.searching.index import index
     from tbps_cli.searching.query import search
 else:
     _WHERE = {
-        "convert": ("models.official", "convert"),
+        "convert": ("models.conversion", "convert"),
         "evaluate": ("retrieval.evaluate", "evaluate"),
         "export": ("exporting.exporter", "export"),
         "index": ("searching.index", "index"),

@@ -16,7 +16,12 @@ def command(
         Path | None, typer.Option("--out", metavar="RUN", help="New folder to write. Default: the next in ./runs.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", metavar="NAME", help="Refuse the checkpoint unless it is of this method.")
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Read it as this method, without what it has no place for.",
+        ),
     ] = None,
     sets: Sets = None,
     words: Words = None,
@@ -25,10 +30,11 @@ def command(
 ) -> None:
     """Turn an official checkpoint into a run folder. Nothing in the checkpoint is executed."""
     from tbps_cli.cli import render
-    from tbps_cli.models.official import convert
+    from tbps_cli.models.conversion import convert_file
+    from tbps_cli.models.run import CARD
 
-    run = convert(file, out, method=method, sets=sets or (), words=words, data_root=data_root)
-    recipe = run.recipe
+    made = convert_file(file, out, method=method, sets=sets or (), words=words, data_root=data_root)
+    run, recipe = made.run, made.run.recipe
     facts = {
         "run": str(run.folder),
         "method": recipe.method.name,
@@ -37,7 +43,10 @@ def command(
         "converted_from": str(file),
     }
     if as_json:
-        render.document(facts)
+        render.document({**facts, "left_out": [extra.document() for extra in made.left_out]})
         return
-    render.facts(facts | {"image_size": "x".join(map(str, recipe.data.image_size))})
+    shown = {"image_size": "x".join(map(str, recipe.data.image_size))}
+    if made.left_out:
+        shown["left_out"] = f"{len(made.left_out)} tensors, listed in {run.folder / CARD}"
+    render.facts({**facts, **shown})
     render.note(f"Next: tbps eval --ckpt {run.folder}")

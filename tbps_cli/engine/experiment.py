@@ -75,8 +75,6 @@ class Experiment:
     """What was chosen for the user, one sentence each with its reason."""
     note: str
     """Where the weights come from."""
-    origin: str = ""
-    """Where on the hub the training's first weights come from, with commit and hash; empty for others."""
 
 
 def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Experiment:
@@ -92,7 +90,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
     views = kind.views(recipe.method)
     unbatched = refusal(views.images)
     _check(recipe, unbatched)
-    init = find_init(options.init) if saved is None else None  # a resumed run brings its own weights
+    init = find_init(options.init, recipe.data.name) if saved is None else None  # a resumed run brings its own weights
     device = choose_device(options.device)
 
     data = open_data(recipe, options.data_root)
@@ -123,7 +121,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
     recipe, chosen = resolve(recipe, facts, method=text.config, workers=options.workers)
 
     # All is decided: from here on things are built, and `recipe` stays as it is.
-    method, note = build_method(recipe, data.train, start, text, options.data_root)
+    method, note = build_method(recipe, data.train, start, text.tensors, options.data_root)
     return Experiment(
         recipe=recipe,
         given=given,
@@ -137,7 +135,6 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
         method=method,
         choices=tuple(filter(None, [*map(str, chosen), start.choice, text.choice])),
         note=note,
-        origin=start.origin if saved is None else saved.origin,
     )
 
 

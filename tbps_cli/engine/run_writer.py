@@ -38,20 +38,14 @@ class RunWriter:
 
     def best(self, evaluated: Evaluated) -> None:
         """The present weights as the best ones, with the scores and the split that chose them."""
-        facts: dict[str, object] = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **self._start}
-        facts |= evaluated.scores._asdict()
+        facts = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **evaluated.scores._asdict()}
         if evaluated.guard is not None and not evaluated.guard.ok:
             facts["guard"] = ", ".join(evaluated.guard.troubles)
         self.run.save_weights("best", self.stepper.method.state_dict(), facts)
 
     def last(self, epoch: int) -> None:
         """The weights after an epoch (from 1), which no split has chosen."""
-        self.run.save_weights("last", self.stepper.method.state_dict(), {"epoch": epoch, **self._start})
-
-    @property
-    def _start(self) -> dict[str, str]:
-        """Where the first weights came from, when it is known: a fact about all later ones."""
-        return {"started_from": self.experiment.origin} if self.experiment.origin else {}
+        self.run.save_weights("last", self.stepper.method.state_dict(), {"epoch": epoch})
 
     @property
     def due(self) -> bool:
@@ -70,12 +64,12 @@ class RunWriter:
             }
         recipe, given = (state.settings(one) for one in (self.recipe, self.experiment.given))
         data = dict(self.experiment.data_facts)
-        state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data, self.experiment.origin))
+        state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data))
         self.saved_at = time.monotonic()
 
     def card(self, place: TrainingProgress) -> None:
         """`card.md`: what this run is, for whoever is handed the folder."""
-        facts = {"selected_on": self.recipe.train.select_on, "epoch": place.best_epoch, **self._start}
+        facts = {"selected_on": self.recipe.train.select_on, "epoch": place.best_epoch}
         self.run.write_card(card(self.recipe, facts, place.best_scores))
 
     def way_out(self) -> str:

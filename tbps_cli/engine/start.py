@@ -1,31 +1,34 @@
 """Where a method's weights start: CLIP's, another checkpoint (`--init`), random draws, or a resumed run's own.
 
-Weights on the Hugging Face hub are named by the commit that was fetched, and their hash is said, so that a run can be
-repeated with the same ones.
-
-What they are is known before the recipe is resolved, because weights decide things: CLIP's activation, and with
-`--init` the tower. Of a checkpoint only the head is read for that; its tensors when the method is built.
+What they are is known before the recipe is resolved, because weights decide things: CLIP's activation, how long
+captions may be, and with `--init` the tower. Only heads are read for that, tensors when the method is built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tbps_cli import methods
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.models.checkpoint import Checkpoint
 from tbps_cli.models.official import Official
 from tbps_cli.models.run import Run
-from tbps_cli.nn.sizes import Tower
-from tbps_cli.text.tokenizer import Tokenizer
-from tbps_cli.weights.hub_files import Fetched, fetch, is_hub_address
-from tbps_cli.weights.pretrained import clip_state
+from tbps_cli.models.states import TEXT_POSITIONS
+from tbps_cli.nn.position import fit_context, resize_grid
+from tbps_cli.nn.sizes import CONTEXT, Tower
+from tbps_cli.types import Task
+from tbps_cli.weights.pretrained import ClipFile, clip_file
+
+IMAGE_POSITIONS = "clip.visual.positional_embedding", "clip.visual.attnpool.positional_embedding"
+"""Our names of the tables whose rows are the places of an image: of a ViT, of a ResNet."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,24 @@ class Init:
     """What `--init` names: a run, or an official checkpoint that one method knows."""
 
     path: Path
-    """As the user gave it; of a file on the hub, its address with the commit."""
     source: Run | Official
-    origin: str = ""
-    """Of a file on the hub: its address with the commit, and its hash."""
 
     @property
     def config(self) -> MethodConfig:
         """The settings of its method."""
         return self.source.recipe.method
 
-    def tensors(self, data_root: Path | None) -> tuple[Mapping[str, Tensor], Tokenizer | None]:
-        """All of them under our names, heads included, and the tokenizer whose words their rows belong to, if any.
-
-        data_root: where an official one's word table may lie.
-        """
+    def tensors(self, data_root: Path | None) -> Mapping[str, Tensor]:
+        """All of them under our names, heads included. data_root: where an official one's word table may lie."""
         if isinstance(self.source, Run):
-            return self.source.weights(), self.source.tokenizer()
-        loaded = self.source.load(data_root=data_root)
-        return loaded.method.state_dict(), loaded.tokenizer
+            return self.source.weights()
+        return self.source.load(data_root=data_root).tensors
+
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that its image tower was made for."""
+        recipe = self.source.recipe
+        with torch.device("meta"):
+            return methods.find(recipe.method.name)(recipe.method, Task(recipe.data.image_size, 0)).clip.visual.grid
 
 
 @dataclass(frozen=True)
@@ -61,42 +63,28 @@ class Start:
     config: MethodConfig
     choice: str = ""
     """What of `config` follows the weights and not the recipe, with the reason; empty when nothing does."""
-    clip: Mapping[str, Tensor] | None = None
-    """A CLIP state for `Method.load_weights`."""
+    clip: ClipFile | None = None
+    """CLIP weights for `Method.load_weights`."""
     init: Init | None = None
-    hub: str = ""
-    """Where a CLIP state was fetched from, when it was the hub: address with the commit, and hash."""
 
-    @property
-    def origin(self) -> str:
-        """What a run remembers of its start: weights on the hub, which anybody can fetch again; else nothing."""
-        return self.hub or (self.init.origin if self.init else "")
-
-    def give(self, method: Method, tokenizer: Tokenizer, data_root: Path | None = None) -> str:
-        """Copy the weights into a freshly drawn method. Returns a sentence about them; empty for none.
-
-        tokenizer: the method's own.
-        """
+    def give(self, method: Method, data_root: Path | None = None) -> str:
+        """Copy the weights into a freshly drawn method. Returns a sentence about them; empty for none."""
         if self.clip is not None:
-            count = len(method.load_weights(self.clip))
-            return f"weights: {count} tensors from {self.hub or self.config.weights}"
-        return copy_fitting(method, self.init, tokenizer, data_root) if self.init else ""
+            count = len(method.load_weights(self.clip.state()))
+            return f"weights: {count} tensors from {self.config.weights}{_longer(self.clip.context, self.config)}"
+        return copy_fitting(method, self.init, data_root) if self.init else ""
 
 
-def find_init(path: Path | None) -> Init | None:
-    """What `--init` names, from heads and names alone. Raises WeightsError for what cannot be trained."""
+def find_init(path: Path | None, data: str | None = None) -> Init | None:
+    """What `--init` names, from heads and names alone. Raises WeightsError for what cannot be trained.
+
+    data: the data set of the training, which chooses where a folder holds one checkpoint for each of several.
+    """
     if path is None:
         return None
-    if is_hub_address(str(path)):
-        fetched = fetch(str(path))
-        return replace(_init(fetched.path), path=Path(fetched.address), origin=_origin(fetched))
-    return _init(path)
-
-
-def _init(path: Path) -> Init:
     if not path.exists():
         raise WeightsError(f"--init {path}: there is no such file or folder.")
-    found = Checkpoint.find(path)
+    found = Checkpoint.find(path, wanted=data)
     source = found.run or found.official
     if source is None:
         raise WeightsError(f"--init {path}: an exported model cannot be trained.", "Give the run it was exported from.")
@@ -104,58 +92,69 @@ def _init(path: Path) -> Init:
 
 
 def find_start(config: MethodConfig, init: Init | None, *, tower_is_set: bool) -> Start:
-    """The weights that a new run starts from; CLIP's are read here, and fetched where they are missing.
+    """The weights that a new run starts from; CLIP's are fetched here where they are missing, and only their head read.
 
     tower_is_set: the user stated `method.tower`, so that it does not follow `init`.
     Raises WeightsError when they are missing, damaged or do not suit the method.
     """
     if init is not None:
-        return Start(config, init=init) if tower_is_set else _following(config, init)
+        return _following(config, init, tower_is_set=tower_is_set)
     if config.weights == "random":
         return Start(config)
-    weights, hub = config.weights, ""
-    if is_hub_address(weights):
-        fetched = fetch(weights)
-        config = config.model_copy(update={"weights": fetched.address})
-        weights, hub = str(fetched.path), _origin(fetched)
-    state, activation = clip_state(weights, config.tower if isinstance(config.tower, str) else "")
-    if activation == config.sizes.activation:
-        return Start(config, clip=state, hub=hub)
-    tower = config.sizes.model_copy(update={"activation": activation})
-    choice = f"method.tower.activation: {activation} ({config.weights} was trained with it)"
-    return Start(config.model_copy(update={"tower": tower}), choice, clip=state, hub=hub)
+    clip = clip_file(config.weights, config.tower if isinstance(config.tower, str) else "")
+    changes: dict[str, object] = {}
+    choices = []
+    if clip.activation != config.sizes.activation:
+        changes["tower"] = config.sizes.model_copy(update={"activation": clip.activation})
+        choices.append(f"method.tower.activation: {clip.activation} ({config.weights} was trained with it)")
+    if config.context is None and isinstance(config.tower, str) and clip.context != config.sizes.context:
+        changes["context"] = clip.context
+        choices.append(f"method.context: {clip.context} (the positions in {config.weights})")
+    return Start(config.model_copy(update=changes), "; ".join(choices), clip=clip)
 
 
-def _origin(fetched: Fetched) -> str:
-    return f"{fetched.address} (SHA-256 {fetched.sha256})"
-
-
-def _following(config: MethodConfig, init: Init) -> Start:
-    """A start whose tower is that of the checkpoint."""
+def _following(config: MethodConfig, init: Init, *, tower_is_set: bool) -> Start:
+    """A start whose tower is that of the checkpoint, and whose captions are as long, unless these are set."""
     theirs = init.config
-    if theirs.sizes == config.sizes:
+    changes: dict[str, object] = {}
+    choices = []
+    plain = {"context": CONTEXT}  # compared apart from the tower: a longer one is made of theirs
+    if not tower_is_set and theirs.sizes.model_copy(update=plain) != config.sizes.model_copy(update=plain):
+        changes["tower"] = theirs.tower
+        choices.append(f"method.tower: {_spelled(theirs.tower)} (as in --init {init.path})")
+    if config.context is None and isinstance(config.tower, str) and theirs.sizes.context != config.sizes.context:
+        changes["context"] = theirs.sizes.context
+        choices.append(f"method.context: {theirs.sizes.context} (as in --init {init.path})")
+    if not changes:
         return Start(config, init=init)
     try:  # validated, since not every method can have every tower
-        followed = type(config).model_validate({**dict(config), "tower": theirs.tower})
+        followed = type(config).model_validate({**dict(config), **changes})
     except ValidationError as error:
         reason = str(error.errors()[0].get("ctx", {}).get("error", "it is not valid"))
         raise WeightsError(
             f"--init {init.path}: its tower cannot be that of {config.name}: {reason}.",
             "Start from another checkpoint, or from CLIP's weights (without --init).",
         ) from None
-    choice = f"method.tower: {_spelled(theirs.tower)} (as in --init {init.path})"
-    return Start(followed, choice, init=init)
+    return Start(followed, "; ".join(choices), init=init)
 
 
-def copy_fitting(method: Method, init: Init, tokenizer: Tokenizer, data_root: Path | None = None) -> str:
+def _longer(rows: int, config: MethodConfig) -> str:
+    """What to know of a table of text positions that is not used as it was trained; empty where it is."""
+    if rows == config.sizes.context:
+        return ""
+    return (
+        f"; their {rows} text positions are brought to {config.sizes.context} linearly, "
+        "so no published score of such captions (UFine6926) is comparable"
+    )
+
+
+def copy_fitting(method: Method, init: Init, data_root: Path | None = None) -> str:
     """Copy what fits by name and shape. Returns a sentence about it.
 
     Raises WeightsError when fewer than half of the tensors that inference needs fit: the rest would be random.
     """
-    given, theirs = init.tensors(data_root)
-    if theirs is not None:
-        given = method.renumbered(given, theirs, tokenizer)
     own = method.state_dict()
+    given = _fit_positions(init.tensors(data_root), own, method, init)
     fitting = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
     # Adapters and experts of one side alone do not count: the smaller of both sides is what could fit.
     needed = {name for name in own if not name.startswith(method.training_only)}
@@ -171,7 +170,21 @@ def copy_fitting(method: Method, init: Init, tokenizer: Tokenizer, data_root: Pa
     method.load_state_dict(fitting, strict=False)
     fresh = [name for name in own if name not in fitting]
     rest = f"; new: {', '.join(fresh[:4])}{', …' if len(fresh) > 4 else ''}" if fresh else ""
-    return f"init: {len(fitting)} of {len(own)} tensors from {init.origin or init.path}{rest}"
+    longer = _longer(init.config.sizes.context, method.config) if TEXT_POSITIONS in own else ""
+    return f"init: {len(fitting)} of {len(own)} tensors from {init.path}{rest}{longer}"
+
+
+def _fit_positions(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], method: Method, init: Init
+) -> Mapping[str, Tensor]:
+    """The checkpoint's tensors with the tables of positions brought to this method's captions and images."""
+    fitted = dict(given)
+    if TEXT_POSITIONS in own and TEXT_POSITIONS in given:
+        fitted[TEXT_POSITIONS] = fit_context(given[TEXT_POSITIONS], len(own[TEXT_POSITIONS]))
+    for name in IMAGE_POSITIONS:
+        if name in own and name in given and own[name].shape != given[name].shape:
+            fitted[name] = resize_grid(given[name], method.clip.visual.grid, init.grid())
+    return fitted
 
 
 def _difference(method: Method, config: MethodConfig, given: Mapping[str, Tensor]) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tbps_cli.augment.exact import CLIP_TRAIN, Augment
 from tbps_cli.augment.transform import CLIP_EVAL, EvalTransform
 from tbps_cli.data.types import Dataset
-from tbps_cli.errors import UsageError, WeightsError
+from tbps_cli.errors import UsageError
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip_features import image_feature, text_feature
@@ -28,7 +28,7 @@ from tbps_cli.nn.position import PEDESTRIAN, image_size_of
 from tbps_cli.text.bpe import Bpe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch, Features, Group, Step, Task
-from tbps_cli.weights.foreign import OfficialFiles
+from tbps_cli.weights.foreign import Mismatch, OfficialFiles, named_shapes
 from tbps_cli.weights.key_table import KeyTable
 
 
@@ -99,7 +99,7 @@ class Method(nn.Module):
     """Authors, title, venue, year: one line."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of our parameter names that inference does not need (heads, queues)."""
-    token_table: str = "clip.token_embedding.weight"
+    token_table: ClassVar[str] = "clip.token_embedding.weight"
     """Our name of the tensor that the tokenizer's ids index, a row an id."""
     brought: ClassVar[tuple[str, ...]] = ()
     """Our names of buffers that published files lack, because `text_input` brings them."""
@@ -201,13 +201,6 @@ class Method(nn.Module):
         """Start the towers from a CLIP state (OpenAI's names). Returns our names that were set."""
         return [f"clip.{name}" for name in self.clip.start_from(state)]
 
-    def renumbered(self, state: Mapping[str, Tensor], theirs: Tokenizer, ours: Tokenizer) -> Mapping[str, Tensor]:
-        """Our tensors of another checkpoint, those that belong to words in the rows of `ours` and not of `theirs`.
-
-        As they are where all tokenizers number alike.
-        """
-        return state
-
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every parameter anew from the generator: each part draws itself, in the order of `__init__`."""
         for name, part in self.named_children():
@@ -243,34 +236,41 @@ class Method(nn.Module):
     def fits(cls, files: OfficialFiles, config: Any) -> bool:
         """Whether every tensor of the file belongs to the model of `config`; else another method made it.
 
-        Heads that only training uses may be absent, or of another width. Raises WeightsError when all
-        names are ours but some that inference needs are missing or have another shape.
+        Heads that only training uses may be absent, or of another width. What the model has no place for is noted in
+        `files.refusals`. Raises Mismatch when all names are ours but some that inference needs are missing or
+        have another shape.
         """
-        tensors = files.under(cls.official).ours
+        mapped = files.under(cls.official)
         task = cls.recognise_task(files, config)
         with torch.device("meta"):
             expected = cls(config, task).state_dict()
-        if any(name not in expected and not name.startswith(cls.training_only) for name in tensors):
-            return False
-        needed = {
-            name: tensor
-            for name, tensor in expected.items()
-            if not name.startswith(cls.training_only) and name not in cls.brought
-        }
-        missing = [name for name in needed if name not in tensors]
-        if missing:
-            raise WeightsError(
-                f"{files.name}: {len(missing)} of {len(needed)} tensors of {config.name} are missing "
-                f"(first: {cls.official.foreign(missing[0])}).",
-                "The file is incomplete: copy it again, or save the whole model.",
+        needed = [name for name in expected if not name.startswith(cls.training_only) and name not in cls.brought]
+        wrong = [name for name in needed if name in mapped.ours and mapped.ours[name].shape != expected[name].shape]
+        placed = len(mapped.ours.keys() & expected.keys()) - len(wrong)
+        surplus = [name for name in mapped.ours if name not in expected and not name.startswith(cls.training_only)]
+        if surplus:
+            names = named_shapes([mapped.names[name][0] for name in surplus], files.tensors)
+            message = (
+                f"{files.name} belongs to no method that tbps knows: {config.name} is nearest, but has no {names}."
             )
-        for name, tensor in needed.items():
-            if tensors[name].shape != tensor.shape:
-                raise WeightsError(
-                    f"{files.name}: {cls.official.foreign(name)} is {tuple(tensors[name].shape)}, but the other shapes "
-                    f"and the options (image {task.image_size[0]}x{task.image_size[1]}) need {tuple(tensor.shape)}.",
-                    "Put the configs.yaml of the same run beside the file: it says img_size and stride_size.",
-                )
+            hint = "What stands inside a tower changes every embedding, so it cannot be left out."
+            files.refusals.append(Mismatch(message, hint, placed=placed))
+            return False
+        missing = [name for name in needed if name not in mapped.ours]
+        if missing:
+            message = (
+                f"{files.name}: {len(missing)} of {len(needed)} tensors of {config.name} are missing "
+                f"(first: {cls.official.foreign(missing[0])})."
+            )
+            raise Mismatch(message, "The file is incomplete: copy it again, or save the whole model.", placed=placed)
+        if wrong:
+            name, (height, width) = wrong[0], task.image_size
+            message = (
+                f"{files.name}: {cls.official.foreign(name)} is {tuple(mapped.ours[name].shape)}, but the other shapes "
+                f"and the options (image {height}x{width}) need {tuple(expected[name].shape)}."
+            )
+            hint = "Put the configs.yaml of the same run beside the file: it says img_size and stride_size."
+            raise Mismatch(message, hint, placed=placed)
         return True
 
     @classmethod
@@ -287,7 +287,7 @@ class Method(nn.Module):
         """
         tensors = files.under(cls.official).ours
         persons = tensors.get("classifier.weight")
-        identities = 0 if persons is None else len(persons)
+        identities = persons.shape[0] if persons is not None and persons.ndim else 0
         stated = cls.stated_size(files)
         if stated or "clip.visual.positional_embedding" not in tensors:
             return Task(stated or PEDESTRIAN, identities)

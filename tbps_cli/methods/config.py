@@ -5,12 +5,15 @@ Apart from `methods.base`, so that a recipe can be read and most of it checked w
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
 from tbps_cli.section import Section
+
+LONGEST_CONTEXT = 4096
+"""Tokens of a caption; more is a slip of the keyboard, since attention costs the square of it."""
 
 
 class MethodConfig(Section):
@@ -21,7 +24,10 @@ class MethodConfig(Section):
     tower: str | Tower = "ViT-B-16"
     """A name of `nn.sizes.TOWERS`, or the table of sizes itself."""
     weights: str = "openai"
-    """Where the towers start: a tag of open_clip's catalogue, a path, hf-hub:OWNER/REPO:FILE, or "random"."""
+    """Where the towers start: a tag of open_clip's catalogue, a path, or "random"."""
+    context: Annotated[int, Field(ge=3, le=LONGEST_CONTEXT)] | None = None
+    """Tokens of a caption, start and end included; left out, what the weights were made for (77). A longer table of
+    positions is made from theirs, linearly, and has to be trained."""
     long_captions: Literal["cut", "chunk"] = "cut"
     """What happens to captions and queries longer than the context: cut, as all papers do, or embedded in pieces
     whose vectors are averaged. May be set after training."""
@@ -38,8 +44,9 @@ class MethodConfig(Section):
 
     @property
     def sizes(self) -> Tower:
-        """The towers' sizes, whether named or stated."""
-        return self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
+        """The towers' sizes, whether named or stated, with the context that is asked for."""
+        sizes = self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
+        return sizes if self.context is None else sizes.model_copy(update={"context": self.context})
 
     def need_vit(self) -> Tower:
         """The sizes, for a method that changes or reads a transformer's blocks. Raises ValueError for a ResNet."""

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tbps_cli import methods
 
 if TYPE_CHECKING:
     from tbps_cli.recipe.schema import Recipe
+    from tbps_cli.weights.surplus import Extra
 
 
-def card(recipe: Recipe, facts: Mapping[str, object], scores: Mapping[str, float] | None = None) -> str:
+def card(
+    recipe: Recipe,
+    facts: Mapping[str, object],
+    scores: Mapping[str, float] | None = None,
+    *,
+    origin: str = "",
+    left_out: Sequence[Extra] = (),
+) -> str:
     """Markdown: method and paper, data, how the best epoch was chosen, scores, and what to mind.
 
-    facts: what the weights file says of itself (`epoch`, `selected_on`, `converted_from`, `started_from`).
+    facts: what the weights file says of itself (`epoch`, `selected_on`, `converted_from`).
     scores: text-to-image percentages by name, of the split named in `selected_on`.
+    origin: a sentence on how a converted file was chosen; left_out: what of it is not in these weights.
     """
     height, width = recipe.data.image_size
     lines = [
@@ -26,9 +35,9 @@ def card(recipe: Recipe, facts: Mapping[str, object], scores: Mapping[str, float
         "",
         f"- Paper: {methods.find(recipe.method.name).paper or 'none'}",
         f"- Data: `{recipe.data.name}`",
-        f"- {_origin(recipe, facts)}",
-        *([f"- Trained from: {facts['started_from']}"] if facts.get("started_from") else []),
+        f"- {_origin(recipe, facts, origin)}",
         *([f"- Scores: {_scores(scores)}"] if scores else []),
+        *_left_out(left_out),
         "",
         "The terms of the training data bind whoever uses these weights: most person data sets allow research only.",
         "A hit is a place in a ranking, never an identification; a person must review every result.",
@@ -42,12 +51,20 @@ def card(recipe: Recipe, facts: Mapping[str, object], scores: Mapping[str, float
     return "\n".join(lines)
 
 
-def _origin(recipe: Recipe, facts: Mapping[str, object]) -> str:
+def _origin(recipe: Recipe, facts: Mapping[str, object], origin: str) -> str:
     if facts.get("converted_from"):
-        return f"Converted from `{facts['converted_from']}`; how its epoch was chosen is not known."
+        return f"Converted from `{facts['converted_from']}`; {origin or 'how its epoch was chosen is not known'}."
     epoch = f"epoch {facts['epoch']} of {recipe.train.epochs}" if facts.get("epoch") else "the best epoch"
     return f"Weights: {epoch}, chosen on the {facts.get('selected_on', recipe.train.select_on)} split"
 
 
 def _scores(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+
+
+def _left_out(extras: Sequence[Extra]) -> list[str]:
+    """The tensors of a converted file that nothing here reads, with their shapes and why."""
+    if not extras:
+        return []
+    rows = [f"  - `{extra.name}` {'x'.join(map(str, extra.shape))}: {extra.why}" for extra in extras]
+    return [f"- Left out of the file, {len(extras)} tensors:", *rows]

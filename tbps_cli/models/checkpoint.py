@@ -49,10 +49,13 @@ class Checkpoint:
     official: Official | None = None
 
     @classmethod
-    def find(cls, ckpt: str | Path | None = None, *, sets: Sequence[str] = (), runs: Path = RUNS) -> Checkpoint:
+    def find(
+        cls, ckpt: str | Path | None = None, *, sets: Sequence[str] = (), runs: Path = RUNS, wanted: str | None = None
+    ) -> Checkpoint:
         """Say what a path is; None means the newest run below `runs`, and a logged line names it.
 
-        sets: `KEY=VALUE` of `[method]` or `[data]` that may change after training.
+        sets: `KEY=VALUE` of `[method]` or `[data]` that may change after training. wanted: the data set that it is
+        wanted for, by name or path, where a folder holds one checkpoint for each of several.
         Raises WeightsError when nothing usable is there (a file that asks for code is refused here),
         RecipeError or UsageError for a wrong setting. No weights are read.
         """
@@ -63,7 +66,7 @@ class Checkpoint:
         if is_exported(path):
             return cls._exported(path, tuple(sets))
         run = run_of(path)
-        return cls._of_run(run, tuple(sets)) if run else cls._official(path, tuple(sets))
+        return cls._of_run(run, tuple(sets)) if run else cls._official(path, tuple(sets), wanted)
 
     @classmethod
     def _exported(cls, path: Path, sets: tuple[str, ...]) -> Checkpoint:
@@ -92,10 +95,10 @@ class Checkpoint:
         return cls("run", run.folder, name, Path(exclude) if exclude else None, sets, run=run)
 
     @classmethod
-    def _official(cls, path: Path, sets: tuple[str, ...]) -> Checkpoint:
+    def _official(cls, path: Path, sets: tuple[str, ...], wanted: str | None) -> Checkpoint:
         from tbps_cli.models import official
 
-        found = official.find(path, sets=sets)
+        found = official.find(path, sets=sets, data=wanted)
         data = found.recipe.data
         return cls("official", path, data.name, Path(data.exclude) if data.exclude else None, sets, official=found)
 
@@ -132,10 +135,12 @@ class Checkpoint:
 # What library functions take: an encoder, or anything that can be opened ------------------------
 
 
-def find(checkpoint: Encoder | Checkpoint | str | Path | None, sets: Sequence[str] = ()) -> Encoder | Checkpoint:
+def find(
+    checkpoint: Encoder | Checkpoint | str | Path | None, sets: Sequence[str] = (), wanted: str | None = None
+) -> Encoder | Checkpoint:
     """`Checkpoint.find` for what is neither found nor open yet. Raises UsageError for settings of an open model."""
     if checkpoint is None or isinstance(checkpoint, str | Path):
-        return Checkpoint.find(checkpoint, sets=sets)
+        return Checkpoint.find(checkpoint, sets=sets, wanted=wanted)
     if sets and isinstance(checkpoint, Checkpoint):
         return Checkpoint.find(checkpoint.path, sets=(*checkpoint.sets, *sets))
     if sets:

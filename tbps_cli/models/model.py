@@ -104,7 +104,8 @@ class Model:
 
     @cached_property
     def _weights_mark(self) -> str:
-        config = self.recipe.method.model_dump(mode="json", exclude={"weights"})
+        # the length of captions is the tokenizer's and the position table's
+        config = self.recipe.method.model_dump(mode="json", exclude={"weights", "context"})
         weights = {
             name: tensor
             for name, tensor in self.method.state_dict().items()
@@ -210,8 +211,15 @@ def open_official(
     chosen = choose(device)
     made = found.load(words=words, data_root=data_root)
     logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, made.coverage)
-    notes = [str(made.coverage)]
-    return Model(made.method, made.recipe, path, device=chosen, tokenizer=made.tokenizer, notes=notes)
+    return Model(
+        made.method,
+        made.recipe,
+        path,
+        device=chosen,
+        tokenizer=made.tokenizer,
+        selected_on=found.source.choices.selected_on,
+        notes=[str(made.coverage)],
+    )
 
 
 def build(recipe: Recipe, identities: int = 0) -> Method:

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.base import Method
+from tbps_cli.weights.surplus import Extra
+
+TEXT_POSITIONS = "clip.positional_embedding"
+"""Our name of the table whose rows are the places of a caption."""
 
 
 @dataclass(frozen=True)
@@ -25,32 +29,42 @@ class Coverage:
     """Our names that were set."""
     needed: int
     """How many inference needs."""
-    left_out: tuple[str, ...] = ()
-    """Names of the file that nothing took: heads of another width, unknown ones."""
+    left_out: tuple[Extra, ...] = ()
+    """The tensors of the file that nothing took."""
 
     def __str__(self) -> str:
         text = f"{len(self.loaded)} tensors matched {self.method}, all {self.needed} that it needs among them"
         if not self.left_out:
             return text
-        some = ", ".join(self.left_out[:4]) + (", ..." if len(self.left_out) > 4 else "")
-        return f"{text}; {len(self.left_out)} left out: {some}"
+        parts = list(dict.fromkeys(extra.module for extra in self.left_out))
+        some = ", ".join(parts[:6]) + (", ..." if len(parts) > 6 else "")
+        return f"{text}; {len(self.left_out)} left out, which embeddings do not need: {some}"
 
 
-def load_into(method: Method, tensors: Mapping[str, Tensor], *, name: str, unknown: tuple[str, ...] = ()) -> Coverage:
+def load_into(
+    method: Method, tensors: Mapping[str, Tensor], *, name: str, left_out: tuple[Extra, ...] = ()
+) -> Coverage:
     """Copy tensors (under our names, any float type) into the method.
 
-    name: the file, for messages; unknown: names of the file that no key table knew, for the report.
+    name: the file, for messages; left_out: tensors of the file that are not among `tensors`, for the report.
     Raises WeightsError naming the first missing or misshapen tensor.
     """
     own = method.state_dict()
     needed = [key for key in own if not key.startswith(method.training_only)]
     _check(method, own, needed, tensors, name)
-    fits = [key for key, tensor in own.items() if key in tensors and tensors[key].shape == tensor.shape]
+    fits = {key for key, tensor in own.items() if key in tensors and tensors[key].shape == tensor.shape}
     with torch.no_grad():
         for key in fits:
             own[key].copy_(tensors[key])
-    left_out = tuple(key for key in tensors if key not in set(fits))
-    return Coverage(method.config.name, tuple(fits), len(needed), left_out + unknown)
+    heads = tuple(_head(method, key, tensors[key], key in own) for key in tensors if key not in fits)
+    return Coverage(method.config.name, tuple(key for key in own if key in fits), len(needed), heads + left_out)
+
+
+def _head(method: Method, key: str, tensor: Tensor, built: bool) -> Extra:
+    """A part of training that the file has and the method does not take."""
+    why = "it has another shape here" if built else f"{method.config.name} as it is set has none"
+    name = method.official.foreign(key) or key
+    return Extra(name, tuple(tensor.shape), "training", f"only training reads it, and {why}")
 
 
 def _check(
@@ -66,6 +80,13 @@ def _check(
             "The file is incomplete, or of another method or tower.",
         )
     wrong = [key for key in needed if tensors[key].shape != own[key].shape]
+    if TEXT_POSITIONS in wrong and len(tensors[TEXT_POSITIONS]) != method.config.sizes.context:
+        raise WeightsError(
+            f"{name}: its table of text positions has {len(tensors[TEXT_POSITIONS])} rows, "
+            f"but method.context is {method.config.sizes.context}.",
+            "Leave method.context out. A longer table needs training: tbps train RECIPE --init CKPT "
+            "--set method.context=N",
+        )
     if wrong:
         first, (height, width) = wrong[0], method.task.image_size
         raise WeightsError(

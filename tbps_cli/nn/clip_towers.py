@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.nn.block import Block, Hooks, init_blocks
-from tbps_cli.nn.position import resize_context, resize_grid
+from tbps_cli.nn.position import fit_context, resize_grid
 from tbps_cli.nn.resnet import ResNet
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.nn.text_tower import TextTower
@@ -93,7 +93,7 @@ class Clip(TextTower):
     def _fit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         fitted = dict(state)
         if "positional_embedding" in fitted:
-            fitted["positional_embedding"] = resize_context(fitted["positional_embedding"], self.sizes.context)
+            fitted["positional_embedding"] = fit_context(fitted["positional_embedding"], self.sizes.context)
         return resized_tables(fitted, self.visual.grid)
 
 

@@ -41,19 +41,20 @@ def _places(grid: tuple[int, int]) -> int:
     return grid[0] * grid[1]
 
 
-def resize_grid(table_ND: Tensor, grid: tuple[int, int]) -> Tensor:
+def resize_grid(table_ND: Tensor, grid: tuple[int, int], source: tuple[int, int] | None = None) -> Tensor:
     """Resize an image tower's position table [1 + n * n, D] to [1 + rows * columns, D].
 
-    Row 0 (the class token) stays; the others are a square grid, resized bilinearly with
-    align_corners=False and no antialiasing. Source: IRRA and its descendants, TBPS-CLIP, TextReID.
+    Row 0 (the class token) stays; the others are a square grid, or of `source` (rows, columns), resized bilinearly
+    with align_corners=False and no antialiasing. Source: IRRA and its descendants, TBPS-CLIP, TextReID.
     A table that has the right number of rows already comes back as it is.
     """
     rows, columns = grid
     if len(table_ND) == 1 + rows * columns:
         return table_ND
     side = int((len(table_ND) - 1) ** 0.5)
-    square = table_ND[1 : 1 + side * side].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
+    tall, wide = source or (side, side)
+    laid = table_ND[1 : 1 + tall * wide].float().reshape(1, tall, wide, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(laid, size=grid, mode="bilinear", align_corners=False)
     return torch.cat([table_ND[:1].float(), resized[0].flatten(1).T]).to(table_ND.dtype)
 
 
@@ -66,3 +67,16 @@ def resize_context(table_TD: Tensor, length: int) -> Tensor:
         return table_TD
     inner = F.interpolate(table_TD[1:-1].float().T[None], size=length - 2, mode="linear", align_corners=False)
     return torch.cat([table_TD[:1].float(), inner[0].T, table_TD[-1:].float()]).to(table_TD.dtype)
+
+
+def fit_context(table_TD: Tensor, length: int) -> Tensor:
+    """A text position table [T, D] for captions of `length` tokens.
+
+    A longer one is made linearly over all rows, both ends kept, as open_clip does it (`resize_text_pos_embed`:
+    align_corners=False, no antialiasing); a shorter one as in `resize_context`. How UFineBench lengthened its tables is
+    not published, and the rule in ICL's code gives a shape that does not fit, so that it trains a table from noise.
+    """
+    if length <= len(table_TD):
+        return resize_context(table_TD, length)
+    longer = F.interpolate(table_TD.float().T[None], size=length, mode="linear", align_corners=False)
+    return longer[0].T.to(table_TD.dtype)

@@ -16,6 +16,8 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.section import Count, Section
 
 HEAD = 64
+CONTEXT = 77
+"""Places of a caption in every CLIP model that was published."""
 _NEEDED = (
     "positional_embedding",
     "text_projection",
@@ -42,7 +44,7 @@ class Tower(Section):
     """Attention heads of the image tower; default width // 64 (ResNet: attention pool, 32 w // 64)."""
     text_heads: Count | None = None
     """Attention heads of the text tower; default text_width // 64."""
-    context: Count = 77
+    context: Count = CONTEXT
     vocabulary: Count = 49408
     activation: Literal["quickgelu", "gelu"] = "quickgelu"
 
@@ -124,21 +126,17 @@ class _Shaped(Protocol):
 
 
 def named_resnet(state: Mapping[str, _Shaped]) -> str | Tower:
-    """The name in `TOWERS` of a ResNet (tensor names as below `visual.`), or its sizes when no name fits.
+    """The name in `TOWERS` of a CLIP ResNet (tensor names as below `visual.`), or its sizes when no name fits.
 
-    A file of the image tower alone says nothing about a text tower: those sizes are placeholders. One without
-    an attention pool (ImageNet's) has the name of CLIP's with the same stages.
+    A file of the image tower alone says nothing about a text tower: those sizes are placeholders.
     """
     stages = [_count(state, rf"layer{stage}\.(\d+)\..*") for stage in range(1, 5)]
     layers = stages[0], stages[1], stages[2], stages[3]
     width = int(state["layer1.0.conv1.weight"].shape[0])
-    pool = state.get("attnpool.c_proj.weight")
-    embed = None if pool is None else int(pool.shape[0])
+    embed = int(state["attnpool.c_proj.weight"].shape[0])
     for name, known in TOWERS.items():
-        if (known.width, known.layers) == (width, layers) and embed in (None, known.embed):
+        if (known.width, known.layers, known.embed) == (width, layers, embed):
             return name
-    if embed is None:
-        return Tower(width=width, layers=layers, embed=32 * width, text_width=HEAD, text_layers=1, heads=1)
     return Tower(width=width, layers=layers, embed=embed, text_width=embed, text_layers=1)
 
 
@@ -187,4 +185,10 @@ def _tower(**sizes: Any) -> Tower:
 
 
 def _count(state: Mapping[str, _Shaped], pattern: str) -> int:
-    return len({match[1] for match in (re.fullmatch(pattern, name) for name in state) if match})
+    """How many blocks a state has. Raises WeightsError when their numbers have a gap, so that some are missing."""
+    numbers = {match[1] for match in (re.fullmatch(pattern, name) for name in state) if match}
+    missing = [str(number) for number in range(len(numbers)) if str(number) not in numbers]
+    if missing:
+        stack = pattern.partition("(")[0].replace("\\", "").rstrip(".")
+        raise WeightsError(f"of {stack} the block {missing[0]} is missing.", "The file is incomplete: copy it again.")
+    return len(numbers)

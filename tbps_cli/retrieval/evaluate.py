@@ -45,8 +45,8 @@ class Side:
 
     query_QE: NDArray[np.float32]
     gallery_GE: NDArray[np.float32]
-    person_Q: list[Person]
-    person_G: list[Person]
+    person_Q: Sequence[Person]
+    person_G: Sequence[Person]
     bonus: NeighbourBonus | None
     details: metrics.Details
 
@@ -129,7 +129,7 @@ def evaluate(
     progress: called with (done, total) over captions and images together.
     Raises DataError for a split that is empty or whose images are missing or unreadable.
     """
-    owner = find(checkpoint, sets)
+    owner = find(checkpoint, sets, data if isinstance(data, str) else data.name if data else None)
     if data is None or isinstance(data, str):
         (data,) = open_data(owner, [data] if data else (), split=split, data_root=data_root)
     part = data.split(split)
@@ -187,7 +187,7 @@ def evaluate_all(
     Cheap checks come first: the checkpoint, then every data set, and only then weights are read.
     watch: gives the progress callback of a data set, whose name it is called with. Else as `evaluate`.
     """
-    owner = find(checkpoint, sets)
+    owner = find(checkpoint, sets, data[0] if data else None)
     datasets = open_data(owner, data, split=split, data_root=data_root)
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
     evaluations = []
@@ -226,9 +226,9 @@ def _could_embed_pieces(model: Encoder) -> bool:
 
 def _side(
     query_QE: NDArray[np.float32],
-    person_Q: list[Person],
+    person_Q: Sequence[Person],
     gallery_GE: NDArray[np.float32],
-    person_G: list[Person],
+    person_G: Sequence[Person],
     *,
     rerank: bool,
 ) -> Side:

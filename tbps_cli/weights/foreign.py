@@ -7,8 +7,8 @@ is not usable reads as absent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,20 @@ from torch import Tensor
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.key_table import KeyTable
+
+_SHOWN = 4
+"""Names in a message; the whole list is in the card and in `tbps convert --json`."""
+
+
+class Mismatch(WeightsError):
+    """Why a checkpoint is not one of a method after all: tensors missing, misshapen or without a place.
+
+    placed: how many of its tensors do have one. Of several methods' mismatches, that of the nearest is shown.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, placed: int) -> None:
+        super().__init__(message, hint)
+        self.placed = placed
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,10 @@ class OfficialFiles:
     """The options of configs.yaml, or the pickled configuration; empty when there is none."""
     name: str
     """The path, for messages."""
+    wish: str | None = None
+    """The method that the user says it belongs to. One that shares every name with another takes it at its word."""
+    refusals: list[Mismatch] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Why methods that know its names gave it up: they have no place for some of its tensors."""
     _mapped: dict[KeyTable, Mapped] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def under(self, table: KeyTable) -> Mapped:
@@ -64,6 +82,10 @@ class OfficialFiles:
             ours = {own: self.tensors[foreign[-1]] for own, foreign in names.items()}
             self._mapped[table] = Mapped(ours, names, tuple(unknown))
         return self._mapped[table]
+
+    def without(self, names: Collection[str]) -> OfficialFiles:
+        """The same checkpoint without some of its tensors."""
+        return replace(self, tensors={name: tensor for name, tensor in self.tensors.items() if name not in names})
 
     def at(self, *path: str) -> Any:
         """The option at the end of nested sections, or None."""
@@ -89,6 +111,13 @@ class OfficialFiles:
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) that the option img_size says."""
         return pair_of_sides(self.options.get("img_size"))
+
+
+def named_shapes(names: Sequence[str], tensors: Mapping[str, Tensor]) -> str:
+    """A few tensors with their shapes, and how many more there are."""
+    some = [f"{name} ({'x'.join(map(str, tensors[name].shape)) or 'a number'})" for name in names[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(some) + more
 
 
 def pair_of_sides(value: object) -> tuple[int, int] | None:

@@ -1,10 +1,8 @@
-"""Pre-trained weights that towers start from, from a file, the hub or the catalogue, under OpenAI's parameter names.
+"""CLIP's pre-trained weights, from a file or from the catalogue, under OpenAI's parameter names.
 
-They are a CLIP model's; those of one that was trained further on persons (a checkpoint of IRRA's family, of which the
-towers alone are read); or torchvision's ResNets of ImageNet, for the one method that stands on them. A plain URL whose
-hash is known is preferred to the hub: the file is downloaded once into the cache, goes on where a broken download
-stopped, and is used only when its hash is right. Offline, or with HF_HUB_OFFLINE=1, the message names the file and
-says where to put it.
+A plain URL whose hash is known is preferred to the hub: the file is downloaded once into the cache,
+goes on where a broken download stopped, and is used only when its hash is right. Offline, or with
+HF_HUB_OFFLINE=1, the message names the file and says where to put it.
 """
 
 from __future__ import annotations
@@ -14,23 +12,22 @@ import hashlib
 import http.client
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from tbps_cli.errors import WeightsError
-from tbps_cli.nn.imagenet import is_imagenet
-from tbps_cli.nn.sizes import spelled
 from tbps_cli.places import cache_dir
 from tbps_cli.weights import catalogue
 from tbps_cli.weights.catalogue import QUICK, CatalogueEntry
-from tbps_cli.weights.hub_files import fetch as fetch_from_hub
-from tbps_cli.weights.hub_files import is_hub_address, is_offline, reason_of
-from tbps_cli.weights.weights_file import read_tensors, state_of
+from tbps_cli.weights.surplus import TOWERS
+from tbps_cli.weights.weights_file import SKIPPED, read_tensors, state_of
 
 Progress = Callable[[int, int], None]
 Activation = Literal["quickgelu", "gelu"]
@@ -38,61 +35,69 @@ logger = logging.getLogger("tbps")
 
 _EXTRAS = {"logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask"}
 _OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}
+_NEEDED = "visual.conv1.weight", "token_embedding.weight", "positional_embedding"
 _HUB_FILES = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 _SUFFIXES = ".pt", ".pth", ".bin", ".safetensors"
-_FAMILY = "base_model."
-"""What the published codes of IRRA's family put before the names of CLIP's towers."""
-IMAGENET = "imagenet"
-_IMAGENET = {
-    "RN50": CatalogueEntry("https://download.pytorch.org/models/resnet50-0676ba61.pth"),
-    "RN101": CatalogueEntry("https://download.pytorch.org/models/resnet101-63fe2227.pth"),
-}
-"""torchvision's first weights (IMAGENET1K_V1), those that the papers of that time used."""
 _PIECE = 1 << 20
 _TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """A file of CLIP weights on this machine, of which only the head was read."""
+
+    path: Path
+    activation: Activation
+    """What its towers were trained with."""
+    context: int
+    """Rows of its table of text positions."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The towers' tensors in float32, with OpenAI's names, without what belongs to no tower (`logit_scale`)."""
+        return {name: _float32(tensor) for name, tensor in _towers(self.path, values=True)[0].items()}
+
+
+def clip_file(weights: str, tower: str = "", *, progress: Progress | None = None) -> ClipFile:
+    """Find CLIP weights, fetching them where they are missing, and read their head.
+
+    weights: the path of a file (OpenAI's archive, a state dict, safetensors, a checkpoint of IRRA's family, of which
+    the towers count) or a tag of open_clip's catalogue, then for this tower. progress: called with (bytes done,
+    bytes in all) of a download.
+    """
+    if is_path(weights):
+        path = Path(weights).expanduser()
+        quick = tower.endswith(QUICK) or "quickgelu" in path.name.lower()
+    else:
+        entry = catalogue.find(weights, tower)
+        path, quick = fetch(entry, progress=progress), entry.quick_gelu
+    tensors, openai = _towers(path, values=False)
+    return ClipFile(path, "quickgelu" if quick or openai else "gelu", len(tensors["positional_embedding"]))
 
 
 def clip_state(
     weights: str, tower: str = "", *, progress: Progress | None = None
 ) -> tuple[dict[str, Tensor], Activation]:
-    """The state of towers in float32 with OpenAI's names, and the activation that it was trained with.
-
-    weights: the path of a file (OpenAI's archive, a state dict, safetensors, a checkpoint of IRRA's family), the
-    address of one on the hub, "imagenet", or a tag of open_clip's catalogue; the last two for this tower.
-    progress: called with (bytes done, bytes in all) of a download.
-    Tensors that belong to no tower (`logit_scale` and the like) are left out.
-    """
-    if is_path(weights):
-        path = fetch_from_hub(weights).path if is_hub_address(weights) else Path(weights).expanduser()
-        state, openai = read_clip(path)
-        quick = openai or tower.endswith(QUICK) or "quickgelu" in path.name.lower()
-        return state, "quickgelu" if quick else "gelu"
-    entry = _imagenet(tower) if weights == IMAGENET else catalogue.find(weights, tower)
-    state, openai = read_clip(fetch(entry, progress=progress))
-    return state, "quickgelu" if entry.quick_gelu or openai else "gelu"
+    """The state of `clip_file`, read whole, and its activation."""
+    file = clip_file(weights, tower, progress=progress)
+    return file.state(), file.activation
 
 
 def is_path(weights: str) -> bool:
-    """Whether `method.weights` names a file, here or on the hub, rather than a tag of the catalogue."""
+    """Whether `method.weights` names a file rather than a tag of the catalogue."""
     return "/" in weights or os.sep in weights or weights.endswith(_SUFFIXES) or Path(weights).is_file()
 
 
 # Reading ----------------------------------------------------------------------------------------
 
 
-def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The towers' tensors of a file, and whether their activation is OpenAI's.
-
-    Heads beside the towers of IRRA's family are left out; a ResNet of ImageNet has no such activation at all.
-    """
-    foreign = read_tensors(path, skip=("optimizer", "scheduler"))
+def _towers(path: Path, *, values: bool) -> tuple[dict[str, Tensor], bool]:
+    """The towers' tensors of a file, and whether they are OpenAI's by origin. values: as in `read_tensors`."""
+    foreign = read_tensors(path, skip=SKIPPED, values=values)
     tensors = state_of(foreign)
-    family = {name.removeprefix(_FAMILY): value for name, value in tensors.items() if name.startswith(_FAMILY)}
-    if "visual.conv1.weight" in family:
-        tensors = family
-    elif is_imagenet(tensors):
-        return {f"visual.{name}": _float32(tensor) for name, tensor in tensors.items()}, True
-    if "visual.conv1.weight" not in tensors or "token_embedding.weight" not in tensors:
+    family = f"{TOWERS}visual.conv1.weight" in tensors
+    if family:  # the towers of a fine-tuned or person-pre-trained model, which IRRA's family takes from OpenAI
+        tensors = {name.removeprefix(TOWERS): tensor for name, tensor in tensors.items() if name.startswith(TOWERS)}
+    if any(name not in tensors or tensors[name].ndim < 2 for name in _NEEDED):
         held = ", ".join(list(tensors)[:3]) or "no tensors"
         raise WeightsError(
             f"{path} holds no CLIP model (found {held}).",
@@ -101,22 +106,12 @@ def read_clip(path: Path) -> tuple[dict[str, Tensor], bool]:
     # Only OpenAI's loader leaves a mixture of half weights and float32 layer norms.
     towers = {name: tensor for name, tensor in tensors.items() if name not in _EXTRAS}
     mixture = {tensor.dtype.itemsize for tensor in towers.values() if tensor.is_floating_point()} == {2, 4}
-    openai = foreign.kind == "torchscript" or mixture or bool(tensors.keys() & _OPENAI_ONLY or family)
-    return {name: _float32(tensor) for name, tensor in towers.items()}, openai
+    openai = family or foreign.kind == "torchscript" or mixture or bool(tensors.keys() & _OPENAI_ONLY)
+    return towers, openai
 
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor.float().contiguous() if tensor.is_floating_point() else tensor
-
-
-def _imagenet(tower: str) -> CatalogueEntry:
-    entry = _IMAGENET.get(spelled(tower))
-    if entry is None:
-        raise WeightsError(
-            f'method.weights: there are no weights "{IMAGENET}" for the tower {tower or "that the recipe states"}.',
-            f"Known for {', '.join(_IMAGENET)}; or give the path of a file.",
-        )
-    return entry
 
 
 # Downloading ------------------------------------------------------------------------------------
@@ -141,7 +136,7 @@ def download(url: str, target: Path, *, sha256: str | None, progress: Progress |
     if known is not None:
         return known
     by_hand = f"Fetch {url} elsewhere and put it at {target}, or set method.weights to its path."
-    if is_offline():
+    if _is_offline():
         raise WeightsError(f"{target.name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.", by_hand)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +152,10 @@ def download(url: str, target: Path, *, sha256: str | None, progress: Progress |
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise WeightsError(f"{target.name} cannot be fetched from {url}: {reason}.", by_hand) from None
     return target
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def _from_openai_cache(name: str, sha256: str | None) -> Path | None:
@@ -242,8 +241,13 @@ def _from_hub(entry: CatalogueEntry) -> Path:
             return Path(hf_hub_download(repository, name, library_name="tbps"))
         except Exception as error:  # the client raises classes of three libraries, none of them its own base
             last = error
-    where = "HF_HUB_OFFLINE forbids to fetch it" if is_offline() else reason_of(last)
+    where = "HF_HUB_OFFLINE forbids to fetch it" if _is_offline() else _reason(last)
     raise WeightsError(
         f"{file or _HUB_FILES[0]} of huggingface.co/{repository} is not on this machine: {where}.",
         "Fetch it elsewhere and set method.weights to its path.",
     ) from None
+
+
+def _reason(error: Exception | None) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"\s+", " ", lines[0]).rstrip(".") if lines else type(error).__name__

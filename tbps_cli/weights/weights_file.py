@@ -29,6 +29,9 @@ from tbps_cli.weights.headers import read_metadata as read_metadata
 
 Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
 
+SKIPPED = "optimizer", "scheduler", "lr_scheduler", "scaler"
+"""Keys beside a model's state that only its own training reads."""
+
 _YAML_LIMIT = 4 << 20
 _DISK_WORDS = "os error", "inline_container", "iostream"
 """How the writers of safetensors and torch speak of a file that cannot be written."""

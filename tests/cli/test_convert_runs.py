@@ -30,6 +30,7 @@ def test_an_official_folder_becomes_the_next_run(tmp_path: Path) -> None:
         "data": "icfg-pedes",
         "image_size": [96, 32],
         "converted_from": "official",
+        "left_out": [],
     }
     assert "tensors matched irra" in result.stderr
     assert (tmp_path / "runs" / "irra-0001" / "weights.safetensors").is_file()

@@ -12,7 +12,7 @@ from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError
 from tbps_cli.methods.comoe import CoMoE
 from tbps_cli.models import open_model
-from tbps_cli.models.official import convert
+from tbps_cli.models.conversion import convert
 from tbps_cli.nn.precision import to_half
 from tbps_cli.recipe.load import load
 from tbps_cli.types import Step, Task

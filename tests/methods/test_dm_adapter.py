@@ -20,7 +20,7 @@ from tbps_cli.losses.balance import balance
 from tbps_cli.methods.clip import PlainCLIP
 from tbps_cli.methods.dm_adapter import DMAdapter
 from tbps_cli.models import open_model
-from tbps_cli.models.official import convert
+from tbps_cli.models.conversion import convert
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.recipe.load import load

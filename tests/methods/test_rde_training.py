@@ -16,7 +16,7 @@ from tbps_cli.engine.stops import Interrupted
 from tbps_cli.engine.train import train
 from tbps_cli.errors import WeightsError
 from tbps_cli.models import open_model
-from tbps_cli.models.official import convert
+from tbps_cli.models.conversion import convert
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.weights.weights_file import read_safetensors
 

@@ -20,8 +20,8 @@ from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.tbps_clip import TbpsClip
 from tbps_cli.models import open_model
+from tbps_cli.models.conversion import convert
 from tbps_cli.models.model import Model
-from tbps_cli.models.official import convert
 from tbps_cli.nn.sizes import Tower
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.types import Task

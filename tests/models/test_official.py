@@ -15,8 +15,9 @@ from support.runs import GOLDEN, golden_state, irra_folder, tiny_recipe
 
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
+from tbps_cli.models.conversion import convert
 from tbps_cli.models.model import Model, build
-from tbps_cli.models.official import convert, find_file
+from tbps_cli.models.source_file import find_file
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
 INPUTS = load_file(GOLDEN / "inputs.safetensors")
@@ -160,8 +161,7 @@ def test_a_file_of_no_known_method_says_what_it_holds(tmp_path: Path) -> None:
     extra = golden_state() | {"base_model.visual.adapter.weight": torch.zeros(3)}
     with pytest.raises(WeightsError, match="no method that tbps knows") as caught:
         open_model(irra_folder(tmp_path / "extra", extra), device="cpu")
-    assert caught.value.hint is not None
-    assert "irra" in caught.value.hint
+    assert "irra is nearest, but has no base_model.visual.adapter.weight (3)" in caught.value.message
 
 
 def test_twins_under_two_names_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,12 +200,12 @@ def test_the_file_in_a_folder_is_found_or_the_choice_is_asked(tmp_path: Path) ->
     with pytest.raises(WeightsError, match="neither a run"):
         find_file(tmp_path)
     (tmp_path / "epoch_40.pth").touch()
-    assert find_file(tmp_path).name == "epoch_40.pth"
+    assert find_file(tmp_path).path.name == "epoch_40.pth"
     (tmp_path / "epoch_80.pth").touch()
     with pytest.raises(WeightsError, match=r"several checkpoints: epoch_40\.pth, epoch_80\.pth"):
         find_file(tmp_path)
     (tmp_path / "best.pth").touch()
-    assert find_file(tmp_path).name == "best.pth"
+    assert find_file(tmp_path).path.name == "best.pth"
     with pytest.raises(WeightsError, match="no such file or folder"):
         find_file(tmp_path / "gone")
 

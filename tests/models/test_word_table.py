@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError, RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
+from tbps_cli.models.conversion import convert
 from tbps_cli.models.model import Model
-from tbps_cli.models.official import convert
 from tbps_cli.nn.clip_features import text_feature
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import Tower

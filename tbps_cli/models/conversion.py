@@ -1,0 +1,81 @@
+"""`tbps convert` as a function: a foreign checkpoint becomes a run folder.
+
+What costs nothing is checked first: whether the file and the new folder are possible is known before torch is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tbps_cli import places
+from tbps_cli.files import check_new_folder
+from tbps_cli.models.card import card
+from tbps_cli.models.run import Run, number
+from tbps_cli.models.settings import check_sets
+from tbps_cli.models.source_file import find_file
+
+if TYPE_CHECKING:
+    from tbps_cli.weights.surplus import Extra
+
+logger = logging.getLogger("tbps")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The run that was written, and what of the file is not in it."""
+
+    run: Run
+    left_out: tuple[Extra, ...]
+
+
+def convert(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    method: str | None = None,
+    sets: Sequence[str] = (),
+    words: str | Path | None = None,
+    data_root: str | Path | None = None,
+) -> Run:
+    """Turn an official checkpoint (file or folder) into a run folder: `convert_file` without its report."""
+    return convert_file(path, out, method=method, sets=sets, words=words, data_root=data_root).run
+
+
+def convert_file(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    method: str | None = None,
+    sets: Sequence[str] = (),
+    words: str | Path | None = None,
+    data_root: str | Path | None = None,
+) -> Conversion:
+    """Turn an official checkpoint (file or folder) into a run folder.
+
+    out: a new folder; left out, the next `runs/METHOD-NNNN`. method: read it as this one; what this method does not
+    read outside the towers is then left out. sets: `KEY=VALUE` for what no file says. words: the word table of a
+    method that needs one; data_root: the folder of data sets, where else it may lie.
+    Raises WeightsError, RecipeError or UsageError.
+    """
+    path = Path(path).expanduser()
+    if out is not None:
+        check_new_folder("--out", Path(out), inside=True)
+    check_sets(sets)
+    find_file(path)
+
+    from tbps_cli.models import official
+
+    found = official.find(path, method=method, sets=sets)
+    converted = found.load(words=Path(words) if words else None, data_root=places.data_root(data_root))
+    recipe, coverage = converted.recipe, converted.coverage
+    folder = Path(out) if out is not None else number(Path("runs"), recipe.method.name)
+    run = Run.create(folder, recipe, converted.tokenizer)
+    facts = {"method": recipe.method.name, "converted_from": found.source.path.name, **found.source.choices.facts()}
+    run.save_weights("best", converted.tensors, facts)
+    run.write_card(card(recipe, facts, origin=found.source.origin, left_out=coverage.left_out))
+    logger.info("convert: %s -> %s: %s", path, folder, coverage)
+    return Conversion(run, coverage.left_out)
