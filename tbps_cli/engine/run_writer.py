@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from torch import Tensor
+
 from tbps_cli.engine import run_folder, state
 from tbps_cli.engine.experiment import Experiment
 from tbps_cli.engine.log import Meter, RunLog, cut, forget_curves, sinks
@@ -41,11 +43,16 @@ class RunWriter:
         facts = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **evaluated.scores._asdict()}
         if evaluated.guard is not None and not evaluated.guard.ok:
             facts["guard"] = ", ".join(evaluated.guard.troubles)
-        self.run.save_weights("best", self.stepper.method.state_dict(), facts)
+        self.run.save_weights("best", self._weights(), facts)
 
     def last(self, epoch: int) -> None:
         """The weights after an epoch (from 1), which no split has chosen."""
-        self.run.save_weights("last", self.stepper.method.state_dict(), {"epoch": epoch})
+        self.run.save_weights("last", self._weights(), {"epoch": epoch})
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The method's tensors without what only `--resume` needs."""
+        state, left_out = self.stepper.method.state_dict(), self.stepper.method.checkpoint_only
+        return {name: value for name, value in state.items() if not name.startswith(left_out)}
 
     @property
     def due(self) -> bool:

@@ -99,6 +99,8 @@ class Method(nn.Module):
     """Authors, title, venue, year: one line."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of our parameter names that inference does not need (heads, queues)."""
+    checkpoint_only: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of our names of what `--resume` alone needs (memories of training images): not in files of weights."""
     token_table: ClassVar[str] = "clip.token_embedding.weight"
     """Our name of the tensor that the tokenizer's ids index, a row an id."""
     brought: ClassVar[tuple[str, ...]] = ()
@@ -208,6 +210,20 @@ class Method(nn.Module):
                 raise TypeError(f"{type(self).__name__}.{name} has no initialise(generator): say how it is drawn")
             part.initialise(generator)
 
+    def fold(self) -> None:
+        """Become the same encoder for inference alone, in place: nothing that only training keeps apart stays apart.
+
+        `config` says the new form. Called when a model is opened; here nothing is kept apart.
+        """
+
+    @classmethod
+    def state_for(cls, config: Any, state: Mapping[str, Tensor], other: MethodConfig) -> Mapping[str, Tensor]:
+        """A state of this configuration as a method of another one can start from it (`--init`); here as it is.
+
+        What the other method does not keep apart from its weights has to be in them.
+        """
+        return state
+
     def before_step(self) -> None:
         """Called before the images of each optimiser step are embedded (momentum encoders)."""
 
@@ -226,6 +242,11 @@ class Method(nn.Module):
         return {}
 
     # Foreign checkpoints --------------------------------------------------------------------
+
+    @classmethod
+    def received(cls, config: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is loaded of a foreign checkpoint's tensors, which are under our names already; here all of them."""
+        return state
 
     @classmethod
     def recognise(cls, files: OfficialFiles) -> MethodConfig | None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tbps_cli.losses.contrastive import itc
-from tbps_cli.methods.base import Method
-from tbps_cli.methods.config import MethodConfig
+from tbps_cli.methods._lora import LoraMethod
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import named, read_sizes
 from tbps_cli.section import Count, Positive
@@ -28,10 +28,10 @@ LOWEST_TEMPERATURE = 0.01
 """A learned temperature stops here. Source: CLIP, section 2.5 (the scale is clipped at 100)."""
 
 
-class PlainCLIP(Method):
+class PlainCLIP(LoraMethod):
     """Two towers and nothing else."""
 
-    class Config(MethodConfig):
+    class Config(LoraConfig):
         """`[method]`."""
 
         stride: Count | None = None
@@ -53,7 +53,7 @@ class PlainCLIP(Method):
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.clip = Clip(config.sizes, task.image_size, stride=config.stride)
+        self.clip = self.adapted(Clip(config.sizes, task.image_size, stride=config.stride))
         self.logit_scale: nn.Parameter | None = None
         if config.learn_temperature:
             self.logit_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
@@ -74,7 +74,8 @@ class PlainCLIP(Method):
 
     def group_of(self, name: str) -> Group:
         """Biases take their own rate and no decay; so does the temperature, which is no weight."""
-        return Group("bias", decay=False) if "bias" in name or name == "logit_scale" else Group()
+        plain = Group("bias", decay=False) if "bias" in name or name == "logit_scale" else Group()
+        return self.lora_group(name) or plain
 
     def initialise(self, generator: torch.Generator) -> None:
         super().initialise(generator)

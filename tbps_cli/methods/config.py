@@ -5,12 +5,13 @@ Apart from `methods.base`, so that a recipe can be read and most of it checked w
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
-from tbps_cli.section import Section
+from tbps_cli.section import Count, Positive, Section
 
 LONGEST_CONTEXT = 4096
 """Tokens of a caption; more is a slip of the keyboard, since attention costs the square of it."""
@@ -48,12 +49,6 @@ class MethodConfig(Section):
         sizes = self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
         return sizes if self.context is None else sizes.model_copy(update={"context": self.context})
 
-    @property
-    def states_context(self) -> bool:
-        """Whether the context is set, here or in a table of sizes, so that it does not follow the weights."""
-        in_table = isinstance(self.tower, Tower) and "context" in self.tower.model_fields_set
-        return self.context is not None or in_table
-
     def need_vit(self) -> Tower:
         """The sizes, for a method that changes or reads a transformer's blocks. Raises ValueError for a ResNet."""
         if self.sizes.is_resnet:
@@ -62,3 +57,49 @@ class MethodConfig(Section):
 
     def check_batch(self, pairs: int) -> None:
         """Raises RecipeError when training cannot take batches of so many pairs (queues)."""
+
+
+class Lora(Section):
+    """`[method.lora]`: CLIP's own tensors are frozen, and beside some of them a product of two thin ones is trained."""
+
+    rank: Count = 4
+    """Rows of A and columns of B: the product B A has as many numbers as its weight, but few that are trained."""
+    alpha: Positive | None = None
+    """The product counts alpha / rank times; once when left out."""
+    where: str = "qkvo+mlp"
+    """Which matrices of every block: letters of attention's projections (query, key, value, output), then "+mlp" for
+    both layers of the MLP; or "mlp" alone."""
+
+    @field_validator("where")
+    @classmethod
+    def _known_places(cls, value: str) -> str:
+        if not re.fullmatch(r"mlp|(?=[qkvo])q?k?v?o?(\+mlp)?", value):
+            raise ValueError('must name places among q, k, v, o and mlp in this order, as in "qkvo+mlp", "qv" or "mlp"')
+        return value
+
+    @property
+    def scale(self) -> float:
+        """What the products are multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def fits(self, other: Lora | None) -> bool:
+        """Whether matrices that were trained under the other settings mean the same under these."""
+        return other is not None and (self.rank, self.scale, self.where) == (other.rank, other.scale, other.where)
+
+
+class LoraConfig(MethodConfig):
+    """The keys of a method whose towers can be adapted by LoRA."""
+
+    lora: Lora | None = None
+    """Left out, the towers themselves are trained as the method says."""
+
+    @model_validator(mode="after")
+    def _adaptable(self) -> LoraConfig:
+        if self.lora is None:
+            return self
+        if self.sizes.is_resnet:
+            raise ValueError("lora: it adapts the blocks of a vision transformer (ViT-B-32, ViT-B-16, ...)")
+        narrow = min(self.sizes.width, self.sizes.text_width)
+        if self.lora.rank > narrow:
+            raise ValueError(f"lora.rank: {self.lora.rank} is more than the narrower tower's width of {narrow}")
+        return self

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, Views, irra_group
-from tbps_cli.methods.config import MethodConfig
+from tbps_cli.methods._lora import LoraMethod
+from tbps_cli.methods.base import Views, irra_group
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.nn.clip_features import text_feature
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.cross_modal import CrossModal
@@ -33,10 +34,10 @@ OPTIONS = {"stride": ("stride_size", int), "temperature": ("temperature", float)
 """Our keys that no tensor tells -> options of the released code."""
 
 
-class IRRA(Method):
+class IRRA(LoraMethod):
     """Two towers; a classifier and a masked-word predictor while training."""
 
-    class Config(MethodConfig):
+    class Config(LoraConfig):
         """`[method]`; a loss of weight 0 is not computed and its head not built."""
 
         stride: Count | None = None
@@ -70,7 +71,7 @@ class IRRA(Method):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
-        self.clip = Clip(sizes, task.image_size, stride=config.stride)
+        self.clip = self.adapted(Clip(sizes, task.image_size, stride=config.stride))
         self.classifier = self.cross = self.mlm_head = None
         if config.identity and task.identities:
             self.classifier = Classifier(sizes.embed, task.identities)
@@ -117,7 +118,7 @@ class IRRA(Method):
         return family_figures(features, batch, self.classifier)
 
     def group_of(self, name: str) -> Group:
-        return irra_group(self.official.foreign(name) or name)
+        return self.lora_group(name) or irra_group(self.official.foreign(name) or name)
 
     # Foreign checkpoints --------------------------------------------------------------------
 

@@ -201,6 +201,7 @@ def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words:
     chosen = choose(device)
     method = build(recipe)
     load_into(method, {**run.weights(), **text.tensors}, name=str(run.weights_file))
+    recipe = folded(method, recipe)
     return Model(method, recipe, run.folder, device=chosen, tokenizer=text.tokenizer, selected_on=run.selected_on)
 
 
@@ -211,15 +212,22 @@ def open_official(
     chosen = choose(device)
     made = found.load(words=words, data_root=data_root)
     logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, made.coverage)
+    recipe = folded(made.method, made.recipe)
     return Model(
         made.method,
-        made.recipe,
+        recipe,
         path,
         device=chosen,
         tokenizer=made.tokenizer,
         selected_on=found.source.choices.selected_on,
         notes=[str(made.coverage)],
     )
+
+
+def folded(method: Method, recipe: Recipe) -> Recipe:
+    """Make a method with its weights ready for inference (`Method.fold`); returns the recipe of what it is then."""
+    method.fold()
+    return recipe.model_copy(update={"method": method.config})
 
 
 def build(recipe: Recipe, identities: int = 0) -> Method:

@@ -61,7 +61,8 @@ class Official:
         check_twins(self.reading.left_out, state, str(path))
         tensors = files.under(kind.official).rename(state, str(path))
         method = kind(recipe.method, self.task)
-        coverage = load_into(method, {**tensors, **text.tensors}, name=str(path), left_out=self.reading.left_out)
+        received = kind.received(recipe.method, tensors)
+        coverage = load_into(method, {**received, **text.tensors}, name=str(path), left_out=self.reading.left_out)
         return Converted(recipe, method, text.tokenizer, coverage)
 
 

@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from tbps_cli.nn.token_layout import PADDED, OneOfEachRow, TokenLayout, split_heads
 
 Activation = Literal["quickgelu", "gelu"]
+PACKED = "qkv"
+"""Queries, keys and values, in the order of the rows of `in_proj_weight`."""
 
 
 class LayerNorm(nn.LayerNorm):
@@ -47,7 +49,7 @@ class Attention(nn.Module):
     dropout: on the attention probabilities, in training only.
     """
 
-    half_parameters = ("in_proj_weight", "in_proj_bias")
+    half_parameters: tuple[str, ...] = ("in_proj_weight", "in_proj_bias")
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -68,33 +70,31 @@ class Attention(nn.Module):
         """
         if layout.all_wanted and context is None:
             # one product and one copy into rows for all three
-            query, key, value = layout.rows(F.linear(x, self.in_proj_weight, self.in_proj_bias)).chunk(3, dim=-1)
+            query, key, value = layout.rows(self.project(x, "qkv")).chunk(3, dim=-1)
         else:
-            query = self._queries(layout.wanted(x))
-            key, value = layout.rows(self._keys_and_values(x if context is None else context)).chunk(2, dim=-1)
+            query = self.project(layout.wanted(x), "q")
+            key, value = layout.rows(self.project(x if context is None else context, "kv")).chunk(2, dim=-1)
         drop = self.dropout if self.training else 0.0
         return self.out_proj(layout.attend(query, key, value, self.heads, drop))
 
     @torch.no_grad()
     def probabilities(self, x_BLD: Tensor, layout: OneOfEachRow) -> Tensor:
         """How much the wanted token of each row attends to each, the mean of the heads: [B, L] float32, no gradient."""
-        query_BH1K = split_heads(self._queries(layout.wanted(x_BLD)), self.heads)
-        key_BLD = self._keys_and_values(x_BLD).chunk(2, dim=-1)[0]
-        key_BHLK = split_heads(key_BLD, self.heads)
+        query_BH1K = split_heads(self.project(layout.wanted(x_BLD), "q"), self.heads)
+        key_BHLK = split_heads(self.project(x_BLD, "k"), self.heads)
         score_BHL = (query_BH1K @ key_BHLK.transpose(-1, -2)).float().squeeze(2) * query_BH1K.shape[-1] ** -0.5
         seen_BL = layout.seen(x_BLD.shape[1])
         if seen_BL is not None:
             score_BHL = score_BHL.masked_fill(~seen_BL[:, None], float("-inf"))
         return score_BHL.softmax(-1).mean(1)
 
-    def _queries(self, x: Tensor) -> Tensor:
-        width = x.shape[-1]
-        return F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
-
-    def _keys_and_values(self, x: Tensor) -> Tensor:
-        """[..., 2 D], keys first."""
-        width = x.shape[-1]
-        return F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+    def project(self, x: Tensor, parts: str) -> Tensor:
+        """Projections of tokens side by side; parts: "qkv", or neighbours among these."""
+        if parts == PACKED:
+            return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        first, width = PACKED.index(parts), x.shape[-1]
+        rows = slice(first * width, (first + len(parts)) * width)
+        return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
 
 class Mlp(nn.Module):

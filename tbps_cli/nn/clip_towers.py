@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.nn.block import Block, Hooks, init_blocks
+from tbps_cli.nn.lora import LoraAttention, LoraLinear
 from tbps_cli.nn.position import fit_context, resize_grid
 from tbps_cli.nn.resnet import ResNet
 from tbps_cli.nn.sizes import Tower
@@ -74,7 +75,7 @@ class Clip(TextTower):
         init_blocks(self.transformer, self.sizes.text_width, generator)
         draw_image_tower(self.visual, generator)
         for module in self.modules():
-            if isinstance(module, Block):
+            if isinstance(module, Block | LoraAttention | LoraLinear):
                 module.initialise_additions(generator)
 
     def start_from(self, state: Mapping[str, Tensor]) -> list[str]:

@@ -11,14 +11,13 @@ from torch import nn
 
 
 def to_half(model: nn.Module) -> nn.Module:
-    """Convert linear, convolution and attention tensors (and each module's `half_parameters`) in place.
+    """Convert linear, convolution and attention tensors (where a module says `half_parameters`, these) in place.
 
     Source: `convert_weights` of OpenAI CLIP, as IRRA and its descendants call it.
     """
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            _halve(module, ("weight", "bias"))
-        _halve(module, getattr(module, "half_parameters", ()))
+        usual = ("weight", "bias") if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) else ()
+        _halve(module, getattr(module, "half_parameters", usual))
     return model
 
 
