@@ -64,13 +64,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is built for: the image size in pixels, and how many persons and captions train it."""
+    """What a method is built for: the image size in pixels, and which persons, images and captions train it."""
 
     image_size: tuple[int, int]
     identities: int = 0
     """0: no identity classifier can be built (evaluation never needs one)."""
     captions: int = 0
     """0: nothing can be remembered of single training captions."""
+    image_persons: tuple[int, ...] = ()
+    """The person (0..identities-1) of each training image; empty: nothing can be remembered of single images."""
 
 
 @dataclass(frozen=True)

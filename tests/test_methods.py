@@ -66,6 +66,7 @@ SMALL = {
     "comoe": PARSER,
     "cskt": "depth = 2\nreduction = 1",
     "dm_adapter": "reduction = 1",
+    "eccl": "prompt_depth = 2\nnum_context = 2",
     "php": PARSER,
     "rde": "tse_dim = 64",
     "textreid": 'word_weights = "random"\nword_width = 32\ngru_input = 32\nhidden = 16\nembed = 32\nqueue = 80',
@@ -195,6 +196,7 @@ class Course(NamedTuple):
 COURSES = {
     "cskt": Course(lr=1e-2, epochs=40),
     "dm_adapter": Course(lr=1e-2, epochs=40),
+    "eccl": Course(lr=1e-2, epochs=40, sets=("optim.scale.lora=1",)),
     "rde": Course(lr=1e-3, epochs=40, sets=()),
     "tbps_clip": Course(epochs=30, sets=()),
     "textreid": Course(epochs=60, sets=()),

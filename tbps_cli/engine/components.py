@@ -69,7 +69,7 @@ def build_method(
 
     buffers: what `Method.text_input` found beside the weights.
     """
-    task = Task(recipe.data.image_size, split.identities, len(split))
+    task = Task(recipe.data.image_size, split.identities, len(split), tuple(split.class_of.tolist()))
     method = methods.find(recipe.method.name)(recipe.method, task)
     method.initialise(torch.Generator().manual_seed(recipe.train.seed))
     note = start.give(method, data_root)

@@ -27,7 +27,7 @@ from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.samplers import Order
 from tbps_cli.text.masking import mask_words
 from tbps_cli.text.tokenizer import Tokenizer
-from tbps_cli.text.word_changes import augment_caption, augment_ids
+from tbps_cli.text.word_changes import OF_WORDS, augment_caption, augment_ids
 
 Made = dict[str, Any]
 """A batch on its way from a worker: plain dictionaries, which PyTorch knows how to pin."""
@@ -64,10 +64,6 @@ class Work:
     """Fewer pairs than ranks: every rank makes all of them."""
 
 
-REMEMBERED = 200_000
-"""Captions whose ids a process keeps, about 100 MB of them; those of the benchmarks all fit."""
-
-
 @dataclass
 class Maker(Dataset[Made]):
     """Makes batches from `Work`; it is what travels to worker processes.
@@ -84,7 +80,7 @@ class Maker(Dataset[Made]):
     max_pixels: int = MAX_PIXELS
     planned: bool = False
     _rows: dict[int, NDArray[np.int32]] = field(default_factory=dict, repr=False)
-    """Captions whose ids are known: they are the same in every epoch. The first `REMEMBERED` of them."""
+    """Captions whose ids are known: they are the same in every epoch."""
 
     def __getitem__(self, work: Work) -> Made:
         try:
@@ -159,17 +155,13 @@ class Maker(Dataset[Made]):
     def _ids(self, work: Work) -> NDArray[np.int64]:
         """[B, T]; every caption is tokenised once, unless its words are drawn anew each time."""
         texts = range(len(work.captions))
-        if self.views.augment_text == "rewrite":
+        if self.views.augment_text in OF_WORDS:
             return self.tokenizer([self._text(work, row) for row in texts])
         fresh = [row for row in texts if work.captions[row] not in self._rows]
-        found: dict[int, NDArray[np.int32]] = {}
         if fresh:
             ids = self.tokenizer([self._text(work, row) for row in fresh]).astype(np.int32)
-            found = dict(zip((work.captions[row] for row in fresh), ids, strict=True))
-        rows = [found[caption] if caption in found else self._rows[caption] for caption in work.captions]
-        if len(self._rows) < REMEMBERED:
-            self._rows |= found
-        return np.stack(rows).astype(np.int64)
+            self._rows.update(zip((work.captions[row] for row in fresh), ids, strict=True))
+        return np.stack([self._rows[caption] for caption in work.captions]).astype(np.int64)
 
     def _text(self, work: Work, row: int) -> str:
         caption, name = work.captions[row], self.views.augment_text

@@ -57,18 +57,20 @@ class Bpe:
     context: places in a row, at least 2.
     mask: the variant with a mask token, whose id is the plain variant's "jekyll".
     clean_words: above 0, TBPS-CLIP's cleaning comes first and keeps that many words.
+    kept_free: places at the end of a row that no caption fills, because a method's prompts push it back by as many.
     """
 
     vocabulary = 49_408
     start = 49_406
     end = 49_407
 
-    def __init__(self, context: int = 77, mask: bool = False, *, clean_words: int = 0) -> None:
-        if context < 2:
-            raise ValueError(f"context must be at least 2 (start and end), not {context}")
+    def __init__(self, context: int = 77, mask: bool = False, *, clean_words: int = 0, kept_free: int = 0) -> None:
+        if context - kept_free < 2:
+            raise ValueError(f"context must be at least {2 + kept_free} (start, end, kept free), not {context}")
         self.context = context
         self.mask = mask
         self.clean_words = clean_words
+        self.kept_free = kept_free
         self._bytes, self._ends, self._merges = _tables(MERGES - mask)
         self._special = self._special_tokens()
         words = regex.compile(WORDS, regex.IGNORECASE)
@@ -96,8 +98,9 @@ class Bpe:
     def __call__(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.int64]:
         """B sentences -> int64 [B, context]; with `query` written-out special tokens are plain text."""
         rows = np.zeros((len(texts), self.context), np.int64)
+        room = self.context - self.kept_free - 2
         for row, text in zip(rows, texts, strict=True):
-            ids = [self.start, *self.encode(text, query=query)[: self.context - 2], self.end]
+            ids = [self.start, *self.encode(text, query=query)[:room], self.end]
             row[: len(ids)] = ids
         return rows
 
@@ -144,7 +147,9 @@ class Bpe:
 
     def describe(self) -> dict[str, object]:
         """Kind and every number; start, end, mask and vocabulary are there for other programs."""
-        return {
+        # said where it matters alone: a new key in every description would make everybody's features stale
+        free = {"kept_free": self.kept_free} if self.kept_free else {}
+        return free | {
             "kind": "bpe",
             "context": self.context,
             "mask": self.mask,
@@ -160,9 +165,10 @@ class Bpe:
     def from_description(cls, description: Mapping[str, object]) -> Bpe:
         """The inverse of `describe`. Raises TbpsError when another vocabulary is meant."""
         context, mask = whole_number(description, "context"), description.get("mask")
-        if not isinstance(mask, bool) or context < 2:
+        free = whole_number(description, "kept_free", 0)
+        if not isinstance(mask, bool) or free < 0 or context - free < 2:
             raise TbpsError(f"tokenizer: context {context}, mask {mask!r} make no tokenizer.")
-        tokenizer = cls(context, mask, clean_words=whole_number(description, "clean_words", 0))
+        tokenizer = cls(context, mask, clean_words=whole_number(description, "clean_words", 0), kept_free=free)
         ours = tokenizer.describe()
         other = [key for key in description if description[key] != ours.get(key)]
         if other:
@@ -174,7 +180,7 @@ class Bpe:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Workers rebuild the tables instead of receiving them."""
-        return _rebuild, (self.context, self.mask, self.clean_words)
+        return _rebuild, (self.context, self.mask, self.clean_words, self.kept_free)
 
     def _special_tokens(self) -> dict[str, int]:
         """How special tokens are written: open_clip and the papers do not agree."""
@@ -232,8 +238,8 @@ def _repaired(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text, REPAIR)))
 
 
-def _rebuild(context: int, mask: bool, clean_words: int) -> Bpe:
-    return Bpe(context, mask, clean_words=clean_words)
+def _rebuild(context: int, mask: bool, clean_words: int, kept_free: int) -> Bpe:
+    return Bpe(context, mask, clean_words=clean_words, kept_free=kept_free)
 
 
 @lru_cache(maxsize=2)

@@ -1,8 +1,9 @@
 """Changes of the words of a training caption, and the cleaning that TBPS-CLIP puts before its tokens.
 
 TBPS-CLIP (Cao et al., AAAI 2024): the caption is now and then replaced by its back-translation, then
-loses words at random ("easy data augmentation"). RDE (Qin et al., CVPR 2024) masks, replaces or
-removes ids. Draws come from Python's `random`, in the released order. Where the released code fails
+loses words at random ("easy data augmentation"). In ECCL's code words fall out and nothing else happens.
+RDE (Qin et al., CVPR 2024) masks, replaces or removes ids. Draws come from Python's `random`, in the
+released order. Where the released code fails
 (a one-word caption, an empty one, an empty back-translation) the caption stays as it is.
 """
 
@@ -14,7 +15,9 @@ from collections.abc import Mapping, Sequence
 
 REMOVED = re.compile(r"""[.!"()*#:;~]""")
 BLANKS = re.compile(r"\s{2,}")
-NAMES = ("rewrite", "vary")
+OF_WORDS = ("rewrite", "delete")
+"""Augmentations that change a caption before it is tokenised."""
+NAMES = (*OF_WORDS, "vary")
 """Augmentations that a method can ask for by name."""
 RDE_SHARE = 0.2
 RDE_MASKED, RDE_REPLACED = 0.6, 0.8
@@ -89,12 +92,15 @@ def vary_ids(ids: Sequence[int], rng: random.Random, *, mask: int, first_special
 def augment_caption(
     name: str | None, caption: str, back_translation: str | None, rng: random.Random, options: Mapping[str, float]
 ) -> str:
-    """The change called `name` of one training caption, before tokenising; "rewrite" is TBPS-CLIP's.
+    """The change called `name` of one training caption, before tokenising.
 
-    options: keywords of `rewrite_captions`. Cleaning comes first, as rewriting works on clean words.
-    Other names change nothing here (see `augment_ids`). Raises ValueError for an unknown name.
+    "rewrite" is TBPS-CLIP's, with the keywords of `rewrite_captions` as options; cleaning comes first, as it works on
+    clean words. "delete" is ECCL's: words fall out (`delete_words`). Other names change nothing here (see
+    `augment_ids`). Raises ValueError for an unknown name.
     """
-    if _checked(name) != "rewrite":
+    if _checked(name) == "delete":
+        return delete_words(caption, rng, **options)
+    if name != "rewrite":
         return caption
     back = clean_caption(back_translation) if back_translation else None
     return rewrite_captions([clean_caption(caption)], [back], rng, **options)[0]

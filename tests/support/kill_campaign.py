@@ -98,7 +98,7 @@ class Records:
 
 
 TABLE = (
-    "| method | kills | starting | meeting | stepping | RDE's pass | writing a file | closing an epoch | finishing "
+    "| method | kills | starting | meeting | stepping | in a pass | writing a file | closing an epoch | finishing "
     "| left a file half written | runs compared | verdict |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 

@@ -31,7 +31,7 @@ TOWER = Tower(
     text_heads=2,
 )
 RESNET = Tower(width=4, layers=(1, 1, 1, 1), embed=16, text_width=64, text_layers=1, vocabulary=60, heads=2)
-TASK = Task((64, 32), 5, 64)
+TASK = Task((64, 32), 5, 64, tuple(image % 5 for image in range(64)))
 EXPERTS = {"moe_layers": 1, "moe_heads": 4, "reduction": 4, "cross_layers": 1}
 WORDS = {"vocabulary": 60, "word_width": 6, "gru_input": 5, "hidden": 4, "embed": 8, "queue": 24, "temperature": 0.5}
 KEYS: dict[str, dict[str, Any]] = {
@@ -40,6 +40,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "textreid": {"tower": RESNET, **WORDS},
     "cskt": {"itc": 1.0, "identity": 1.0, "depth": 2, "n_ctx": 2},
     "dm_adapter": {"itc": 1.0, "identity": 1.0},
+    "eccl": {"lora": {"rank": 2}, "num_context": 2, "prompt_depth": 2, "temp": 0.3, "temp_instance": 0.15},
     "php": {**EXPERTS, "identity": 1.0, "masked": 1.0},
     "comoe": {**EXPERTS, "identity": 1.0, "masked": 1.0},
     "rde": {"tse_bn_train": True, "tse_dim": 16},

@@ -134,7 +134,9 @@ def test_an_augmentation_is_found_by_its_name_and_touches_captions_or_ids_only()
     assert augment_caption("rewrite", caption, None, random.Random(1), options) == "a man in red"
     assert augment_ids("rewrite", ids, random.Random(1), **special) == ids
     assert augment_ids("vary", ids, random.Random(1), **special) == vary_ids(ids, random.Random(1), **special) != ids
+    assert augment_caption("delete", caption, back, random.Random(1), {"share": 0.5}) == "man; in"
+    assert augment_ids("delete", ids, random.Random(1), **special) == ids
     for name in ("vary", None):
         assert augment_caption(name, caption, back, random.Random(1), {}) == caption
-    with pytest.raises(ValueError, match="known: rewrite, vary"):
+    with pytest.raises(ValueError, match="known: rewrite, delete, vary"):
         augment_caption("mix", caption, back, random.Random(1), {})
