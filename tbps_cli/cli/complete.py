@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DATA_SETS = "cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic"
+DATA_SETS = (
+    *("cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic"),
+    *("synth-pedes", "mals", "luperson-mllm", "ham-pedes", "luperson-t", "webperson"),
+    *("ufine6926", "iiitd-20k", "pab"),
+)
 """The names in `data.open.LAYOUTS`, which imports NumPy."""
 
 

@@ -14,7 +14,9 @@ from typing import Any
 from tbps_cli.cli.options import DataRoot, Json
 
 EXTRAS = {
+    "audit": ("imagehash",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "parquet": ("pyarrow",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
 }

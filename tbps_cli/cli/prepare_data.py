@@ -16,7 +16,8 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="cuhk-pedes, icfg-pedes, rstpreid, synthetic, or a path to your own pairs or folder.",
+        help="cuhk-pedes, icfg-pedes, rstpreid, synthetic, a pre-training set (docs/data.md lists them), or a path to "
+        "your own pairs or folder.",
         autocompletion=complete.data_set,
     ),
 ]

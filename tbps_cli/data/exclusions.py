@@ -10,12 +10,15 @@ score means, so the data set's notes say so.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from tbps_cli.data.blocks import Places
 from tbps_cli.data.layouts import records
-from tbps_cli.data.types import Dataset
+from tbps_cli.data.types import Caption, Dataset, PackedCaptions, select
 from tbps_cli.errors import DataError
 from tbps_cli.escape import json_text
 
@@ -57,26 +60,39 @@ def leave_out(dataset: Dataset, path: Path) -> Dataset:
     """The data set without the listed images and captions; entries that fit nothing are counted."""
     listed = {(entry.split, entry.path, entry.caption) for entry in read(path)}
     used: set[tuple[str, str, int | None]] = set()
-    kept: dict[int, int] = {}
+    kept_I = np.ones(len(dataset.images), dtype=bool)
+    image_C = dataset.image_of_captions()
+    kept_C = np.ones(len(image_C), dtype=bool)
+    named = {(split, name) for split, name, _ in listed}
+    touched: dict[int, tuple[str, str]] = {}
     for index, image in enumerate(dataset.images):
-        whole = (image.split, image.path, None)
-        if whole in listed:
-            used.add(whole)
-        else:
-            kept[index] = len(kept)
+        place = image.split, image.path
+        if place not in named:
+            continue
+        touched[index] = place
+        if (*place, None) in listed:
+            used.add((*place, None))
+            kept_I[index] = False
     position: defaultdict[int, int] = defaultdict(int)
-    captions = []
-    for caption in dataset.captions:
-        image = dataset.images[caption.image]
-        key = (image.split, image.path, position[caption.image])
-        position[caption.image] += 1
+    for number in np.flatnonzero(np.isin(image_C, list(touched))):
+        owner = int(image_C[number])
+        key = (*touched[owner], position[owner])
+        position[owner] += 1
         if key in listed:
             used.add(key)
-        elif caption.image in kept:
-            captions.append(replace(caption, image=kept[caption.image]))
-    images = [dataset.images[index] for index in kept]
+            kept_C[number] = False
+    kept_C &= kept_I[image_C]
+    images = select(dataset.images, np.flatnonzero(kept_I))
+    captions = _renumbered(select(dataset.captions, np.flatnonzero(kept_C)), np.cumsum(kept_I) - 1)
     notes = [*dataset.notes, *_notes(dataset, len(images), len(captions), listed - used, used, path)]
     return replace(dataset, images=images, captions=captions, notes=notes)
+
+
+def _renumbered(captions: Sequence[Caption], place_I: Places) -> Sequence[Caption]:
+    """The captions of images that have moved: image i now stands at place_I[i]."""
+    if isinstance(captions, PackedCaptions):
+        return PackedCaptions(captions.texts, place_I[captions.image_C])
+    return [replace(caption, image=int(place_I[caption.image])) for caption in captions]
 
 
 def _notes(

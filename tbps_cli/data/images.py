@@ -12,8 +12,8 @@ import io
 import os
 import re
 import threading
-from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ TRUNCATED = "truncated"
 MAX_BYTES = 1 << 30
 """A larger file is a video or a disk under an image's name: 100 million pixels with 16 bits a channel take 0.8 GB."""
 
+_LISTINGS = 1024
+"""Folders whose names are held at a time: sets of millions of images have a folder a person."""
 _LENIENT = threading.Lock()
 _PROGRAMS = frozenset(("EPS", "WMF"))
 """Formats that PIL hands to other programs (Ghostscript, Windows) to be drawn: nothing from outside is run."""
@@ -235,14 +237,16 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def find_missing(paths: Sequence[Path]) -> list[Path]:
     """Those paths that are no files, in order. One listing per folder: 40,000 images in a moment."""
-    folders: defaultdict[Path, set[str]] = defaultdict(set)
-    for folder in {path.parent for path in paths}:
-        try:
-            with os.scandir(folder) as entries:
-                folders[folder] = {entry.name for entry in entries if entry.is_file()}
-        except OSError:
-            continue
-    return [path for path in paths if path.name not in folders[path.parent] and not path.is_file()]
+    listing = lru_cache(maxsize=_LISTINGS)(_files_in)
+    return [path for path in paths if path.name not in listing(path.parent) and not path.is_file()]
+
+
+def _files_in(folder: Path) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()
 
 
 def require_images(paths: Sequence[Path], root: Path, name: str) -> None:

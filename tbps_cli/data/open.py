@@ -22,23 +22,26 @@ from tbps_cli.data.layouts import (
     folder,
     icfg_pedes,
     pairs,
+    parquet,
+    pretraining_sets,
     rasa,
     records,
     rstpreid,
     synthetic,
+    tables,
     tbps_clip,
     textreid,
 )
 from tbps_cli.data.layouts.benchmark import Layout
+from tbps_cli.data.layouts.pretraining import PretrainingLayout
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
 from tbps_cli.data.types import SPLITS, Dataset
 from tbps_cli.errors import DataError
 
 logger = logging.getLogger("tbps")
 
-LAYOUTS: dict[str, Layout] = {
-    module.LAYOUT.name: module.LAYOUT for module in (cuhk_pedes, icfg_pedes, rstpreid, synthetic)
-}
+BENCHMARKS = [module.LAYOUT for module in (cuhk_pedes, icfg_pedes, rstpreid, synthetic)]
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (*BENCHMARKS, *pretraining_sets.LAYOUTS)}
 """The data sets that have a name."""
 
 PAPERS: tuple[SplitFiles, ...] = (tbps_clip.FILES, textreid.FILES, rasa.FILES, aptm.FILES)
@@ -54,7 +57,7 @@ def find_layout(name: str) -> Layout | None:
 def open_dataset(name: str, data_root: Path, *, exclude: Path | None = None) -> Dataset:
     """Read a data set.
 
-    name: cuhk-pedes, icfg-pedes, rstpreid, synthetic (any spelling), or a path to one's own.
+    name: cuhk-pedes or another of `LAYOUTS` (any spelling), or a path to one's own.
     data_root: the folder that data sets lie in, or the data set's folder itself.
     exclude: a list of images and captions to leave out, as the audit writes it.
     Raises DataError when it is not there or broken.
@@ -203,16 +206,35 @@ def _one_prefix(place: Path) -> tuple[SplitFiles, dict[str, Path]] | None:
 
 
 def _read_file(path: Path) -> Dataset:
+    large = _pretraining_layout(path)
+    if large and path.suffix.lower() not in tables.TABLES:
+        return large.read_file(path)
     if path.suffix.lower() in pairs.SUFFIXES:
         return pairs.read(path)
     if path.suffix.lower() != ".json":
-        raise DataError(f"{path} is not an annotation file.", "Known are JSON, JSONL and CSV files, and folders.")
+        raise DataError(
+            f"{path} is not an annotation file.", "Known are JSON, JSONL, CSV and Parquet files, and folders."
+        )
     content = records.parse_json(records.read_text(path), str(path))
     split = next((split for split in SPLITS if split in path.name.lower()), None)
     for paper in PAPERS:
         if split and paper.fits(content) and "split" not in first_record(content):
             return paper.read(_siblings(path, split), path.absolute().parent.name.lower(), path.parent)
     return benchmark.read_file(_layout_of_file(path), path)
+
+
+def _pretraining_layout(path: Path) -> PretrainingLayout | None:
+    """The pre-training set in whose folder a file lies, or whose name it has; any set for a Parquet file."""
+    for place in list(path.absolute().parents)[:4]:
+        for layout in pretraining_sets.LAYOUTS:
+            if layout.is_called(place):
+                return layout
+    for layout in pretraining_sets.LAYOUTS:
+        if layout.telling and any(path.match(pattern) for pattern in layout.annotations):
+            return layout
+    if path.suffix.lower() != parquet.SUFFIX:
+        return None
+    return replace(pretraining_sets.OWN, name=path.absolute().parent.name.lower() or path.stem)
 
 
 def _siblings(path: Path, split: str) -> dict[str, Path]:
@@ -223,10 +245,10 @@ def _siblings(path: Path, split: str) -> dict[str, Path]:
 
 def _layout_of_file(path: Path) -> Layout:
     """The official layout whose file this is by name; any other list of such records takes its folder's name."""
-    for layout in LAYOUTS.values():
+    for layout in BENCHMARKS:
         if path.name in layout.annotations and path.absolute().parent.name == layout.folder:
             return layout
-    for layout in LAYOUTS.values():
+    for layout in BENCHMARKS:
         if path.name in layout.annotations[:2] and path.name != "reid_raw.json":
             return layout
     return replace(LAYOUTS["cuhk-pedes"], name=path.absolute().parent.name.lower() or path.stem)

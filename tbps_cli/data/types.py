@@ -8,18 +8,21 @@ equality matters in evaluation, while training needs 0..C-1.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.data.blocks import Chosen, Lazy, PathBlock, Places, Repeated, TextBlock
 from tbps_cli.errors import DataError
 
 Person = int | str
 SPLITS = ("train", "val", "test")
+LISTED = 100_000
+"""Captions up to which a split of a packed set is made of lists, as those of other sets."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,55 @@ class Caption:
     word_ids: tuple[int, ...] | None = None
 
 
+class PackedImages(Lazy[ImageRecord]):
+    """The images of a large set, by columns: image i shows persons[person_I[i]] and is in SPLITS[split_I[i]]."""
+
+    def __init__(
+        self, names: TextBlock, persons: Sequence[Person], person_I: Places, split_I: NDArray[np.uint8]
+    ) -> None:
+        self.names, self.persons, self.person_I, self.split_I = names, persons, person_I, split_I
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def at(self, place: int) -> ImageRecord:
+        person = self.persons[int(self.person_I[place])]
+        return ImageRecord(self.names.at(place), person, SPLITS[self.split_I[place]])
+
+    def take(self, places: Places) -> PackedImages:
+        """Some of the images, over the same texts."""
+        return PackedImages(self.names.take(places), self.persons, self.person_I[places], self.split_I[places])
+
+
+class PackedCaptions(Lazy[Caption]):
+    """The captions of a large set, by columns: caption i describes image image_C[i]."""
+
+    def __init__(self, texts: TextBlock, image_C: Places) -> None:
+        self.texts, self.image_C = texts, image_C
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def at(self, place: int) -> Caption:
+        return Caption(self.texts.at(place), int(self.image_C[place]))
+
+    def take(self, places: Places) -> PackedCaptions:
+        """Some of the captions, over the same texts."""
+        return PackedCaptions(self.texts.take(places), self.image_C[places])
+
+
 @dataclass
 class Dataset:
-    """All records of one annotation, in file order. `notes` says what was odd while reading."""
+    """All records of one annotation, in file order. `notes` says what was odd while reading.
+
+    Images and captions are lists, or packed where there are millions; a packed set has both of them packed.
+    """
 
     name: str
     root: Path
     """The folder that image paths are relative to."""
-    images: list[ImageRecord]
-    captions: list[Caption]
+    images: Sequence[ImageRecord]
+    captions: Sequence[Caption]
     notes: list[str] = field(default_factory=list)
     source: Path | None = None
     """The annotation file or folder, for messages."""
@@ -65,28 +108,59 @@ class Dataset:
         """The images and captions of train, val or test. Raises DataError when there are none."""
         if name not in SPLITS:
             raise DataError(f"{self.name}: {name!r} is not a split.", f"Splits are {', '.join(SPLITS)}.")
-        chosen = [index for index, image in enumerate(self.images) if image.split == name]
-        place = {index: position for position, index in enumerate(chosen)}
-        captions = [caption for caption in self.captions if caption.image in place]
-        if not chosen or not captions:
+        chosen = np.flatnonzero(self.split_of_images() == SPLITS.index(name))
+        image_C = self.image_of_captions()
+        place = np.full(len(self.images), -1)
+        place[chosen] = np.arange(len(chosen))
+        own = place[image_C]
+        captions = np.flatnonzero(own >= 0)
+        if not len(chosen) or not len(captions):
             where = f" in {self.source}" if self.source else ""
             raise DataError(f"{self.name} has no {name} split{where}.", _empty_hint(self, name))
-        return Split.of(self, name, [self.images[index] for index in chosen], captions, place)
+        return Split.of(self, name, select(self.images, chosen), select(self.captions, captions), own[captions])
+
+    def split_of_images(self) -> NDArray[np.uint8]:
+        """Per image: the position of its split in `SPLITS`."""
+        if isinstance(self.images, PackedImages):
+            return self.images.split_I
+        return np.array([SPLITS.index(image.split) for image in self.images], dtype=np.uint8)
+
+    def image_of_captions(self) -> Places:
+        """Per caption: the position of its image."""
+        if isinstance(self.captions, PackedCaptions):
+            return self.captions.image_C
+        return np.array([caption.image for caption in self.captions], dtype=np.int64)
+
+    def persons_of_images(self) -> tuple[Sequence[Person], Places]:
+        """(the distinct persons, per image the position of its own among them)."""
+        if isinstance(self.images, PackedImages):
+            return self.images.persons, self.images.person_I
+        number: dict[Person, int] = {}
+        of_image = [number.setdefault(image.person, len(number)) for image in self.images]
+        return list(number), np.array(of_image, dtype=np.int64)
 
     @property
     def splits(self) -> dict[str, tuple[int, int, int]]:
         """Split name -> (identities, images, captions), for the splits that have images."""
-        images = Counter(image.split for image in self.images)
-        captions = Counter(self.images[caption.image].split for caption in self.captions)
-        persons = Counter(split for split, _ in {(image.split, image.person) for image in self.images})
-        return {name: (persons[name], images[name], captions[name]) for name in SPLITS if images[name]}
+        split_I, person_I = self.split_of_images(), self.persons_of_images()[1]
+        split_C = split_I[self.image_of_captions()]
+        counts = {}
+        for code, name in enumerate(SPLITS):
+            inside = split_I == code
+            if inside.any():
+                persons = len(np.unique(person_I[inside]))
+                counts[name] = (persons, int(inside.sum()), int((split_C == code).sum()))
+        return counts
 
     def persons_in_several_splits(self) -> dict[Person, list[str]]:
         """Person -> its splits, for those that are in more than one: what is learned of them inflates every score."""
-        splits: defaultdict[Person, set[str]] = defaultdict(set)
-        for image in () if self.numbered_by_split else self.images:
-            splits[image.person].add(image.split)
-        return {person: sorted(found, key=SPLITS.index) for person, found in splits.items() if len(found) > 1}
+        if self.numbered_by_split:
+            return {}
+        (persons, person_I), split_I = self.persons_of_images(), self.split_of_images()
+        in_split = np.zeros((len(persons), len(SPLITS)), dtype=bool)
+        in_split[person_I, split_I] = True
+        shared = np.flatnonzero(in_split.sum(1) > 1)
+        return {persons[int(index)]: [SPLITS[code] for code in np.flatnonzero(in_split[index])] for index in shared}
 
     def path_of(self, image: ImageRecord) -> Path:
         """Where an image lies on disk."""
@@ -104,25 +178,26 @@ class Split:
     dataset: str
     root: Path
     name: str
-    paths: list[Path]
-    image_person: list[Person]
-    captions: list[str]
-    caption_person: list[Person]
+    paths: Sequence[Path]
+    image_person: Sequence[Person]
+    captions: Sequence[str]
+    caption_person: Sequence[Person]
     caption_image: NDArray[np.int64]
     class_of: NDArray[np.int64]
     """Per image: rank of its raw identity among the sorted distinct ones (0..identities-1)."""
     identities: int
-    cameras: list[str | None]
-    times: list[str | None]
-    back_translations: list[str | None]
-    word_ids: list[tuple[int, ...] | None]
+    cameras: Sequence[str | None]
+    times: Sequence[str | None]
+    back_translations: Sequence[str | None]
+    word_ids: Sequence[tuple[int, ...] | None]
 
     @classmethod
     def of(
-        cls, dataset: Dataset, name: str, images: list[ImageRecord], captions: list[Caption], place: dict[int, int]
+        cls, dataset: Dataset, name: str, images: Sequence[ImageRecord], captions: Sequence[Caption], own: Places
     ) -> Split:
-        """Build a split from its records; `place` maps an image's number in the data set to here."""
-        own = np.array([place[caption.image] for caption in captions], dtype=np.int64)
+        """Build a split from its records; own[c] is the position in `images` of the image of caption c."""
+        if isinstance(images, PackedImages) and isinstance(captions, PackedCaptions) and len(captions) > LISTED:
+            return cls._packed(dataset, name, images, captions, own)
         persons = [image.person for image in images]
         ranks = class_numbers(persons)
         return cls(
@@ -142,6 +217,31 @@ class Split:
             word_ids=[caption.word_ids for caption in captions],
         )
 
+    @classmethod
+    def _packed(cls, dataset: Dataset, name: str, images: PackedImages, captions: PackedCaptions, own: Places) -> Split:
+        """The same over packed records, whose texts are not copied."""
+        present, number_I = np.unique(images.person_I, return_inverse=True)
+        persons = [images.persons[int(index)] for index in present]
+        order = sorted(range(len(persons)), key=lambda index: _rank_key(persons[index]))
+        rank = np.empty(len(persons), np.int64)
+        rank[order] = np.arange(len(persons))
+        return cls(
+            dataset=dataset.name,
+            root=dataset.root,
+            name=name,
+            paths=PathBlock(dataset.root, images.names),
+            image_person=Chosen(images.persons, images.person_I),
+            captions=captions.texts,
+            caption_person=Chosen(images.persons, images.person_I[own]),
+            caption_image=own,
+            class_of=rank[number_I],
+            identities=len(persons),
+            cameras=Repeated(None, len(images)),
+            times=Repeated(None, len(images)),
+            back_translations=Repeated(None, len(captions)),
+            word_ids=Repeated(None, len(captions)),
+        )
+
     def __len__(self) -> int:
         return len(self.captions)
 
@@ -157,14 +257,30 @@ def class_numbers(persons: Iterable[Person]) -> dict[Person, int]:
     On the official files this gives the papers' own numbering (CUHK-PEDES: id - 1), and it also
     holds on a part of them.
     """
-    distinct = sorted(set(persons), key=lambda person: (isinstance(person, str), person))
-    return {person: rank for rank, person in enumerate(distinct)}
+    return {person: rank for rank, person in enumerate(sorted(set(persons), key=_rank_key))}
+
+
+def _rank_key(person: Person) -> tuple[bool, Person]:
+    return isinstance(person, str), person
+
+
+@overload
+def select(entries: Sequence[ImageRecord], places: Places) -> Sequence[ImageRecord]: ...
+@overload
+def select(entries: Sequence[Caption], places: Places) -> Sequence[Caption]: ...
+def select(entries: Sequence[object], places: Places) -> Sequence[object]:
+    """Some of the images or captions; packed ones stay packed."""
+    if isinstance(entries, PackedImages | PackedCaptions):
+        return entries.take(places)
+    return [entries[int(place)] for place in places]
 
 
 def _empty_hint(dataset: Dataset, name: str) -> str:
     there = [split for split in dataset.splits if split != name]
     if dataset.name == "icfg-pedes" and name == "val":
         return "ICFG-PEDES was published without one: set train.select_on=test (as the papers do), or --split test."
+    if name == "val" and "test" in there:
+        return f"It has {' and '.join(there)}: set train.select_on=test, or --split test."
     if not there:
         return "Its annotation has no records with images and captions."
     return f"It has {' and '.join(there)}."

@@ -133,7 +133,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
         tokenizer=text.tokenizer,
         loader=build_loader(recipe, data.train, views, text.tokenizer, store, device),
         method=method,
-        choices=tuple(filter(None, [*map(str, chosen), start.choice, text.choice])),
+        choices=tuple(filter(None, [*map(str, chosen), *start.choices, text.choice])),
         note=note,
     )
 

@@ -66,8 +66,8 @@ class Start:
     """The weights that training starts from, and the method's settings that suit them."""
 
     config: MethodConfig
-    choice: str = ""
-    """What of `config` follows the weights and not the recipe, with the reason; empty when nothing does."""
+    choices: tuple[str, ...] = ()
+    """What of `config` follows the weights and not the recipe, each with its reason."""
     clip: ClipFile | None = None
     """CLIP weights for `Method.load_weights`."""
     init: Init | None = None
@@ -76,7 +76,7 @@ class Start:
         """Copy the weights into a freshly drawn method. Returns a sentence about them; empty for none."""
         if self.clip is not None:
             count = len(method.load_weights(self.clip.state()))
-            return f"weights: {count} tensors from {self.config.weights}{_longer(self.clip.context, self.config)}"
+            return f"weights: {count} tensors from {self.config.weights}{_resized(self.clip.context, self.config)}"
         return copy_fitting(method, self.init, data_root) if self.init else ""
 
 
@@ -112,10 +112,10 @@ def find_start(config: MethodConfig, init: Init | None, *, tower_is_set: bool) -
     if clip.activation != config.sizes.activation:
         changes["tower"] = config.sizes.model_copy(update={"activation": clip.activation})
         choices.append(f"method.tower.activation: {clip.activation} ({config.weights} was trained with it)")
-    if config.context is None and isinstance(config.tower, str) and clip.context != config.sizes.context:
+    if not config.states_context and clip.context != config.sizes.context:
         changes["context"] = clip.context
         choices.append(f"method.context: {clip.context} (the positions in {config.weights})")
-    return Start(config.model_copy(update=changes), "; ".join(choices), clip=clip)
+    return Start(config.model_copy(update=changes), tuple(choices), clip=clip)
 
 
 def _following(config: MethodConfig, init: Init, *, tower_is_set: bool) -> Start:
@@ -127,7 +127,7 @@ def _following(config: MethodConfig, init: Init, *, tower_is_set: bool) -> Start
     if not tower_is_set and theirs.sizes.model_copy(update=plain) != config.sizes.model_copy(update=plain):
         changes["tower"] = theirs.tower
         choices.append(f"method.tower: {_spelled(theirs.tower)} (as in --init {init.path})")
-    if config.context is None and isinstance(config.tower, str) and theirs.sizes.context != config.sizes.context:
+    if not config.states_context and theirs.sizes.context != config.sizes.context:
         changes["context"] = theirs.sizes.context
         choices.append(f"method.context: {theirs.sizes.context} (as in --init {init.path})")
     if not changes:
@@ -140,16 +140,17 @@ def _following(config: MethodConfig, init: Init, *, tower_is_set: bool) -> Start
             f"--init {init.path}: its tower cannot be that of {config.name}: {reason}.",
             "Start from another checkpoint, or from CLIP's weights (without --init).",
         ) from None
-    return Start(followed, "; ".join(choices), init=init)
+    return Start(followed, tuple(choices), init=init)
 
 
-def _longer(rows: int, config: MethodConfig) -> str:
+def _resized(rows: int, config: MethodConfig) -> str:
     """What to know of a table of text positions that is not used as it was trained; empty where it is."""
-    if rows == config.sizes.context:
-        return ""
+    context = config.sizes.context
+    if context <= rows:
+        return f"; their {rows} text positions are shortened to {context}" if context < rows else ""
     return (
-        f"; their {rows} text positions are brought to {config.sizes.context} linearly, "
-        "so no published score of such captions (UFine6926) is comparable"
+        f"; their {rows} text positions are lengthened to {context}, linearly: "
+        "no published score on long captions (UFine6926) is comparable"
     )
 
 
@@ -175,8 +176,8 @@ def copy_fitting(method: Method, init: Init, data_root: Path | None = None) -> s
     method.load_state_dict(fitting, strict=False)
     fresh = [name for name in own if name not in fitting]
     rest = f"; new: {', '.join(fresh[:4])}{', …' if len(fresh) > 4 else ''}" if fresh else ""
-    longer = _longer(init.config.sizes.context, method.config) if TEXT_POSITIONS in own else ""
-    return f"init: {len(fitting)} of {len(own)} tensors from {init.path}{rest}{longer}"
+    resized = _resized(init.config.sizes.context, method.config) if TEXT_POSITIONS in own else ""
+    return f"init: {len(fitting)} of {len(own)} tensors from {init.path}{rest}{resized}"
 
 
 def _fit_positions(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps_cli import distributed
+from tbps_cli.data.blocks import Applied
 from tbps_cli.data.images import require_images
 from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Dataset, Split
@@ -36,9 +37,9 @@ class TrainingData:
         mark: 16 hex digits over captions, persons and the paths of images; captions, images: how many.
         """
         split = self.train
-        paths = [path.relative_to(split.root).as_posix() for path in split.paths]
-        persons = [str(person) for person in split.image_person]
-        texts = [split.captions, split.back_translations, [str(ids) for ids in split.word_ids]]
+        paths = Applied(lambda path: path.relative_to(split.root).as_posix(), split.paths)
+        persons = Applied(str, split.image_person)
+        texts = [split.captions, split.back_translations, Applied(str, split.word_ids)]
         mark = fingerprint(split.caption_image, paths, persons, texts)
         return {"mark": mark, "captions": len(split.captions), "images": len(paths)}
 

@@ -7,7 +7,7 @@ mixed. This module imports no torch: a search over exported graphs computes fing
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ def fingerprint(*parts: object) -> str:
     """16 hex digits over the parts, in order.
 
     parts: tensors and arrays (by type, shape and bytes, wherever they lie), mappings (order of keys does
-    not matter), lists and tuples (the same thing), numbers, texts, bytes, None, and objects that have
+    not matter), lists and other sequences (the same thing), numbers, texts, bytes, None, and objects that have
     `describe()` or pydantic's `model_dump()`. Raises TypeError for anything else.
     """
     digest = hashlib.sha256()
@@ -35,7 +35,7 @@ def _feed(digest: Digest, value: Any) -> None:
         digest.update(_array_hash(value))
     elif isinstance(value, Mapping):
         _feed_mapping(digest, value)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         _mark(digest, "list", str(len(value)))
         for item in value:
             _feed(digest, item)

@@ -64,6 +64,10 @@ class Work:
     """Fewer pairs than ranks: every rank makes all of them."""
 
 
+REMEMBERED = 200_000
+"""Captions whose ids a process keeps, about 100 MB of them; those of the benchmarks all fit."""
+
+
 @dataclass
 class Maker(Dataset[Made]):
     """Makes batches from `Work`; it is what travels to worker processes.
@@ -80,7 +84,7 @@ class Maker(Dataset[Made]):
     max_pixels: int = MAX_PIXELS
     planned: bool = False
     _rows: dict[int, NDArray[np.int32]] = field(default_factory=dict, repr=False)
-    """Captions whose ids are known: they are the same in every epoch."""
+    """Captions whose ids are known: they are the same in every epoch. The first `REMEMBERED` of them."""
 
     def __getitem__(self, work: Work) -> Made:
         try:
@@ -158,10 +162,14 @@ class Maker(Dataset[Made]):
         if self.views.augment_text in OF_WORDS:
             return self.tokenizer([self._text(work, row) for row in texts])
         fresh = [row for row in texts if work.captions[row] not in self._rows]
+        found: dict[int, NDArray[np.int32]] = {}
         if fresh:
             ids = self.tokenizer([self._text(work, row) for row in fresh]).astype(np.int32)
-            self._rows.update(zip((work.captions[row] for row in fresh), ids, strict=True))
-        return np.stack([self._rows[caption] for caption in work.captions]).astype(np.int64)
+            found = dict(zip((work.captions[row] for row in fresh), ids, strict=True))
+        rows = [found[caption] if caption in found else self._rows[caption] for caption in work.captions]
+        if len(self._rows) < REMEMBERED:
+            self._rows |= found
+        return np.stack(rows).astype(np.int64)
 
     def _text(self, work: Work, row: int) -> str:
         caption, name = work.captions[row], self.views.augment_text

@@ -31,10 +31,15 @@ def _modules(folders: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if name not in _SHARED and not name.startswith("_")))
 
 
-def find(name: str) -> type[Method]:
-    """The class of a method. Raises RecipeError with all names when there is none."""
+def check(name: str) -> None:
+    """Raises RecipeError with all names when there is no such method; imports nothing."""
     if name not in names():
         raise RecipeError(f"method.name: there is no method {name!r}.", f"Methods: {', '.join(names())}")
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method. Raises RecipeError with all names when there is none."""
+    check(name)
     return _class_of(name)
 
 

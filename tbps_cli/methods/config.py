@@ -49,6 +49,12 @@ class MethodConfig(Section):
         sizes = self.tower if isinstance(self.tower, Tower) else TOWERS[self.tower]
         return sizes if self.context is None else sizes.model_copy(update={"context": self.context})
 
+    @property
+    def states_context(self) -> bool:
+        """Whether the context is set, here or in a table of sizes, so that it does not follow the weights."""
+        in_table = isinstance(self.tower, Tower) and "context" in self.tower.model_fields_set
+        return self.context is not None or in_table
+
     def need_vit(self) -> Tower:
         """The sizes, for a method that changes or reads a transformer's blocks. Raises ValueError for a ResNet."""
         if self.sizes.is_resnet:

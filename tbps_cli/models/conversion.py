@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tbps_cli import places
+from tbps_cli import methods, places
 from tbps_cli.files import check_new_folder
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run, number
@@ -65,6 +65,8 @@ def convert_file(
     if out is not None:
         check_new_folder("--out", Path(out), inside=True)
     check_sets(sets)
+    if method is not None:
+        methods.check(method)
     find_file(path)
 
     from tbps_cli.models import official

@@ -37,7 +37,7 @@ def recognise(files: OfficialFiles) -> Reading:
     when no method reads the file, or several do; RecipeError when the wish is no method.
     """
     if files.wish is not None:
-        methods.find(files.wish)
+        methods.check(files.wish)
     found: list[Reading] = []
     complaints: list[WeightsError] = []
     for name in methods.names():

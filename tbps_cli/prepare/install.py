@@ -6,15 +6,18 @@ both are found out before anything appears under the final name.
 
 from __future__ import annotations
 
+import filecmp
+import shutil
 from pathlib import Path
 
 from tbps_cli import files
-from tbps_cli.data.layouts import benchmark
 from tbps_cli.data.layouts.benchmark import Layout
+from tbps_cli.data.layouts.pretraining import PretrainingLayout
 from tbps_cli.data.layouts.records import IMAGE_FOLDERS
 from tbps_cli.errors import DataError
 from tbps_cli.prepare import unpack
 from tbps_cli.prepare.unpack import Progress
+from tbps_cli.prepare.write_out import parquet_files, write_out
 
 DEPTH = 4
 
@@ -24,11 +27,15 @@ def install(layout: Layout, source: Path, data_root: Path, progress: Progress | 
     if not source.exists():
         raise DataError(f"--source {source} does not exist.")
     target = data_root / layout.folder
-    if source.is_file() and source.suffix.lower() == ".json":
+    if source.is_file() and source.suffix.lower() in (".json", ".jsonl"):
         return _install_annotation(layout, source, target)
     _check_places(source, target)
+    tables = parquet_files(source) if isinstance(layout, PretrainingLayout) else []
     with files.explained(target, DataError), files.staging(target) as folder:
-        unpack.unpack(source, folder, progress)
+        if tables:
+            write_out(tables, folder, progress)
+        else:
+            unpack.unpack(source, folder, progress)
         home = find_home(layout, folder)
         if home is None:
             raise DataError(
@@ -59,7 +66,7 @@ def find_home(layout: Layout, folder: Path) -> Path | None:
     levels = [folder]
     found: list[Path] = []
     for _ in range(DEPTH):
-        with_annotation = [place for place in levels if layout.annotation_in(place)]
+        with_annotation = [place for place in levels if layout.annotation_in(place, certain=True)]
         if with_annotation:
             return with_annotation[0]
         found += [place for place in levels if any((place / name).is_dir() for name in IMAGE_FOLDERS)]
@@ -69,25 +76,25 @@ def find_home(layout: Layout, folder: Path) -> Path | None:
 
 def _check_annotation(layout: Layout, home: Path, source: Path) -> None:
     """Read the annotation before the tree gets its name; errors speak of the source, not of our folder."""
-    path = layout.annotation_in(home)
-    if path is None:
+    if layout.annotation_in(home, certain=True) is None:
         return
     try:
-        benchmark.read_file(layout, path)
+        layout.read(home)
     except DataError as error:
         raise DataError(error.message.replace(str(home), str(source)), error.hint) from None
 
 
 def _install_annotation(layout: Layout, source: Path, target: Path) -> Path:
-    benchmark.read_file(layout, source)
-    place = target / layout.annotations[0]
-    there = layout.annotation_in(target)
-    if there and there.read_bytes() != source.read_bytes():
+    layout.read_file(source)
+    place = layout.place_of(source, target)
+    there = next((path for path in (place, *(target / name for name in layout.annotations)) if path.is_file()), None)
+    if there and not filecmp.cmp(there, source, shallow=False):
         raise DataError(f"{there} already exists and differs from {source}.", "Move one of them away.")
     if there is None:
         with files.explained(target, DataError):
-            target.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(place, source.read_bytes(), DataError)
+            place.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(place, DataError) as temporary:
+            shutil.copyfile(source, temporary)
     return target
 
 

@@ -89,7 +89,7 @@ def _check_options(
     drawn = layout is not None and layout.name == "synthetic"
     if source and (drawn or layout is None):
         raise UsageError(
-            f"--source does not go with {name}.", "It brings cuhk-pedes, icfg-pedes or rstpreid into place."
+            f"--source does not go with {name}.", "It brings a published data set into place, such as cuhk-pedes."
         )
     if not drawn and (identities is not None or seed is not None):
         raise UsageError(f"--identities and --seed do not go with {name}.", "They are for: tbps prepare-data synthetic")

@@ -45,8 +45,8 @@ class Side:
 
     query_QE: NDArray[np.float32]
     gallery_GE: NDArray[np.float32]
-    person_Q: list[Person]
-    person_G: list[Person]
+    person_Q: Sequence[Person]
+    person_G: Sequence[Person]
     bonus: NeighbourBonus | None
     details: metrics.Details
 
@@ -226,9 +226,9 @@ def _could_embed_pieces(model: Encoder) -> bool:
 
 def _side(
     query_QE: NDArray[np.float32],
-    person_Q: list[Person],
+    person_Q: Sequence[Person],
     gallery_GE: NDArray[np.float32],
-    person_G: list[Person],
+    person_G: Sequence[Person],
     *,
     rerank: bool,
 ) -> Side:

@@ -298,7 +298,7 @@ def test_the_shell_completes_commands_recipes_runs_and_data_sets(
     assert completed("tbps train irra-") == ["irra-icfg-pedes", "irra-rstpreid"]
     assert completed("tbps recipes php-r") == ["php-released", "php-rstpreid"]
     assert completed("tbps eval --ckpt runs/i") == ["runs/irra-0001"]
-    assert completed("tbps prepare-data sy") == ["synthetic"]
+    assert completed("tbps prepare-data synt") == ["synthetic", "synth-pedes"]
     assert completed("tbps eval --data rstpreid,cu") == ["rstpreid,cuhk-pedes"]
 
 

@@ -115,3 +115,16 @@ def test_flags_and_folders_are_checked_before_the_checkpoint_and_this_before_dat
     result = runner.invoke(app, command)
     assert result.exit_code in (1, 2) and result.stdout == ""
     assert said in result.stderr
+
+
+def test_the_data_set_that_is_asked_about_chooses_among_three_checkpoints() -> None:
+    """The data set itself is missing here; the choice is told before."""
+    folder = irra_folder(Path("nam"), golden_state())
+    for number in range(3):
+        Path(f"nam/best{number}.pth").write_bytes((folder / "best.pth").read_bytes())
+    (folder / "best.pth").unlink()
+    result = runner.invoke(app, ["eval", "--ckpt", "nam", "--data", "rstpreid"])
+    said = " ".join(result.stderr.split())
+    assert "nam: best2.pth is taken, the one of 3 files for rstpreid" in said
+    assert "its epoch was chosen on the test split of rstpreid" in said
+    assert "is not in data" in said

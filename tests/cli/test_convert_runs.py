@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,51 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert "Traceback" not in result.output
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.pth"], "nothing.pth: there is no such file"),
+        (["empty"], "empty holds neither a run (recipe.toml) nor a checkpoint"),
+        (["empty", "--out", "empty/full"], "--out empty/full: exists already"),
+        (["empty", "--method", "iira"], "there is no method 'iira'"),
+        (["empty", "--set", "train.epochs=3"], "only keys of method and data can change"),
+    ],
+)
+def test_what_is_wrong_with_names_alone_is_told_before_torch_is_imported(arguments: list[str], message: str) -> None:
+    Path("empty/full").mkdir(parents=True)
+    Path("empty/full/file").touch()
+    program = (
+        "import sys\n"
+        "from tbps_cli.cli.app import main\n"
+        "sys.argv = ['tbps', 'convert', *sys.argv[1:]]\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    print('status', end.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert message in done.stderr
+    assert done.stdout.startswith("status ") and done.stdout.endswith(" False\n")
+
+
+def test_what_was_left_out_is_listed_with_shapes_and_reasons(tmp_path: Path) -> None:
+    state = golden_state() | {"img2text.weight": torch.zeros(2, 3), "colour_head.bias": torch.zeros(4)}
+    irra_folder(tmp_path / "official", state)
+    result = runner.invoke(house.app, ["convert", "official", "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["left_out"] == [
+        {"name": "img2text.weight", "shape": [2, 3], "why": "a loss of LPNC, which only training has"},
+        {
+            "name": "colour_head.bias",
+            "shape": [4],
+            "why": "it stands outside the towers, and no method of tbps knows it",
+        },
+    ]
+    assert "read as irra without colour_head.bias (4)" in result.stderr.replace("\n", " ")
+    plain = runner.invoke(house.app, ["convert", "official", "--out", "mine"])
+    assert "2 tensors, listed in mine/card.md" in plain.stdout
 
 
 def test_runs_are_a_table_and_a_document() -> None:

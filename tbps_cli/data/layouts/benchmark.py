@@ -44,15 +44,26 @@ class Layout:
     ceiling: Callable[[Dataset, str], dict[str, float] | None] | None = None
     """The best scores that a split allows, for a data set that knows its truth."""
 
-    def annotation_in(self, folder: Path) -> Path | None:
-        """The annotation file of this folder, by any of its names."""
+    def annotation_in(self, folder: Path, certain: bool = False) -> Path | None:
+        """The annotation file of this folder, by any of its names.
+
+        certain: the folder is known to be this data set's, for those whose names do not tell.
+        """
         return next((folder / name for name in self.annotations if (folder / name).is_file()), None)
+
+    def place_of(self, source: Path, folder: Path) -> Path:
+        """Where an annotation file that came alone belongs."""
+        return folder / self.annotations[0]
 
     def read(self, folder: Path) -> Dataset:
         """All records of the data set in `folder`. Raises DataError naming what is missing."""
         path = self.annotation_in(folder)
         if path is None:
             raise missing_annotation(self, folder)
+        return self.read_file(path)
+
+    def read_file(self, path: Path) -> Dataset:
+        """All records of one annotation file."""
         return read_file(self, path)
 
 
@@ -109,11 +120,12 @@ def attach_back_translations(dataset: Dataset, folder: Path) -> None:
         others = records.as_captions(record.get("captions_bt", []), number, path)
         backs |= {(where, text): back for text, back in zip(texts, others, strict=False) if back}
     found = 0
-    for place, caption in enumerate(dataset.captions):
+    captions = []
+    for caption in dataset.captions:
         back = backs.get((dataset.images[caption.image].path, caption.text))
-        if back:
-            dataset.captions[place] = replace(caption, back_translation=back)
-            found += 1
+        captions.append(replace(caption, back_translation=back) if back else caption)
+        found += bool(back)
+    dataset.captions = captions
     if found:
         dataset.notes.append(f"back-translations of {found:,} captions come from {path.name}")
 

@@ -23,6 +23,7 @@ Place = int | str
 """Where in a file: the number of a record, from 1, or words such as "line 3"."""
 IMAGE_FOLDERS = ("imgs", "images", "img")
 SPLIT_NAMES = {"train": "train", "val": "val", "test": "test", "valid": "val", "validation": "val", "query": "test"}
+SAVE_AS_UTF_8 = "Save it again as UTF-8."
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _WHOLE = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
 """A whole number; spreadsheets and pandas write 17.0 for 17 when another row of the column is empty."""
@@ -53,20 +54,27 @@ def read_text(path: Path) -> str:
 
 def decode(raw: bytes, name: str) -> str:
     """UTF-8 -> text. Raises DataError naming another encoding, or the first line that is not UTF-8."""
-    hint = "Save it again as UTF-8."
-    for mark, encoding in _OTHER_MARKS.items():
-        if raw.startswith(mark):
-            raise DataError(f"{name} is {encoding} text, not UTF-8.", hint)
+    refuse_other_marks(raw, name)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{name} is not UTF-8 text: line {line} has the byte 0x{raw[error.start]:02x}.", hint) from None
+        raise DataError(
+            f"{name} is not UTF-8 text: line {line} has the byte 0x{raw[error.start]:02x}.", SAVE_AS_UTF_8
+        ) from None
     if "\0" in text:
         raise DataError(
-            f"{name} is not UTF-8 text: line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte.", hint
+            f"{name} is not UTF-8 text: line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte.",
+            SAVE_AS_UTF_8,
         )
     return text
+
+
+def refuse_other_marks(start: bytes, name: str) -> None:
+    """Raise DataError for a file that begins with the byte-order mark of another encoding than UTF-8."""
+    for mark, encoding in _OTHER_MARKS.items():
+        if start.startswith(mark):
+            raise DataError(f"{name} is {encoding} text, not UTF-8.", SAVE_AS_UTF_8)
 
 
 def parse_json(text: str, where: str, *, line: int | None = None) -> object:
@@ -76,7 +84,7 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> object:
     """
     named = where if line is None else f"{where}: line {line}"
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
         raise DataError(
@@ -89,7 +97,7 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> object:
         raise DataError(f"{named} is nested too deeply to be an annotation.") from None
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object. Python would keep the last of two equal keys, and lose a caption without a word."""
     made = dict(pairs)
     if len(made) < len(pairs):
@@ -112,7 +120,7 @@ def checked_records(content: Iterable[object], path: Path) -> list[Record]:
     records: list[Record] = []
     for number, record in enumerate(content, start=1):
         if not isinstance(record, dict):
-            raise DataError(f"{path}: record {number} is not an object but {_shown(record)}.")
+            raise DataError(f"{path}: record {number} is not an object but {shown(record)}.")
         records.append(record)
     return records
 
@@ -131,7 +139,7 @@ def as_split(value: object, number: Place, path: Path | str) -> str:
     """train, val or test, in any case. Unknown values are refused, not sent to val."""
     name = value.strip().lower() if isinstance(value, str) else ""
     if name not in SPLIT_NAMES:
-        raise DataError(f"{path}: {_at(number)} has split {_shown(value)}.", f"A split is one of {', '.join(SPLITS)}.")
+        raise DataError(f"{path}: {_at(number)} has split {shown(value)}.", f"A split is one of {', '.join(SPLITS)}.")
     return SPLIT_NAMES[name]
 
 
@@ -148,7 +156,7 @@ def as_person(value: object, number: Place, path: Path | str) -> Person:
         return int(value) if value.is_integer() else str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise DataError(f"{path}: {_at(number)} has identity {_shown(value)}.", "An identity is a number or a name.")
+    raise DataError(f"{path}: {_at(number)} has identity {shown(value)}.", "An identity is a number or a name.")
 
 
 def as_captions(value: object, number: Place, path: Path | str) -> list[str]:
@@ -156,7 +164,7 @@ def as_captions(value: object, number: Place, path: Path | str) -> list[str]:
     captions = [value] if isinstance(value, str) else value
     if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
         return [whole_text(caption) for caption in captions]
-    raise DataError(f"{path}: {_at(number)} has captions {_shown(value)}.", "Captions are a list of sentences.")
+    raise DataError(f"{path}: {_at(number)} has captions {shown(value)}.", "Captions are a list of sentences.")
 
 
 def whole_text(text: str) -> str:
@@ -167,11 +175,11 @@ def whole_text(text: str) -> str:
 def as_path(value: object, number: Place, path: Path | str) -> str:
     """An image's path below the image folder, with forward slashes. Nothing may lead out of it."""
     if not isinstance(value, str) or not value.strip() or "\0" in value or not _can_be_a_name(value):
-        raise DataError(f"{path}: {_at(number)} has the image path {_shown(value)}.", "No file can have this name.")
+        raise DataError(f"{path}: {_at(number)} has the image path {shown(value)}.", "No file can have this name.")
     text = value.strip().replace("\\", "/")
     if text.startswith("/") or _DRIVE.match(text) or ".." in text.split("/"):
         raise DataError(
-            f"{path}: {_at(number)} points outside the image folder: {_shown(value)}.",
+            f"{path}: {_at(number)} points outside the image folder: {shown(value)}.",
             "Paths must be relative to the image folder and hold no '..'.",
         )
     return str(PurePosixPath(text))
@@ -190,7 +198,8 @@ def _at(number: Place) -> str:
     return f"record {number}" if isinstance(number, int) else number
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of a file as messages quote it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -235,15 +244,15 @@ class Builder:
             self.notes.append(f"{len(paths):,} {what} (first: {paths[0]})")
 
 
-def image_root(folder: Path, images: Iterable[str], *, up: int = 2) -> Path:
+def image_root(folder: Path, images: Iterable[str], *, up: int = 2, more: Iterable[str] = ()) -> Path:
     """The folder that image paths are relative to: the first under which an example exists.
 
-    Looks in `folder`, its imgs/ and images/, and the same in up to `up` folders above. When no example
-    exists anywhere it is `folder`/imgs or the folder itself: the later check then says what is missing.
+    Looks in `folder`, its imgs/ and images/, in those named by `more`, and the same in up to `up` folders above. When
+    no example exists anywhere it is `folder`/imgs or the folder itself: the later check then says what is missing.
     """
     examples = [path for path, _ in zip(images, range(5), strict=False)]
     bases = [folder, *list(folder.absolute().parents)[:up]]
-    places = [place for base in bases for place in (*(base / name for name in IMAGE_FOLDERS), base)]
+    places = [place for base in bases for place in (*(base / name for name in (*IMAGE_FOLDERS, *more)), base)]
     for place in places:
         if any((place / path).is_file() for path in examples):
             return place
