@@ -234,3 +234,10 @@ def test_the_parts_of_the_training_step_are_put_back(tmp_path):
 def test_the_training_benchmark_runs_on_a_gpu(capsys):
     assert benchmark("train").main(["--device", "cuda", "--batch", "16", "--steps", "3"]) == 0
     assert "pairs/s" in capsys.readouterr().out
+
+
+def test_the_search_benchmark_finds_the_same_rows_every_way(capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that what the benchmark sets is taken back
+    benchmark("search").main(["--rows", "600", "--queries", "1", "9", "--rounds", "1"])
+    said = capsys.readouterr().out
+    assert said.count("float32") == said.count("float16") == 2 and "usearch" in said

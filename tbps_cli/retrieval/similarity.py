@@ -4,6 +4,8 @@ Everything here is numpy, so that a search over exported graphs needs no torch; 
 they are (CPU tensors share their memory) and answers are arrays. Two rules make equal rows score
 equally: rows are padded to a multiple of `ROWS`, because BLAS otherwise picks kernels for small and
 single-row products whose rounding depends on the column, and half precision is computed in float32.
+A few queries are not padded but scored by one dot product a row (`dots`): one query against 100,000 rows of
+512 took 6 ms that way, 54 padded to eight, 8 to 11 in faiss and 14 in usearch (one thread each).
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ Array = NDArray[Any]
 
 ROWS = 8
 """Fewest query rows in one product. Below it, equal gallery rows differ in the last bit (measured)."""
+
+CACHED = 256
+"""Gallery rows that several queries are compared with in turn: half a megabyte at 512 columns."""
+HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def array(values: Any) -> Array:
@@ -65,6 +71,38 @@ def product(query_QE: Array, gallery_GE: Array, out_QG: Array | None = None) -> 
         return product_QG
     out_QG[:] = product_QG
     return out_QG
+
+
+def dots(query_BE: Array, gallery_GE: Array) -> Array:
+    """Dot products [B, G], one at a time: equal rows give bit-equal scores, and no query changes another's.
+
+    The gallery may be in half precision. For a few queries this is quicker than `product`.
+    """
+    out_BG = np.empty((len(query_BE), len(gallery_GE)), query_BE.dtype)
+    # Rows that are read or widened once serve all queries while they are in the processor's cache.
+    size = CACHED if len(query_BE) > 1 or gallery_GE.dtype != query_BE.dtype else len(gallery_GE)
+    for start in range(0, len(gallery_GE), size or 1):
+        row_RE = widened(gallery_GE[start : start + size])
+        for query_E, out_G in zip(query_BE, out_BG, strict=True):
+            out_G[start : start + size] = np.vecdot(row_RE, query_E)
+    return out_BG
+
+
+def widened(rows: Array) -> Array:
+    """Half precision and integers as float32; float32 and float64 as they are.
+
+    The bits of half precision are shifted into place and scaled: exact, and four times as fast as `astype`.
+    """
+    if rows.dtype in (np.float32, np.float64):
+        return rows
+    if rows.dtype != np.float16 or not rows.dtype.isnative:
+        return rows.astype(np.float32)
+    bits = np.left_shift(rows.view(np.int16), 13, dtype=np.int32)
+    bits &= ~0x70000000  # the shift copied the sign into the three bits below it
+    wide: Array = bits.view(np.float32)
+    wide *= np.float32(2.0**112)  # the exponents count from -15 in half precision, from -127 in float32
+    # infinity and NaN have become finite numbers beyond those that half precision can hold
+    return rows.astype(np.float32) if wide.size and (wide.max() > HALF_MAX or wide.min() < -HALF_MAX) else wide
 
 
 def codes(person_Q: Any, person_G: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tbps_cli.errors import DataError
 from tbps_cli.retrieval import rank
+from tbps_cli.retrieval.similarity import widened
 
 
 @settings(deadline=None, max_examples=80)
@@ -74,3 +75,44 @@ def test_retrieval_and_sheets_import_no_torch() -> None:
     modules = ["retrieval.rank", "features.store", "retrieval.rerank", "retrieval.evaluate", "searching.sheet"]
     code = f"import sys, {', '.join(f'tbps_cli.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_half_precision_is_widened_exactly_infinities_and_nan_too() -> None:
+    half = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = half[np.isfinite(half)]
+    assert np.array_equal(widened(finite).view(np.uint32), finite.astype(np.float32).view(np.uint32))
+    assert np.array_equal(widened(half), half.astype(np.float32), equal_nan=True)
+    assert np.array_equal(widened(finite.astype(">f2")), finite.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_one_query_scores_the_same_bits_alone_as_among_a_few_in_any_blocks_and_threads(dtype, monkeypatch) -> None:
+    rng = np.random.default_rng(4)
+    query, gallery = rng.standard_normal((rank.FEW, 96)), rng.standard_normal((2000, 96)).astype(dtype)
+    query = query.astype(np.float64 if dtype == np.float64 else np.float32)
+    score, index = rank.topk(query, gallery, 20)
+    monkeypatch.setattr(rank, "ROWS", 100)
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        for number in range(rank.FEW):
+            alone = rank.topk(query[[number]], gallery, 20)
+            assert np.array_equal(alone[0][0], score[number])
+            assert np.array_equal(alone[1][0], index[number])
+
+
+def test_many_queries_find_what_each_finds_alone() -> None:
+    rng = np.random.default_rng(5)
+    query, gallery = (rng.standard_normal((rows, 64), dtype=np.float32) for rows in (64, 500))
+    _, together = rank.topk(query, gallery.astype(np.float16), 10)
+    assert together.tolist() == [
+        rank.topk(query[[n]], gallery.astype(np.float16), 10)[1][0].tolist() for n in range(64)
+    ]
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_half_precision_that_is_not_finite_is_an_error(queries, wrong) -> None:
+    gallery = np.ones((3, 2), np.float16)
+    gallery[1, 0] = wrong
+    with pytest.raises(DataError, match="NaN"):
+        rank.topk(np.ones((queries, 2), np.float32), gallery, 1)
