@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from tbps_cli.exporting.exporter import export
     from tbps_cli.models import open_model as load
     from tbps_cli.models.conversion import convert
+    from tbps_cli.probing.degrade import degrade
+    from tbps_cli.probing.probe import probe
     from tbps_cli.retrieval.evaluate import evaluate
     from tbps_cli.searching.index import index
     from tbps_cli.searching.query import search
 else:
     _WHERE = {
         "convert": ("models.conversion", "convert"),
+        "degrade": ("probing.degrade", "degrade"),
         "evaluate": ("retrieval.evaluate", "evaluate"),
         "export": ("exporting.exporter", "export"),
         "index": ("searching.index", "index"),
         "load": ("models", "open_model"),
+        "probe": ("probing.probe", "probe"),
         "search": ("searching.query", "search"),
         "train": ("engine.train", "train"),
     }
@@ -45,4 +49,4 @@ else:
         return sorted({*globals(), *_WHERE})
 
 
-__all__ = ["convert", "evaluate", "export", "index", "load", "search", "train"]
+__all__ = ["convert", "degrade", "evaluate", "export", "index", "load", "probe", "search", "train"]

@@ -1,12 +1,13 @@
-"""Fixtures for all tests: a small data set, and a logger that the next test finds as this one did."""
+"""Fixtures for all tests: a small data set, the command line, a logger that the next test finds as this one did."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from support.sets import cuhk_records, write_set
 
 from tbps_cli.cli import render
+from tbps_cli.cli.app import app
 from tbps_cli.data.open import open_dataset
 
 
@@ -29,3 +30,16 @@ def cuhk(tmp_path):
 def split(cuhk):
     """Its training split."""
     return open_dataset("cuhk-pedes", cuhk).split("train")
+
+
+@pytest.fixture
+def tbps(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: (status, stdout, stderr)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            app(list(words))
+        out = capsys.readouterr()
+        return int(ended.value.code or 0), out.out, out.err
+
+    return run

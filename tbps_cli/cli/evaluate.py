@@ -39,17 +39,20 @@ class Format(StrEnum):
 
 
 class Parser(Command):
-    """Makes the value of `--interval` optional, which typer cannot express."""
+    """Makes the values of `--interval` and `--degrade` optional, which typer cannot express."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, list(_with_level(args)))
+        return super().parse_args(ctx, list(_with_values(args)))
 
 
-def _with_level(args: list[str]) -> Iterator[str]:
+def _with_values(args: list[str]) -> Iterator[str]:
     for place, word in enumerate(args, 1):
         yield word
-        if word == "--interval" and not _is_number("".join(args[place : place + 1])):
+        following = "".join(args[place : place + 1])
+        if word == "--interval" and not _is_number(following):
             yield USUAL_LEVEL
+        if word == "--degrade" and (not following or following.startswith("-")):
+            yield "all"
 
 
 def _is_number(word: str) -> bool:
@@ -93,6 +96,27 @@ SaveRanks = Annotated[
     Path | None,
     typer.Option("--save-ranks", metavar="FILE", help="Write every query's ranks to a .csv or .json file."),
 ]
+Probe = Annotated[
+    bool,
+    typer.Option(
+        "--probe",
+        help="Instead of ranks: how often a caption scores higher than the same with one thing changed (colours of "
+        "two garments, a negation, a garment, left and right, a number).",
+    ),
+]
+Degrade = Annotated[
+    str | None,
+    typer.Option(
+        "--degrade",
+        metavar="[NAME,NAME]",
+        help="Instead of ranks: scores with ever worse images (resolution, jpeg, blur, night, occlusion, crop; all of "
+        "them without names).",
+    ),
+]
+Svg = Annotated[
+    Path | None, typer.Option("--svg", metavar="FILE", help="Draw what --probe or --degrade finds to an .svg file.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of what --probe and --degrade draw at random.")]
 Style = Annotated[Format, typer.Option("--format", help="How the table is printed.")]
 
 
@@ -107,6 +131,10 @@ def command(
     html: Html = None,
     save_features: SaveFeatures = None,
     save_ranks: SaveRanks = None,
+    probe: Probe = False,
+    degrade: Degrade = None,
+    svg: Svg = None,
+    seed: Seed = 0,
     style: Style = Format.table,
     as_json: Json = False,
     plain: Plain = False,
@@ -116,7 +144,7 @@ def command(
     workers: Workers = None,
 ) -> None:
     """Evaluate a run on a split: R@1, R@5, R@10, mAP and mINP, text to image and image to text."""
-    from tbps_cli.cli import render, scores_view
+    from tbps_cli.cli import render, scores_view, stress
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file
     from tbps_cli.places import cache_dir
@@ -130,6 +158,27 @@ def command(
     check_new_file("--html", html, (".html", ".htm"))
     check_new_file("--save-features", save_features, (".npz",))
     check_new_file("--save-ranks", save_ranks, (".csv", ".json"))
+    asked = stress.Asked(probe, degrade, svg, seed)
+    asked.check(
+        {"--rerank": rerank, "--html": html, "--save-features": save_features, "--save-ranks": save_ranks}, style
+    )
+    if asked:
+        stress.run(
+            asked,
+            ckpt,
+            _names(data),
+            split.value,
+            data_root=data_root,
+            device=device,
+            sets=sets or (),
+            words=words,
+            level=interval,
+            batch=batch,
+            workers=workers,
+            as_json=as_json,
+            plain=plain,
+        )
+        return
     evaluations = evaluate_all(
         ckpt,
         _names(data),

@@ -35,7 +35,7 @@ from tbps_cli.data.layouts import (
 from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.layouts.pretraining import PretrainingLayout
 from tbps_cli.data.layouts.split_files import SplitFiles, first_record
-from tbps_cli.data.types import SPLITS, Dataset
+from tbps_cli.data.types import SPLITS, Dataset, Truth
 from tbps_cli.errors import DataError
 
 logger = logging.getLogger("tbps")
@@ -89,6 +89,13 @@ def ceiling(dataset: Dataset, split: str) -> dict[str, float] | None:
     """The best scores (percent, by name) that a split allows; None where a data set cannot know them."""
     layout = LAYOUTS.get(dataset.name)
     return layout.ceiling(dataset, split) if layout and layout.ceiling else None
+
+
+def truths(dataset: Dataset, split: str) -> list[Truth] | None:
+    """What is known of each image of a split, in file order; None where a data set cannot know it."""
+    layout = LAYOUTS.get(dataset.name)
+    known = layout.truths(dataset, split) if layout and layout.truths else None
+    return None if known is None else [known[image.path] for image in dataset.images if image.split == split]
 
 
 # A name: where its folder is, and which annotation lies there ----------------------------------

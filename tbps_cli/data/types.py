@@ -8,7 +8,7 @@ equality matters in evaluation, while training needs 0..C-1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -84,6 +84,16 @@ class PackedCaptions(Lazy[Caption]):
     def take(self, places: Places) -> PackedCaptions:
         """Some of the captions, over the same texts."""
         return PackedCaptions(self.texts.take(places), self.image_C[places])
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a data set that was drawn knows of one image."""
+
+    facts: Mapping[str, str]
+    """Of the person, seen or not: "upper" -> "coat", "upper colour" -> "red" and so on."""
+    captions: tuple[str, ...]
+    """Plain sentences that are true of the image."""
 
 
 @dataclass

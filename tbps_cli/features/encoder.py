@@ -28,17 +28,45 @@ Embeddings = NDArray[np.float32]
 """[B, E], one unit vector a row."""
 
 
-class Encoder(Protocol):
+class ImageEncoder(Protocol):
+    """Embeds images; what it takes to bring a feature file of images up to date."""
+
+    @property
+    def path(self) -> Path:
+        """The run, checkpoint or folder that it was opened from."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits over everything that an embedding depends on; equal ones mean comparable embeddings."""
+        ...
+
+    @property
+    def batch_dependent(self) -> str | None:
+        """Why an embedding depends on the rest of its batch and what to set instead; None when it does not."""
+        ...
+
+    @property
+    def max_pixels(self) -> int:
+        """Larger images are refused before they are decoded."""
+        ...
+
+    @property
+    def transform(self) -> EvalTransform:
+        """An RGB image -> float32 [3, H, W]."""
+        ...
+
+    def image_arrays(self, image_BCHW: NDArray[np.float32]) -> Embeddings:
+        """Images that `transform` has prepared -> [B, E]; they are one batch."""
+        ...
+
+
+class Encoder(ImageEncoder, Protocol):
     """Embeds images and captions, and says what its embeddings depend on."""
 
     @property
     def name(self) -> str:
         """The method."""
-        ...
-
-    @property
-    def path(self) -> Path:
-        """The run, checkpoint or folder that it was opened from."""
         ...
 
     @property
@@ -57,11 +85,6 @@ class Encoder(Protocol):
         ...
 
     @property
-    def fingerprint(self) -> str:
-        """Hex digits over everything that an embedding depends on; equal ones mean comparable embeddings."""
-        ...
-
-    @property
     def embed(self) -> int:
         """Length of an embedding (E)."""
         ...
@@ -74,21 +97,6 @@ class Encoder(Protocol):
     @property
     def batch(self) -> int:
         """How many images or captions are embedded at a time when nobody says."""
-        ...
-
-    @property
-    def batch_dependent(self) -> str | None:
-        """Why an embedding depends on the rest of its batch and what to set instead; None when it does not."""
-        ...
-
-    @property
-    def max_pixels(self) -> int:
-        """Larger images are refused before they are decoded."""
-        ...
-
-    @property
-    def transform(self) -> EvalTransform:
-        """An RGB image -> float32 [3, H, W]."""
         ...
 
     @property
@@ -106,10 +114,6 @@ class Encoder(Protocol):
 
     def encode_images(self, images: Sequence[str | Path | Image.Image], *, batch: int | None = None) -> Embeddings:
         """Paths or images -> [B, E]. Raises UnreadableImage naming the path."""
-        ...
-
-    def image_arrays(self, image_BCHW: NDArray[np.float32]) -> Embeddings:
-        """Images that `transform` has prepared -> [B, E]; they are one batch."""
         ...
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from tbps_cli.data.images import TRUNCATED, UnreadableImage, check_size, read_image
 from tbps_cli.data.types import Person
-from tbps_cli.features.encoder import Embeddings, Encoder
+from tbps_cli.features.encoder import Embeddings, Encoder, ImageEncoder
 from tbps_cli.features.row_sink import ReadyRow, RowSink, Value
 from tbps_cli.features.rows import Row, change_time, content_hash
 from tbps_cli.features.store import FeatureFile
@@ -89,7 +89,7 @@ class EmbedReport:
 
 
 def embed_images(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     sources: Sequence[Source],
     file: FeatureFile,
     policy: Policy,
@@ -151,7 +151,7 @@ def embed_texts(
     return text_QE
 
 
-def _outdated(encoder: Encoder, sources: Sequence[Source], file: FeatureFile) -> list[Source]:
+def _outdated(encoder: ImageEncoder, sources: Sequence[Source], file: FeatureFile) -> list[Source]:
     """The images whose rows are missing, or were made of another size or time of change."""
     columns = file.known().columns
     states = {
@@ -196,7 +196,7 @@ def _content_of(path: Path) -> bytes | None:
 class _Preparer:
     """Reads, checks and transforms one image."""
 
-    def __init__(self, encoder: Encoder, policy: Policy, sink: RowSink[Embeddings]) -> None:
+    def __init__(self, encoder: ImageEncoder, policy: Policy, sink: RowSink[Embeddings]) -> None:
         self.encoder, self.policy, self.sink = encoder, policy, sink
 
     def __call__(self, source: Source) -> ReadyRow[Embeddings] | Unusable:

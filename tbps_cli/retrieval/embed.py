@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tbps_cli.data.images import require_images
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
-from tbps_cli.features.encoder import Encoder
+from tbps_cli.features.encoder import Encoder, ImageEncoder
 from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, embed_images, embed_texts
 from tbps_cli.features.rows import Array, Rows
 from tbps_cli.features.store import FeatureFile, feature_path
@@ -53,7 +53,7 @@ def embed_split(
     require_images(split.paths, split.root, split.dataset)
     captions, total = len(split.captions), len(split.captions) + len(split.paths)
     told = progress or (lambda done, total: None)
-    texts = _file(model, split.root, "texts", batch, cache_dir)
+    texts = feature_file(model, split.root, "texts", batch, cache_dir)
     text_QE = embed_texts(
         model, split.captions, texts, batch=batch, progress=lambda done, todo: told(captions - todo + done, total)
     )
@@ -81,7 +81,7 @@ def embed_gallery(
 ) -> tuple[Rows, Array, EmbedReport]:
     """The images of a split as rows and their embeddings, in file order. Arguments and errors as `embed_split`."""
     require_images(split.paths, split.root, split.dataset)
-    file = _file(model, split.root, "images", batch, cache_dir)
+    file = feature_file(model, split.root, "images", batch, cache_dir)
     sources = sources_of(split)
     report = embed_images(model, sources, file, AS_PUBLISHED, batch=batch, workers=workers, progress=progress)
     require_all(report, len(sources))
@@ -109,7 +109,11 @@ def sources_of(split: Split) -> list[Source]:
     ]
 
 
-def _file(model: Encoder, root: Path, part: str, batch: int, cache_dir: Path | None) -> FeatureFile:
+def feature_file(model: ImageEncoder, root: Path, part: str, batch: int, cache_dir: Path | None) -> FeatureFile:
+    """Where the embeddings of a data set are kept: in the cache, or in memory alone without one.
+
+    part: "texts", "images" or another kind of rows, each in a file of its own.
+    """
     if cache_dir is None:
         return FeatureFile.in_memory()
     if model.batch_dependent:

@@ -87,8 +87,8 @@ class Evaluation:
         """Text to image, in percent."""
         return self.sides["text_to_image"].details.scores()
 
-    def document(self) -> dict[str, object]:
-        """The evaluation as `tbps eval --json` prints it."""
+    def origin(self) -> dict[str, object]:
+        """What was evaluated on what: the first lines of every document."""
         return {
             "run": self.run,
             "method": self.method,
@@ -96,6 +96,12 @@ class Evaluation:
             "split": self.split.name,
             "queries": len(self.split.captions),
             "gallery": len(self.split.paths),
+        }
+
+    def document(self) -> dict[str, object]:
+        """The evaluation as `tbps eval --json` prints it."""
+        return {
+            **self.origin(),
             **{name: side.details.scores()._asdict() for name, side in self.sides.items()},
             "protocol": self.protocol,
             "seconds": round(self.seconds, 3),

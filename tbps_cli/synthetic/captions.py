@@ -39,6 +39,16 @@ def visible(person: Person, shot: Shot) -> frozenset[str]:
     return frozenset(item for item in person.attributes if item.split("=")[0] not in sides)
 
 
+def sides(person: Person, shot: Shot) -> dict[str, str]:
+    """On which side of themselves, left or right, the person has the bag and the carried thing that can be seen."""
+    shown = {item.split("=")[0] for item in visible(person, shot)}
+    held = {"bag": shot.stance.bag_side, "carried": shot.stance.raised}
+    named = {slot: "left" if side > 0 else "right" for slot, side in held.items() if slot in shown}
+    if person.bag == "backpack":
+        named.pop("bag", None)
+    return named
+
+
 def _hidden_slots(person: Person, shot: Shot) -> set[str]:
     view, near = shot.stance.pose.view, -np.sin(shot.stance.pose.yaw)
     hidden = {"shoes", "shoes colour"} if "shoes" in shot.hidden else set()

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from support import oracles
+from support.sets import cuhk_records, write_set
 
 from tbps_cli.errors import TbpsError, UsageError, WeightsError
 from tbps_cli.exporting import graphs
@@ -27,6 +29,8 @@ from tbps_cli.exporting.samples import samples
 from tbps_cli.models import open_model
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
+from tbps_cli.probing.degrade import degrade
+from tbps_cli.probing.probe import probe
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
 
@@ -72,6 +76,20 @@ def test_the_folder_is_a_model_of_its_own(model: Model, exported: tuple[Path, Ag
     assert np.abs(rows - model.encode_images(examples.images)).max() <= 1e-5
     assert told == [(3, 7), (6, 7), (7, 7)]
     assert opened.encode_images([]).shape == (0, model.embed) == opened.encode_texts([]).shape
+
+
+def test_a_folder_is_degraded_and_probed_as_its_model_is(
+    model: Model, exported: tuple[Path, Agreement], tmp_path: Path
+) -> None:
+    records = cuhk_records(persons=(1, 1, 6))
+    for record in records:
+        record["captions"] = ["A man in a red coat and black trousers.", "He wears a white shirt and blue shorts."]
+    write_set(tmp_path / "CUHK-PEDES", records)
+    options: dict[str, Any] = {"data": "cuhk-pedes", "data_root": tmp_path}
+    rows = [degrade(one, kinds=["occlusion"], **options).document()["curves"] for one in (model, exported[0])]
+    assert rows[0] == rows[1]
+    margins = [probe(one, **options).margin_N for one in (model, exported[0])]
+    assert len(margins[0]) > 20 and np.abs(margins[0] - margins[1]).max() < 1e-5
 
 
 def test_the_weights_are_a_run_that_opens_without_heads_of_training(

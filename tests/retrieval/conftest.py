@@ -1,4 +1,4 @@
-"""A folder to evaluate in, and the command line in this process."""
+"""A folder to evaluate in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from support.runs import tiny_run
 from support.sets import cuhk_records, write_set
-
-from tbps_cli.cli.app import app
 
 
 @pytest.fixture
@@ -20,16 +18,3 @@ def place(tmp_path, monkeypatch) -> Path:
     write_set(tmp_path / "data" / "CUHK-PEDES", cuhk_records(persons=(1, 2, 6)))
     tiny_run(tmp_path / "runs" / "tiny-0001")
     return tmp_path
-
-
-@pytest.fixture
-def tbps(capsys):
-    """Runs the command line in this process: (status, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            app(list(words))
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return run

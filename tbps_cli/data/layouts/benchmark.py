@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.records import Builder
-from tbps_cli.data.types import Caption, Dataset, ImageRecord
+from tbps_cli.data.types import Caption, Dataset, ImageRecord, Truth
 from tbps_cli.errors import DataError
 
 Counts = dict[str, tuple[int, int, int]]
@@ -43,6 +43,8 @@ class Layout:
     about: About = lambda path: (None, None)
     ceiling: Callable[[Dataset, str], dict[str, float] | None] | None = None
     """The best scores that a split allows, for a data set that knows its truth."""
+    truths: Callable[[Dataset, str], dict[str, Truth] | None] | None = None
+    """That truth: path of an image -> what is known of it."""
 
     def annotation_in(self, folder: Path, certain: bool = False) -> Path | None:
         """The annotation file of this folder, by any of its names.

@@ -1,0 +1,227 @@
+"""`tbps eval --probe` and `--degrade`: what a score hides, as tables and drawings.
+
+Like the rank tables, everything printed comes from the document that `--json` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tbps_cli.cli import render, scores_view
+from tbps_cli.cli.output import stdout
+from tbps_cli.errors import UsageError
+from tbps_cli.escape import printable
+
+if TYPE_CHECKING:
+    from tbps_cli.probing.degrade import Degraded
+    from tbps_cli.probing.probe import Probed
+
+Document = Mapping[str, Any]
+EVERY = "all"
+"""All degradations."""
+SOURCES = {"captions": "the data set", "renderer": "the renderer"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says of `--probe` and `--degrade`."""
+
+    probe: bool
+    degrade: str | None
+    svg: Path | None
+    seed: int
+
+    def __bool__(self) -> bool:
+        return self.probe or self.degrade is not None
+
+    @property
+    def kinds(self) -> list[str]:
+        """The degradations, by name."""
+        from tbps_cli.probing.degradations import DEGRADATIONS
+
+        named = [name.strip() for name in (self.degrade or "").split(",") if name.strip()]
+        return list(DEGRADATIONS) if named == [EVERY] else list(dict.fromkeys(named))
+
+    def check(self, others: Mapping[str, object], style: str) -> None:
+        """Raises for what cannot be meant, before anything is read. others: flag of `tbps eval` -> its value."""
+        from tbps_cli.files import check_new_file
+        from tbps_cli.probing.degrade import check_kinds
+
+        flag = "--probe" if self.probe else "--degrade"
+        if not self:
+            if self.svg:
+                raise UsageError("--svg draws what --probe or --degrade finds.", "Add one of them.")
+            return
+        if self.probe and self.degrade is not None:
+            raise UsageError("--probe and --degrade exclude each other.", "Run them one after the other.")
+        for other, given in {**others, f"--format {style}": style != "table"}.items():
+            if given:
+                raise UsageError(f"{flag} and {other} exclude each other.", "Leave one of them out.")
+        check_new_file("--svg", self.svg, (".svg",))
+        if self.degrade is not None:
+            check_kinds(self.kinds)
+
+
+def run(
+    asked: Asked,
+    ckpt: Path | None,
+    names: Sequence[str],
+    split: str,
+    *,
+    data_root: Path | None,
+    device: str,
+    sets: Sequence[str],
+    words: Path | None,
+    level: float | None,
+    batch: int | None,
+    workers: int | None,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Probe or degrade on each data set, print what was found, and draw it."""
+    from tbps_cli.models.checkpoint import find, open_data, open_encoder
+    from tbps_cli.places import cache_dir
+    from tbps_cli.probing import plot
+    from tbps_cli.probing.degrade import degrade
+    from tbps_cli.probing.probe import changed, probe
+    from tbps_cli.retrieval.interval import LEVEL
+
+    owner = find(ckpt, sets)
+    datasets = open_data(owner, names, split=split, data_root=data_root)
+    if asked.probe:
+        for dataset in datasets:  # before weights are read
+            changed(dataset, split, asked.seed)
+    model = open_encoder(owner, device=device, words=words, data_root=data_root)
+    found: list[Probed | Degraded] = []
+    for dataset in datasets:
+        with render.progress(f"Embedding {dataset.name} {split}") as progress:
+            common: dict[str, Any] = {
+                "batch": batch,
+                "cache_dir": cache_dir(),
+                "workers": workers,
+                "level": level or LEVEL,
+                "seed": asked.seed,
+                "progress": progress,
+            }
+            if asked.probe:
+                found.append(probe(model, dataset, split, **common))
+            else:
+                found.append(degrade(model, dataset, split, kinds=asked.kinds, **common))
+    documents = [one.document() for one in found]
+    if as_json:
+        render.document(documents if len(documents) > 1 else documents[0])
+    else:
+        for document in documents:
+            (_probe if asked.probe else _degrade)(document, plain)
+    for warning in dict.fromkeys(one.evaluation.warning for one in found if one.evaluation.warning):
+        render.note(f"Warning: {warning}")
+    if asked.svg:
+        _draw(documents, plot.shares if asked.probe else plot.curves, asked.svg)
+
+
+def _draw(documents: Sequence[Document], draw: Callable[[Document], str], path: Path) -> None:
+    from tbps_cli.files import write_text
+
+    for number, document in enumerate(documents, 1):
+        mark = f"-{document['data']}-{number}" if len(documents) > 1 else ""
+        place = path.with_name(f"{path.stem}{mark}{path.suffix}")
+        write_text(place, draw(document))
+        render.note(f"Written: {place}")
+
+
+# Tables ---------------------------------------------------------------------------------------
+
+
+def _probe(document: Document, plain: bool) -> None:
+    level = f"{document['level']:g} % interval"
+    headings = ["change", "captions of", "pairs", "persons", "true first", level]
+    rows = [
+        [
+            change["change"],
+            SOURCES[change["captions_of"]],
+            f"{change['pairs']:,}",
+            f"{change['persons']:,}",
+            f"{change['true_first']:.1f} %",
+            _interval(change),
+        ]
+        for change in document["changes"]
+    ]
+    _table(document, headings, rows, headings[2:], [], plain)
+    same = document["same_words"]
+    if same["pairs"]:
+        render.line(
+            f"Pairs of the same words in another order (colour, negation): {same['true_first']:.1f} % "
+            f"{_interval(same)}; a bag of words gets 50 %."
+        )
+    if document["without_pairs"]:
+        render.line(f"No caption could be changed in: {', '.join(document['without_pairs'])}.")
+    render.line(f"R@1 of the same captions among all images: {document['R1']:.2f}")
+    render.line(scores_view.protocol_line(document))
+    for change in _first_of_each(document["changes"]):
+        worst = change["examples"][0]
+        how = f"{abs(worst['margin']):.3f} {'higher' if worst['margin'] > 0 else 'lower'}"
+        render.line()
+        render.line(f"{change['change']}: {worst['image']}, the true caption scores {how}", style="bold")
+        render.definitions([("true", worst["true"]), ("false", worst["false"])], 5)
+
+
+def _first_of_each(changes: Sequence[Document]) -> list[Document]:
+    """The changes without those whose kind has been there before, of another source."""
+    kinds = [change["change"] for change in changes]
+    return [change for place, change in enumerate(changes) if change["change"] not in kinds[:place]]
+
+
+def _degrade(document: Document, plain: bool) -> None:
+    headings = ["degradation", "step", "R1", f"{document['level']:g} % interval", "R5", "R10", "mAP"]
+    rows, ends = [["none", "", *_scores(document["clean"])]], [1]
+    for curve in document["curves"]:
+        rows += [[curve["degradation"], point["label"], *_scores(point)] for point in curve["points"]]
+        ends.append(len(rows))
+    _table(document, headings, rows, headings[2:], ends, plain)
+    kept = document["kept"]
+    if kept is None:
+        render.line("No share of the clean R@1 can be given: it is 0.")
+    else:
+        render.line(
+            f"On average over {kept['steps']} steps {kept['R1']:.1f} % of the clean R@1 is left {_interval(kept)}",
+            style="bold",
+        )
+    render.line(scores_view.protocol_line(document))
+
+
+def _table(
+    document: Document,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str],
+    ends: Sequence[int],
+    plain: bool,
+) -> None:
+    title = (
+        f"{document['method']} · {document['run']} · {document['data']} {document['split']} "
+        f"({document['queries']:,} captions, {document['gallery']:,} images)"
+    )
+    if not plain:
+        render.line(title, style="bold")
+        render.table(headings, rows, right=right, ends=ends, optional=["R10", "R5", "mAP"])
+        return
+    from prettytable import PrettyTable
+
+    made = PrettyTable(list(headings))
+    for heading in right:
+        made.align[heading] = "r"
+    made.add_rows([[printable(cell) for cell in row] for row in rows])
+    render.line(title)
+    stdout.write(f"{made.get_string()}\n")
+
+
+def _scores(scores: Document) -> list[str]:
+    return [f"{scores['R1']:.2f}", _interval(scores), *(f"{scores[name]:.2f}" for name in ("R5", "R10", "mAP"))]
+
+
+def _interval(found: Document) -> str:
+    low, high = found["interval"]
+    return f"[{low:.1f}, {high:.1f}]"

@@ -1,0 +1,20 @@
+"""The protocol line of probe and degrade: that of the evaluation, without what changes from run to run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tbps_cli.retrieval.evaluate import Evaluation
+
+
+def steady(evaluation: Evaluation) -> dict[str, Any]:
+    """The protocol, with the guard's measured difference in whole steps of its tolerance.
+
+    What is below is rounding, which another batch size changes; without it equal seeds give equal bytes.
+    """
+    protocol: dict[str, Any] = dict(evaluation.protocol)
+    guard = protocol.get("guard")
+    if guard:
+        steps = round(guard["difference"] / guard["tolerance"])
+        protocol["guard"] = {**guard, "difference": steps * guard["tolerance"]}
+    return protocol
