@@ -6,7 +6,7 @@ Apart from `methods.base`, so that a recipe can be read and most of it checked w
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,9 @@ LONGEST_CONTEXT = 4096
 
 class MethodConfig(Section):
     """Keys of `[method]` that every method has."""
+
+    takes_context: ClassVar[bool] = True
+    """Whether captions go through a tower with a table of positions, so that `context` means something."""
 
     name: str
     """Chooses the file in tbps_cli/methods."""
@@ -42,6 +45,13 @@ class MethodConfig(Section):
         if name not in TOWERS:
             raise ValueError(f"must be one of {', '.join(TOWERS)}, or a table of sizes")
         return name
+
+    @field_validator("context")
+    @classmethod
+    def _has_positions(cls, value: int | None) -> int | None:
+        if value is not None and not cls.takes_context:
+            raise ValueError("this method has no table of text positions: leave context out")
+        return value
 
     @property
     def sizes(self) -> Tower:

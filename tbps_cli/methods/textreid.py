@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -57,6 +57,7 @@ class TextReID(Method):
         """Of a ResNet's last stage; 1 keeps its map at 1/16 of the image."""
         pool_heads: Count | None = None
         """Heads of a ResNet's attention pool, which no checkpoint tells; its channels // 64 when left out."""
+        takes_context: ClassVar[bool] = False
         words: str | None = None
         """The word table, a .npy file; left out, that of the run or of the data set's folder, else one is made."""
         word_weights: str = "openai"

@@ -22,7 +22,7 @@ from tbps_cli.methods.config import MethodConfig
 from tbps_cli.models.recognition import Reading, recognise
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import BENCHMARKS, SourceFile, find_file
-from tbps_cli.models.states import Coverage, load_into
+from tbps_cli.models.states import Coverage, load_into, other_context
 from tbps_cli.nn.sizes import CONTEXT, Tower, named
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.draft import read as read_draft
@@ -99,6 +99,9 @@ def find(path: Path, *, method: str | None = None, sets: Sequence[str] = (), dat
     reading = recognise(files)
     task = reading.method.recognise_task(reading.files, reading.config)
     recipe = _recipe(reading, task, said, source)
+    rows = reading.config.sizes.context
+    if recipe.method.sizes.context != rows:
+        raise other_context(str(source.path), rows, recipe.method)
     if source.origin:
         logger.info("ckpt: %s: %s; %s", path, source.why or source.path.name, source.origin)
     _warn_of_unknown(files, reading)

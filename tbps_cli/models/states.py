@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.base import Method
+from tbps_cli.methods.config import MethodConfig
 from tbps_cli.weights.surplus import Extra
 
 TEXT_POSITIONS = "clip.positional_embedding"
@@ -38,7 +39,7 @@ class Coverage:
             return text
         parts = list(dict.fromkeys(extra.module for extra in self.left_out))
         some = ", ".join(parts[:6]) + (", ..." if len(parts) > 6 else "")
-        return f"{text}; {len(self.left_out)} left out, which embeddings do not need: {some}"
+        return f"{text}; {len(self.left_out)} left out, which {self.method} does not read: {some}"
 
 
 def load_into(
@@ -67,6 +68,14 @@ def _head(method: Method, key: str, tensor: Tensor, built: bool) -> Extra:
     return Extra(name, tuple(tensor.shape), "training", f"only training reads it, and {why}")
 
 
+def other_context(name: str, rows: int, config: MethodConfig) -> WeightsError:
+    """A file whose table of text positions has other rows than the settings ask for. name: the file."""
+    return WeightsError(
+        f"{name}: its table of text positions has {rows} rows, but method.context is {config.sizes.context}.",
+        "Leave method.context out. A longer table needs training: tbps train RECIPE --init CKPT --set method.context=N",
+    )
+
+
 def _check(
     method: Method, own: Mapping[str, Tensor], needed: list[str], tensors: Mapping[str, Tensor], name: str
 ) -> None:
@@ -81,12 +90,7 @@ def _check(
         )
     wrong = [key for key in needed if tensors[key].shape != own[key].shape]
     if TEXT_POSITIONS in wrong and len(tensors[TEXT_POSITIONS]) != method.config.sizes.context:
-        raise WeightsError(
-            f"{name}: its table of text positions has {len(tensors[TEXT_POSITIONS])} rows, "
-            f"but method.context is {method.config.sizes.context}.",
-            "Leave method.context out. A longer table needs training: tbps train RECIPE --init CKPT "
-            "--set method.context=N",
-        )
+        raise other_context(name, len(tensors[TEXT_POSITIONS]), method.config)
     if wrong:
         first, (height, width) = wrong[0], method.task.image_size
         raise WeightsError(

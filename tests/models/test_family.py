@@ -364,3 +364,12 @@ def test_another_length_than_that_of_the_table_is_one_line(tmp_path: Path, conte
             opened(source, sets=[f"method.context={context}"])
         assert caught.value.hint is not None
         assert "needs training" in caught.value.hint
+
+
+def test_a_method_without_text_positions_refuses_a_context(tmp_path: Path) -> None:
+    from tbps_cli.errors import RecipeError
+    from tbps_cli.recipe.load import load
+
+    with pytest.raises(RecipeError, match=r"method\.context.*no table of text positions"):
+        load("textreid", ["method.context=168"])
+    assert load("irra", ["method.context=168"]).method.sizes.context == 168
