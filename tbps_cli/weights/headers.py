@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -9,6 +12,14 @@ from safetensors import SafetensorError, safe_open
 from tbps_cli.errors import WeightsError
 
 FETCH = "Fetch or copy it again."
+CHECKSUM = "head_checksum"
+"""The entry under which our own files keep `checksum`; the format itself has none."""
+
+
+def checksum(shapes: Mapping[str, Sequence[int]], facts: Mapping[str, str]) -> str:
+    """Of the names and shapes of all tensors, and of what the head says: a wrong bit there is another name."""
+    said = [sorted((name, list(shape)) for name, shape in shapes.items()), sorted(facts.items())]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -18,10 +29,15 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
+            facts = dict(file.metadata() or {})
+            said = facts.pop(CHECKSUM, None)
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()} if said else {}  # noqa: SIM118
     except FileNotFoundError:
         raise WeightsError(
             f"{path}: there is no such file.", "Give the path of a checkpoint or a run folder."
         ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
+    if said and said != checksum(shapes, facts):
+        raise WeightsError(f"{path} is damaged (its head does not fit its checksum).", FETCH)
+    return facts

@@ -24,7 +24,7 @@ from torch import Tensor
 from tbps_cli import files
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.archives import read_stream, read_zip
-from tbps_cli.weights.headers import FETCH
+from tbps_cli.weights.headers import CHECKSUM, FETCH, checksum
 from tbps_cli.weights.headers import read_metadata as read_metadata
 
 Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
@@ -61,10 +61,11 @@ def read_tensors(path: Path, *, skip: Collection[str] = (), values: bool = True)
     if head.startswith(b"PK\x03\x04"):
         content, script = read_zip(path, skip, values=values)
         return Foreign(content, "torchscript" if script else "torch")
+    # before pickles: the length of the head comes first, and one in 32 of these begins with a pickle's first byte
+    if head[8:9] == b"{":
+        return Foreign(dict(read_safetensors(path)), "safetensors")  # mapped: read when it is used
     if head.startswith(b"\x80"):
         return Foreign(read_stream(path, skip, values=values), "legacy")
-    if len(head) > 8 and head[8:9] == b"{":
-        return Foreign(dict(read_safetensors(path)), "safetensors")  # mapped: read when it is used
     raise _no_weights(path, head)
 
 
@@ -130,6 +131,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     _head(path)
+    read_metadata(path)  # whether the head is whole
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -141,7 +143,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     from safetensors.torch import save_file
 
     plain = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    write_atomically(path, lambda target: save_file(plain, target, dict(metadata or {})))
+    facts = dict(metadata or {})
+    facts[CHECKSUM] = checksum({name: tensor.shape for name, tensor in plain.items()}, facts)
+    write_atomically(path, lambda target: save_file(plain, target, facts))
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

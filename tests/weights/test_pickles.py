@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.bypasses import PUBLISHED, g, spelled
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.weights_file import read_tensors
@@ -96,10 +97,6 @@ def test_the_attack_would_have_worked_on_pythons_own_unpickler(tmp_path: Path) -
     marker = tmp_path / "marker"
     pickle.loads(pickle.dumps(attacks(marker)["posix.system"]))
     assert marker.exists()
-
-
-def g(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -186,51 +183,12 @@ def test_a_whole_pickled_model_is_refused_by_its_class(tmp_path: Path) -> None:
 
 # Samples of bypasses that were published against scanners of pickles, made again -----------------
 
-PUBLISHED = [
-    # picklescan's and fickling's advisories: functions that run what they are given
-    *("asyncio.unix_events _UnixSubprocessTransport._start", "bdb Bdb.run", "cProfile run", "cProfile runctx"),
-    *("code InteractiveInterpreter.runcode", "codeop Compile", "ctypes CDLL", "distutils.file_util write_file"),
-    *("doctest debug_script", "ensurepip _run_pip", "functools reduce", "idlelib.pyshell ModifiedInterpreter.runcode"),
-    *("importlib import_module", "imaplib IMAP4_stream", "lib2to3.pgen2.pgen ParserGenerator.make_label"),
-    *("linecache getline", "logging.config listen", "marshal loads", "numpy.f2py.crackfortran getlincoef"),
-    *("numpy.f2py.crackfortran _eval_length", "numpy.testing._private.utils runstring", "numpy load"),
-    *(
-        "numpy.core.multiarray fromfile",
-        "operator itemgetter",
-        "os system",
-        "nt system",
-        "pickle loads",
-        "_pickle loads",
-    ),
-    *("pip main", "pip._internal.cli.main main", "pkgutil resolve_name", "profile Profile.run", "pty spawn"),
-    *("pydoc pipepager", "runpy run_path", "shutil rmtree", "site execsitecustomize", "sys modules", "timeit timeit"),
-    *("trace Trace.run", "types CodeType", "types FunctionType", "uuid _get_command_stdout", "venv create"),
-    *("torch load", "torch._dynamo.guards GuardBuilder.get", "torch._inductor.codecache compile_file"),
-    *("torch.fx.experimental.symbolic_shapes ShapeEnv.evaluate_guards_expression", "torch.jit load"),
-    *("torch.jit.unsupported_tensor_ops execWrapper", "torch.serialization load", "torch.storage _load_from_bytes"),
-    *("torch.utils._config_module ConfigModule.load_config", "torch.utils.bottleneck.__main__ run_cprofile"),
-    *("torch.utils.collect_env run", "torch.utils.data.datapipes.utils.decoder basichandlers"),
-    *("webbrowser open", "builtins __import__", "builtins open", "builtins setattr", "__builtin__ eval"),
-    *("copyreg _reconstructor", "copyreg __newobj__", "dill._dill _load_type", "joblib.numpy_pickle load"),
-    *("collections namedtuple", "pathlib os.system", "datetime sys.modules", "decimal setcontext", "uuid os.system"),
-]
-
 
 @pytest.mark.parametrize("named", PUBLISHED)
 def test_published_bypasses_are_refused_by_name_however_the_name_is_spelled(tmp_path: Path, named: str) -> None:
     module, name = named.split()
     marker = tmp_path / "marker"
-    call = f"(S'touch {marker}'\ntR.".encode()
-    short = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)]
-    programs = {
-        "GLOBAL": g(module, name) + call,
-        "STACK_GLOBAL": b"\x80\x04" + b"".join(short) + b"\x93" + call,
-        # the texts are memoised, taken off the stack and brought back: scanners look at what stands before the opcode
-        "memo": b"\x80\x04" + short[0] + b"\x940" + short[1] + b"\x940N0h\x00h\x01\x93" + call,
-        "twice": g("collections", "OrderedDict") + b"q\x000" + g(module, name) + b"q\x000h\x01" + call,
-        "INST": b"(S'x'\ni" + module.encode() + b"\n" + name.encode() + b"\n.",
-        "broken": g(module, name) + call[:-1] + b"\xff\xff",
-    }
+    programs = spelled(module, name, f"touch {marker}")
     for kind, program in programs.items():
         with pytest.raises(WeightsError, match=r"asks for .*it was not run") as caught:
             read_tensors(archive(tmp_path / "best.pth", program))

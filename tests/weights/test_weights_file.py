@@ -223,6 +223,28 @@ def test_safetensors_come_back_equal_with_their_metadata_and_from_any_layout(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"], "no temporary file is left"
 
 
+def test_a_safetensors_file_that_begins_with_a_pickles_first_byte_is_read(tmp_path: Path) -> None:
+    """Its first bytes are the length of its head: 128, 384 and so on were taken for a pickle."""
+    for length in range(90):
+        write_safetensors(tmp_path / "w.safetensors", {"a" * (length + 1): torch.ones(2)})
+        first = (tmp_path / "w.safetensors").read_bytes()[0]
+        assert read_tensors(tmp_path / "w.safetensors").kind == "safetensors", first
+        if first == 0x80:
+            return
+    raise AssertionError("no head of such a length")
+
+
+def test_a_wrong_bit_in_the_head_of_our_own_safetensors_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    write_safetensors(path, {"layer1.weight": torch.ones(2)}, {"selected_on": "val"})
+    whole = path.read_bytes()
+    for before, after in ((b"layer1", b"layer3"), (b'"val"', b'"vam"')):
+        path.write_bytes(whole.replace(before, after))
+        for read in (weights_file.read_safetensors, weights_file.read_metadata, read_tensors):
+            with pytest.raises(WeightsError, match="head does not fit its checksum"):
+                read(path)
+
+
 def test_a_damaged_safetensors_file_is_called_so(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "w.safetensors", {"a": torch.zeros(99)})
     whole = (tmp_path / "w.safetensors").read_bytes()
