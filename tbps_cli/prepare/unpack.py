@@ -33,6 +33,8 @@ MOST_ENTRIES = 5_000_000
 MOST_RATIO = 50
 FREE_RIDE = 200_000_000
 """Bytes that may be unpacked whatever the ratio: annotations compress well."""
+LONGEST_HEADER = 1 << 20
+"""Bytes of one name or extended header in a tar archive."""
 _PIECE = 1 << 20
 _IGNORED = re.compile(r"(^|/)(__MACOSX(/|$)|\.DS_Store$|Thumbs\.db$|\._[^/]*$)")
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -64,8 +66,8 @@ def unpack(source: Path, folder: Path, progress: Progress | None = None) -> None
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as archive:
                 return _write(_zip_members(archive, source), folder, source, source.stat().st_size, progress)
-        if name.endswith(_TAR) or tarfile.is_tarfile(source):
-            with tarfile.open(source) as archive:
+        if name.endswith(_TAR) or _is_tar(source):
+            with tarfile.open(source, tarinfo=_Header) as archive:
                 _write(_tar_members(archive, source), folder, source, source.stat().st_size, progress)
                 return _read_to_the_end(archive)
     except _BROKEN as error:
@@ -105,6 +107,34 @@ def _zip_members(archive: zipfile.ZipFile, source: Path) -> Iterator[Member]:
         if info.flag_bits & 1:
             raise DataError(f"{source} is encrypted ({info.filename}).", "Unpack it yourself, then: --source FOLDER")
         yield Member(path, info.file_size, lambda info=info: archive.open(info))  # type: ignore[misc]
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar archive. Long names and extended headers are taken into memory whole, so they have a limit.
+
+    A damaged header in the middle is an error; `tarfile` takes it for the end, and the rest would be missing.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a header is damaged ({error})") from None
+        if header.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and header.size > LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        return header
+
+
+def _is_tar(source: Path) -> bool:
+    """`tarfile.is_tarfile` with our headers."""
+    try:
+        tarfile.open(source, tarinfo=_Header).close()
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _tar_members(archive: tarfile.TarFile, source: Path) -> Iterator[Member]:

@@ -195,6 +195,25 @@ def test_damage_anywhere_in_an_archive_is_one_line(tmp_path):
     assert {entry.name.split("-")[0] for entry in tmp_path.iterdir()} == {"a.zip", "a.tar", "a.tar.gz", "out"}
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=["extended", "long name"])
+def test_a_header_that_is_a_bomb_is_refused_before_it_is_in_memory(kind, tmp_path, monkeypatch):
+    """A gigabyte of digits packs into a megabyte, and tarfile reads such headers whole."""
+    monkeypatch.setattr(unpack, "LONGEST_HEADER", 10_000)
+    header = special("x", kind)
+    source = tar_of(tmp_path / "a.tar.gz", [("a.txt", b"a"), (header, b"1" * 20_000), ("b.txt", b"b")])
+    assert "a header of 20,000 bytes" in refused(source, tmp_path / "out")
+    source = tar_of(tmp_path / "first", [(header, b"1" * 20_000), ("b.txt", b"b")])
+    assert "neither a folder nor a zip or tar archive" in refused(source, tmp_path / "out2")
+
+
+def test_a_damaged_header_in_the_middle_of_a_tar_is_not_its_end(tmp_path):
+    source = tar_of(tmp_path / "a.tar", [("a", b"1"), ("b", b"2"), ("c", b"3")])
+    whole = bytearray(source.read_bytes())
+    whole[1024 + 5] ^= 1
+    source.write_bytes(whole)
+    assert "a header is damaged" in refused(source, tmp_path / "out")
+
+
 def test_a_path_that_a_tar_overrides_in_its_extended_header_is_refused(tmp_path):
     info = tarfile.TarInfo("harmless.txt")
     info.pax_headers = {"path": "../../out.txt"}
