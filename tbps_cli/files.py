@@ -11,6 +11,8 @@ import errno
 import glob
 import os
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +54,8 @@ _SYSTEM = {
 }
 _NAME_BYTES = 255
 """What most file systems allow for one name."""
+ABANDONED_SECONDS = 3600
+"""A temporary file that was not written to for so long belongs to no living process."""
 _TEMPORARY_BYTES = len(".") + len(".01234567.tmp")
 
 
@@ -95,8 +99,9 @@ def replacing(path: Path, kind: type[TbpsError] = TbpsError, *, then: str = "") 
     """A temporary file beside `path`, which takes its place when the block ends well and vanishes otherwise.
 
     The block fills it (and may raise OSError). Raises `kind` when it cannot be written; then the previous
-    file is untouched. then: replaces the usual hint.
+    file is untouched. then: replaces the usual hint. What a killed process left for the same `path` is removed.
     """
+    _remove_half_written(path)
     temporary = temporary_beside(path)
     try:
         with explained(path, kind, then=then):
@@ -109,6 +114,16 @@ def replacing(path: Path, kind: type[TbpsError] = TbpsError, *, then: str = "") 
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _remove_half_written(path: Path) -> None:
+    """Remove temporary files of `path` that nobody has written to for an hour: whoever made them was killed."""
+    long_ago = time.time() - ABANDONED_SECONDS
+    for file in path.parent.glob(_temporaries_of(path)):
+        with suppress(OSError):
+            state = file.lstat()
+            if stat.S_ISREG(state.st_mode) and state.st_mtime < long_ago:
+                file.unlink()
 
 
 def write_bytes(path: Path, content: bytes, kind: type[TbpsError] = TbpsError) -> None:
@@ -183,7 +198,7 @@ def _remove_leftovers(path: Path) -> None:
     """Remove temporary folders of `path` that no living process holds locked."""
     if fcntl is None:
         return
-    for folder in path.parent.glob(f".{glob.escape(_start_of(path.name))}.????????.tmp"):
+    for folder in path.parent.glob(_temporaries_of(path)):
         if folder.is_symlink() or not folder.is_dir():
             continue
         with suppress(OSError):
@@ -193,6 +208,11 @@ def _remove_leftovers(path: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def _temporaries_of(path: Path) -> str:
+    """A pattern of the names that `temporary_beside` gives."""
+    return f".{glob.escape(_start_of(path.name))}.????????.tmp"
 
 
 def temporary_beside(path: Path) -> Path:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,19 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_uses_stays(
             assert names(tmp_path) == sorted([alive, folder.name])
         living.communicate("")
     assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    """A kill while a report was written left `.report.json.0123abcd.tmp` beside a data set for good."""
+    old, fresh, other = (
+        tmp_path / f".{name}.tmp" for name in ("a.json.0123abcd", "a.json.4567abcd", "b.json.0123abcd")
+    )
+    for path in (old, fresh, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, time.time() - files.ABANDONED_SECONDS - 1))
+    files.write_text(tmp_path / "a.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", fresh.name, other.name}
 
 
 def test_a_stranger_with_a_similar_name_is_left_alone(tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_cli import methods, places
-from tbps_cli.files import check_new_folder
+from tbps_cli.errors import WeightsError
+from tbps_cli.files import check_new_folder, new_folder
 from tbps_cli.models.card import card
 from tbps_cli.models.run import Run, number
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import find_file
 
 if TYPE_CHECKING:
+    from tbps_cli.models.official import Converted, Official
     from tbps_cli.weights.surplus import Extra
 
 logger = logging.getLogger("tbps")
@@ -73,11 +75,20 @@ def convert_file(
 
     found = official.find(path, method=method, sets=sets)
     converted = found.load(words=Path(words) if words else None, data_root=places.data_root(data_root))
-    recipe, coverage = converted.recipe, converted.coverage
-    folder = Path(out) if out is not None else number(Path("runs"), recipe.method.name)
+    folder = Path(out) if out is not None else number(Path("runs"), converted.recipe.method.name)
+    if out is not None and folder.is_dir():  # it may be a place of its own, such as a mounted disk: it is filled
+        _write(found, converted, folder)
+    else:
+        with new_folder(folder, f"--out {folder}", WeightsError) as draft:
+            _write(found, converted, draft)
+    logger.info("convert: %s -> %s: %s", path, folder, converted.coverage)
+    return Conversion(Run(folder), converted.coverage.left_out)
+
+
+def _write(found: Official, converted: Converted, folder: Path) -> None:
+    """Fill an empty folder with the run that a checkpoint has become."""
+    recipe, source = converted.recipe, found.source
     run = Run.create(folder, recipe, converted.tokenizer)
-    facts = {"method": recipe.method.name, "converted_from": found.source.path.name, **found.source.choices.facts()}
+    facts = {"method": recipe.method.name, "converted_from": source.path.name, **source.choices.facts()}
     run.save_weights("best", converted.tensors, facts)
-    run.write_card(card(recipe, facts, origin=found.source.origin, left_out=coverage.left_out))
-    logger.info("convert: %s -> %s: %s", path, folder, coverage)
-    return Conversion(run, coverage.left_out)
+    run.write_card(card(recipe, facts, origin=source.origin, left_out=converted.coverage.left_out))

@@ -17,6 +17,7 @@ from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.conversion import convert
 from tbps_cli.models.model import Model, build
+from tbps_cli.models.run import Run
 from tbps_cli.models.source_file import find_file
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
@@ -114,6 +115,23 @@ def test_converting_without_a_folder_takes_the_next_number(tmp_path: Path) -> No
     assert [convert(source).folder.name for _ in range(2)] == ["irra-0001", "irra-0002"]
     with pytest.raises(UsageError, match="exists already"):
         convert(tmp_path / "not read at all", tmp_path / "runs" / "irra-0001")
+
+
+def test_a_conversion_that_fails_half_way_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between recipe and weights left a run without weights, which was then in the way."""
+
+    def fail(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    source = irra_folder(tmp_path / "irra", golden_state())
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "save_weights", fail)
+        convert(source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # an empty folder, perhaps a mounted disk, is filled
+    place = (tmp_path / "run").stat().st_ino
+    assert convert(source, tmp_path / "run").weights_file.is_file()
+    assert (tmp_path / "run").stat().st_ino == place
 
 
 def test_settings_that_no_file_says_are_set_at_conversion(tmp_path: Path) -> None:
