@@ -22,4 +22,6 @@ Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
-ImageSize = tuple[Count, Count]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
+"""Side of an image that a model sees; a larger one is a slip, and no memory holds its tokens."""
+ImageSize = tuple[Pixels, Pixels]

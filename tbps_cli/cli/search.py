@@ -52,6 +52,10 @@ Queries = Annotated[
         help="Many queries at once: a text file with one a line, JSON, JSONL or CSV; - is standard input.",
     ),
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Where the images of an index lie now, if they were moved."),
+]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")]
 AsPaths = Annotated[bool, typer.Option("--paths", help="Print only the paths of the hits, one a line.")]
 Null = Annotated[
@@ -82,6 +86,7 @@ def command(
     null: Null = False,
     html: Html = None,
     copy_to: CopyTo = None,
+    root: Root = None,
     split: Split = SearchedSplit.test,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -115,6 +120,7 @@ def command(
         sets=sets or (),
         words=words,
         workers=workers,
+        root=root,
         watch=lambda name: render.progress(f"Embedding {name}", "images"),
     )
     search_view.index_line(found.gallery)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_cli import files
+from tbps_cli.errors import UsageError
 from tbps_cli.exporting.agree import Agreement, Examples
 from tbps_cli.exporting.formats import already_exported, known_formats
 from tbps_cli.models.checkpoint import Checkpoint, find, open_encoder
@@ -48,6 +49,8 @@ def export(
     """
     wanted = known_formats(formats or (("onnx",) if quantize else ("onnx", "safetensors")), quantize)
     out = Path(out)
+    if tolerance is not None and not 0 <= tolerance <= 2:
+        raise UsageError(f"--tolerance {tolerance}: must be from 0 to 2.", "Entries of embeddings are from -1 to 1.")
     files.check_new_folder("--out", out)
     check_name(out, "--out ")
     owner = find(checkpoint, sets)

@@ -8,9 +8,10 @@ is asked for are what they were; anything else is a log line and the slow way.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +109,17 @@ def read_store(folder: Path, root: Path) -> Store | None:
         rows = {path: (row, int(size), int(time)) for row, (path, size, time) in enumerate(manifest["pictures"])}
         shapes = _shapes(manifest.get("shapes"), len(rows))
         store = Store(folder, root, (int(height), int(width)), manifest["resample"], rows, shapes)
+        if manifest.pop("checksum", None) not in (None, checksum(manifest)):  # stores of older versions have none
+            return None
         whole = (folder / PIXELS).stat().st_size == len(rows) * int(height) * int(width) * 3
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return store if whole and manifest.get("version") == VERSION else None
+
+
+def checksum(manifest: Mapping[str, object]) -> str:
+    """Of everything that a manifest says; a single wrong digit would give an image the shape of another."""
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _shapes(found: object, count: int) -> NDArray[np.int64] | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tbps_cli.errors import RecipeError
 from tbps_cli.nn.block import Block, Hooks, LayerNorm, Transformer
 from tbps_cli.nn.position import grid_of
 from tbps_cli.nn.token_layout import OneOfEachRow
@@ -33,6 +34,12 @@ class VisionTransformer(nn.Module):
         block: Callable[[int], Block],
     ) -> None:
         super().__init__()
+        if min(image_size) < patch:
+            height, side = image_size
+            raise RecipeError(
+                f"data.image_size: images of {height}x{side} pixels are smaller than a patch of {patch}x{patch}.",
+                "Set a larger one: height, then width.",
+            )
         self.grid = grid_of(image_size, patch, stride)
         self.image_size = image_size
         self.conv1 = nn.Conv2d(3, width, patch, stride, bias=False)

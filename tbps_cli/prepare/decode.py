@@ -17,7 +17,7 @@ from tbps_cli import files
 from tbps_cli.augment.transform import Resample, resized
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.errors import DataError
-from tbps_cli.loading.image_store import MANIFEST, PIXELS, VERSION, Store, read_store, stamp_of, store_folder
+from tbps_cli.loading.image_store import MANIFEST, PIXELS, VERSION, Store, checksum, read_store, stamp_of, store_folder
 
 Progress = Callable[[int, int], None]
 RESAMPLE: Resample = "bilinear"
@@ -43,7 +43,8 @@ def build_store(
     _check_space(folder.parent, len(paths) * bytes_each)
     with files.new_folder(folder, folder, DataError, replace=True) as temporary:
         written, failed = _write_pixels(temporary / PIXELS, root, paths, size, progress)
-        manifest = {"version": VERSION, "size": list(size), "resample": RESAMPLE, **written}
+        manifest: dict[str, Any] = {"version": VERSION, "size": list(size), "resample": RESAMPLE, **written}
+        manifest["checksum"] = checksum(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     store = read_store(folder, root)
     assert store is not None

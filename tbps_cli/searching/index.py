@@ -85,10 +85,11 @@ def index(
     return Gallery(str(folder), folder, file.known(), file.matrix(), run=str(model.path), update=update)
 
 
-def open_index(model: Encoder, path: Path) -> Gallery:
+def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Gallery:
     """An index file made by `index`, as it is: its folder is not brought up to date. Raises CacheError.
 
-    A folder that was moved together with its index, or away from under it, is found where the paths fit.
+    root: where its images lie now; left out, a folder that was moved together with its index, or away from under
+    it, is found where the paths fit. Raises UsageError when none of them is below `root`.
     """
     refuse_batch_dependent(model)
     about = read_index(path)
@@ -98,29 +99,41 @@ def open_index(model: Encoder, path: Path) -> Gallery:
     except CacheError as error:
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
     file.compact()
-    root = _root(path, Path(str(folder)), file.known().paths)
-    return Gallery(str(path), root, file.known(), file.matrix(), run=str(model.path))
+    place = _root(path, Path(str(folder)), file.known().paths, root)
+    return Gallery(str(path), place, file.known(), file.matrix(), run=str(model.path))
 
 
-def _root(index_file: Path, folder: Path, paths: Sequence[str]) -> Path:
-    """Where the images of an index lie now: its own folder, else one near the file that has the same images.
+def _root(index_file: Path, folder: Path, paths: Sequence[str], given: Path | None) -> Path:
+    """Where the images of an index lie now: as given, its own folder, or one near the file that has the same images.
 
     Says once when they are nowhere: an index can be searched without them, but not shown or copied.
     """
-    some = paths[:: max(1, len(paths) // _TRIED)][:_TRIED]
+    if given is not None:
+        if not _holds_some(given, paths):
+            first = f" (for example {paths[0]})" if paths else ""
+            raise UsageError(
+                f"--root {given}: none of the images of {index_file} is there{first}.",
+                "Name the folder to which the paths in the index are relative.",
+            )
+        return given
     beside = index_file.absolute().parent
     for root in (folder, beside, beside / folder.name):
-        if any((root / path).is_file() for path in some):
+        if _holds_some(root, paths):
             if root != folder:
                 logger.info("%s: its images are taken from %s (%s does not have them).", index_file, root, folder)
             return root
     logger.warning(
         "%s: its images are not in %s; hits are named, but cannot be shown or copied. "
-        "If they were moved, put the index beside them.",
+        "If they were moved, name their folder: --root DIR",
         index_file,
         folder,
     )
     return folder
+
+
+def _holds_some(root: Path, paths: Sequence[str]) -> bool:
+    """Whether any of a sample of images is below a folder."""
+    return any((root / path).is_file() for path in paths[:: max(1, len(paths) // _TRIED)][:_TRIED])
 
 
 def read_index(path: Path) -> Mapping[str, object]:
@@ -150,10 +163,13 @@ def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
         raise UsageError(f"--index {place} is a folder.", "Give the file to write, for example people.h5")
     try:
         there = read_about(place)
-        if there is not None and there.get("folder") != real:
-            made_of = there.get("folder", "something else")
-            raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
-        return FeatureFile.open(place, model.fingerprint, about=about)
+        file = FeatureFile.open(place, model.fingerprint, about=about)
+        made_of = real if there is None else there.get("folder", "something else")
+        if made_of != real:
+            if Path(str(made_of)).exists() or not _holds_some(folder, file.known().paths):
+                raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
+            logger.info("%s: its folder %s is gone; %s has its images and takes its place.", place, made_of, folder)
+        return file
     except CacheError as error:
         raise CacheError(error.message, f"Delete {place} to rebuild it, or choose another --index file.") from None
 

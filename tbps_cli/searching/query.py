@@ -146,11 +146,13 @@ def search_all(
     sets: Sequence[str] = (),
     words: str | Path | None = None,
     workers: int | None = None,
+    root: str | Path | None = None,
     watch: Watch | None = None,
 ) -> Search:
     """Answer several queries over one gallery; everything else as in `search`.
 
     Cheap checks come first: the filter, the folder, the checkpoint, the data set, and only then weights.
+    root: where the images of an index file lie now, if they were moved.
     watch: gives the progress callback of embedding; called with the gallery's name.
     """
     _check(top, min_score)
@@ -167,6 +169,7 @@ def search_all(
             sets=sets,
             words=words,
             workers=workers,
+            root=root,
             watch=watch,
         )
     found = answers(model, gallery, queries, top=top, where=fits, min_score=min_score, with_self=with_self)
@@ -183,6 +186,7 @@ def open_gallery(
     sets: Sequence[str] = (),
     words: str | Path | None = None,
     workers: int | None = None,
+    root: str | Path | None = None,
     watch: Watch | None = None,
 ) -> tuple[Encoder, Gallery]:
     """A model and the images that it searches.
@@ -196,6 +200,8 @@ def open_gallery(
             raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of images.")
         if place.is_file():
             read_index(place)
+    if root is not None and (place is None or not place.is_file()):
+        raise UsageError(f"--root {root}: only an index file has images elsewhere.", "Name it: --in FILE")
     owner = find(checkpoint, sets)
     if place is None:
         hint = "Name a folder: --in DIR"
@@ -205,7 +211,7 @@ def open_gallery(
             return model, of_split(model, part, workers=workers, progress=progress)
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
     if place.is_file():
-        return model, open_index(model, place)
+        return model, open_index(model, place, root=Path(root).expanduser() if root is not None else None)
     with watch(str(place)) if watch else nullcontext() as progress:
         return model, index(model, place, workers=workers, progress=progress)
 
@@ -241,8 +247,8 @@ def answers(
 def _check(top: int, min_score: float | None) -> None:
     if top < 1:
         raise UsageError(f"--top {top}: at least one image must be shown.")
-    if min_score is not None and math.isnan(min_score):
-        raise UsageError("--min-score: must be a number.")
+    if min_score is not None and not math.isfinite(min_score):
+        raise UsageError(f"--min-score {min_score}: must be a number.", "Scores are cosines, from -1 to 1.")
 
 
 def _places_of_image(gallery: Gallery, query: Query) -> frozenset[int]:

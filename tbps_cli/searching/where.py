@@ -174,7 +174,8 @@ class _Parser:
         if self._word("in"):
             chosen = self._list(field)
             return lambda row: any(same(row.get(field), value) for value in chosen)
-        sign, value = self._comparison_sign(), self._literal()
+        sign = self._comparison_sign()
+        value = self._literal_for(field, sign)
         if value is not None:
             self.needed.add(field)
         return _compared(field, sign, value)
@@ -220,6 +221,16 @@ class _Parser:
             self._fail("a value: a number, none, or a text in quotes")
         del self.tokens[0]
         return None if nothing else token.value
+
+    def _literal_for(self, field: str, sign: str) -> Any:
+        """A value that the field can be compared with: a score is a number, and times are ordered by their digits."""
+        place = self.tokens[0].place
+        value = self._literal()
+        if field == "score" and isinstance(value, str) and _number(value) is None:
+            raise UsageError(f"--where: a score is a number {_at(self.text, place)}.", "For example: score > 0.3")
+        if field == "time" and sign not in ("==", "!=") and isinstance(value, str) and not re.search(r"\d", value):
+            raise UsageError(f"--where: not a time {_at(self.text, place)}.", 'For example: time >= "2026-01-31T08:00"')
+        return value
 
     def _word(self, word: str) -> bool:
         return self._take("word", word)

@@ -277,6 +277,12 @@ def test_names_that_onnxruntime_cannot_open_are_refused_before_any_work(
         export(model, tmp_path / os.fsdecode(b"new\xff"))
 
 
+@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1.0])
+def test_a_tolerance_that_allows_anything_or_nothing_is_refused(model: Model, tolerance: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--tolerance"):
+        export(model, tmp_path / "out", tolerance=tolerance)
+
+
 @pytest.mark.usefixtures("quick")
 def test_above_the_tolerance_nothing_is_kept(model: Model, examples: Examples, tmp_path: Path) -> None:
     with pytest.raises(TbpsError, match="Nothing was kept"):

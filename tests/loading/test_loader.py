@@ -1,5 +1,6 @@
 """Batches: what is in them, and what they do not depend on."""
 
+import json
 import multiprocessing as mp
 import random
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from tbps_cli.augment.rng import Draws
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.data.open import open_dataset
 from tbps_cli.errors import DataError
-from tbps_cli.loading.image_store import open_store, store_folder
+from tbps_cli.loading.image_store import open_store, read_store, store_folder
 from tbps_cli.loading.loader import Loader
 from tbps_cli.loading.noise import add_noise, draw_index
 from tbps_cli.prepare.decode import build_store
@@ -295,6 +296,19 @@ def test_a_damaged_store_is_not_used(split):
     for name, content in (("pixels.u8", b"short"), ("manifest.json", b"{}")):
         (folder / name).write_bytes(content)
         assert open_store(split.root, SIZE, "bilinear", split.paths) is None
+
+
+def test_a_wrong_digit_in_the_manifest_of_a_store_is_found(split):
+    store, _ = build_store(split.root, split.paths, SIZE)
+    manifest = json.loads((store.folder / "manifest.json").read_text())
+    for key, place in (("shapes", 0), ("pictures", 1)):
+        changed = json.loads(json.dumps(manifest))
+        changed[key][place][-1] += 1
+        (store.folder / "manifest.json").write_text(json.dumps(changed))
+        assert read_store(store.folder, store.root) is None
+    del manifest["checksum"]  # as earlier versions wrote it
+    (store.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert read_store(store.folder, store.root) is not None
 
 
 def test_a_store_leaves_out_what_cannot_be_read_and_leaves_nothing_half_done(split, monkeypatch):

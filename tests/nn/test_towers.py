@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import oracles
 
-from tbps_cli.errors import WeightsError
+from tbps_cli.errors import RecipeError, WeightsError
 from tbps_cli.nn.adapters import AdapterBlock, MixtureBlock
 from tbps_cli.nn.block import Hooks
 from tbps_cli.nn.clip_features import image_feature, text_feature
@@ -32,6 +32,13 @@ def drawn(sizes: Tower, image_size: tuple[int, int], **more: int) -> Clip:
             if value.ndim == 1 and value.is_floating_point():
                 value.add_(0.1 * torch.rand(value.shape, generator=draws))
     return clip
+
+
+@pytest.mark.parametrize("image_size", [(16, 7), (7, 16)])
+def test_an_image_smaller_than_a_patch_is_a_mistake_of_the_recipe(image_size: tuple[int, int]) -> None:
+    sizes = Tower(width=16, layers=1, patch=8, embed=16, text_width=16, text_layers=1)
+    with pytest.raises(RecipeError, match=r"data\.image_size: images of .* are smaller than a patch of 8x8"):
+        Clip(sizes, image_size)
 
 
 def open_clip_twin(sizes: Tower, side: int) -> torch.nn.Module:

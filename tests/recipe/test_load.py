@@ -117,6 +117,11 @@ epochs = 3
 """
 
 
+def test_an_image_size_that_no_memory_holds_is_a_mistake(tmp_path: Path) -> None:
+    error = mistake(write(tmp_path, GOOD), "data.image_size=[1600000, 128]")
+    assert "data.image_size[0] = 1600000 must be at most 8192" in str(error)
+
+
 def test_all_mistakes_are_reported_at_once_with_file_and_line(tmp_path: Path) -> None:
     error = mistake(write(tmp_path, ALL_WRONG), "train.workers=many", "train.batch=2.5")
     place = tmp_path / "mine.toml"

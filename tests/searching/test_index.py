@@ -437,6 +437,27 @@ def test_an_index_that_was_moved_with_its_images_finds_them(model, photos: Path,
         assert "its images are taken from" in lines()
 
 
+def test_an_index_is_told_where_its_images_are_now(model, photos: Path, tmp_path: Path, lines) -> None:
+    index(model, photos, tmp_path / "a.h5")
+    lines()
+    photos.rename(tmp_path / "far away")
+    (tmp_path / "empty").mkdir()
+    gallery = open_index(model, tmp_path / "a.h5", root=tmp_path / "far away")
+    assert gallery.file_of(gallery.rows[0]).is_file() and lines() == ""
+    with pytest.raises(UsageError, match=r"none of the images of .* is there"):
+        open_index(model, tmp_path / "a.h5", root=tmp_path / "empty")
+
+
+def test_indexing_a_moved_folder_goes_on_with_its_index(model, photos: Path, tmp_path: Path, lines) -> None:
+    index(model, photos, tmp_path / "a.h5")
+    other = shutil.copytree(photos, tmp_path / "copied")
+    with pytest.raises(UsageError, match="is an index of"):
+        index(model, other, tmp_path / "a.h5")  # its own folder is still there
+    moved = photos.rename(tmp_path / "moved")
+    gallery = index(model, moved, tmp_path / "a.h5")
+    assert (gallery.update.embedded, gallery.root) == (0, moved) and "takes its place" in lines()
+
+
 def test_an_index_without_its_images_says_so_once_and_can_be_searched(
     model, photos: Path, tmp_path: Path, lines
 ) -> None:

@@ -103,7 +103,13 @@ def test_an_empty_query_is_a_usage_error(model, gallery: Gallery, query: str | N
 
 
 def test_other_senseless_wishes_are_usage_errors(model, gallery: Gallery) -> None:
-    for options in ({"top": 0}, {"min_score": float("nan")}, {"minus": " "}, {"where": "x"}):
+    for options in (
+        {"top": 0},
+        {"min_score": float("nan")},
+        {"min_score": float("inf")},
+        {"minus": " "},
+        {"where": "x"},
+    ):
         with pytest.raises(UsageError):
             search(model, gallery, "red", **options)
 

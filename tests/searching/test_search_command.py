@@ -107,6 +107,10 @@ def test_an_index_is_made_and_searched() -> None:
     by_folder = json.loads(run("search", "red", "--in", "photos", "--json").stdout)
     by_index = json.loads(run("search", "red", "--in", "people.h5", "--json").stdout)
     assert [hit["path"] for hit in by_index["hits"]] == [hit["path"] for hit in by_folder["hits"]]
+    Path("photos").rename("moved")
+    told = run("search", "red", "--in", "people.h5", "--root", "moved", "--copy-to", "hits")
+    assert "Copied: 5 images to hits" in told.stderr and "cannot be shown" not in told.stderr
+    Path("moved").rename("photos")
     document = json.loads(run("index", "photos", "--index", "people.h5", "--json").stdout)
     assert (document["size"], document["added"], document["left_out_in_all"]) == (5, 0, 2)
 
@@ -152,6 +156,8 @@ def test_an_index_suggests_a_search_with_the_same_model() -> None:
         (["search", "x", "--ckpt", "gone"], 1, "gone"),
         (["search", "x", "--in", "photos/1.jpg"], 1, "photos/1.jpg"),
         (["search", "x", "--split", "all"], 2, "--split"),
+        (["search", "x", "--in", "photos", "--root", "photos"], 2, "--root photos: only an index file"),
+        (["search", "x", "--root", "photos"], 2, "--root photos: only an index file"),
         (["index", "gone"], 1, "gone is not a folder"),
         (["index", "photos", "--index", "data"], 2, "--index data is a folder"),
     ],

@@ -133,6 +133,8 @@ def test_the_fields_of_a_filter_are_known() -> None:
         ("person in ()", "expected a value"),
         ("person in 3", "expected ("),
         ("score < none", "makes no sense"),
+        ("score > 'high'", "a score is a number (character 9: \"score > ^'high'\")"),
+        ("time > 'yesterday'", "not a time (character 8"),
         ('camera == "c1', "not understood (character 11: 'camera == ^\"c1')"),
         ("__import__('os')", "no field"),
         ("camera == 'a'; 1", "not understood"),
