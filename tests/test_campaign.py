@@ -81,5 +81,3 @@ def test_a_trial_that_hangs_or_crashes_is_a_fault_and_the_campaign_goes_on(tmp_p
     trials = [Trial("part", "crash", 0, crash), Trial("part", "hang", 0, hang, seconds=0.5)]
     faults = run_all(trials, Ledger(tmp_path / "state", 0), lambda text: None)
     assert faults == ["crashed with status -11", "hung for 0 s"]
-
-
