@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_a_campaign_that_was_interrupted_goes_on_and_repeats_nothing(tmp_path: P
     ran: list[str] = []
 
     def trial(number: int) -> Trial:
-        def run(draw) -> Result:
+        def run(draw: random.Random) -> Result:
             (tmp_path / f"{number}-{draw.random()}").touch()
             return Result(2, ["a fault"] * (number == 1))
 
@@ -70,11 +71,11 @@ def test_a_campaign_that_was_interrupted_goes_on_and_repeats_nothing(tmp_path: P
 
 def test_a_trial_that_hangs_or_crashes_is_a_fault_and_the_campaign_goes_on(tmp_path: Path) -> None:
 
-    def crash(draw) -> Result:
+    def crash(draw: random.Random) -> Result:
         os.kill(os.getpid(), signal.SIGSEGV)
         return Result()
 
-    def hang(draw) -> Result:
+    def hang(draw: random.Random) -> Result:
         time.sleep(60)
         return Result()
 
