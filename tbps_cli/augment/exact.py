@@ -265,6 +265,12 @@ class Augment:
 
 
 CLIP_TRAIN = Augment((Flip(0.5), PadCrop(10), Erase(0.5, (0.02, 0.4), (0.3, 3.3), value=CLIP_MEAN)))
+IMAGENET_TRAIN = Augment(
+    (Flip(0.5), PadCrop(10), Erase(0.5, (0.02, 0.4), (0.3, 3.3), value=IMAGENET_EVAL["mean"])),
+    IMAGENET_EVAL["mean"],
+    IMAGENET_EVAL["std"],
+)
+"""The same on the numbers of ImageNet's classifiers."""
 PLAIN_TRAIN = Augment((Flip(0.5),))
 POOL_TRAIN = Augment((PoolOfTwo(),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"])
 SIMCLR_TRAIN = Augment((Flip(0.5),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], whole=SimClr())

@@ -31,7 +31,8 @@ Init = Annotated[
     typer.Option(
         "--init",
         metavar="CKPT",
-        help="Start from the weights of a run or official checkpoint; the tower follows it unless you set one.",
+        help="Start from the weights of a run or official checkpoint, or from hf-hub:OWNER/REPO:FILE; "
+        "the tower follows it unless you set one.",
     ),
 ]
 Resume = Annotated[

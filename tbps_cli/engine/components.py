@@ -6,11 +6,9 @@ processes have met (`to_device`), since all of them start with the weights of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from tbps_cli import distributed, methods
 from tbps_cli.augment.batched import BatchAugmenter
@@ -19,8 +17,9 @@ from tbps_cli.engine.start import Start
 from tbps_cli.errors import RecipeError
 from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.loader import Loader
-from tbps_cli.methods.base import Method, Views
+from tbps_cli.methods.base import Method, TextInput, Views
 from tbps_cli.nn.block import Block, Transformer
+from tbps_cli.nn.imagenet import ImageNetResNet
 from tbps_cli.nn.precision import to_half
 from tbps_cli.nn.resnet import Bottleneck, ResNet
 from tbps_cli.recipe.schema import Recipe
@@ -62,18 +61,16 @@ def build_loader(
     )
 
 
-def build_method(
-    recipe: Recipe, split: Split, start: Start, buffers: Mapping[str, Tensor], data_root: Path
-) -> tuple[Method, str]:
+def build_method(recipe: Recipe, split: Split, start: Start, text: TextInput, data_root: Path) -> tuple[Method, str]:
     """The method on the CPU with the weights that it starts from, and a sentence about them (may be empty).
 
-    buffers: what `Method.text_input` found beside the weights.
+    text: what `Method.text_input` found beside the weights.
     """
     task = Task(recipe.data.image_size, split.identities, len(split), tuple(split.class_of.tolist()))
     method = methods.find(recipe.method.name)(recipe.method, task)
     method.initialise(torch.Generator().manual_seed(recipe.train.seed))
-    note = start.give(method, data_root)
-    method.load_state_dict(buffers, strict=False)
+    note = start.give(method, text.tokenizer, data_root)
+    method.load_state_dict(text.tensors, strict=False)
     if recipe.train.precision == "fp16-pure":
         to_half(method)
     if recipe.train.checkpointing:
@@ -88,7 +85,7 @@ def to_device(method: Method, device: torch.device) -> None:
     method.to(device)
     distributed.broadcast([*method.parameters(), *method.buffers()])
     for module in method.modules():
-        if isinstance(module, ResNet):
+        if isinstance(module, ResNet | ImageNetResNet):
             # the faster order for convolutions; PyTorch documents the keyword, its stubs lack it
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -75,6 +75,8 @@ class Experiment:
     """What was chosen for the user, one sentence each with its reason."""
     note: str
     """Where the weights come from."""
+    origin: str = ""
+    """Where on the hub the training's first weights come from, with commit and hash; empty for others."""
 
 
 def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Experiment:
@@ -121,7 +123,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
     recipe, chosen = resolve(recipe, facts, method=text.config, workers=options.workers)
 
     # All is decided: from here on things are built, and `recipe` stays as it is.
-    method, note = build_method(recipe, data.train, start, text.tensors, options.data_root)
+    method, note = build_method(recipe, data.train, start, text, options.data_root)
     return Experiment(
         recipe=recipe,
         given=given,
@@ -135,6 +137,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
         method=method,
         choices=tuple(filter(None, [*map(str, chosen), *start.choices, text.choice])),
         note=note,
+        origin=start.origin if saved is None else saved.origin,
     )
 
 

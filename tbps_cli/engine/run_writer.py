@@ -40,19 +40,25 @@ class RunWriter:
 
     def best(self, evaluated: Evaluated) -> None:
         """The present weights as the best ones, with the scores and the split that chose them."""
-        facts = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **evaluated.scores._asdict()}
+        facts: dict[str, object] = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **self._start}
+        facts |= evaluated.scores._asdict()
         if evaluated.guard is not None and not evaluated.guard.ok:
             facts["guard"] = ", ".join(evaluated.guard.troubles)
         self.run.save_weights("best", self._weights(), facts)
 
     def last(self, epoch: int) -> None:
         """The weights after an epoch (from 1), which no split has chosen."""
-        self.run.save_weights("last", self._weights(), {"epoch": epoch})
+        self.run.save_weights("last", self._weights(), {"epoch": epoch, **self._start})
 
     def _weights(self) -> dict[str, Tensor]:
         """The method's tensors without what only `--resume` needs."""
         state, left_out = self.stepper.method.state_dict(), self.stepper.method.checkpoint_only
         return {name: value for name, value in state.items() if not name.startswith(left_out)}
+
+    @property
+    def _start(self) -> dict[str, str]:
+        """Where the first weights came from, when it is known: a fact about all later ones."""
+        return {"started_from": self.experiment.origin} if self.experiment.origin else {}
 
     @property
     def due(self) -> bool:
@@ -71,12 +77,12 @@ class RunWriter:
             }
         recipe, given = (state.settings(one) for one in (self.recipe, self.experiment.given))
         data = dict(self.experiment.data_facts)
-        state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data))
+        state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data, self.experiment.origin))
         self.saved_at = time.monotonic()
 
     def card(self, place: TrainingProgress) -> None:
         """`card.md`: what this run is, for whoever is handed the folder."""
-        facts = {"selected_on": self.recipe.train.select_on, "epoch": place.best_epoch}
+        facts = {"selected_on": self.recipe.train.select_on, "epoch": place.best_epoch, **self._start}
         self.run.write_card(card(self.recipe, facts, place.best_scores))
 
     def way_out(self) -> str:

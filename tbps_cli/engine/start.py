@@ -1,13 +1,14 @@
 """Where a method's weights start: CLIP's, another checkpoint (`--init`), random draws, or a resumed run's own.
 
 What they are is known before the recipe is resolved, because weights decide things: CLIP's activation, how long
-captions may be, and with `--init` the tower. Only heads are read for that, tensors when the method is built.
+captions may be, and with `--init` the tower. Only heads are read for that, tensors when the method is built. Weights
+on the Hugging Face hub are named by the commit that was fetched, and their hash is said, so that a run can be repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ from tbps_cli.models.run import Run
 from tbps_cli.models.states import TEXT_POSITIONS
 from tbps_cli.nn.position import fit_context, resize_grid
 from tbps_cli.nn.sizes import CONTEXT, Tower
+from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
+from tbps_cli.weights.hub_files import fetch, is_hub_address
 from tbps_cli.weights.pretrained import ClipFile, clip_file
 
 IMAGE_POSITIONS = "clip.visual.positional_embedding", "clip.visual.attnpool.positional_embedding"
@@ -36,23 +39,29 @@ class Init:
     """What `--init` names: a run, or an official checkpoint that one method knows."""
 
     path: Path
+    """As the user gave it; of a file on the hub, its address with the commit."""
     source: Run | Official
+    origin: str = ""
+    """Of a file on the hub: its address with the commit, and its hash."""
 
     @property
     def config(self) -> MethodConfig:
         """The settings of its method."""
         return self.source.recipe.method
 
-    def tensors(self, config: MethodConfig, data_root: Path | None) -> Mapping[str, Tensor]:
-        """All of them under our names, heads included, as a method of `config` can go on with them.
+    def tensors(self, config: MethodConfig, data_root: Path | None) -> tuple[Mapping[str, Tensor], Tokenizer | None]:
+        """All of them under our names, heads included, as a method of `config` can go on with them; and the tokenizer
+        whose words their rows belong to, if any.
 
         data_root: where an official one's word table may lie.
         """
         if isinstance(self.source, Run):
             state: Mapping[str, Tensor] = self.source.weights()
+            tokenizer = self.source.tokenizer()
         else:
-            state = self.source.load(data_root=data_root).tensors
-        return methods.find(self.config.name).state_for(self.config, state, config)
+            loaded = self.source.load(data_root=data_root)
+            state, tokenizer = loaded.tensors, loaded.tokenizer
+        return methods.find(self.config.name).state_for(self.config, state, config), tokenizer
 
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches that its image tower was made for."""
@@ -72,12 +81,23 @@ class Start:
     """CLIP weights for `Method.load_weights`."""
     init: Init | None = None
 
-    def give(self, method: Method, data_root: Path | None = None) -> str:
-        """Copy the weights into a freshly drawn method. Returns a sentence about them; empty for none."""
+    @property
+    def origin(self) -> str:
+        """What a run remembers of its start: weights on the hub, which anybody can fetch again; else nothing."""
+        if self.clip is not None and self.clip.fetched is not None:
+            return str(self.clip.fetched)
+        return self.init.origin if self.init else ""
+
+    def give(self, method: Method, tokenizer: Tokenizer, data_root: Path | None = None) -> str:
+        """Copy the weights into a freshly drawn method. Returns a sentence about them; empty for none.
+
+        tokenizer: the method's own.
+        """
         if self.clip is not None:
             count = len(method.load_weights(self.clip.state()))
-            return f"weights: {count} tensors from {self.config.weights}{_resized(self.clip.context, self.config)}"
-        return copy_fitting(method, self.init, data_root) if self.init else ""
+            resized = _resized(self.clip.context, self.config) if self.clip.context else ""
+            return f"weights: {count} tensors from {self.origin or self.config.weights}{resized}"
+        return copy_fitting(method, self.init, tokenizer, data_root) if self.init else ""
 
 
 def find_init(path: Path | None, data: str | None = None) -> Init | None:
@@ -87,6 +107,13 @@ def find_init(path: Path | None, data: str | None = None) -> Init | None:
     """
     if path is None:
         return None
+    if is_hub_address(str(path)):
+        fetched = fetch(str(path))
+        return replace(_init(fetched.path, data), path=Path(fetched.address), origin=str(fetched))
+    return _init(path, data)
+
+
+def _init(path: Path, data: str | None) -> Init:
     if not path.exists():
         raise WeightsError(f"--init {path}: there is no such file or folder.")
     found = Checkpoint.find(path, wanted=data)
@@ -107,12 +134,13 @@ def find_start(config: MethodConfig, init: Init | None, *, tower_is_set: bool) -
     if config.weights == "random":
         return Start(config)
     clip = clip_file(config.weights, config.tower if isinstance(config.tower, str) else "")
-    changes: dict[str, object] = {}
+    changes: dict[str, object] = {"weights": clip.fetched.address} if clip.fetched else {}
     choices = []
     if clip.activation != config.sizes.activation:
         changes["tower"] = config.sizes.model_copy(update={"activation": clip.activation})
         choices.append(f"method.tower.activation: {clip.activation} ({config.weights} was trained with it)")
-    if not config.states_context and clip.context != config.sizes.context:
+    reads_text = config.takes_context and clip.context is not None
+    if reads_text and not config.states_context and clip.context != config.sizes.context:
         changes["context"] = clip.context
         choices.append(f"method.context: {clip.context} (the positions in {config.weights})")
     return Start(config.model_copy(update=changes), tuple(choices), clip=clip)
@@ -154,13 +182,16 @@ def _resized(rows: int, config: MethodConfig) -> str:
     )
 
 
-def copy_fitting(method: Method, init: Init, data_root: Path | None = None) -> str:
+def copy_fitting(method: Method, init: Init, tokenizer: Tokenizer, data_root: Path | None = None) -> str:
     """Copy what fits by name and shape. Returns a sentence about it.
 
     Raises WeightsError when fewer than half of the tensors that inference needs fit: the rest would be random.
     """
     own = method.state_dict()
-    given = _fit_positions(init.tensors(method.config, data_root), own, method, init)
+    given, theirs = init.tensors(method.config, data_root)
+    if theirs is not None:
+        given = method.renumbered(given, theirs, tokenizer)
+    given = _fit_positions(given, own, method, init)
     fitting = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
     # Adapters and experts of one side alone do not count: the smaller of both sides is what could fit.
     needed = {name for name in own if not name.startswith(method.training_only)}
@@ -177,7 +208,7 @@ def copy_fitting(method: Method, init: Init, data_root: Path | None = None) -> s
     fresh = [name for name in own if name not in fitting]
     rest = f"; new: {', '.join(fresh[:4])}{', …' if len(fresh) > 4 else ''}" if fresh else ""
     resized = _resized(init.config.sizes.context, method.config) if TEXT_POSITIONS in own else ""
-    return f"init: {len(fitting)} of {len(own)} tensors from {init.path}{rest}{resized}"
+    return f"init: {len(fitting)} of {len(own)} tensors from {init.origin or init.path}{rest}{resized}"
 
 
 def _fit_positions(

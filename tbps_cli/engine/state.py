@@ -69,6 +69,8 @@ class State:
     """The recipe as the user gave it, with every "auto"."""
     data: dict[str, Any] = field(default_factory=dict)
     """Of the training annotation: its `mark`, and how many captions and images it has; empty in older checkpoints."""
+    origin: str = ""
+    """Of the first weights, when they came from the hub."""
 
 
 def save(folder: Path, state: State) -> None:
@@ -94,6 +96,7 @@ def load(folder: Path) -> State | None:
         content["parts"],
         content.get("given", {}),
         content.get("data", {}),
+        content.get("origin", ""),
     )
 
 

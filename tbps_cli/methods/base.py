@@ -101,7 +101,7 @@ class Method(nn.Module):
     """Prefixes of our parameter names that inference does not need (heads, queues)."""
     checkpoint_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of our names of what `--resume` alone needs (memories of training images): not in files of weights."""
-    token_table: ClassVar[str] = "clip.token_embedding.weight"
+    token_table: str = "clip.token_embedding.weight"
     """Our name of the tensor that the tokenizer's ids index, a row an id."""
     brought: ClassVar[tuple[str, ...]] = ()
     """Our names of buffers that published files lack, because `text_input` brings them."""
@@ -202,6 +202,13 @@ class Method(nn.Module):
     def load_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         """Start the towers from a CLIP state (OpenAI's names). Returns our names that were set."""
         return [f"clip.{name}" for name in self.clip.start_from(state)]
+
+    def renumbered(self, state: Mapping[str, Tensor], theirs: Tokenizer, ours: Tokenizer) -> Mapping[str, Tensor]:
+        """Our tensors of another checkpoint, those that belong to words in the rows of `ours` and not of `theirs`.
+
+        As they are where all tokenizers number alike.
+        """
+        return state
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every parameter anew from the generator: each part draws itself, in the order of `__init__`."""

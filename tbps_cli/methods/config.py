@@ -28,7 +28,7 @@ class MethodConfig(Section):
     tower: str | Tower = "ViT-B-16"
     """A name of `nn.sizes.TOWERS`, or the table of sizes itself."""
     weights: str = "openai"
-    """Where the towers start: a tag of open_clip's catalogue, a path, or "random"."""
+    """Where the towers start: a tag of open_clip's catalogue, a path, hf-hub:OWNER/REPO:FILE, or "random"."""
     context: Annotated[int, Field(ge=3, le=LONGEST_CONTEXT)] | None = None
     """Tokens of a caption, start and end included; left out, what the weights were made for (77). A longer table of
     positions is made from theirs, linearly, and has to be trained."""

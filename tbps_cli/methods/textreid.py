@@ -1,16 +1,17 @@
-"""TextReID: CLIP's image tower, a GRU over frozen word vectors, and momentum contrast between the two.
+"""TextReID: an image tower, a GRU over word vectors, and momentum contrast between the two.
 
 Xiao Han, Sen He, Li Zhang, Tao Xiang, "Text-Based Person Search with Limited Data", BMVC 2021, arXiv
-2110.10807. The word vectors are CLIP's text tower applied to single words; they are a constant, so they
-live in a buffer and travel with the weights, the words themselves with the tokenizer. Differences from the
-released code: every caption is floored at zero, whatever else is in its batch (`zero_floor`), the value of
+2110.10807. As published, the image tower is CLIP's and the word vectors are CLIP's text tower applied to single
+words; they are a constant, so they live in a buffer and travel with the weights, the words themselves with the
+tokenizer. The baseline without CLIP has an ImageNet ResNet and trains its word vectors. Differences from the released
+code: every caption is floored at zero, whatever else is in its batch (`zero_floor`), the value of
 `label_smoothing` counts, and any CLIP image tower may stand under the heads.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +19,11 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from tbps_cli.errors import RecipeError, WeightsError
+from tbps_cli.augment.exact import CLIP_TRAIN, IMAGENET_TRAIN
+from tbps_cli.augment.transform import CLIP_EVAL, IMAGENET_EVAL, EvalTransform, Triple
+from tbps_cli.data.open import open_dataset
+from tbps_cli.data.types import Dataset
+from tbps_cli.errors import DataError, RecipeError, WeightsError
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures
 from tbps_cli.losses.identity import person_scores, smoothed_identity
@@ -28,21 +33,28 @@ from tbps_cli.methods.base import Method, TextInput, TextSources, Views
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip_towers import copy_in, draw_image_tower, image_tower, resized_tables
 from tbps_cli.nn.draw import draw_linear_normal, linear_layers
+from tbps_cli.nn.imagenet import ImageNetResNet, imagenet_embed, is_imagenet
 from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, read_head
+from tbps_cli.nn.position import PEDESTRIAN
 from tbps_cli.nn.resnet import EXPANSION, ResNet, image_of
 from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
+from tbps_cli.nn.vit import VisionTransformer
 from tbps_cli.nn.word_gru import Floor, WordGRU, read_gru
 from tbps_cli.section import Count, Positive, Share, Weight
-from tbps_cli.text.words import Words, WordTable
+from tbps_cli.text.tokenizer import Tokenizer
+from tbps_cli.text.words import Words, WordTable, read_words
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles, pair_of_sides
 from tbps_cli.weights.key_table import KeyTable
+from tbps_cli.weights.pretrained import IMAGENET, is_path
 from tbps_cli.weights.word_table import PUBLISHED, TOWER, make_table, published_table, read_table, vocabulary_of
 
 logger = logging.getLogger("tbps")
 
 POOL = "attnpool."
 TABLE = "visual.attnpool.positional_embedding"
+TRAINED = "embed.weight"
+"""The vectors of words in a text tower that learns them."""
 
 
 class TextReID(Method):
@@ -53,19 +65,24 @@ class TextReID(Method):
 
         tower: str | Tower = "RN50"
         """The image tower; CLIP's text tower is not used."""
+        image_network: Literal["clip", "imagenet"] = "clip"
+        """clip: CLIP's image tower; imagenet: the plain ResNet of ImageNet's classifiers with the tower's stages."""
         last_stride: Literal[1, 2] = 1
         """Of a ResNet's last stage; 1 keeps its map at 1/16 of the image."""
         pool_heads: Count | None = None
         """Heads of a ResNet's attention pool, which no checkpoint tells; its channels // 64 when left out."""
         takes_context: ClassVar[bool] = False
+        word_vectors: Literal["table", "trained"] = "table"
+        """table: constants, from a word table; trained: learned with the rest, in the weights of the checkpoint."""
         words: str | None = None
-        """The word table, a .npy file; left out, that of the run or of the data set's folder, else one is made."""
+        """The word table, a .npy file; left out, that of the run or of the data set's folder, else one is made.
+        For trained vectors a JSON list of the words; left out, those of the run or of the data set."""
         word_weights: str = "openai"
         """What a word table is made with: ViT-B-32 weights of open_clip's catalogue, a path, or "random"."""
         vocabulary: Count = 9408
-        """Words of the table; follows from the table."""
+        """Words of the table; follows from the table. Of trained vectors: places for words, at least as many."""
         word_width: Count = 512
-        """Numbers in a word vector; follows from the table."""
+        """Numbers in a word vector; follows from the table. Trained ones have gru_input numbers."""
         gru_input: Count = 512
         """Numbers that the GRU takes; a trained linear layer stands between when the vectors have others."""
         hidden: Count = 512
@@ -101,13 +118,34 @@ class TextReID(Method):
         @model_validator(mode="after")
         def _heads_fit(self) -> TextReID.Config:
             sizes = self.sizes
+            towers = ", ".join(name for name, tower in TOWERS.items() if tower.is_resnet)
+            if self.image_network == "imagenet" and self.pool_heads:
+                raise ValueError("pool_heads is for CLIP's ResNets; one of ImageNet has no attention pool")
+            if self.image_network == "imagenet" and not sizes.is_resnet:
+                raise ValueError(f'image_network = "imagenet" needs the stages of a ResNet as tower ({towers})')
             if self.pool_heads and not sizes.is_resnet:
-                towers = ", ".join(name for name, tower in TOWERS.items() if tower.is_resnet)
                 raise ValueError(f"pool_heads is for ResNets ({towers}); this tower has no attention pool")
             channels = 8 * EXPANSION * sizes.width
             if self.pool_heads and channels % self.pool_heads:
                 raise ValueError(f"pool_heads = {self.pool_heads} does not divide the pool's {channels} channels")
             return self
+
+        @model_validator(mode="after")
+        def _weights_fit(self) -> TextReID.Config:
+            imagenet = self.image_network == "imagenet"
+            if not imagenet and self.weights == IMAGENET:
+                raise ValueError(f'weights = "{IMAGENET}" is for image_network = "imagenet"')
+            if imagenet and self.weights not in (IMAGENET, "random") and not is_path(self.weights):
+                raise ValueError(
+                    f'weights = "{self.weights}" is a CLIP model; with image_network = "imagenet" it must be '
+                    f'"{IMAGENET}", "random" or the path of a file'
+                )
+            return self
+
+        @property
+        def image_width(self) -> int:
+            """Length of the image tower's feature."""
+            return imagenet_embed(self.sizes.width) if self.image_network == "imagenet" else self.sizes.embed
 
         @property
         def image_sizes(self) -> Tower:
@@ -133,22 +171,29 @@ class TextReID(Method):
             r"embed_model\.(.*)": r"head.\1",
             # in no published file: it comes from the table's own
             r"(word_table)": r"\1",
-        }
+        },
+        # of ImageNet's own classes, where a file has it
+        drop=[r"visual_model\.fc\.(weight|bias)"],
     )
     brought = ("word_table",)
-    token_table = "word_table"
     training_only = tuple(f"head.{name}" for name in TRAINING)
     config: Config
-    word_table: Tensor
+    word_table: Tensor | None
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.visual = image_tower(config.image_sizes, task.image_size, last_stride=config.last_stride)
+        self.visual = _image_tower(config, task.image_size)
+        trained, rows = config.word_vectors == "trained", config.vocabulary + 1
+        self.token_table = f"textual.{TRAINED}" if trained else "word_table"
         self.textual = WordGRU(
-            width=config.word_width, inside=config.gru_input, hidden=config.hidden, floor=config.zero_floor
+            width=config.word_width,
+            inside=config.gru_input,
+            hidden=config.hidden,
+            floor=config.zero_floor,
+            rows=rows if trained else None,
         )
-        self.register_buffer("word_table", torch.zeros(config.vocabulary + 1, config.word_width))
-        widths = {"image_width": config.sizes.embed, "text_width": self.textual.out}
+        self.register_buffer("word_table", None if trained else torch.zeros(rows, config.word_width))
+        widths = {"image_width": config.image_width, "text_width": self.textual.out}
         self.head: PlainHead | MomentumHead
         if config.head == "simple":
             self.head = PlainHead(**widths, embed=config.embed, identities=task.identities)
@@ -165,7 +210,15 @@ class TextReID(Method):
 
     @classmethod
     def views(cls, config: Config) -> Views:
-        return Views(sampler="identity-chunks", drop_last=config.head == "moco")
+        augment = IMAGENET_TRAIN if config.image_network == "imagenet" else CLIP_TRAIN
+        return Views({"image": augment}, sampler="identity-chunks", drop_last=config.head == "moco")
+
+    @classmethod
+    def eval_transform(cls, config: Config, task: Task) -> EvalTransform:
+        """Images of an ImageNet network are normalised by ImageNet's mean, and resized as CLIP's are, as released."""
+        if config.image_network == "clip":
+            return super().eval_transform(config, task)
+        return EvalTransform(task.image_size, IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], CLIP_EVAL["resample"])
 
     @classmethod
     def tokenizer(cls, config: Config) -> Words:
@@ -177,7 +230,10 @@ class TextReID(Method):
         """The words and their vectors: the run's own, as stated, from the data set's folder, or made for it.
 
         Only training may make a table: with another one than its own, a checkpoint gives plausible nonsense.
+        Trained vectors stand in the checkpoint, and the words alone are wanted.
         """
+        if config.word_vectors == "trained":
+            return _words_alone(config, sources)
         kept, dataset = sources.kept, sources.dataset
         if dataset and isinstance(kept, Words):  # resumed: the checkpoint brings the vectors
             width = sources.saved.get("word_width", config.word_width)
@@ -217,7 +273,8 @@ class TextReID(Method):
 
     def _read(self, textual: nn.Module, token_BT: Tensor) -> Tensor:
         """Captions through a text tower, [B, 2 * hidden]; ids from 1 stand at the front of each row."""
-        out: Tensor = textual(self.word_table[token_BT], (token_BT > 0).sum(1))
+        words = token_BT if self.word_table is None else self.word_table[token_BT]
+        out: Tensor = textual(words, (token_BT > 0).sum(1))
         return out
 
     # Training -----------------------------------------------------------------------------
@@ -286,21 +343,39 @@ class TextReID(Method):
         visual = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
         drawn = [name for name in self.visual.state_dict() if self._draws_pool and _is_pool_layer(name)]
         given = {name: value for name, value in visual.items() if name not in drawn}
-        given = resized_tables(given, self.visual.grid, prefix="")
+        if not isinstance(self.visual, ImageNetResNet):  # which has no table of places
+            given = resized_tables(given, self.visual.grid, prefix="")
         wanted = [name for name in self.visual.state_dict() if name not in drawn]
         copied = copy_in(self.visual, given, wanted)
         if isinstance(self.head, MomentumHead) and self.head.loss_evaluator is not None:
             copy_in(self.head.v_encoder_k, given, wanted)
         return [f"visual.{name}" for name in copied]
 
+    def renumbered(self, state: Mapping[str, Tensor], theirs: Tokenizer, ours: Tokenizer) -> Mapping[str, Tensor]:
+        """Trained vectors in the rows that our vocabulary gives their words; new words keep what was drawn for them."""
+        if self.word_table is not None or not (isinstance(theirs, Words) and isinstance(ours, Words)):
+            return state  # a constant table comes with our words
+        rows = {word: row for row, word in enumerate(theirs.vocabulary, start=1)}
+        pairs = [(row, rows[word]) for row, word in enumerate(ours.vocabulary, start=1) if word in rows]
+        to, out_of = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        own, moved = self.state_dict(), dict(state)
+        for name in (self.token_table, f"head.t_encoder_k.{TRAINED}"):
+            if name in own and name in state and own[name].shape[1] == state[name].shape[1]:
+                moved[name] = own[name].index_copy(0, to, state[name][out_of].to(own[name].dtype))
+        return moved
+
     @property
     def _draws_pool(self) -> bool:
         return self.config.head == "moco" and self.config.reinit_attention_pool and isinstance(self.visual, ResNet)
 
     def initialise(self, generator: torch.Generator) -> None:
-        draw_image_tower(self.visual, generator)
+        if isinstance(self.visual, ImageNetResNet):
+            self.visual.initialise(generator)
+        else:
+            draw_image_tower(self.visual, generator)
         self.textual.initialise(generator)
-        nn.init.normal_(self.word_table[1:], generator=generator)  # until a table comes
+        if self.word_table is not None:
+            nn.init.normal_(self.word_table[1:], generator=generator)  # until a table comes
         if isinstance(self.head, PlainHead):
             self.head.initialise(generator)
             return
@@ -316,15 +391,10 @@ class TextReID(Method):
 
     @classmethod
     def recognise(cls, files: OfficialFiles) -> Config | None:
-        """TextReID's when every name is one of its model's. The word table is not in its files."""
+        """TextReID's when every name is one of its model's. A constant word table is not in its files."""
         mapped = files.under(cls.official)
         if mapped.unknown or "textual.gru.weight_ih_l0" not in mapped.ours or "visual.conv1.weight" not in mapped.ours:
             return None
-        if TABLE not in mapped.ours:
-            raise WeightsError(
-                f"{files.name}: this is TextReID's baseline on an ImageNet ResNet, which is not supported.",
-                "TextReID on CLIP's RN50 and RN101 is.",
-            )
         config = _config(mapped.ours, files)
         return config if cls.fits(files, config) else None
 
@@ -337,8 +407,54 @@ class TextReID(Method):
     def recognise_task(cls, files: OfficialFiles, config: Any) -> Task:
         ours = files.under(cls.official).ours
         projection = ours.get("head.loss_evaluator.projection")
-        size, _ = image_of(len(ours[TABLE]), cls.stated_size(files))
+        if TABLE in ours:
+            size, _ = image_of(len(ours[TABLE]), cls.stated_size(files))
+        else:  # an ImageNet ResNet takes images of any size
+            size = cls.stated_size(files) or PEDESTRIAN
         return Task(size, 0 if projection is None else projection.shape[1])
+
+
+def _image_tower(config: TextReID.Config, image_size: tuple[int, int]) -> VisionTransformer | ResNet | ImageNetResNet:
+    layers = config.sizes.layers
+    if config.image_network == "clip" or isinstance(layers, int):
+        return image_tower(config.image_sizes, image_size, last_stride=config.last_stride)
+    return ImageNetResNet(layers, config.sizes.width, config.last_stride)
+
+
+def _words_alone(config: TextReID.Config, sources: TextSources) -> TextInput:
+    """The words whose vectors a checkpoint holds, or which training is about to learn."""
+    kept, dataset = sources.kept, sources.dataset
+    if dataset and isinstance(kept, Words):  # resumed: the places for words stay as many
+        return TextInput(_sized(config, sources.saved.get("vocabulary", config.vocabulary)), kept)
+    path = sources.words or (Path(config.words) if config.words else None)
+    if path is None and kept is not None:
+        return TextInput(config, kept)
+    words = read_words(path) if path else vocabulary_of(dataset or _dataset_of(config, sources))
+    if dataset:
+        places = max(config.vocabulary, len(words))
+        choice = f"method.vocabulary: {places:,} (places for the {len(words):,} words of {path or dataset.name})"
+        return TextInput(_sized(config, places), Words(words), choice=choice)
+    if len(words) > config.vocabulary:
+        raise WeightsError(
+            f"words: {path or sources.data} has {len(words):,} words, the checkpoint {config.vocabulary:,} vectors.",
+            "Give the words that it was trained with: --words FILE.json, or the data set's annotation (--data-root).",
+        )
+    return TextInput(_sized(config, config.vocabulary), Words(words))
+
+
+def _dataset_of(config: TextReID.Config, sources: TextSources) -> Dataset:
+    """The data set that a checkpoint was trained on. Raises WeightsError when its annotation is not there."""
+    reason = "no data set's folder is given"
+    if sources.data_root is not None:
+        try:
+            return open_dataset(sources.data, sources.data_root)
+        except DataError as error:
+            reason = error.message.rstrip(".")
+    raise WeightsError(
+        f"{config.name} has a vector for each word in this checkpoint, but the words stand in the annotation of "
+        f"{sources.data}: {reason}.",
+        "Give the folder of the data set (--data-root), or a list of the words (--words FILE.json).",
+    )
 
 
 def _no_table(config: TextReID.Config) -> WeightsError:
@@ -356,9 +472,10 @@ def _with_table(config: TextReID.Config, table: WordTable, reason: str) -> TextI
     return TextInput(_sized(config, words, table.width), Words(table.vocabulary), tensors, choice)
 
 
-def _sized(config: TextReID.Config, vocabulary: int, width: int) -> TextReID.Config:
-    """Without the path: a run carries its table, and holds no path of the machine that made it."""
-    return config.model_copy(update={"words": None, "vocabulary": vocabulary, "word_width": width})
+def _sized(config: TextReID.Config, vocabulary: int, width: int | None = None) -> TextReID.Config:
+    """Without the path: a run carries its words, and holds no path of the machine that made it."""
+    sizes = {"words": None, "vocabulary": vocabulary, "word_width": width or config.word_width}
+    return config.model_copy(update=sizes)
 
 
 def _pooled(visual: nn.Module, image_BCHW: Tensor) -> Tensor:
@@ -381,5 +498,48 @@ def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> TextReID.Config
         values["label_smoothing"] = 0.1 if epsilon > 0 else 0.0  # the released code knows no other value
     if isinstance(momentum, int | float) and 0 <= momentum <= 1:
         values["momentum"] = float(momentum)
-    _, last_stride = image_of(len(ours[TABLE]), TextReID.stated_size(files))
-    return TextReID.Config(name="textreid", tower=named_resnet(visual), last_stride=last_stride, **values)
+    if is_imagenet(visual):
+        values |= {"image_network": "imagenet", "weights": IMAGENET, "last_stride": _stated_stride(files)}
+        _check_normalising(files, IMAGENET_EVAL["mean"])
+    elif TABLE in ours:
+        _, values["last_stride"] = image_of(len(ours[TABLE]), TextReID.stated_size(files))
+        _check_normalising(files, CLIP_EVAL["mean"])
+    else:
+        raise WeightsError(
+            f"{files.name}: the position table of TextReID's attention pool is missing.",
+            "The file is incomplete: copy it again.",
+        )
+    return TextReID.Config(name="textreid", tower=named_resnet(visual), **values)
+
+
+def _stated_stride(files: OfficialFiles) -> int:
+    """The stride of an ImageNet ResNet's last stage, which no tensor tells: the YAML's, else the published one.
+
+    Raises WeightsError for options that no published file has, and that would change features unseen.
+    """
+    stride, dilation = files.at("MODEL", "RESNET", "RES5_STRIDE"), files.at("MODEL", "RESNET", "RES5_DILATION")
+    if dilation not in (None, 1) or stride not in (None, 1, 2):
+        raise WeightsError(
+            f"{files.name}: its options say RES5_STRIDE {stride} and RES5_DILATION {dilation}.",
+            "Known are a stride of 1 or 2 without dilation, as published.",
+        )
+    if stride is None:
+        return 2 if files.at("MODEL") else 1  # the released code's default where its YAML is silent
+    return int(stride)
+
+
+def _check_normalising(files: OfficialFiles, mean: Triple) -> None:
+    """Raises WeightsError when the YAML states another mean of pixels than that of the image tower."""
+    stated = files.at("INPUT", "PIXEL_MEAN")
+    if isinstance(stated, list | tuple) and stated and not _near(stated, mean):
+        raise WeightsError(
+            f"{files.name}: its images were normalised with the mean {list(stated)}, here they would be with "
+            f"{list(mean)}.",
+            "Known are CLIP's numbers for CLIP's towers and ImageNet's for ImageNet's, as published.",
+        )
+
+
+def _near(stated: Sequence[object], mean: Triple) -> bool:
+    return len(stated) == len(mean) and all(
+        isinstance(one, int | float) and abs(one - other) < 1e-3 for one, other in zip(stated, mean, strict=True)
+    )

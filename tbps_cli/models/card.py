@@ -22,7 +22,7 @@ def card(
 ) -> str:
     """Markdown: method and paper, data, how the best epoch was chosen, scores, and what to mind.
 
-    facts: what the weights file says of itself (`epoch`, `selected_on`, `converted_from`).
+    facts: what the weights file says of itself (`epoch`, `selected_on`, `converted_from`, `started_from`).
     scores: text-to-image percentages by name, of the split named in `selected_on`.
     origin: a sentence on how a converted file was chosen; left_out: what of it is not in these weights.
     """
@@ -36,6 +36,7 @@ def card(
         f"- Paper: {methods.find(recipe.method.name).paper or 'none'}",
         f"- Data: `{recipe.data.name}`",
         f"- {_origin(recipe, facts, origin)}",
+        *([f"- Trained from: {facts['started_from']}"] if facts.get("started_from") else []),
         *([f"- Scores: {_scores(scores)}"] if scores else []),
         *_left_out(left_out),
         "",

@@ -21,22 +21,27 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions; a stride is an average pool before the last one."""
+    """1x1, 3x3, 1x1 convolutions.
 
-    def __init__(self, inside: int, planes: int, stride: int) -> None:
+    pooled: a stride is an average pool before the last convolution, as in CLIP; else the 3x3 convolution and
+    the shortcut take it, as in torchvision.
+    """
+
+    def __init__(self, inside: int, planes: int, stride: int, *, pooled: bool = True) -> None:
         super().__init__()
+        pool, step = (stride, 1) if pooled else (1, stride)
         self.conv1 = nn.Conv2d(inside, planes, 1, bias=False)
         self.bn1 = BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride=step, padding=1, bias=False)
         self.bn2 = BatchNorm2d(planes)
-        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.avgpool = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(planes, planes * EXPANSION, 1, bias=False)
         self.bn3 = BatchNorm2d(planes * EXPANSION)
         self.downsample: nn.Sequential | None = None
         if stride > 1 or inside != planes * EXPANSION:
             shortcut: OrderedDict[str, nn.Module] = OrderedDict()
-            shortcut["-1"] = nn.AvgPool2d(stride)
-            shortcut["0"] = nn.Conv2d(inside, planes * EXPANSION, 1, bias=False)
+            shortcut["-1"] = nn.AvgPool2d(pool) if pooled else nn.Identity()
+            shortcut["0"] = nn.Conv2d(inside, planes * EXPANSION, 1, stride=step, bias=False)
             shortcut["1"] = BatchNorm2d(planes * EXPANSION)
             self.downsample = nn.Sequential(shortcut)
 
@@ -46,6 +51,20 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
         return F.relu(out + shortcut)
+
+
+def stages(
+    width: int, layers: tuple[int, int, int, int], last_stride: int, *, pooled: bool = True
+) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential, nn.Sequential]:
+    """The four stages of a ResNet behind a stem of `width` channels; each doubles the planes of the one before."""
+    inside, made = width, []
+    for number, (blocks, stride) in enumerate(zip(layers, (1, 2, 2, last_stride), strict=True)):
+        planes, stage = width << number, []
+        for index in range(blocks):
+            stage.append(Bottleneck(inside, planes, stride if index == 0 else 1, pooled=pooled))
+            inside = planes * EXPANSION
+        made.append(nn.Sequential(*stage))
+    return made[0], made[1], made[2], made[3]
 
 
 class AttentionPool(nn.Module):
@@ -118,19 +137,8 @@ class ResNet(nn.Module):
         self.bn2 = BatchNorm2d(width // 2)
         self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
         self.bn3 = BatchNorm2d(width)
-        self._inside = width
-        self.layer1 = self._stage(width, layers[0], 1)
-        self.layer2 = self._stage(2 * width, layers[1], 2)
-        self.layer3 = self._stage(4 * width, layers[2], 2)
-        self.layer4 = self._stage(8 * width, layers[3], last_stride)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages(width, layers, last_stride)
         self.attnpool = AttentionPool(self.grid, 8 * width * EXPANSION, heads, embed)
-
-    def _stage(self, planes: int, blocks: int, stride: int) -> nn.Sequential:
-        made = []
-        for index in range(blocks):
-            made.append(Bottleneck(self._inside, planes, stride if index == 0 else 1))
-            self._inside = planes * EXPANSION
-        return nn.Sequential(*made)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         x_BCHW = image_BCHW.to(self.conv1.weight.dtype)

@@ -126,17 +126,21 @@ class _Shaped(Protocol):
 
 
 def named_resnet(state: Mapping[str, _Shaped]) -> str | Tower:
-    """The name in `TOWERS` of a CLIP ResNet (tensor names as below `visual.`), or its sizes when no name fits.
+    """The name in `TOWERS` of a ResNet (tensor names as below `visual.`), or its sizes when no name fits.
 
-    A file of the image tower alone says nothing about a text tower: those sizes are placeholders.
+    A file of the image tower alone says nothing about a text tower: those sizes are placeholders. One without
+    an attention pool (ImageNet's) has the name of CLIP's with the same stages.
     """
     stages = [_count(state, rf"layer{stage}\.(\d+)\..*") for stage in range(1, 5)]
     layers = stages[0], stages[1], stages[2], stages[3]
     width = int(state["layer1.0.conv1.weight"].shape[0])
-    embed = int(state["attnpool.c_proj.weight"].shape[0])
+    pool = state.get("attnpool.c_proj.weight")
+    embed = None if pool is None else int(pool.shape[0])
     for name, known in TOWERS.items():
-        if (known.width, known.layers, known.embed) == (width, layers, embed):
+        if (known.width, known.layers) == (width, layers) and embed in (None, known.embed):
             return name
+    if embed is None:
+        return Tower(width=width, layers=layers, embed=32 * width, text_width=HEAD, text_layers=1, heads=1)
     return Tower(width=width, layers=layers, embed=embed, text_width=embed, text_layers=1)
 
 

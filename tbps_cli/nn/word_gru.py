@@ -1,9 +1,9 @@
-"""TextReID's text tower: a bidirectional GRU over constant word vectors, the largest value over the words.
+"""TextReID's text tower: a bidirectional GRU over word vectors, the largest value over the words.
 
 Han et al., BMVC 2021. Parameter names are those of the released code. Its maximum runs over a batch
 padded with zeros, so every caption but the batch's longest is floored at zero and a feature depends on
 the rest of its batch. `floor = "always"` floors them all, as training did for nearly every caption;
-`"batch"` does as released.
+`"batch"` does as released. The vectors are constants from outside, or a table of the tower's own that is trained.
 """
 
 from __future__ import annotations
@@ -21,16 +21,23 @@ Floor = Literal["always", "batch"]
 
 
 class WordGRU(nn.Module):
-    """[B, T, W] word vectors of [B] captions' lengths -> [B, 2 * hidden], float32.
+    """[B, T, W] word vectors, or [B, T] ids, of [B] captions' lengths -> [B, 2 * hidden], float32.
 
     width: of the vectors (W). inside: what the GRU takes; a trained linear layer stands between when
-    the two differ. hidden: units of each direction.
+    the two differ. hidden: units of each direction. rows: of a table of trained vectors that it holds itself,
+    row 0 for padding; it then takes ids, and `width` is not used.
     """
 
-    def __init__(self, *, width: int, inside: int, hidden: int, floor: Floor = "always") -> None:
+    def __init__(
+        self, *, width: int, inside: int, hidden: int, floor: Floor = "always", rows: int | None = None
+    ) -> None:
         super().__init__()
         self.floor = floor
-        self.embed = nn.Linear(width, inside) if width != inside else None
+        self.embed: nn.Embedding | nn.Linear | None = None
+        if rows is not None:
+            self.embed = nn.Embedding(rows, inside, padding_idx=0)
+        elif width != inside:
+            self.embed = nn.Linear(width, inside)
         self.gru = nn.GRU(inside, hidden, bias=False, bidirectional=True, batch_first=True)
 
     @property
@@ -38,30 +45,34 @@ class WordGRU(nn.Module):
         """Length of a caption's vector."""
         return 2 * self.gru.hidden_size
 
-    def forward(self, word_BTW: Tensor, length_B: Tensor) -> Tensor:
-        largest_BD = self.sequence(word_BTW, length_B).amax(1)
+    def forward(self, words: Tensor, length_B: Tensor) -> Tensor:
+        largest_BD = self.sequence(words, length_B).amax(1)
         return largest_BD.clamp(min=0) if self.floor == "always" else largest_BD
 
-    def sequence(self, word_BTW: Tensor, length_B: Tensor) -> Tensor:
+    def sequence(self, words: Tensor, length_B: Tensor) -> Tensor:
         """Outputs at each word, forward units first, zeros after a caption's end; T is the longest caption.
 
         The backward direction begins at each caption's own last word. A caption without words reads one
         place of padding.
         """
-        with torch.autocast(word_BTW.device.type, enabled=False):
-            x_BTW = word_BTW.float() if self.embed is None else self.embed(word_BTW.float())
+        with torch.autocast(words.device.type, enabled=False):
+            given = words if isinstance(self.embed, nn.Embedding) else words.float()
+            x_BTW = given if self.embed is None else self.embed(given).float()
             if torch.compiler.is_exporting():
                 return self._as_operation(x_BTW, length_B)
             packed = pack_padded_sequence(x_BTW, length_B.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
             return pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0]
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Uniform, as PyTorch draws a GRU and a linear layer."""
+        """As PyTorch draws them: a GRU and a linear layer uniform, vectors of words normal."""
         for weight in self.gru.parameters():
             bound = self.gru.hidden_size**-0.5
             nn.init.uniform_(weight, -bound, bound, generator=generator)
-        if self.embed is not None:
+        if isinstance(self.embed, nn.Linear):
             draw_linear_uniform([self.embed], generator)
+        elif self.embed is not None:
+            with torch.no_grad():
+                self.embed.weight.normal_(generator=generator)[0] = 0
 
     def _as_operation(self, x_BTW: Tensor, length_B: Tensor) -> Tensor:
         """The same as ONNX's own GRU, which knows lengths: packing has no counterpart in a graph."""
@@ -82,13 +93,17 @@ class WordGRU(nn.Module):
 
 
 def read_gru(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """What the shapes of a WordGRU below `prefix` say, under the names of the recipes' keys."""
-    inside, linear = tensors[f"{prefix}gru.weight_ih_l0"].shape[1], tensors.get(f"{prefix}embed.weight")
-    return {
-        "word_width": inside if linear is None else linear.shape[1],
-        "gru_input": inside,
-        "hidden": tensors[f"{prefix}gru.weight_hh_l0"].shape[1],
-    }
+    """What the shapes of a WordGRU below `prefix` say, under the names of the recipes' keys.
+
+    A table of vectors and a linear layer have one name; only the layer has a bias.
+    """
+    inside, embed = tensors[f"{prefix}gru.weight_ih_l0"].shape[1], tensors.get(f"{prefix}embed.weight")
+    sizes = {"word_width": inside, "gru_input": inside, "hidden": tensors[f"{prefix}gru.weight_hh_l0"].shape[1]}
+    if embed is None:
+        return sizes
+    if f"{prefix}embed.bias" in tensors:
+        return sizes | {"word_width": embed.shape[1]}
+    return sizes | {"word_vectors": "trained", "vocabulary": len(embed) - 1}
 
 
 def _onnx_order(weight_GW: Tensor) -> Tensor:

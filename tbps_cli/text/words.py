@@ -181,7 +181,7 @@ class WordTable:
 
         width: refuse vectors of another size. Raises WeightsError naming the file. Nothing is unpickled.
         """
-        words = _read_words(path) if vocabulary is None else list(vocabulary)
+        words = read_words(path) if vocabulary is None else list(vocabulary)
         vectors = _read_vectors(path)
         if len(vectors) < len(words) + 1:
             raise WeightsError(
@@ -198,7 +198,11 @@ class WordTable:
         files.write_text(path.with_suffix(".json"), json.dumps(self.vocabulary, ensure_ascii=False))
 
 
-def _read_words(path: Path) -> list[str]:
+def read_words(path: Path) -> list[str]:
+    """The words of a table's rows from `NAME.json`; path: that file, or the table that it lies beside.
+
+    Raises WeightsError when it is missing or no list of words.
+    """
     beside = path.with_suffix(".json")
     try:
         words = json.loads(beside.read_text(encoding="utf-8"))

@@ -1,8 +1,10 @@
-"""CLIP's pre-trained weights, from a file or from the catalogue, under OpenAI's parameter names.
+"""Pre-trained weights that towers start from, from a file, the hub or the catalogue, under OpenAI's parameter names.
 
-A plain URL whose hash is known is preferred to the hub: the file is downloaded once into the cache,
-goes on where a broken download stopped, and is used only when its hash is right. Offline, or with
-HF_HUB_OFFLINE=1, the message names the file and says where to put it.
+They are a CLIP model's; those of one that was trained further on persons (a checkpoint of IRRA's family, of which the
+towers alone are read); or torchvision's ResNets of ImageNet, for the one method that stands on them. A plain URL whose
+hash is known is preferred to the hub: the file is downloaded once into the cache, goes on where a broken download
+stopped, and is used only when its hash is right. Offline, or with HF_HUB_OFFLINE=1, the message names the file and
+says where to put it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import hashlib
 import http.client
 import logging
 import os
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,9 +24,13 @@ from typing import Literal
 from torch import Tensor
 
 from tbps_cli.errors import WeightsError
+from tbps_cli.nn.imagenet import is_imagenet
+from tbps_cli.nn.sizes import spelled
 from tbps_cli.places import cache_dir
 from tbps_cli.weights import catalogue
 from tbps_cli.weights.catalogue import QUICK, CatalogueEntry
+from tbps_cli.weights.hub_files import Fetched, is_hub_address, is_offline, reason_of
+from tbps_cli.weights.hub_files import fetch as fetch_from_hub
 from tbps_cli.weights.surplus import TOWERS
 from tbps_cli.weights.weights_file import SKIPPED, read_tensors, state_of
 
@@ -38,6 +43,12 @@ _OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}
 _NEEDED = "visual.conv1.weight", "token_embedding.weight", "positional_embedding"
 _HUB_FILES = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 _SUFFIXES = ".pt", ".pth", ".bin", ".safetensors"
+IMAGENET = "imagenet"
+_IMAGENET = {
+    "RN50": CatalogueEntry("https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+    "RN101": CatalogueEntry("https://download.pytorch.org/models/resnet101-63fe2227.pth"),
+}
+"""torchvision's first weights (IMAGENET1K_V1), those that the papers of that time used."""
 _PIECE = 1 << 20
 _TIMEOUT = 30.0
 
@@ -49,8 +60,10 @@ class ClipFile:
     path: Path
     activation: Activation
     """What its towers were trained with."""
-    context: int
-    """Rows of its table of text positions."""
+    context: int | None
+    """Rows of its table of text positions; None of a ResNet of ImageNet, which reads no text."""
+    fetched: Fetched | None = None
+    """Where it was found on the hub, with commit and hash."""
 
     def state(self) -> dict[str, Tensor]:
         """The towers' tensors in float32, with OpenAI's names, without what belongs to no tower (`logit_scale`)."""
@@ -61,17 +74,20 @@ def clip_file(weights: str, tower: str = "", *, progress: Progress | None = None
     """Find CLIP weights, fetching them where they are missing, and read their head.
 
     weights: the path of a file (OpenAI's archive, a state dict, safetensors, a checkpoint of IRRA's family, of which
-    the towers count) or a tag of open_clip's catalogue, then for this tower. progress: called with (bytes done,
-    bytes in all) of a download.
+    the towers count), the address of one on the hub, "imagenet", or a tag of open_clip's catalogue; the last two for
+    this tower. progress: called with (bytes done, bytes in all) of a download.
     """
+    fetched = fetch_from_hub(weights) if is_hub_address(weights) else None
     if is_path(weights):
-        path = Path(weights).expanduser()
+        path = fetched.path if fetched else Path(weights).expanduser()
         quick = tower.endswith(QUICK) or "quickgelu" in path.name.lower()
     else:
-        entry = catalogue.find(weights, tower)
+        entry = _imagenet(tower) if weights == IMAGENET else catalogue.find(weights, tower)
         path, quick = fetch(entry, progress=progress), entry.quick_gelu
     tensors, openai = _towers(path, values=False)
-    return ClipFile(path, "quickgelu" if quick or openai else "gelu", len(tensors["positional_embedding"]))
+    table = tensors.get("positional_embedding")
+    activation: Activation = "quickgelu" if quick or openai else "gelu"
+    return ClipFile(path, activation, None if table is None else len(table), fetched)
 
 
 def clip_state(
@@ -83,7 +99,7 @@ def clip_state(
 
 
 def is_path(weights: str) -> bool:
-    """Whether `method.weights` names a file rather than a tag of the catalogue."""
+    """Whether `method.weights` names a file, here or on the hub, rather than a tag of the catalogue."""
     return "/" in weights or os.sep in weights or weights.endswith(_SUFFIXES) or Path(weights).is_file()
 
 
@@ -91,9 +107,14 @@ def is_path(weights: str) -> bool:
 
 
 def _towers(path: Path, *, values: bool) -> tuple[dict[str, Tensor], bool]:
-    """The towers' tensors of a file, and whether they are OpenAI's by origin. values: as in `read_tensors`."""
+    """The towers' tensors of a file, and whether they are OpenAI's by origin. values: as in `read_tensors`.
+
+    A ResNet of ImageNet has no activation that could be another, so it counts as OpenAI's.
+    """
     foreign = read_tensors(path, skip=SKIPPED, values=values)
     tensors = state_of(foreign)
+    if is_imagenet(tensors):
+        return {f"visual.{name}": tensor for name, tensor in tensors.items()}, True
     family = f"{TOWERS}visual.conv1.weight" in tensors
     if family:  # the towers of a fine-tuned or person-pre-trained model, which IRRA's family takes from OpenAI
         tensors = {name.removeprefix(TOWERS): tensor for name, tensor in tensors.items() if name.startswith(TOWERS)}
@@ -112,6 +133,16 @@ def _towers(path: Path, *, values: bool) -> tuple[dict[str, Tensor], bool]:
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor.float().contiguous() if tensor.is_floating_point() else tensor
+
+
+def _imagenet(tower: str) -> CatalogueEntry:
+    entry = _IMAGENET.get(spelled(tower))
+    if entry is None:
+        raise WeightsError(
+            f'method.weights: there are no weights "{IMAGENET}" for the tower {tower or "that the recipe states"}.',
+            f"Known for {', '.join(_IMAGENET)}; or give the path of a file.",
+        )
+    return entry
 
 
 # Downloading ------------------------------------------------------------------------------------
@@ -136,7 +167,7 @@ def download(url: str, target: Path, *, sha256: str | None, progress: Progress |
     if known is not None:
         return known
     by_hand = f"Fetch {url} elsewhere and put it at {target}, or set method.weights to its path."
-    if _is_offline():
+    if is_offline():
         raise WeightsError(f"{target.name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.", by_hand)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -152,10 +183,6 @@ def download(url: str, target: Path, *, sha256: str | None, progress: Progress |
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise WeightsError(f"{target.name} cannot be fetched from {url}: {reason}.", by_hand) from None
     return target
-
-
-def _is_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def _from_openai_cache(name: str, sha256: str | None) -> Path | None:
@@ -241,13 +268,8 @@ def _from_hub(entry: CatalogueEntry) -> Path:
             return Path(hf_hub_download(repository, name, library_name="tbps"))
         except Exception as error:  # the client raises classes of three libraries, none of them its own base
             last = error
-    where = "HF_HUB_OFFLINE forbids to fetch it" if _is_offline() else _reason(last)
+    where = "HF_HUB_OFFLINE forbids to fetch it" if is_offline() else reason_of(last)
     raise WeightsError(
         f"{file or _HUB_FILES[0]} of huggingface.co/{repository} is not on this machine: {where}.",
         "Fetch it elsewhere and set method.weights to its path.",
     ) from None
-
-
-def _reason(error: Exception | None) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[0]).rstrip(".") if lines else type(error).__name__

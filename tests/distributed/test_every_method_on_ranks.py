@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.ranks import ROWS, apart, in_processes, pairs, stepper, trace
+from support.ranks import FORMS, ROWS, apart, in_processes, pairs, stepper, trace
 from torch import nn
 
 from tbps_cli import methods
@@ -28,26 +28,26 @@ NO_GRADIENT = ("mlp.layers.0.bias", "attnpool.k_proj.bias")
 LIMIT = 1e-5
 LONG = (12, 11, 10, 2, 12, 1, 12, 12)
 """Pairs of eight steps, with rests of fewer pairs than three processes."""
-LONG_OF = {"textreid": (12, 11, 10, 5, 12, 3, 12, 12)}
+LONG_OF = {"textreid": (12, 11, 10, 5, 12, 3, 12, 12), "textreid-imagenet": (12, 11, 5)}
 """Batch norms over one or two tiny images: there a change of the images by 1e-7 moves weights by up to 0.4."""
 CHUNKED = [name for name in methods.names() if name not in ("textreid", "rde")]
 """Those without statistics of the batch."""
 
 
 def traces(rank: int):
-    """Every method in this rank: three steps, one of a single pair, and one in chunks."""
+    """Every method, and every further form, in this rank: three steps, one of a single pair, and one in chunks."""
     return {
         name: {
             "steps": trace(name),
             "rest": trace(name, (11, 1)),
             "chunks": trace(name, (12,), chunk=4) if name in CHUNKED else None,
         }
-        for name in methods.names()
+        for name in (*methods.names(), *FORMS)
     }
 
 
 def many(rank: int):
-    return {name: trace(name, LONG_OF.get(name, LONG)) for name in methods.names()}
+    return {name: trace(name, LONG_OF.get(name, LONG)) for name in (*methods.names(), *FORMS)}
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +81,15 @@ def assert_same(one, ranks, limit=LIMIT) -> None:
             assert all(torch.equal(value, other[part][key]) for other in ranks[1:]), f"{part}: {key}"
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [*methods.names(), *FORMS])
 def test_two_processes_are_one(name, two) -> None:
     assert_same(trace(name), [rank[name]["steps"] for rank in two])
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [*methods.names(), *FORMS])
 def test_a_rest_of_one_pair_is_trained_on_by_two_processes(name, two) -> None:
     # eleven images of noise under batch norms of two channels: measured 3e-5 for textreid, else 3e-6
-    limit = 1e-4 if name == "textreid" else LIMIT
+    limit = 1e-4 if name.startswith("textreid") else LIMIT
     assert_same(trace(name, (11, 1)), [rank[name]["rest"] for rank in two], limit)
 
 
@@ -100,7 +100,7 @@ def test_two_processes_in_chunks_are_one_with_the_whole_batch(name, two) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [*methods.names(), *FORMS])
 def test_three_processes_are_one_over_eight_steps(name, three) -> None:
     assert_same(trace(name, LONG_OF.get(name, LONG)), [rank[name] for rank in three], 1e-4)
 
@@ -117,7 +117,7 @@ def test_the_proof_would_notice_a_share_that_is_missing(name) -> None:
     assert apart(one, other)[0] > 1e-2
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [*methods.names(), *FORMS])
 def test_no_brick_draws_or_normalises_for_its_share_alone(name) -> None:
     """PyTorch's own layers would; ours, in nn.dropout and nn.norm, look at the whole batch."""
     modules = list(stepper(name).method.modules())

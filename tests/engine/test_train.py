@@ -272,10 +272,11 @@ def test_init_takes_what_fits_and_says_what_is_new(tmp_path, data) -> None:
 
 def test_an_official_checkpoint_is_a_start_too(tmp_path) -> None:
     torch.save({"model": golden_state()}, tmp_path / "best.pth")
-    method = open_model(tmp_path / "best.pth", device="cpu").method
+    model = open_model(tmp_path / "best.pth", device="cpu")
+    method = model.method
     method.initialise(torch.Generator().manual_seed(0))
     assert not torch.equal(method.clip.visual.proj, golden_state()["base_model.visual.proj"])
-    assert copy_fitting(method, find_init(tmp_path / "best.pth")).startswith("init: ")
+    assert copy_fitting(method, find_init(tmp_path / "best.pth"), model.tokenizer).startswith("init: ")
     assert torch.equal(method.clip.visual.proj, golden_state()["base_model.visual.proj"])
 
 

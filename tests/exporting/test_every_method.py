@@ -17,13 +17,15 @@ from tbps_cli.types import Task
 
 SIZES = {"embed": 32, "text_width": 64, "text_layers": 2, "text_heads": 2}
 VIT = Tower(width=64, layers=2, patch=16, heads=2, **SIZES)
-OWN = {"textreid": {"tower": Tower(width=8, layers=(1, 1, 1, 1), heads=4, **SIZES), "vocabulary": 50, "hidden": 8}}
-"""What a method needs beyond the sizes that all share."""
+WORDS = {"tower": Tower(width=8, layers=(1, 1, 1, 1), heads=4, **SIZES), "vocabulary": 50, "hidden": 8}
+IMAGENET = {"image_network": "imagenet", "word_vectors": "trained", "head": "simple"}
+OWN = {"textreid": WORDS, "textreid-imagenet": WORDS | IMAGENET}
+"""What a method needs beyond the sizes that all share; METHOD-FORM is a further form of one."""
 
 
 def tiny(name: str) -> Method:
-    cls = methods.find(name)
-    config = cls.Config(**{"name": name, "tower": VIT, "weights": "random", **OWN.get(name, {})})
+    cls = methods.find(name.partition("-")[0])
+    config = cls.Config(**{"name": name.partition("-")[0], "tower": VIT, "weights": "random", **OWN.get(name, {})})
     method = cls(config, Task((64, 32), 0))
     method.initialise(torch.Generator().manual_seed(0))
     return method.eval()
@@ -44,7 +46,7 @@ def difference(path: Path, name: str, given: np.ndarray, expected: torch.Tensor)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [*methods.names(), "textreid-imagenet"])
 def test_both_graphs_give_the_methods_own_rows(name: str, tmp_path: Path) -> None:
     method = tiny(name)
     image_BCHW = torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(1))

@@ -342,7 +342,7 @@ def test_training_starts_from_a_file_of_irras_format_as_published(tmp_path):
     method = ECCL(ECCL.Config(name="eccl", tower=init.config.sizes, prompt_depth=2, lora=Lora()), Task((96, 32)))
     method.initialise(torch.Generator().manual_seed(0))
     before = copy.deepcopy(method.state_dict())
-    said = copy_fitting(method, init)
+    said = copy_fitting(method, init, ECCL.tokenizer(method.config))
     assert said.startswith("init: ") and "; new: " in said
     for name, value in method.state_dict().items():
         theirs = golden_state().get(name.replace("clip.", "base_model.", 1))

@@ -402,8 +402,8 @@ def test_a_missing_tensor_is_named_as_the_file_would_have_it():
         TextReID.recognise(files(drop="t_embed_layer.bias", **YAML))
 
 
-def test_the_imagenet_baseline_is_named_and_not_offered():
-    with pytest.raises(WeightsError, match="baseline on an ImageNet ResNet"):
+def test_a_file_without_the_pools_table_is_incomplete():
+    with pytest.raises(WeightsError, match="position table of TextReID's attention pool is missing"):
         TextReID.recognise(files(drop="attnpool", **YAML))
 
 

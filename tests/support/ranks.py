@@ -38,6 +38,14 @@ KEYS: dict[str, dict[str, Any]] = {
     "irra": {"cross_layers": 1, "itc": 1.0},
     "tbps_clip": {"cross_layers": 1, "identity": 1.0, "masked": 1.0, "text_dropout": 0.2, "simclr_embed": 16},
     "textreid": {"tower": RESNET, **WORDS},
+    "textreid-imagenet": {
+        "tower": RESNET,
+        "image_network": "imagenet",
+        "weights": "imagenet",
+        "word_vectors": "trained",
+        "head": "simple",
+        **WORDS,
+    },
     "cskt": {"itc": 1.0, "identity": 1.0, "depth": 2, "n_ctx": 2},
     "dm_adapter": {"itc": 1.0, "identity": 1.0},
     "eccl": {"lora": {"rank": 2}, "num_context": 2, "prompt_depth": 2, "temp": 0.3, "temp_instance": 0.15},
@@ -46,7 +54,9 @@ KEYS: dict[str, dict[str, Any]] = {
     "rde": {"tse_bn_train": True, "tse_dim": 16},
 }
 """What differs from a method's defaults: small sizes, and losses that its published recipe leaves out."""
-STEEP = {"textreid": 1e-4}
+FORMS = ("textreid-imagenet",)
+"""Further forms of methods, as METHOD-FORM, that have bricks of their own."""
+STEEP = {"textreid": 1e-4, "textreid-imagenet": 1e-4}
 """Rates of methods that amplify rounding in a few larger steps (images changed by 1e-7 show the same)."""
 ROWS = (12, 11, 12)
 """Pairs of the steps: shared evenly and unevenly."""
@@ -111,8 +121,8 @@ def shared(batch: Batch) -> Batch:
 
 def stepper(name: str, *, chunk: int | None = None) -> Stepper:
     """A stepper with stochastic gradient descent over a freshly drawn tiny method."""
-    kind = methods.find(name)
-    method = kind(kind.Config(**{"name": name, "tower": TOWER, **KEYS.get(name, {})}), TASK)
+    kind = methods.find(name.partition("-")[0])
+    method = kind(kind.Config(**{"name": name.partition("-")[0], "tower": TOWER, **KEYS.get(name, {})}), TASK)
     draws = torch.Generator().manual_seed(3)
     method.initialise(draws)
     with torch.no_grad():

@@ -1,0 +1,249 @@
+"""Weights by their address on the hub, against a hub of the test's own: fetched once, named by commit and hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support.colours import write_colours
+from support.hub import COMMIT, Hub
+from support.training import Spy
+
+from tbps_cli.engine.train import train
+from tbps_cli.errors import WeightsError
+from tbps_cli.models.run import Run
+from tbps_cli.nn.clip_towers import Clip
+from tbps_cli.nn.sizes import Tower
+from tbps_cli.recipe.load import load
+from tbps_cli.weights.hub_files import fetch, is_hub_address, parse
+from tbps_cli.weights.pretrained import clip_state
+from tbps_cli.weights.weights_file import read_safetensors
+
+constants = pytest.importorskip("huggingface_hub.constants")
+BYTES = b"some weights " * 1000
+SHA256 = hashlib.sha256(BYTES).hexdigest()
+MODEL, DATASET = "owner/model", "datasets/TwT-6/MLLM4Text-ReID"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one repository of each kind, and a client whose cache is empty."""
+    made = Hub({MODEL: {"best.pth": BYTES, "deep/er/best.pth": BYTES}, DATASET: {"best0.pth": BYTES}})
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", made.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    yield made
+    made.close()
+
+
+# Addresses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "repository", "file", "revision", "kind"),
+    [
+        ("hf-hub:owner/model:best.pth", MODEL, "best.pth", None, None),
+        ("hf-hub:owner/model:deep/er/best.pth@v1.0", MODEL, "deep/er/best.pth", "v1.0", None),
+        ("hf-hub:datasets/TwT-6/MLLM4Text-ReID:best0.pth", "TwT-6/MLLM4Text-ReID", "best0.pth", None, "dataset"),
+        ("hf-hub:models/o/m:a.b@refs/pr/1", "o/m", "a.b", "refs/pr/1", "model"),
+    ],
+)
+def test_an_address_has_four_parts(address, repository, file, revision, kind) -> None:
+    found = parse(address)
+    assert (found.repository, found.file, found.revision, found.kind) == (repository, file, revision, kind)
+    assert is_hub_address(address) and not is_hub_address(f"./{address}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["hf-hub:", "hf-hub:owner/model", "hf-hub:model:f", "hf-hub:o/m:", "hf-hub:o/m:../f", "hf-hub:o/m:/etc/f",
+     "hf-hub:o/m:a/../../f", "hf-hub:o/m:f@", "hf-hub:spaces/o/m:f", "hf-hub:o/m:f@a b", "hf-hub:o/m:a\\b"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_before_anybody_is_asked(address: str, hub: Hub) -> None:
+    with pytest.raises(WeightsError, match="is not the address of a file on the hub") as caught:
+        fetch(address)
+    assert "hf-hub:OWNER/REPOSITORY:FILE" in (caught.value.hint or "")
+    assert hub.asked == []
+
+
+# Fetching ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        (f"hf-hub:{MODEL}:best.pth", f"hf-hub:{MODEL}:best.pth@{COMMIT}"),
+        (f"hf-hub:{MODEL}:deep/er/best.pth@main", f"hf-hub:{MODEL}:deep/er/best.pth@{COMMIT}"),
+        (f"hf-hub:{DATASET}:best0.pth", f"hf-hub:{DATASET}:best0.pth@{COMMIT}"),
+        ("hf-hub:TwT-6/MLLM4Text-ReID:best0.pth", f"hf-hub:{DATASET}:best0.pth@{COMMIT}"),
+    ],
+)
+def test_a_file_comes_once_with_its_commit_and_hash(hub: Hub, address: str, named: str) -> None:
+    first = fetch(address)
+    assert first.path.read_bytes() == BYTES
+    assert (first.address, first.sha256) == (named, SHA256)
+    got = [line for line in hub.asked if line.startswith("GET")]
+    assert fetch(address) == first
+    assert fetch(named) == first, "what a run remembers is an address too"
+    assert [line for line in hub.asked if line.startswith("GET")] == got
+
+
+def test_offline_the_cache_is_enough_and_the_hub_is_not_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fetch(f"hf-hub:{MODEL}:best.pth")
+    asked = list(hub.asked)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetch(f"hf-hub:{MODEL}:best.pth") == first
+    with pytest.raises(WeightsError, match=r"best\.pth is not on this machine, and HF_HUB_OFFLINE forbids") as told:
+        fetch(f"hf-hub:{MODEL}:deep/er/best.pth")
+    assert "give the path of the file" in (told.value.hint or "")
+    assert hub.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "hint"),
+    [
+        ("hf-hub:owner/nothing:f", "there is no repository owner/nothing on http://127.*, or it is private", "hf auth"),
+        (f"hf-hub:{MODEL}:best.pht", "owner/model has no file best.pht", "owner/model/tree/main"),
+        (f"hf-hub:{MODEL}:best.pth@v9", "owner/model has no revision v9", "owner/model/commits"),
+        ("hf-hub:owner/private:f", "there is no repository owner/private on .*, or it is private", "HF_TOKEN"),
+        ("hf-hub:owner/gated:f", "the authors give owner/gated to those who ask for it", "Ask on http://127"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_one_line_and_a_hint(hub: Hub, address: str, said: str, hint: str) -> None:
+    hub.files |= {"owner/private": {"f": BYTES}, "owner/gated": {"f": BYTES}}
+    hub.private, hub.gated = {"owner/private"}, {"owner/gated"}
+    with pytest.raises(WeightsError, match=said) as caught:
+        fetch(address)
+    assert caught.value.message.startswith(f"{address}: ") and "\n" not in caught.value.message
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_private_repository_opens_with_a_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files["owner/private"], hub.private = {"f": BYTES}, {"owner/private"}
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert fetch("hf-hub:owner/private:f").sha256 == SHA256
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client tries several times
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match=r"best\.pth is not on this machine, and http://127\.0\.0\.1:9 cannot be"):
+        fetch(f"hf-hub:{MODEL}:best.pth")
+
+
+def test_a_file_that_is_not_what_the_hub_has_is_never_used(hub: Hub) -> None:
+    hub.lies = True
+    with pytest.raises(WeightsError, match="the copy in the cache is damaged: its SHA-256 begins with") as caught:
+        fetch(f"hf-hub:{MODEL}:best.pth")
+    assert (caught.value.hint or "").startswith("Delete ")
+
+
+# As a start -------------------------------------------------------------------------------------
+
+TOWER = Tower(width=32, layers=2, patch=8, embed=32, text_width=32, text_layers=2, context=24, heads=2, text_heads=2)
+
+
+def towers(seed: int = 4) -> dict[str, torch.Tensor]:
+    clip = Clip(TOWER, (48, 16))
+    clip.initialise(torch.Generator().manual_seed(seed))
+    return clip.state_dict()
+
+
+def family_file(path: Path, *, half: bool = True) -> bytes:
+    """As the authors of NAM and HAM publish them: one process's wrapper, IRRA's names, towers alone, half precision."""
+    state = {f"module.base_model.{name}": value for name, value in towers().items()}
+    if half:
+        state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-5}]}
+    torch.save({"model": state, "optimizer": optimizer, "epoch": 3}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_towers_are_read_out_of_a_checkpoint_of_irras_family(tmp_path: Path, half: bool) -> None:
+    family_file(tmp_path / "best0.pth", half=half)
+    state, activation = clip_state(str(tmp_path / "best0.pth"))
+    assert activation == "quickgelu"
+    assert state.keys() == towers().keys()
+    assert max((state[name] - value).abs().max() for name, value in towers().items()) < 1e-3
+    assert all(value.dtype == torch.float32 for value in state.values())
+
+
+RECIPE = """
+extends = "irra"
+[data]
+name = "synthetic"
+image_size = [48, 16]
+[method]
+cross_layers = 1
+weights = "hf-hub:TwT-6/MLLM4Text-ReID:best0.pth"
+[method.tower]
+width = 32
+layers = 2
+patch = 8
+embed = 32
+text_width = 32
+text_layers = 2
+context = 24
+heads = 2
+text_heads = 2
+[train]
+epochs = 1
+batch = 20
+workers = 0
+select_on = "val"
+"""
+
+
+def trained(folder: Path, name: str, sets: tuple[str, ...] = (), **options: object) -> Path:
+    root = folder / "data"
+    if not root.exists():
+        write_colours(root, persons=(10, 2, 2), images=2)
+    (folder / "tiny.toml").write_text(RECIPE)
+    return train(load(folder / "tiny.toml", sets), data_root=root, out=folder / name, device="cpu", **options)
+
+
+def test_a_run_remembers_the_commit_and_the_hash_of_its_start_and_repeats_offline(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = hub.files[DATASET]["best0.pth"] = family_file(tmp_path / "best0.pth")
+    run = trained(tmp_path, "run")
+    named = f"hf-hub:{DATASET}:best0.pth@{COMMIT}"
+    assert f'weights = "{named}"' in (run / "recipe.toml").read_text()
+    known = f"{named} (SHA-256 {hashlib.sha256(content).hexdigest()})"
+    assert Run(run).facts()["started_from"] == known
+    assert f"- Trained from: {known}" in (run / "card.md").read_text()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    again = train(load(str(run / "recipe.toml")), data_root=tmp_path / "data", out=tmp_path / "again", device="cpu")
+    first, second = (read_safetensors(folder / "last.safetensors") for folder in (run, again))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_init_takes_an_address_and_a_resumed_run_still_knows_it(hub: Hub, tmp_path: Path) -> None:
+    content = hub.files[DATASET]["best0.pth"] = family_file(tmp_path / "best0.pth")
+    address = f"hf-hub:{DATASET}:best0.pth"
+    known = f"{address}@{COMMIT} (SHA-256 {hashlib.sha256(content).hexdigest()})"
+    sets = ("method.weights=random", "train.epochs=2", "train.save_every=0.001", "optim.lr=1e-30")
+    stopper = Stopper()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "run", sets, init=address, observer=stopper)
+    assert stopper.notes[0].startswith(f"init: {len(towers())} of ") and f"tensors from {known}" in stopper.notes[0]
+    hub.close()
+    run = trained(tmp_path, "run", sets, resume=True)
+    assert Run(run).facts()["started_from"] == known
+    end, start = read_safetensors(run / "last.safetensors")["clip.visual.proj"], towers()["visual.proj"]
+    assert (end - start).abs().max() < 1e-3
+
+
+class Stopper(Spy):
+    """Stops a training in its second step."""
+
+    def stepped(self, progress: object) -> None:
+        super().stepped(progress)
+        if len(self.steps) == 2:
+            raise KeyboardInterrupt
