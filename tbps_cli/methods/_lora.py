@@ -25,17 +25,23 @@ class LoraMethod(Method):
     Config = LoraConfig
     config: LoraConfig
 
+    frozen_names: frozenset[str] = frozenset()
+    """CLIP's own tensors under LoRA; what a method's blocks have beside them (adapters) is trained as ever."""
+
     def adapted(self, clip: Clip) -> Clip:
         """The towers, with LoRA's matrices where the recipe wants them."""
         if lora := self.config.lora:
+            self.frozen_names = frozenset(f"clip.{name}" for name in clip.plain_names())
             add_lora(clip, rank=lora.rank, scale=lora.scale, where=lora.where)
         return clip
 
     def lora_group(self, name: str) -> Group | None:
-        """How a tensor of the towers is trained under LoRA; None for all others, and without LoRA."""
-        if self.config.lora is None or not name.startswith("clip."):
+        """How LoRA's matrices and CLIP's own tensors are trained under it; None for all others, and without LoRA."""
+        if self.config.lora is None:
             return None
-        return Group("lora") if is_lora(name) else Group("frozen")
+        if is_lora(name):
+            return Group("lora")
+        return Group("frozen") if name in self.frozen_names else None
 
     def fold(self) -> None:
         if self.config.lora is not None:

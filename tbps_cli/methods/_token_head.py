@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tbps_cli.losses.family import family_figures, family_losses
 from tbps_cli.losses.masked import caption_figures
-from tbps_cli.methods.base import Method, Views, irra_group
-from tbps_cli.methods.config import MethodConfig
+from tbps_cli.methods._lora import LoraMethod
+from tbps_cli.methods.base import Views, irra_group
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.heads import Classifier
 from tbps_cli.nn.masked_words import MaskedWords, read_layers
@@ -47,7 +48,7 @@ COUNTERS = r".*\.feed_forward\.(expert|token)_count_accum"
 """Foreign names of counters that nothing reads."""
 
 
-class TokenHeadConfig(MethodConfig):
+class TokenHeadConfig(LoraConfig):
     """The keys that both methods have; a loss of weight 0 is not computed and its head not built."""
 
     parser_part: ClassVar[str]
@@ -107,7 +108,7 @@ class TokenHeadConfig(MethodConfig):
         }
 
 
-class TokenHeadMethod(Method):
+class TokenHeadMethod(LoraMethod):
     """Two towers and a head above their tokens; masked words and a classifier where their losses have a weight."""
 
     training_only = ("words.", "classifier.")
@@ -116,7 +117,7 @@ class TokenHeadMethod(Method):
     def __init__(self, config: TokenHeadConfig, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
-        self.clip = Clip(sizes, task.image_size, stride=config.stride)
+        self.clip = self.adapted(Clip(sizes, task.image_size, stride=config.stride))
         self.parts = self.token_head()
         self.words = self.classifier = None
         if config.masked:
@@ -179,7 +180,7 @@ class TokenHeadMethod(Method):
         The recipe gives those two no factor, as the released codes do; an older state of PHP's had one each.
         """
         if "bias" in name or not name.startswith("parts.parser."):
-            return irra_group(self.official.foreign(name) or name)
+            return self.lora_group(name) or irra_group(self.official.foreign(name) or name)
         mixture = name.partition(".feed_forward.")[2]
         return Group("experts" if mixture.startswith("experts.") or "gate" in mixture else "transformer")
 

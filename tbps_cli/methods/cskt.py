@@ -17,8 +17,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tbps_cli.losses.family import family_figures, family_losses
-from tbps_cli.methods.base import Method
-from tbps_cli.methods.config import MethodConfig
+from tbps_cli.methods._lora import LoraMethod
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.nn.adapters import AdapterBlock
 from tbps_cli.nn.clip_features import image_feature, text_feature
 from tbps_cli.nn.clip_towers import Clip
@@ -41,10 +41,10 @@ OPTIONS = {"stride": ("stride_size", int), "temperature": ("temperature", float)
 """Our keys that no tensor tells -> options of the released code."""
 
 
-class CSKT(Method):
+class CSKT(LoraMethod):
     """Two frozen towers; prompts, adapters and their norms are trained."""
 
-    class Config(MethodConfig):
+    class Config(LoraConfig):
         """`[method]`; a loss of weight 0 is not computed."""
 
         stride: Count | None = None
@@ -90,13 +90,14 @@ class CSKT(Method):
         sizes, reduction, act = config.sizes, config.reduction, config.sizes.activation
         image = (sizes.width, sizes.image_heads, act)
         text = (sizes.text_width, sizes.text_tower_heads, act)
-        self.clip = Clip(
+        clip = Clip(
             sizes,
             task.image_size,
             stride=config.stride,
             image_block=lambda _: AdapterBlock(*image, reduction=reduction, scale=config.image_scale),
             text_block=lambda _: AdapterBlock(*text, reduction=reduction, scale=config.text_scale),
         )
+        self.clip = self.adapted(clip)
         self.prompts = PromptBank(config.n_ctx, config.depth, sizes.width, sizes.text_width)
         self.classifier = Classifier(sizes.embed, task.identities) if config.identity and task.identities else None
 
@@ -127,7 +128,7 @@ class CSKT(Method):
     def group_of(self, name: str) -> Group:
         """CLIP is frozen but for adapters and ln_3; biases at their own rate without decay."""
         if name.startswith("clip.") and "adapter_mlp" not in name and "ln_3" not in name:
-            return Group("frozen")
+            return self.lora_group(name) or Group("frozen")
         bias = "bias" in name
         if name.startswith("classifier."):
             return Group("new", decay=not bias)

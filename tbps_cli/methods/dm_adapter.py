@@ -16,8 +16,9 @@ from pydantic import model_validator
 from torch import Tensor
 
 from tbps_cli.losses.family import family_figures, family_losses
-from tbps_cli.methods.base import Method, Views
-from tbps_cli.methods.config import MethodConfig
+from tbps_cli.methods._lora import LoraMethod
+from tbps_cli.methods.base import Views
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.nn.adapters import MixtureBlock
 from tbps_cli.nn.clip_features import image_feature
 from tbps_cli.nn.clip_towers import Clip
@@ -36,10 +37,10 @@ OPTIONS = {"stride": ("stride_size", int), "temperature": ("temperature", float)
 """Our keys that no tensor tells -> options of the released code."""
 
 
-class DMAdapter(Method):
+class DMAdapter(LoraMethod):
     """Two frozen towers; adapters, their gates and norms are trained."""
 
-    class Config(MethodConfig):
+    class Config(LoraConfig):
         """`[method]`; a loss of weight 0 is not computed."""
 
         stride: Count | None = None
@@ -87,13 +88,14 @@ class DMAdapter(Method):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
-        self.clip = Clip(
+        clip = Clip(
             sizes,
             task.image_size,
             stride=config.stride,
             image_block=lambda _: _block(config, sizes.width, sizes.image_heads, config.image_scale),
             text_block=lambda _: _block(config, sizes.text_width, sizes.text_tower_heads, config.text_scale),
         )
+        self.clip = self.adapted(clip)
         self.classifier = Classifier(sizes.embed, task.identities) if config.identity and task.identities else None
 
     @classmethod
@@ -147,7 +149,7 @@ class DMAdapter(Method):
         Gates, alpha and the blocks' vectors decay like any weight.
         """
         if name.startswith("clip.") and not any(part in name for part in TRAINED):
-            return Group("frozen")
+            return self.lora_group(name) or Group("frozen")
         bias = "bias" in name
         if name.startswith("classifier."):
             return Group("new", decay=not bias)

@@ -21,8 +21,9 @@ from torch import Tensor
 from tbps_cli import distributed
 from tbps_cli.losses import division, ranking
 from tbps_cli.losses.contrastive import unit
-from tbps_cli.methods.base import Method, Views
-from tbps_cli.methods.config import MethodConfig
+from tbps_cli.methods._lora import LoraMethod
+from tbps_cli.methods.base import Views
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.selection import Selection, select_patches, select_words, selected_count
 from tbps_cli.nn.sizes import named, read_sizes
@@ -44,10 +45,10 @@ OPTIONS = {
 """Our keys that no tensor tells -> options of the released code."""
 
 
-class RDE(Method):
+class RDE(LoraMethod):
     """Two towers, two token selections, and which training pairs are trusted."""
 
-    class Config(MethodConfig):
+    class Config(LoraConfig):
         """`[method]`."""
 
         stride: Count | None = None
@@ -96,7 +97,7 @@ class RDE(Method):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
-        self.clip = Clip(sizes, task.image_size, stride=config.stride)
+        self.clip = self.adapted(Clip(sizes, task.image_size, stride=config.stride))
         self.image_selection = Selection(sizes.embed, config.tse_dim, spare=True, from_batch=config.tse_bn_train)
         self.text_selection = Selection(sizes.embed, config.tse_dim, spare=False, from_batch=config.tse_bn_train)
         trusted = torch.ones(task.captions, dtype=torch.bool) if task.captions else None
@@ -211,7 +212,7 @@ class RDE(Method):
         """Token selections at the rate of new parts, biases too; the towers' biases at their own; none decays."""
         bias = "bias" in name
         if name.startswith("clip."):
-            return Group("bias", decay=False) if bias else Group()
+            return self.lora_group(name) or (Group("bias", decay=False) if bias else Group())
         return Group("new", decay=not bias)
 
     # Foreign checkpoints --------------------------------------------------------------------

@@ -23,8 +23,9 @@ from tbps_cli.losses.contrastive import citc, nitc, ritc
 from tbps_cli.losses.identity import identity, person_scores
 from tbps_cli.losses.masked import caption_figures, per_word
 from tbps_cli.losses.views import simclr
-from tbps_cli.methods.base import Method, Views
-from tbps_cli.methods.config import MethodConfig
+from tbps_cli.methods._lora import LoraMethod
+from tbps_cli.methods.base import Views
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.nn.clip_features import image_feature, text_feature
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.heads import Classifier, ContrastHead
@@ -63,10 +64,10 @@ _OPTIONS = {
 """Our key -> the switch and the number in the released configuration."""
 
 
-class TbpsClip(Method):
+class TbpsClip(LoraMethod):
     """Two towers and a learned scale; a head for self-supervision while training."""
 
-    class Config(MethodConfig):
+    class Config(LoraConfig):
         """`[method]`; a loss of weight 0 is not computed, its views not made and its head not built."""
 
         nitc: Weight = 1.0
@@ -141,7 +142,7 @@ class TbpsClip(Method):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         sizes = config.sizes
-        self.clip = Clip(sizes, task.image_size, text_dropout=config.text_dropout)
+        self.clip = self.adapted(Clip(sizes, task.image_size, text_dropout=config.text_dropout))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
         self.simclr_mlp = self.classifier = self.words = None
         if config.simclr:
@@ -245,6 +246,8 @@ class TbpsClip(Method):
 
     def group_of(self, name: str) -> Group:
         """The released code's rules, on its own names: matrices decay, the parts above the towers are new."""
+        if adapted := self.lora_group(name):
+            return adapted
         if self.config.freeze_patches and name == "clip.visual.conv1.weight":
             return Group("frozen", decay=False)
         official = self.official.foreign(name) or name

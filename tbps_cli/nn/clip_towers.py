@@ -84,9 +84,9 @@ class Clip(TextTower):
         Position tables are resized to this model's grid and context. A tensor of another shape, or
         one that is missing, is a WeightsError: nothing is left random behind a message.
         """
-        return copy_in(self, self._fit(state), self._plain_names())
+        return copy_in(self, self._fit(state), self.plain_names())
 
-    def _plain_names(self) -> set[str]:
+    def plain_names(self) -> set[str]:
         """The tensors of CLIP itself: a method's blocks may hold more, which no CLIP state has."""
         with torch.device("meta"):
             return set(Clip(self.sizes, self.visual.image_size).state_dict())

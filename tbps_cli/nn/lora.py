@@ -41,9 +41,10 @@ class LoraLinear(nn.Linear):
     def folded(self) -> nn.Linear:
         """The plain layer with B A in its weights."""
         plain = nn.Linear(self.in_features, self.out_features, device="meta")
-        plain.weight = nn.Parameter(self.weight + _product(self.lora_A, self.lora_B, self.scale).to(self.weight.dtype))
+        merged = self.weight + _product(self.lora_A, self.lora_B, self.scale).to(self.weight.dtype)
+        plain.weight = nn.Parameter(merged, self.weight.requires_grad)
         plain.bias = self.bias
-        return plain
+        return plain.train(self.training)
 
 
 class LoraAttention(Attention):
@@ -91,9 +92,9 @@ class LoraAttention(Attention):
         for part in self.parts:
             product = _product(self.get_parameter(f"lora_A_{part}"), self.get_parameter(f"lora_B_{part}"), self.scale)
             _rows_of(packed, part).add_(product.to(packed.dtype))
-        plain.in_proj_weight, plain.in_proj_bias = nn.Parameter(packed), self.in_proj_bias
-        plain.out_proj = self.out_proj
-        return plain
+        plain.in_proj_weight = nn.Parameter(packed, self.in_proj_weight.requires_grad)
+        plain.in_proj_bias, plain.out_proj = self.in_proj_bias, self.out_proj
+        return plain.train(self.training)
 
 
 def add_lora(tower: nn.Module, *, rank: int, scale: float, where: str = "qkvo+mlp") -> None:

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from support.ranks import KEYS, TASK, TOWER, pairs
 from support.runs import tiny_recipe as recipe_of_run
 from support.runs import tiny_run
 from support.training import Spy, tiny_recipe, write_data
@@ -16,6 +17,7 @@ from tbps_cli.engine.stops import Interrupted
 from tbps_cli.engine.train import train
 from tbps_cli.errors import RecipeError
 from tbps_cli.exporting.exporter import export
+from tbps_cli.methods.config import LoraConfig
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model, build
 from tbps_cli.models.run import Run
@@ -25,6 +27,7 @@ from tbps_cli.weights.weights_file import read_safetensors
 
 LORA = 'lora = { rank = 2, alpha = 3.0, where = "qv+mlp" }'
 HEADS = {"clip": "learn_temperature = true", "irra": "cross_layers = 1"}
+ADAPTABLE = [name for name in methods.names() if issubclass(methods.find(name).Config, LoraConfig)]
 TEXTS = ["a man in red", "a woman with a white bag and blue trousers", ""]
 CLOSE = 2e-6
 """Of unit rows, when a product is added to the weights or to what they give."""
@@ -162,6 +165,38 @@ def test_a_resnet_has_no_blocks_to_adapt_and_other_methods_say_whose_key_it_is()
     with pytest.raises(RecipeError) as told:
         load("textreid", ["method.lora={rank=4}"])
     assert "is a key of method clip" in told.value.hint
+
+
+@pytest.mark.parametrize("name", ADAPTABLE)
+def test_every_method_on_clips_towers_can_be_adapted(name) -> None:
+    """Under LoRA its matrices are trained, CLIP's own tensors are not, and what else it has is trained as without."""
+    keys = {"name": name, "tower": TOWER, **KEYS.get(name, {})}
+    plain, adapted = (build_method(name, {**keys, "lora": lora}) for lora in (None, {"rank": 2}))
+    before = {key: plain.group_of(key) for key, _ in plain.named_parameters()}
+    after = {key: adapted.group_of(key) for key, _ in adapted.named_parameters()}
+    own = {f"clip.{key}" for key in adapted.clip.plain_names()}
+    thin = {key for key in after if "lora_" in key}
+    assert thin and {after[key].rate for key in thin} == {"lora"}
+    assert {after[key].rate for key in own & after.keys()} == {"frozen"}
+    rest = after.keys() - thin - own
+    assert rest == before.keys() - own and all(after[key] == before[key] for key in rest)
+    with torch.no_grad():
+        for key, value in adapted.named_parameters():
+            if "lora_B" in key:
+                value.normal_(std=0.1, generator=torch.Generator().manual_seed(len(key)))
+    data = pairs(5, 0)
+    rows = [adapted.encode_images(data.images["image"]), adapted.encode_texts(data.tokens["text"])]
+    adapted.fold()
+    folded = [adapted.encode_images(data.images["image"]), adapted.encode_texts(data.tokens["text"])]
+    assert max(float((one - other).abs().max()) for one, other in zip(rows, folded, strict=True)) <= 1e-5
+    assert adapted.state_dict().keys() == plain.state_dict().keys() and adapted.config == plain.config
+
+
+def build_method(name, keys):
+    kind = methods.find(name)
+    method = kind(kind.Config(**keys), TASK)
+    method.initialise(torch.Generator().manual_seed(3))
+    return method.eval().requires_grad_(requires_grad=False)
 
 
 def test_an_adapted_model_starts_as_the_plain_one(tmp_path) -> None:
