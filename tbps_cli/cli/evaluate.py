@@ -116,7 +116,10 @@ Degrade = Annotated[
 Svg = Annotated[
     Path | None, typer.Option("--svg", metavar="FILE", help="Draw what --probe or --degrade finds to an .svg file.")
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of what --probe and --degrade draw at random.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", min=0, help="Of what --probe and --degrade draw at random. Default: 0."),
+]
 Style = Annotated[Format, typer.Option("--format", help="How the table is printed.")]
 
 
@@ -134,7 +137,7 @@ def command(
     probe: Probe = False,
     degrade: Degrade = None,
     svg: Svg = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     style: Style = Format.table,
     as_json: Json = False,
     plain: Plain = False,

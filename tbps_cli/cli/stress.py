@@ -32,7 +32,7 @@ class Asked:
     probe: bool
     degrade: str | None
     svg: Path | None
-    seed: int
+    seed: int | None
 
     def __bool__(self) -> bool:
         return self.probe or self.degrade is not None
@@ -54,6 +54,8 @@ class Asked:
         if not self:
             if self.svg:
                 raise UsageError("--svg draws what --probe or --degrade finds.", "Add one of them.")
+            if self.seed is not None:
+                raise UsageError("--seed is that of --probe or --degrade.", "Add one of them.")
             return
         if self.probe and self.degrade is not None:
             raise UsageError("--probe and --degrade exclude each other.", "Run them one after the other.")
@@ -93,7 +95,7 @@ def run(
     datasets = open_data(owner, names, split=split, data_root=data_root)
     if asked.probe:
         for dataset in datasets:  # before weights are read
-            changed(dataset, split, asked.seed)
+            changed(dataset, split, asked.seed or 0)
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
     found: list[Probed | Degraded] = []
     for dataset in datasets:
@@ -103,7 +105,7 @@ def run(
                 "cache_dir": cache_dir(),
                 "workers": workers,
                 "level": level or LEVEL,
-                "seed": asked.seed,
+                "seed": asked.seed or 0,
                 "progress": progress,
             }
             if asked.probe:
@@ -153,8 +155,7 @@ def _probe(document: Document, plain: bool) -> None:
     same = document["same_words"]
     if same["pairs"]:
         render.line(
-            f"Pairs of the same words in another order (colour, negation): {same['true_first']:.1f} % "
-            f"{_interval(same)}; a bag of words gets 50 %."
+            f"Same words in another order: {same['true_first']:.1f} % {_interval(same)} (a bag of words gets 50 %)"
         )
     if document["without_pairs"]:
         render.line(f"No caption could be changed in: {', '.join(document['without_pairs'])}.")

@@ -109,7 +109,7 @@ _PHRASE = re.compile(
     rf"(?P<before>\b(?:{_HUES})(?:[ -](?:{_HUES}))*(?:,? (?:and|or) |, ?| ?[/&] ?))?"
     rf"(?P<article>\b(?:an?|A|An) )?"
     rf"(?P<first>(?:\b(?:{_LOOKS})[ -])*)"
-    rf"(?:(?P<colour>\b{_COLOUR})(?P<joined>(?:,? (?:and|or) | ?[/&] ?)(?:{_HUES})\b)? )?"
+    rf"(?:(?P<colour>\b{_COLOUR})(?P<joined>(?:,? (?:and|or) | ?[/&] ?)(?:{_HUES})\b)?(?: |, (?=(?:{_LOOKS})\b)))?"
     rf"(?P<then>(?:\b(?:{_LOOKS})[ -])*)"
     rf"\b(?P<noun>{'|'.join(sorted(map(re.escape, NOUNS), key=len, reverse=True))})\b"
     rf"(?P<after> (?:that |which )?(?:is|are) {_COLOUR}\b)?"

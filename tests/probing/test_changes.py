@@ -33,6 +33,9 @@ def test_two_garments_exchange_their_colours_with_their_shades_and_articles() ->
         "A man in a white coat and dark green trousers."
     ]
     assert false_of("colour", "Red shirt, he wears a black cap.") == ["Black shirt, he wears a red cap."]
+    assert false_of("colour", "A brown, short-sleeved shirt, blue jeans.") == [
+        "A blue, short-sleeved shirt, brown jeans."
+    ]
     found = false_of("colour", "She has an orange bag and a green coat.")
     assert found == ["She has a green bag and an orange coat."]
 
