@@ -121,11 +121,12 @@ class Install(Made):
 class Decode(Job):
     """The store of decoded images, beside a data set."""
 
+    def __init__(self, place: Workshop, bench: Path) -> None:
+        super().__init__(place, bench)
+        copy(place.data, bench / "data")
+
     def words(self, draw: random.Random) -> list[object]:
-        root = self.bench / "data"
-        if not root.exists():
-            copy(self.place.data, root)
-        return ["prepare-data", "cuhk-pedes", "--data-root", root, "--decode", "96x48"]
+        return ["prepare-data", "cuhk-pedes", "--data-root", self.bench / "data", "--decode", "96x48"]
 
     def results(self) -> dict[str, str]:
         return tree(self.bench / "data", bench=self.bench)

@@ -104,6 +104,7 @@ class CommandGroup(TyperGroup):
 
         if not standalone_mode:
             return run()
+        output.stdout.written.clear()
         status = status_of(run)
         sys.exit(status_of(output.stdout.flush) or status)
 

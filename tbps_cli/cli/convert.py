@@ -29,12 +29,13 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Turn an official checkpoint into a run folder. Nothing in the checkpoint is executed."""
-    from tbps_cli.cli import render
+    from tbps_cli.cli import output, render
     from tbps_cli.models.conversion import convert_file
     from tbps_cli.models.run import CARD
 
     made = convert_file(file, out, method=method, sets=sets or (), words=words, data_root=data_root)
     run, recipe = made.run, made.run.recipe
+    output.stdout.written.append(str(run.folder))
     facts = {
         "run": str(run.folder),
         "method": recipe.method.name,

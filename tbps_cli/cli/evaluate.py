@@ -200,15 +200,16 @@ def command(
         evaluation.document() | ({"interval": intervals.of_evaluation(evaluation, interval)} if interval else {})
         for evaluation in evaluations
     ]
+    # Files first: whoever reads the output may leave early, or there may be no room for it.
+    for number, evaluation in enumerate(evaluations, 1):
+        mark = f"-{evaluation.data}-{number}" if len(evaluations) > 1 else ""
+        _save(evaluation, mark, html, save_features, save_ranks)
     if as_json:
         render.document(documents if len(documents) > 1 else documents[0])
     else:
         scores_view.ranks(documents, "plain" if plain and style is Format.table else style)
     for warning in dict.fromkeys(evaluation.warning for evaluation in evaluations if evaluation.warning):
         render.note(f"Warning: {warning}")
-    for number, evaluation in enumerate(evaluations, 1):
-        mark = f"-{evaluation.data}-{number}" if len(evaluations) > 1 else ""
-        _save(evaluation, mark, html, save_features, save_ranks)
 
 
 def _names(data: str | None) -> list[str]:
@@ -223,7 +224,7 @@ def _names(data: str | None) -> list[str]:
 
 def _save(evaluation: Evaluation, mark: str, html: Path | None, features: Path | None, ranks: Path | None) -> None:
     """Write the files that were asked for; `mark` keeps those of several data sets apart."""
-    from tbps_cli.cli import render
+    from tbps_cli.cli import output, render
     from tbps_cli.files import write_bytes
     from tbps_cli.retrieval import outputs
     from tbps_cli.searching import sheet
@@ -241,4 +242,5 @@ def _save(evaluation: Evaluation, mark: str, html: Path | None, features: Path |
         write_bytes(place(html), text.encode("utf-8", "replace"))
     for path in (features, ranks, html):
         if path:
+            output.stdout.written.append(str(place(path)))
             render.note(f"Written: {place(path)}")

@@ -40,7 +40,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Write a model as files for other programs, after checking that they give the same embeddings."""
-    from tbps_cli.cli import render, search_view
+    from tbps_cli.cli import output, render, search_view
     from tbps_cli.exporting.exporter import export
 
     with render.status(f"Exporting to {out}") as step:
@@ -56,4 +56,5 @@ def command(
             words=words,
             progress=step,
         )
+    output.stdout.written.append(str(out))
     search_view.exported(out, agreement, as_json=as_json)

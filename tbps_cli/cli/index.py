@@ -28,7 +28,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Embed the images of a folder so that searches start at once. Run again, it embeds only new and changed images."""
-    from tbps_cli.cli import render, search_view
+    from tbps_cli.cli import output, render, search_view
     from tbps_cli.searching.index import BATCH, index
 
     with render.progress(f"Embedding {folder}", "images") as progress:
@@ -44,6 +44,7 @@ def command(
             words=words,
             progress=progress,
         )
+    output.stdout.written.append(str(path or f"the index of {folder}"))
     if as_json:
         render.document(gallery.document())
     else:

@@ -37,6 +37,8 @@ class Stream:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.written: list[str] = []
+        """What the command has written to the disk: it is there even when its results cannot be printed."""
 
     @property
     def target(self) -> TextIO | None:
@@ -94,7 +96,7 @@ class Stream:
     def _failures_told(self) -> Iterator[TextIO]:
         target = self.target
         if target is None:
-            raise OutputError("standard output is closed, so the results cannot be printed.")
+            raise OutputError("standard output is closed, so the results cannot be printed.", self._hint())
         try:
             yield target
         except BrokenPipeError:
@@ -105,7 +107,10 @@ class Stream:
             _discard(target)
             if self is stdout:
                 reason = error.strerror or type(error).__name__
-                raise OutputError(f"standard output cannot be written ({reason}).") from None
+                raise OutputError(f"standard output cannot be written ({reason}).", self._hint()) from None
+
+    def _hint(self) -> str | None:
+        return f"Only the printing failed; this is written: {', '.join(self.written)}" if self.written else None
 
     @property
     def _spoken(self) -> str:

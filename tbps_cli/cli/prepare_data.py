@@ -62,7 +62,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Check a data set, after unpacking or drawing it. If it is missing, explain how to request it."""
-    from tbps_cli.cli import data_view, render
+    from tbps_cli.cli import data_view, output, render
     from tbps_cli.places import data_root as root_of
     from tbps_cli.prepare.prepare import AbsentData, prepare
 
@@ -84,6 +84,7 @@ def command(
             for text in absent.access.split("\n"):
                 render.line(text)
         raise
+    output.stdout.written += [str(place) for place in (report.store, report.exclude, report.file) if place]
     if as_json:
         render.document(report.document())
     else:

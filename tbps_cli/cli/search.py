@@ -161,7 +161,7 @@ def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:
 
 
 def _save(found: Search, html: Path | None, copy_to: Path | None) -> None:
-    from tbps_cli.cli import render
+    from tbps_cli.cli import output, render
     from tbps_cli.files import write_bytes
     from tbps_cli.searching.hits import copy_hits, page
 
@@ -169,6 +169,8 @@ def _save(found: Search, html: Path | None, copy_to: Path | None) -> None:
         with render.progress("Thumbnails") as progress:
             text = page(found.answers, found.gallery, found.gallery.run, progress=progress)
         write_bytes(html, text.encode("utf-8", "replace"))
+        output.stdout.written.append(str(html))
         render.note(f"Written: {html}")
     if copy_to:
         render.note(f"Copied: {copy_hits(found.answers, copy_to)} images to {copy_to}")
+        output.stdout.written.append(str(copy_to))

@@ -88,8 +88,9 @@ def command(
         watch=_watching,
     )
     if runs:
-        from tbps_cli.cli import training_view
+        from tbps_cli.cli import output, training_view
 
+        output.stdout.written += map(str, runs)
         training_view.results(runs)
 
 

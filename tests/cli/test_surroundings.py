@@ -103,6 +103,33 @@ def test_no_surroundings_make_a_command_end_in_a_traceback(ask, command, conditi
     assert sum(line.startswith("Error:") for line in err.splitlines()) == (status != 0), err
 
 
+@pytest.mark.parametrize("condition", ["closed stdout", "full stdout"])
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        ("train", "/run"),
+        ("index", "the index of "),
+        ("export", "/exported"),
+        ("convert", "/converted"),
+        ("prepare-data", "/CUHK-PEDES.report.json"),
+    ],
+)
+def test_a_command_whose_results_cannot_be_printed_says_what_it_has_written(ask, command, condition, written) -> None:
+    status, _, err = ask(condition, command)
+    last = err.splitlines()[-1]
+    assert status == 1 and last.startswith("Hint: Only the printing failed; this is written: ") and written in last, err
+
+
+def test_files_are_written_before_an_output_that_nobody_reads(ask, place) -> None:
+    """`tbps eval --html a.html | head` left no page: the reader had gone before it was written."""
+    with tempfile.TemporaryDirectory() as folder:
+        WORDS["eval to a file"] = f"{WORDS['eval']} --save-ranks {folder}/ranks.csv"
+        status, _, err = ask("full stdout", "eval to a file")
+        del WORDS["eval to a file"]
+        assert status == 1 and f"this is written: {folder}/ranks.csv" in err
+        assert Path(folder, "ranks.csv").is_file()
+
+
 @pytest.mark.parametrize("condition", surroundings.CONDITIONS)
 def test_nor_does_what_they_do_to_imports(place, condition) -> None:
     with tempfile.TemporaryDirectory() as new:
