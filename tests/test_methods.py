@@ -67,6 +67,7 @@ SMALL = {
     "cskt": "depth = 2\nreduction = 1",
     "dm_adapter": "reduction = 1",
     "eccl": "prompt_depth = 2\nnum_context = 2",
+    "ga_dms": 'masking = "importance"\nidentity = 0.0\nmasked = 0.4',
     "php": PARSER,
     "rde": "tse_dim = 64",
     "textreid": 'word_weights = "random"\nword_width = 32\ngru_input = 32\nhidden = 16\nembed = 32\nqueue = 80',

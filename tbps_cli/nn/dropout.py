@@ -60,3 +60,10 @@ def attention(query_BHLK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, share: f
         ahead_LS = torch.ones(score_BHLS.shape[-2:], dtype=torch.bool, device=score_BHLS.device).triu(1)
         score_BHLS = score_BHLS.masked_fill(ahead_LS, float("-inf"))
     return dropped(score_BHLS.softmax(-1).to(value_BHSK.dtype), share) @ value_BHSK
+
+
+def row_seeds(rows: int) -> list[int]:
+    """A seed for each of the next rows, for draws that are made one by one: the same however the batch is cut."""
+    bits = torch.randint(2**62, ()) + (torch.arange(rows) + _first) * _STEPS[0]
+    seeds: list[int] = shifted(mixed(bits), 1).tolist()
+    return seeds

@@ -10,7 +10,7 @@ from tbps_cli.engine.components import checkpoint_blocks
 from tbps_cli.errors import RecipeError
 from tbps_cli.types import Step
 
-METHODS = ["clip", "irra", "cskt", "dm_adapter", "eccl", "php", "comoe", "rde"]
+METHODS = ["clip", "irra", "cskt", "dm_adapter", "eccl", "php", "comoe", "rde", "ga_dms"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,7 @@ from tbps_cli.models import open_model
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import Tower
 
-METHODS = ["clip", "irra", "tbps_clip", "cskt", "dm_adapter", "eccl", "php", "comoe", "rde"]
+METHODS = ["clip", "irra", "tbps_clip", "cskt", "dm_adapter", "eccl", "php", "comoe", "rde", "ga_dms"]
 TINY = Tower(width=64, layers=1, patch=8, embed=64, text_width=64, text_layers=1)
 
 

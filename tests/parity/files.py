@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import torch
 from parity.check import Figures
 
 from tbps_cli.retrieval.metrics import details_of_similarity
 from tbps_cli.text.bpe import Bpe
-from tbps_cli.text.masking import mask_words
+from tbps_cli.text.masking import dual_masks, informative_chances, mask_words, noise_chances
 
 
 def tokenizer(figures: Figures, bpe: Bpe) -> None:
@@ -36,6 +37,46 @@ def masking(figures: Figures, bpe: Bpe) -> None:
         masked, labels = mask_words(entry.use("tokens"), rng, mask=bpe.mask_id, first_special=bpe.mask_id)
         entry.exact("masked", masked)
         entry.exact("labels", labels)
+        entry.close()
+
+
+class Recorded(random.Random):
+    """Python's generator, which remembers what it gave: shares and chosen words."""
+
+    def __init__(self, seed: int) -> None:
+        self.draws: list[Any] = []
+        super().__init__(seed)
+
+    def random(self) -> float:
+        self.draws.append(super().random())
+        return float(self.draws[-1])
+
+    def choice(self, seq: Any) -> Any:
+        self.draws.append(super().choice(seq))
+        return self.draws[-1]
+
+    def getrandbits(self, k: int, /) -> int:
+        """As ever; stated, since a subclass that overrides `random` alone chooses otherwise."""
+        return super().getrandbits(k)
+
+
+def dual_masking(figures: Figures) -> None:
+    """masking.json of GA-DMS: both views of a caption from scores and seeded draws, the chances and the draws."""
+    cases = figures.use("rng", "replacement_population", "rule", "cases")
+    for number, case in enumerate(cases):
+        entry = Figures(case, figures.report, f"{figures.prefix}cases.{number}.")
+        scores, rng = entry.use("importance"), Recorded(entry.use("kind", "seed"))
+        bpe = Bpe(len(scores), mask=True)
+        entry.exact("tokens", bpe([entry.use("text")])[0])
+        views = dual_masks(entry.use("tokens"), scores, rng, mask=bpe.mask_id, first_special=bpe.mask_id)
+        entry.exact("masked", views.masked)
+        entry.exact("labels", views.labels)
+        entry.exact("noise", views.noise)
+        entry.check("mlm_probability", informative_chances(scores), 1e-15)
+        entry.check("noise_probability", noise_chances(scores), 1e-15)
+        words = len(entry.values["draws_masked"])
+        entry.exact("draws_masked", rng.draws[:words])
+        entry.exact("draws_noise", rng.draws[words:])
         entry.close()
 
 

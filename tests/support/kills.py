@@ -42,6 +42,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "cskt": ("n_ctx = 2\ndepth = 1\nreduction = 4\nitc = 1.0\nidentity = 1.0", ["optim.kind=adamw"]),
     "dm_adapter": ("reduction = 4\nitc = 1.0\nidentity = 1.0", []),
     "eccl": ("lora = { rank = 2 }\nnum_context = 2\nprompt_depth = 2", []),
+    "ga_dms": ("cross_layers = 1\nidentity = 1.0", ["train.chunk=5"]),
     "irra": ("cross_layers = 1\nitc = 1.0", ["train.chunk=5", "train.patience=3"]),
     "php": (EXPERTS, []),
     "rde": ("tse_dim = 16\ntse_bn_train = true", ["data.noise_rate=0.25", "optim.eps=1e-3"]),
@@ -54,7 +55,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
 """Keys and settings with which each method has all the state that it can have.
 
 tbps_clip has soft labels, a second view and dropout by itself, the experts dropout, textreid its momentum
-head; rde divides noisy pairs before each epoch and gathers running statistics.
+head; rde divides noisy pairs before each epoch and gathers running statistics; ga_dms masks by scores of words.
 """
 
 

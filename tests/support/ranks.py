@@ -49,6 +49,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "cskt": {"itc": 1.0, "identity": 1.0, "depth": 2, "n_ctx": 2},
     "dm_adapter": {"itc": 1.0, "identity": 1.0},
     "eccl": {"lora": {"rank": 2}, "num_context": 2, "prompt_depth": 2, "temp": 0.3, "temp_instance": 0.15},
+    "ga_dms": {"cross_layers": 1, "identity": 1.0},
     "php": {**EXPERTS, "identity": 1.0, "masked": 1.0},
     "comoe": {**EXPERTS, "identity": 1.0, "masked": 1.0},
     "rde": {"tse_bn_train": True, "tse_dim": 16},
@@ -56,7 +57,7 @@ KEYS: dict[str, dict[str, Any]] = {
 """What differs from a method's defaults: small sizes, and losses that its published recipe leaves out."""
 FORMS = ("textreid-imagenet",)
 """Further forms of methods, as METHOD-FORM, that have bricks of their own."""
-STEEP = {"textreid": 1e-4, "textreid-imagenet": 1e-4}
+STEEP = {"textreid": 1e-4, "textreid-imagenet": 1e-4, "ga_dms": 1e-5}
 """Rates of methods that amplify rounding in a few larger steps (images changed by 1e-7 show the same)."""
 ROWS = (12, 11, 12)
 """Pairs of the steps: shared evenly and unevenly."""
