@@ -13,7 +13,7 @@ from tbps_cli.weights.foreign import OfficialFiles
 
 REPEATED = re.compile(r"(resblocks|layer[1-4])\.\d+|key|encoder_[qk]|experts")
 """Of repeated blocks and copies one that is whole tells enough."""
-SIZES = {"php": [64, 32], "comoe": [64, 32], "textreid": [64, 32]}
+SIZES = {"php": [64, 32], "comoe": [64, 32], "eccl": [48, 16], "textreid": [64, 32]}
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if name != "clip"])
