@@ -179,12 +179,12 @@ def _plain_on_cpu(pixel_NHWC: Tensor, images: list[int], places_B: Places, how: 
     )
     with _one_thread():
         for row, image in enumerate(images):
-            todo = {int(kind): numbers for kind, *numbers in places_B[row]}
+            todo = {int(kind): numbers for kind, *numbers in places_B[row]}  # a plain view does each thing once
             pixel_HWC = pixel_NHWC[image].flip(1) if Kind.FLIP in todo else pixel_NHWC[image]
             pixel_HX, value_HX = pixel_HWC.view(height, 3 * width), image_BHWC[row].view(height, 3 * width)
             if Kind.SHIFT in todo:
                 down, right, *_ = todo[Kind.SHIFT]
-                pixel_HX = ops.shift(pixel_HX, down, 3 * right)
+                pixel_HX = ops.shift(pixel_HX, down, 3 * right)  # a pixel is three numbers of its row
             torch.addcmul(shift_X, value_HX.copy_(pixel_HX), scale_X, out=value_HX)
             if Kind.FILL in todo:
                 top, left, rows, columns = todo[Kind.FILL]
@@ -244,7 +244,7 @@ def on_device(pixel_NHWC: Tensor, image_B: Tensor, plan_BX: Tensor, how: Augment
             if group.kind != Kind.FILL:
                 pixel_BCHW = group.change(pixel_BCHW, *OPERATIONS[group.kind])
         torch.sub(pixel_BCHW, mean, out=image_BCHW[piece]).div_(std)
-        for group in groups:
+        for group in groups:  # erasing fills with normalised values, so it comes after all others
             if group.kind == Kind.FILL:
                 group.change(image_BCHW[piece], partial(ops.erase_, fill=fill), 4)
     return image_BCHW
@@ -269,6 +269,7 @@ class _Group(NamedTuple):
 def _groups(plan_BX: Tensor, device: torch.device) -> list[_Group]:
     """In the order in which they are done; rows and numbers on the device, with one copy for all groups."""
     place_BSP = plan_BX.reshape(len(plan_BX), -1, PLACE)
+    # Place by place, and at each place kind by kind: which images drew it.
     found = [
         (place, Kind(int(kind)), [row for row, drawn in enumerate(kinds) if drawn == kind])
         for place, kinds in enumerate(place_BSP[..., 0].T.tolist())

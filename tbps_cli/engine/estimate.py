@@ -75,7 +75,7 @@ def probe(stepper: Stepper, batch: Batch) -> Probe:
         seconds_each = max(0.0, more_seconds - few_seconds) / (more - few)
         fixed = more_seconds - more * seconds_each + _update_seconds(stepper)
         return Probe(bytes_each, seconds_each, more_bytes - more * bytes_each, fixed, held)
-    finally:
+    finally:  # the looks left gradients and moved running statistics
         stepper.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in stepper.method.named_buffers():
@@ -98,12 +98,13 @@ def _look(stepper: Stepper, rows: Batch) -> tuple[float, float]:
 
 def _update_seconds(stepper: Stepper) -> float:
     """Of the optimiser's step, rehearsed on stand-ins for some of the parameters."""
-    chosen: list[nn.Parameter] = []
+    chosen: list[nn.Parameter] = []  # as many as take measurable time; all of them would double the memory
     for parameter in stepper.parameters:
         chosen.append(nn.Parameter(torch.zeros_like(parameter)))
         chosen[-1].grad = torch.zeros_like(parameter)
         if sum(one.numel() for one in chosen) > _REHEARSED:
             break
+    # A second optimiser of the same kind, so that the real one keeps its state; only what its constructor takes.
     kind = type(stepper.optimizer)
     known = inspect.signature(kind).parameters
     settings = {key: value for key, value in stepper.optimizer.defaults.items() if key in known}
@@ -119,6 +120,7 @@ def _update_seconds(stepper: Stepper) -> float:
 
 def kept_bytes(stepper: Stepper, rows: Batch) -> int:
     """Bytes that the graph holds between forward and backward, each storage once, weights apart."""
+    # Autograd hands over each tensor that it keeps for the backward pass; views share a storage, which counts once.
     own = {parameter.untyped_storage().data_ptr() for parameter in stepper.method.parameters()}
     kept: dict[int, int] = {}
 

@@ -251,7 +251,7 @@ def _ahead(
     try:
         waiting.extend(pool.submit(prepare, item) for item in islice(rest, window))
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft().result()  # in order, whichever is ready first
             waiting.extend(pool.submit(prepare, item) for item in islice(rest, 1))
     finally:
         for future in waiting:
@@ -276,7 +276,7 @@ def _embed(
     try:
         for done, (item, one) in enumerate(zip(items, prepared, strict=True), 1):
             if isinstance(one, ReadyRow) and not (report.unusable and all_needed) and not sink.add(one):
-                one = afresh(item)
+                one = afresh(item)  # the row whose embedding it was to share is gone: it is decoded after all
                 if isinstance(one, ReadyRow):
                     sink.add(one)
             if isinstance(one, Unusable):

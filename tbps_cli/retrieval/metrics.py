@@ -124,7 +124,7 @@ def _details(fill: Fill, shape: tuple[int, ...], person_Q: Any, person_G: Any) -
     relevant = _Relevant(code_Q, code_G)
     first, ap, inp = np.zeros(shape[0], np.int64), np.full(shape[0], np.nan), np.full(shape[0], np.nan)
     order = _judged(relevant.count_Q)
-    size = max(8, BLOCK // shape[1] // 8 * 8)
+    size = max(8, BLOCK // shape[1] // 8 * 8)  # queries a block: whole eights, as `product` computes them
     # Columns up to a multiple of 64 hold -inf: packed comparisons are then whole 64-bit words.
     buffer = np.full((min(size, len(order)), -(-shape[1] // 64) * 64), -np.inf, fill.dtype)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -158,6 +158,7 @@ class _Relevant:
     """Which gallery items each query is looking for."""
 
     def __init__(self, code_Q: NDArray[np.int64], code_G: NDArray[np.int64]) -> None:
+        # Sorted by person, the items of one query stand together: `count` of them from `start` on.
         self.order = np.argsort(code_G, kind="stable")
         in_order = code_G[self.order]
         self.start_Q = np.searchsorted(in_order, code_Q, side="left")
@@ -167,7 +168,7 @@ class _Relevant:
         """(row within the block, gallery index) of every relevant item, row by row."""
         count = self.count_Q[block]
         row = np.repeat(np.arange(len(block)), count)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)  # 0, 1, ... in each row anew
         return row, self.order[self.start_Q[block][row] + within]
 
 
@@ -192,6 +193,7 @@ def _ranks(
     starts = range(0, len(count_B), size)
     for done in [pool.submit(work, start, min(start + size, len(count_B))) for start in starts]:
         done.result()
+    # `reaching` counts the item itself; where more reach its value, equal items that stand before it rank above it.
     for item in np.flatnonzero(reaching - above > 1):
         before = similarity_BG[row[item], : column[item]]
         above[item] += np.count_nonzero(before == value[item])
@@ -203,6 +205,7 @@ def _compare(similarity_BG: Array, value: Array, count_B: NDArray[np.int64]) -> 
     above, reaching = np.empty(len(value), np.int64), np.empty(len(value), np.int64)
     start_B = np.cumsum(count_B) - count_B
     true_BG = np.empty(similarity_BG.shape, np.bool_)
+    # The nth relevant item of all rows at once. Rows with most items come first, so those that have an nth are the top.
     for nth in range(int(count_B[0])):
         rows = int(np.count_nonzero(count_B > nth))
         at = start_B[:rows] + nth
@@ -233,8 +236,9 @@ def _figures(
     rank: NDArray[np.int64], row: NDArray[np.int64], count_B: NDArray[np.int64], gallery: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """(first rank, AP, INP) of each row of a block."""
+    # One sort for all rows: the ranks of each are moved into a range of their own, and back again.
     ascending = np.sort(row * (gallery + 1) + rank) - row * (gallery + 1)
     start_B = np.cumsum(count_B) - count_B
-    hits = np.arange(1, len(rank) + 1) - np.repeat(start_B, count_B)
+    hits = np.arange(1, len(rank) + 1) - np.repeat(start_B, count_B)  # the i of i / r_i
     ap = np.add.reduceat(hits / ascending, start_B) / count_B
     return ascending[start_B], ap, count_B / ascending[start_B + count_B - 1]

@@ -1,12 +1,13 @@
 """Batches made on the device that trains: the same values for equal draws, no hidden state."""
 
 import gc
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.toy import Letters, ToyViews
 from support.training import prepared, tiny_recipe
 
 from tbps_cli import methods
@@ -38,14 +39,6 @@ SIZE = (24, 8)
 
 
 @dataclass(frozen=True)
-class ToyViews:
-    images: dict = field(default_factory=lambda: {"image": CLIP_TRAIN})
-    masked: bool = False
-    augment_text: str | None = None
-    text_options: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Solarise:
     """A step of somebody's own."""
 
@@ -57,22 +50,6 @@ class Solarise:
 
 class OwnCut(SimClr):
     """A view of the whole image of somebody's own."""
-
-
-class Letters:
-    """A letter a token; counts the captions it has seen."""
-
-    context, mask_id = 40, 900
-
-    def __init__(self):
-        self.seen = 0
-
-    def __call__(self, texts, *, query=False):
-        self.seen += len(texts)
-        rows = np.zeros((len(texts), self.context), np.int64)
-        for row, text in zip(rows, texts, strict=True):
-            row[: min(len(text), self.context)] = [ord(letter) for letter in text[: self.context]]
-        return rows
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 import json
 import multiprocessing as mp
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from support.sets import cuhk_records, save_image, write_set
+from support.toy import Letters, ToyViews
 
 from tbps_cli.augment.exact import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Flip, augment
 from tbps_cli.augment.rng import Draws
@@ -24,35 +25,9 @@ from tbps_cli.text.masking import mask_words
 SIZE = (24, 8)
 
 
-@dataclass(frozen=True)
-class ToyViews:
-    images: dict = field(default_factory=lambda: {"image": CLIP_TRAIN})
-    masked: bool = False
-    augment_text: str | None = None
-    text_options: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ToyTokenizer:
-    """A letter a token; nothing of CLIP is needed to see what the loader does."""
-
-    context: int = 40
-    mask_id: int = 900
-
-    def __call__(self, texts, *, query=False):
-        rows = np.zeros((len(texts), self.context), np.int64)
-        for row, text in zip(rows, texts, strict=True):
-            ids = [901, *(ord(letter) for letter in text[: self.context - 2]), 902]
-            row[: len(ids)] = ids
-        return rows
-
-    def describe(self):
-        return {"kind": "toy"}
-
-
 def loader(split, views=None, **options):
     options = {"batch": 5, "seed": 3, **options}
-    return Loader(split, views or ToyViews(), ToyTokenizer(), SIZE, **options)
+    return Loader(split, views or ToyViews(), Letters(), SIZE, **options)
 
 
 def parts(batch):
@@ -202,7 +177,7 @@ def test_without_augmentation_only_the_flip_is_left(split):
 
 def test_masked_captions_come_with_their_labels_beside_the_whole_ones(split):
     batch = next(loader(split, ToyViews(masked=True)).epoch(0))
-    tokens = ToyTokenizer()([split.captions[sample] for sample in batch.sample_B.tolist()])
+    tokens = Letters()([split.captions[sample] for sample in batch.sample_B.tolist()])
     assert np.array_equal(batch.tokens["text"].numpy(), tokens)
     for row, sample in enumerate(batch.sample_B.tolist()):
         expected = mask_words(tokens[row].tolist(), Draws.of(3, 0, sample, "mask").python, mask=900, first_special=900)
