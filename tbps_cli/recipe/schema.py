@@ -133,6 +133,8 @@ class TrainSection(Section):
     """Stop after this many evaluations without a better R@1."""
     seed: Whole = 1
     """Of every draw: order, augmentation, masking, initial values."""
+    deterministic: bool = False
+    """The same bits from every run on a GPU too: slower there, and an error where PyTorch has no such form."""
     workers: Literal["auto"] | Whole = "auto"
     """Processes that read images, on each device."""
     log_every: Count = 100
