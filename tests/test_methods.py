@@ -26,6 +26,8 @@ from tbps_cli.engine import experiment
 from tbps_cli.models import open_model
 from tbps_cli.models.model import Model
 from tbps_cli.recipe.load import load
+from tbps_cli.retrieval.evaluate import evaluate
+from tbps_cli.synthetic.build import build as draw_set
 from tbps_cli.weights.weights_file import read_safetensors
 
 RECIPE = """
@@ -180,6 +182,35 @@ def test_an_embedding_is_the_same_alone_in_company_and_in_any_order(short: Short
     crowd = encode([*items, *items[::-1], *items])
     assert np.abs(crowd[: len(items)] - together).max() < APART
     assert np.abs(crowd[len(items) : 2 * len(items)] - together[::-1]).max() < APART
+
+
+# Protocol ---------------------------------------------------------------------------------------
+
+
+def test_the_score_of_an_honest_run_has_no_label(short: Short) -> None:
+    protocol = evaluate(short.folder, data_root=short.folder.parent / "data", device="cpu").protocol
+    assert protocol.labels == [], protocol.guard
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", methods.names())
+def test_no_method_is_accused_on_drawn_pedestrians(
+    name: str, seed: int, pedestrians: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained a little, scored by dot products: nothing sets the score apart, whatever the method and the seed."""
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
+    recipe = recipe_of(name, tmp_path, batch=40, sets=(f"train.seed={seed}",))
+    run = engine.train(recipe, data_root=pedestrians, out=tmp_path / "run", device="cpu")
+    protocol = evaluate(run, data_root=pedestrians, device="cpu").protocol
+    assert protocol.labels == [], protocol.guard
+
+
+@pytest.fixture(scope="module")
+def pedestrians(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pedestrians")
+    draw_set(root / "synthetic", identities=60, seed=0, workers=1)
+    return root
 
 
 # Learning ---------------------------------------------------------------------------------------

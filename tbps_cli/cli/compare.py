@@ -1,4 +1,4 @@
-"""`tbps compare`: whether two runs differ, or whether chance alone explains it."""
+"""`tbps compare`: whether two runs differ by more than sampling error."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def command(
             "--worst", metavar="N", min=0, help="How many captions to list that gained most, and that lost most."
         ),
     ] = 5,
+    across_protocols: Annotated[
+        bool,
+        typer.Option(
+            "--across-protocols",
+            help="Judge the difference even where the runs were not chosen or scored under the same conditions.",
+        ),
+    ] = False,
     batch: BatchSize = None,
     as_json: Json = False,
     device: Device = "auto",
@@ -48,6 +55,7 @@ def command(
         data,
         split.value,
         shown=worst,
+        across_protocols=across_protocols,
         data_root=data_root,
         device=device,
         sets=sets or (),

@@ -7,13 +7,16 @@ document does not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tbps_cli.cli.output import stdout
 from tbps_cli.cli.render import line, table
 from tbps_cli.escape import printable
 from tbps_cli.retrieval import guard
 from tbps_cli.types import Scores
+
+if TYPE_CHECKING:
+    from prettytable import PrettyTable
 
 Document = Mapping[str, Any]
 
@@ -35,31 +38,37 @@ def ranks(documents: Sequence[Document], style: str = "table") -> None:
         for task, side in _SIDES.items()
     ]
     rows = [list(map(printable, row)) for row in rows]
+    remarks = [list(map(printable, _remarks_on(document))) for document in documents]
+    if style == "latex":
+        stdout.write(_latex(headings, rows, remarks) + "\n")
+        return
     if style == "table":
         line(_ranks_title(documents), style="bold")
         table(headings, rows, right=_SCORES)
     elif style == "plain":
         line(_ranks_title(documents))
-        stdout.write(_pretty(headings, rows) + "\n")
+        stdout.write(f"{_pretty(headings, rows).get_string()}\n")
     else:
-        stdout.write((_markdown if style == "md" else _latex)(headings, rows) + "\n")
-    for text in map(printable, _remarks(documents)):
+        stdout.write(_markdown(headings, rows) + "\n")
+    names = [printable(document["data"]) for document in documents]
+    for text in _together(names, remarks):
         if style in ("table", "plain"):
             line(text)
         else:
-            stdout.write(f"% {text}\n".replace("·", ";") if style == "latex" else f"\n{text}\n")
+            stdout.write(f"\n{text}\n")
 
 
-def _remarks(documents: Sequence[Document]) -> list[str]:
-    """The lines under a table: intervals, ceilings, protocols; of several data sets each with its name."""
-    found = []
-    for document in documents:
-        lines = interval_lines(document) + ceiling_line(document) + published_line(document)
-        lines.append(protocol_line(document))
-        found.append((document["data"], lines))
-    if len({tuple(lines) for _, lines in found}) == 1:
-        return found[0][1]
-    return [f"{data}: {text}" for data, lines in found for text in lines]
+def _remarks_on(document: Document) -> list[str]:
+    """The lines under a table: intervals, ceiling, published score, protocol."""
+    lines = interval_lines(document) + ceiling_line(document) + published_line(document)
+    return [*lines, document["protocol"]["line"]]
+
+
+def _together(names: Sequence[str], remarks: Sequence[Sequence[str]]) -> list[str]:
+    """The remarks on several data sets, each with its name; without it where they say the same of all."""
+    if all(lines == remarks[0] for lines in remarks):
+        return list(remarks[0])
+    return [f"{name}: {text}" for name, lines in zip(names, remarks, strict=True) for text in lines]
 
 
 def interval_lines(document: Document) -> list[str]:
@@ -105,20 +114,6 @@ def published_line(document: Document) -> list[str]:
     ]
 
 
-def protocol_line(document: Document) -> str:
-    """Under which conditions a score was measured, in one line."""
-    protocol = document["protocol"]
-    selected = {
-        None: "how the weights were selected is unknown",
-        "test": "weights selected on test, as the papers do (honest: --set train.select_on=val)",
-    }.get(protocol["selected_on"], f"weights selected on {protocol['selected_on']}")
-    reranked = "re-ranked" if protocol["reranked"] else "not re-ranked"
-    wrong = guard.troubles(protocol["guard"]) if "guard" in protocol else []
-    if protocol["batch_dependent"] and not any("rest of the batch" in text for text in wrong):
-        wrong.insert(0, "embeddings depend on the rest of the batch")
-    return " · ".join([f"Protocol: {selected}", reranked, protocol["precision"], *wrong])
-
-
 def _ranks_title(documents: Sequence[Document]) -> str:
     first = documents[0]
     sets = ", ".join(
@@ -132,47 +127,96 @@ def _digits(style: str) -> int:
     return 3 if style == "plain" else 2
 
 
-def _pretty(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _pretty(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> PrettyTable:
     from prettytable import PrettyTable
 
     made = PrettyTable(list(headings))
     for name in _SCORES:
         made.align[name] = "r"
     made.add_rows([list(row) for row in rows])
-    return str(made.get_string())
+    return made
+
+
+def _align_left(made: PrettyTable) -> None:
+    for name in set(made.field_names) - set(_SCORES):
+        made.align[name] = "l"
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    marks = ["---:" if heading in _SCORES else "---" for heading in headings]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
+    from prettytable import TableStyle
+
+    made = _pretty(headings, [[cell.replace("|", r"\|") for cell in row] for row in rows])
+    made.set_style(TableStyle.MARKDOWN)
+    _align_left(made)
+    return str(made.get_string())
 
 
-def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    columns = "".join("r" if heading in _SCORES else "l" for heading in headings)
-    body = [" & ".join(cell.replace("_", r"\_") for cell in cells) + r" \\" for cells in (headings, *rows)]
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", body[0], r"\hline", *body[1:], r"\hline"]
-    return "\n".join([*lines, r"\end{tabular}"])
+def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[Sequence[str]]) -> str:
+    """A tabular whose rows bear the letter of a footnote below it: their protocol is part of the table."""
+    from prettytable import HRuleStyle, VRuleStyle
+
+    distinct = list(dict.fromkeys(map(tuple, remarks)))
+    marks = [rf"\textsuperscript{{{_letter(distinct.index(tuple(lines)))}}}" for lines in remarks for _ in _SIDES]
+    cells = [list(map(_escaped, row)) for row in rows]
+    marked = [[row[0] + mark, *row[1:]] for mark, row in zip(marks, cells, strict=True)]
+    made = _pretty(headings, marked)
+    _align_left(made)
+    lines = made.get_latex_string(format=True, hrules=HRuleStyle.FRAME, vrules=VRuleStyle.NONE).splitlines()
+    lines.insert(3, r"\hline")  # below the headings; prettytable draws either this line or those around the table
+    notes = [
+        (rf"\textsuperscript{{{_letter(place)}}} " if not number else "") + _escaped(text) + r"\par"
+        for place, texts in enumerate(distinct)
+        for number, text in enumerate(texts)
+    ]
+    return "\n".join([*lines, r"\par{\footnotesize", *notes, "}"])
+
+
+def _letter(place: int) -> str:
+    return chr(ord("a") + place) if place < 26 else str(place)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "→": r"$\to$",
+}
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def _ranks_csv(documents: Sequence[Document]) -> str:
-    import csv
-    import io
-
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    protocol = list(documents[0]["protocol"])
-    intervals = [f"{name}_{end}" for name in _SCORES for end in ("low", "high")] * ("interval" in documents[0])
     facts = ["run", "method", "data", "split", "queries", "gallery"]
-    writer.writerow([*facts, "task", *_SCORES, *protocol, *intervals])
+    intervals = [f"{name}_{end}" for name in _SCORES for end in ("low", "high")] * ("interval" in documents[0])
+    protocol = [name for name in documents[0]["protocol"] if name not in _IN_LABELS]
+    rows = []
     for document in documents:
         for task, side in _SIDES.items():
-            scores = [document[side][name] for name in _SCORES]
-            shown = [guard.words(value) if name == "guard" else value for name, value in document["protocol"].items()]
+            shown = [_in_a_cell(name, document["protocol"][name]) for name in protocol]
             found = document.get("interval", {})
             of_side = found if task == "t2i" else found.get(side, {})
             limits = [value for name in _SCORES for value in of_side.get(name, ())]
-            writer.writerow([*(document[fact] for fact in facts), task, *scores, *shown, *limits])
-    return text.getvalue()
+            scores = [document[side][name] for name in _SCORES]
+            rows.append([*(document[fact] for fact in facts), task, *scores, *shown, *limits])
+    made = _pretty([*facts, "task", *_SCORES, *protocol, *intervals], rows)
+    return str(made.get_csv_string(lineterminator="\n"))
+
+
+_IN_LABELS = "queries", "gallery", "line", "choices"
+"""What the labels of a protocol say already."""
+
+
+def _in_a_cell(name: str, value: Any) -> object:
+    """A value of a protocol in a cell of a table."""
+    if name == "guard":
+        return guard.words(value)
+    return "; ".join(value) if name == "labels" else value
 
 
 # Two runs -------------------------------------------------------------------------------------
@@ -195,7 +239,9 @@ def comparison(document: Document) -> None:
     line(document["note"])
     _moves(document["queries"])
     for number, run in enumerate(document["runs"]):
-        line(f"{'second' if number else 'first'} run. {protocol_line(run)}")
+        line(f"{'second' if number else 'first'} run. {run['protocol']['line']}")
+    if not document["across_protocols"]:
+        return  # the verdict says what differs
     for name, (one, two) in document["protocol_differs"].items():
         line(f"Warning: {name} differs between the runs ({one} and {two}): not the same protocol.", style="yellow")
 

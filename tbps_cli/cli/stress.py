@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tbps_cli.cli import render, scores_view
+from tbps_cli.cli import render
 from tbps_cli.cli.output import stdout
 from tbps_cli.errors import UsageError
 from tbps_cli.escape import printable
@@ -160,7 +160,7 @@ def _probe(document: Document, plain: bool) -> None:
     if document["without_pairs"]:
         render.line(f"No caption could be changed in: {', '.join(document['without_pairs'])}.")
     render.line(f"R@1 of the same captions among all images: {document['R1']:.2f}")
-    render.line(scores_view.protocol_line(document))
+    render.line(document["protocol"]["line"])
     for change in _first_of_each(document["changes"]):
         worst = change["examples"][0]
         how = f"{abs(worst['margin']):.3f} {'higher' if worst['margin'] > 0 else 'lower'}"
@@ -190,7 +190,7 @@ def _degrade(document: Document, plain: bool) -> None:
             f"On average over {kept['steps']} steps {kept['R1']:.1f} % of the clean R@1 is left {_interval(kept)}",
             style="bold",
         )
-    render.line(scores_view.protocol_line(document))
+    render.line(document["protocol"]["line"])
 
 
 def _table(

@@ -213,19 +213,13 @@ def results(runs: Sequence[Path]) -> None:
         columns = list(zip(*found, strict=True))
         spread = [f"{statistics.mean(column):.2f} ± {statistics.stdev(column):.2f}" for column in columns]
         rows.append([f"mean ± sd of {len(found)} seeds", "", "", *spread])
-    render.table(["run", "epoch", "chosen on", *Scores._fields], rows, right=Scores._fields)
-    protocols = {folder: protocol_line(Run(folder)) for folder in runs}
-    if len(set(protocols.values())) == 1:
+    headings = ["run", "epoch", "chosen on", *Scores._fields]
+    render.table(
+        headings, rows, right=Scores._fields, title="Text to image, by the best epoch on the split that chose it"
+    )
+    protocols = {folder: protocol["line"] for folder in runs if (protocol := Run(folder).protocol)}
+    if len(protocols) == len(runs) and len(set(protocols.values())) == 1:
         render.line(protocols[runs[0]])
     else:
         for folder, text in protocols.items():
             render.line(f"{folder}: {text}")
-
-
-def protocol_line(run: Run) -> str:
-    """Under which conditions the best epoch's scores were measured."""
-    facts = run.facts()
-    chosen = f"best epoch chosen on {facts['selected_on']}"
-    if facts["selected_on"] == "test":
-        chosen += ", as the papers do (honest: --set train.select_on=val)"
-    return " · ".join(["Protocol: text to image", chosen, *([facts["guard"]] if "guard" in facts else [])])

@@ -17,6 +17,7 @@ import torch
 
 from tbps_cli import distributed, methods, places
 from tbps_cli.augment.batched import refusal
+from tbps_cli.choices import KEY, Choices
 from tbps_cli.data.types import Dataset, Split
 from tbps_cli.engine.components import build_loader, build_method
 from tbps_cli.engine.start import Start, find_init, find_start
@@ -75,6 +76,8 @@ class Experiment:
     """What was chosen for the user, one sentence each with its reason."""
     note: str
     """Where the weights come from."""
+    start_choices: Choices
+    """What was chosen by scores before this training began."""
     origin: str = ""
     """Where on the hub the training's first weights come from, with commit and hash; empty for others."""
 
@@ -137,6 +140,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
         method=method,
         choices=tuple(filter(None, [*map(str, chosen), *start.choices, text.choice])),
         note=note,
+        start_choices=Choices.read({KEY: saved.start}) if saved is not None else init.choices if init else Choices(),
         origin=start.origin if saved is None else saved.origin,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 from torch import Tensor
 
+from tbps_cli.choices import SELECTED_ON, Choice, Choices
 from tbps_cli.engine import run_folder, state
 from tbps_cli.engine.experiment import Experiment
 from tbps_cli.engine.log import Meter, RunLog, cut, forget_curves, sinks
@@ -14,7 +16,10 @@ from tbps_cli.engine.observe import Evaluated
 from tbps_cli.engine.state import State, TrainingProgress
 from tbps_cli.engine.step import Stepper
 from tbps_cli.models.card import card
-from tbps_cli.models.run import WEIGHTS, Run
+from tbps_cli.models.model import Model
+from tbps_cli.models.run import PROTOCOL, WEIGHTS, Run
+from tbps_cli.retrieval.guard import Guard
+from tbps_cli.retrieval.protocol import Protocol
 
 
 class RunWriter:
@@ -40,11 +45,19 @@ class RunWriter:
 
     def best(self, evaluated: Evaluated) -> None:
         """The present weights as the best ones, with the scores and the split that chose them."""
-        facts: dict[str, object] = {"selected_on": evaluated.split, "epoch": evaluated.epoch, **self._start}
+        choices = Choices({"epoch": Choice(evaluated.split, self.experiment.dataset.name)})
+        choices = choices.and_also(self.experiment.start_choices)
+        facts: dict[str, object] = {**choices.facts(), "epoch": evaluated.epoch, **self._start}
         facts |= evaluated.scores._asdict()
-        if evaluated.guard is not None and not evaluated.guard.ok:
-            facts["guard"] = ", ".join(evaluated.guard.troubles)
+        if evaluated.guard is not None:
+            facts[PROTOCOL] = json.dumps(self._protocol(evaluated.split, choices, evaluated.guard).document())
         self.run.save_weights("best", self._weights(), facts)
+
+    def _protocol(self, split: str, choices: Choices, guard: Guard) -> Protocol:
+        """What the scores of an epoch were measured under."""
+        method = self.stepper.method
+        declared = method.batch_dependent(method.config)
+        return Protocol(self.experiment.dataset.name, split, Model.precision, choices, guard, declared=declared)
 
     def last(self, epoch: int) -> None:
         """The weights after an epoch (from 1), which no split has chosen."""
@@ -77,13 +90,17 @@ class RunWriter:
             }
         recipe, given = (state.settings(one) for one in (self.recipe, self.experiment.given))
         data = dict(self.experiment.data_facts)
-        state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data, self.experiment.origin))
+        start = self.experiment.start_choices.document()
+        state.save(self.out, State(place, recipe, self.log.sizes(), parts, given, data, self.experiment.origin, start))
         self.saved_at = time.monotonic()
 
-    def card(self, place: TrainingProgress) -> None:
-        """`card.md`: what this run is, for whoever is handed the folder."""
-        facts = {"selected_on": self.recipe.train.select_on, "epoch": place.best_epoch, **self._start}
-        self.run.write_card(card(self.recipe, facts, place.best_scores))
+    def finish(self, place: TrainingProgress) -> None:
+        """The protocol of the best epoch at the end of log.txt, and `card.md`, for whoever is handed the folder."""
+        protocol = self.run.protocol
+        if protocol is not None:
+            self.log.text(protocol["line"])
+        facts = {SELECTED_ON: self.recipe.train.select_on, "epoch": place.best_epoch, **self._start}
+        self.run.write_card(card(self.recipe, facts, place.best_scores, protocol=protocol["line"] if protocol else ""))
 
     def way_out(self) -> str:
         """After a loss that is not a number: the command that starts again with a lower rate."""

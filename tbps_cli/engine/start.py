@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tbps_cli import methods
+from tbps_cli.choices import Choices, Chosen
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
@@ -48,6 +49,14 @@ class Init:
     def config(self) -> MethodConfig:
         """The settings of its method."""
         return self.source.recipe.method
+
+    @property
+    def choices(self) -> Choices:
+        """That its weights were chosen on a test split, which a training that begins with them inherits."""
+        made = self.source.choices.made
+        inherited: tuple[Chosen, ...] = "start", "file", "epoch"
+        found = [made[what] for what in inherited if what in made and made[what].on == "test"]
+        return Choices({"start": found[0]}) if found else Choices()
 
     def tensors(self, config: MethodConfig, data_root: Path | None) -> tuple[Mapping[str, Tensor], Tokenizer | None]:
         """All of them under our names, heads included, as a method of `config` can go on with them; and the tokenizer

@@ -71,6 +71,8 @@ class State:
     """Of the training annotation: its `mark`, and how many captions and images it has; empty in older checkpoints."""
     origin: str = ""
     """Of the first weights, when they came from the hub."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """What was chosen by scores before training began, as `Choices.document` has it."""
 
 
 def save(folder: Path, state: State) -> None:
@@ -97,6 +99,7 @@ def load(folder: Path) -> State | None:
         content.get("given", {}),
         content.get("data", {}),
         content.get("origin", ""),
+        content.get("start", {}),
     )
 
 

@@ -16,6 +16,7 @@ from tbps_cli import distributed, places
 from tbps_cli.augment.rng import Draws
 from tbps_cli.engine import estimate, optim, run_folder, schedule, state
 from tbps_cli.engine.components import to_device
+from tbps_cli.engine.deterministic import deterministic_algorithms
 from tbps_cli.engine.evaluation import select_scores
 from tbps_cli.engine.experiment import Experiment, Options, prepare
 from tbps_cli.engine.log import Meter
@@ -83,13 +84,14 @@ def train_into(
             state.require_same(saved, recipe, out)
             watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")
             return out
-        experiment = prepare(recipe, options, saved)
-        distributed.start(str(experiment.device))
-        try:
-            with distributed.readable_errors(), memory_advice(experiment.recipe.train):
-                Training(experiment, saved, watcher).run()
-        finally:
-            distributed.stop()
+        with deterministic_algorithms(recipe.train.deterministic):  # before anything is computed
+            experiment = prepare(recipe, options, saved)
+            distributed.start(str(experiment.device))
+            try:
+                with distributed.readable_errors(), memory_advice(experiment.recipe.train):
+                    Training(experiment, saved, watcher).run()
+            finally:
+                distributed.stop()
     return out
 
 
@@ -253,7 +255,7 @@ class Training:
         best, best_epoch = self._best()
         if self.writer:
             self.writer.log.text(f"finished: best R1: {best:.3f} at epoch {best_epoch}")
-            self.writer.card(place)
+            self.writer.finish(place)
             self.writer.checkpoint(place, self.meter)
         distributed.barrier()  # no process says that it is done before everything is written
         self.observer.finished(TrainingSummary(place.epoch, place.seconds, early))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tbps_cli import files
+from tbps_cli.choices import KEY, LABELS, SELECTED_ON, Choices
 from tbps_cli.errors import TbpsError
 from tbps_cli.exporting import hub
 from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare, seconds
@@ -138,8 +139,8 @@ def _write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 
 def _metadata(facts: dict[str, Any]) -> dict[str, str]:
     """The head of the weights file: everything as JSON, and what a run's weights say under its own key."""
-    plain = {key: str(facts[key]) for key in ("method", "selected_on") if facts[key] is not None}
-    return {"tbps": json.dumps(facts, sort_keys=True), "format": "pt", **plain}
+    chosen = Choices.read(facts).facts()
+    return {"tbps": json.dumps(facts, sort_keys=True), "format": "pt", "method": facts["method"], **chosen}
 
 
 def _facts(model: Model, formats: tuple[Format, ...], quantize: str | None) -> dict[str, Any]:
@@ -154,10 +155,18 @@ def _facts(model: Model, formats: tuple[Format, ...], quantize: str | None) -> d
         "precision": quantize or "fp32",
         "long_captions": "chunk" if model.pieces else "cut",
         "places_taken": model.places_taken,
-        "selected_on": model.selected_on,
+        SELECTED_ON: model.selected_on,
+        KEY: model.choices.document(),
         "tokenizer": model.tokenizer.describe(),
         "transform": model.transform.describe(),
     }
+
+
+def _chosen(facts: dict[str, Any]) -> str:
+    """What was chosen by scores on the way to these weights: part of the protocol of whatever they score."""
+    made = Choices.read(facts).made
+    unknown = [] if "epoch" in made else ["how the epoch was chosen is unknown"]
+    return "; ".join([*(f"{LABELS[what]} {choice.words(facts['data'])}" for what, choice in made.items()), *unknown])
 
 
 def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
@@ -168,7 +177,7 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
         f"Text-based person search: images ({height} x {width}, RGB) and sentences become unit vectors of "
         f"{facts['embed']} numbers; their dot product is the score.",
         "",
-        f"- Trained on `{facts['data']}`; best epoch selected on: {facts['selected_on'] or 'unknown'}.",
+        f"- Trained on `{facts['data']}`; {_chosen(facts)}.",
         f"- Precision {facts['precision']}; fingerprint `{facts['fingerprint']}`.",
         f"- Transform: `{json.dumps(facts['transform'], sort_keys=True)}`.",
     ]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.augment.transform import EvalTransform
+from tbps_cli.choices import Choices
 from tbps_cli.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ class Encoder(ImageEncoder, Protocol):
         ...
 
     @property
-    def selected_on(self) -> str | None:
-        """The split that chose its weights, where that is known."""
+    def choices(self) -> Choices:
+        """What was chosen by scores on the way to these weights, and on which split."""
         ...
 
     @property
@@ -102,6 +103,10 @@ class Encoder(ImageEncoder, Protocol):
     @property
     def tokenizer(self) -> Tokenizer:
         """Captions -> ids."""
+        ...
+
+    def weights_changed(self) -> bool:
+        """Whether the weights are no longer those that were opened: trained further, or adapted to what they see."""
         ...
 
     def cut_count(self, texts: Sequence[str]) -> int:

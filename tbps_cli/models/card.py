@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tbps_cli import methods
+from tbps_cli.choices import SELECTED_ON
 
 if TYPE_CHECKING:
     from tbps_cli.recipe.schema import Recipe
     from tbps_cli.weights.surplus import Extra
+
+NOT_KNOWN = "how its epoch was chosen is not known"
 
 
 def card(
@@ -19,12 +22,14 @@ def card(
     *,
     origin: str = "",
     left_out: Sequence[Extra] = (),
+    protocol: str = "",
 ) -> str:
     """Markdown: method and paper, data, how the best epoch was chosen, scores, and what to mind.
 
     facts: what the weights file says of itself (`epoch`, `selected_on`, `converted_from`, `started_from`).
-    scores: text-to-image percentages by name, of the split named in `selected_on`.
-    origin: a sentence on how a converted file was chosen; left_out: what of it is not in these weights.
+    scores: text-to-image percentages by name, of the split named in `selected_on`; protocol: what they were measured
+    under, in one line. origin: a sentence on how a converted file was chosen; left_out: what of it is not in these
+    weights.
     """
     height, width = recipe.data.image_size
     lines = [
@@ -38,6 +43,7 @@ def card(
         f"- {_origin(recipe, facts, origin)}",
         *([f"- Trained from: {facts['started_from']}"] if facts.get("started_from") else []),
         *([f"- Scores: {_scores(scores)}"] if scores else []),
+        *([f"- {protocol}"] if protocol else []),
         *_left_out(left_out),
         "",
         "The terms of the training data bind whoever uses these weights: most person data sets allow research only.",
@@ -54,7 +60,8 @@ def card(
 
 def _origin(recipe: Recipe, facts: Mapping[str, object], origin: str) -> str:
     if facts.get("converted_from"):
-        return f"Converted from `{facts['converted_from']}`; {origin or 'how its epoch was chosen is not known'}."
+        told = f"its epoch was chosen on {facts[SELECTED_ON]}" if SELECTED_ON in facts else ""
+        return f"Converted from `{facts['converted_from']}`; {origin or told or NOT_KNOWN}."
     epoch = f"epoch {facts['epoch']} of {recipe.train.epochs}" if facts.get("epoch") else "the best epoch"
     return f"Weights: {epoch}, chosen on the {facts.get('selected_on', recipe.train.select_on)} split"
 

@@ -89,6 +89,6 @@ def _write(found: Official, converted: Converted, folder: Path) -> None:
     """Fill an empty folder with the run that a checkpoint has become."""
     recipe, source = converted.recipe, found.source
     run = Run.create(folder, recipe, converted.tokenizer)
-    facts = {"method": recipe.method.name, "converted_from": source.path.name, **source.choices.facts()}
+    facts = {"method": recipe.method.name, "converted_from": source.path.name, **found.choices.facts()}
     run.save_weights("best", converted.tensors, facts)
     run.write_card(card(recipe, facts, origin=source.origin, left_out=converted.coverage.left_out))

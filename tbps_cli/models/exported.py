@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.augment.transform import EvalTransform
+from tbps_cli.choices import Choices
 from tbps_cli.data.images import MAX_PIXELS, read_image, to_rgb
 from tbps_cli.errors import MissingExtra, WeightsError
 from tbps_cli.text.long_captions import Cutting, embed_pieces
@@ -69,7 +70,8 @@ class ExportedModel:
         self.alone = self.precision == "int8"
         self.fingerprint: str = self.manifest["fingerprint"] + ("-alone" if self.alone else "")
         self.embed: int = self.manifest["embed"]
-        self.selected_on: str | None = self.manifest.get("selected_on")
+        self.choices = Choices.read(self.manifest)
+        self.selected_on = self.choices.selected_on
         self.batch_dependent: str | None = None
         self.method = None
         self.recipe = None
@@ -84,6 +86,10 @@ class ExportedModel:
             raise WeightsError(f"{folder / MANIFEST}: {error}.", "Export again.") from None
         self._image = _Graph(folder / "image.onnx")
         self._text = _Graph(folder / "text.onnx")
+
+    def weights_changed(self) -> bool:
+        """Never: a graph holds its weights as constants."""
+        return False
 
     def cut_count(self, texts: Sequence[str]) -> int:
         """How many captions lose their last words; none where they are embedded in pieces."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tbps_cli import methods
 from tbps_cli.augment.transform import EvalTransform
+from tbps_cli.choices import Choices
 from tbps_cli.data.images import read_image, to_rgb
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.fingerprint import fingerprint
@@ -59,7 +60,7 @@ class Model:
         *,
         device: torch.device | str = "cpu",
         tokenizer: Tokenizer | None = None,
-        selected_on: str | None = None,
+        choices: Choices | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self.method = method.to(device).eval()
@@ -81,11 +82,13 @@ class Model:
                     "Leave it at cut: this form has no pieces to average.",
                 )
             self.pieces = self.tokenizer
-        self.selected_on = selected_on
+        self.choices = choices or Choices()
+        self.selected_on = self.choices.selected_on
         self.notes = list(notes)
         self.batch: int = recipe.train.eval_batch
         """Images or captions embedded at a time when a call does not say."""
         self.max_pixels: int = recipe.data.max_pixels
+        self._mark: str | None = None
 
     @cached_property
     def embed(self) -> int:
@@ -100,9 +103,18 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over everything that an embedding depends on; the batch only where it matters."""
-        return fingerprint(self._weights_mark, self.batch if self.batch_dependent else None)
+        mark = self._mark or self.marked()._mark
+        return fingerprint(mark, self.batch if self.batch_dependent else None)
 
-    @cached_property
+    def marked(self) -> Model:
+        """Itself, with its weights taken down as they are: from here on a change of them shows."""
+        self._mark = self._weights_mark()
+        return self
+
+    def weights_changed(self) -> bool:
+        """Whether the weights are others than when they were taken down, which opening them does."""
+        return self._mark is not None and self._weights_mark() != self._mark
+
     def _weights_mark(self) -> str:
         # the length of captions is the tokenizer's and the position table's
         config = self.recipe.method.model_dump(mode="json", exclude={"weights", "context"})
@@ -202,7 +214,7 @@ def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words:
     method = build(recipe)
     load_into(method, {**run.weights(), **text.tensors}, name=str(run.weights_file))
     recipe = folded(method, recipe)
-    return Model(method, recipe, run.folder, device=chosen, tokenizer=text.tokenizer, selected_on=run.selected_on)
+    return Model(method, recipe, run.folder, device=chosen, tokenizer=text.tokenizer, choices=run.choices).marked()
 
 
 def open_official(
@@ -219,9 +231,9 @@ def open_official(
         path,
         device=chosen,
         tokenizer=made.tokenizer,
-        selected_on=found.source.choices.selected_on,
+        choices=found.choices,
         notes=[str(made.coverage)],
-    )
+    ).marked()
 
 
 def folded(method: Method, recipe: Recipe) -> Recipe:

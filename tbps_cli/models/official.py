@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from tbps_cli import places
+from tbps_cli.choices import Choice, Choices
 from tbps_cli.errors import RecipeError, WeightsError
 from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.methods.config import MethodConfig
@@ -50,6 +51,14 @@ class Official:
     reading: Reading
     recipe: Recipe
     task: Task
+
+    @property
+    def choices(self) -> Choices:
+        """What is known of how its authors chose these weights: by the file's name, or by the options beside it."""
+        split = str(self.reading.files.options.get("val_dataset", "")).lower()
+        told = split in ("val", "test") and self.source.path.stem.startswith("best")
+        by_options = Choices({"epoch": Choice(split, self.recipe.data.name)}) if told else Choices()
+        return by_options.and_also(self.source.choices)
 
     def load(self, *, words: Path | None = None, data_root: Path | None = None) -> Converted:
         """Read the numbers into the method. Raises WeightsError when the word table or a tensor is missing."""

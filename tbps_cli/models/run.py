@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tbps_cli import files
+from tbps_cli.choices import Choices
 from tbps_cli.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 STATE = "state.pt"
 """What --resume goes on from."""
+PROTOCOL = "protocol"
+"""The key, in the head of the best weights, for what their scores were measured under (`Protocol.document` as JSON)."""
 LOCK = ".lock"
 """The file that a training keeps locked as long as it runs."""
 
@@ -108,9 +111,23 @@ class Run:
         return read_metadata(self.weights_file)
 
     @property
+    def choices(self) -> Choices:
+        """What was chosen by scores on the way to these weights; nothing where unknown (converted files)."""
+        return Choices.read(self.facts())
+
+    @property
+    def protocol(self) -> dict[str, Any] | None:
+        """What the scores of these weights were measured under; None where the file does not say."""
+        try:
+            known = json.loads(self.facts()[PROTOCOL])
+        except (KeyError, ValueError, RecursionError):
+            return None
+        return known if isinstance(known, dict) and isinstance(known.get("line"), str) else None
+
+    @property
     def selected_on(self) -> str | None:
-        """The split that chose these weights; None where unknown (converted files)."""
-        return self.facts().get("selected_on")
+        """The split that chose these weights; None where unknown."""
+        return self.choices.selected_on
 
     def tokenizer(self) -> Tokenizer | None:
         """The run's own tokenizer, or None when its method needs no words of its own."""

@@ -21,7 +21,7 @@ from tbps_cli.features.encoder import Embeddings, Encoder
 from tbps_cli.features.pipeline import embed_images
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
 from tbps_cli.probing.degradations import DEGRADATIONS, DegradedEncoder, DegradedTransform
-from tbps_cli.probing.protocol import steady
+from tbps_cli.probing.steady import steady
 from tbps_cli.retrieval import metrics
 from tbps_cli.retrieval.embed import AS_PUBLISHED, feature_file, require_all, sources_of
 from tbps_cli.retrieval.evaluate import Evaluation, Progress, evaluate

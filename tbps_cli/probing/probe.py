@@ -22,7 +22,7 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import embed_texts
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
 from tbps_cli.probing.changes import KINDS, SOURCES, Pair, pairs
-from tbps_cli.probing.protocol import steady
+from tbps_cli.probing.steady import steady
 from tbps_cli.retrieval.embed import feature_file
 from tbps_cli.retrieval.evaluate import Evaluation, Progress, evaluate
 from tbps_cli.retrieval.interval import LEVEL, RESAMPLES, SEED, check_level, ends, resampled

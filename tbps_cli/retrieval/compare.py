@@ -6,12 +6,13 @@ for both runs (see `retrieval.interval`). The p-value belongs to the percentile 
 of resamples on the far side of zero (or on it), so p < 0.05 exactly where the 95 % interval leaves out
 zero; one is added to both counts, since no finite number of draws can show p = 0.
 
-What this cannot know is how another seed would have trained: `NOTE`.
+A difference is called real only between scores of one protocol: weights chosen on test gain on weights chosen on val
+without being better. What this cannot know is how another seed would have trained: `NOTE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,10 @@ from tbps_cli.types import Scores
 
 RESAMPLES = 10_000
 """More than for an interval: small p-values live in the tails."""
-CHANCE = 0.05
-"""A difference with a larger p-value is called chance."""
+SAMPLING = 0.05
+"""A difference with a larger p-value may be sampling error."""
+ACROSS = "--across-protocols"
+"""Asks for a verdict all the same."""
 NOTE = (
     "Drawn were the tested persons, not the training seeds; seeds alone move R@1 by up to 2 points. "
     "Several seeds: tbps train RECIPE --repeat N"
@@ -106,18 +109,20 @@ class Comparison:
     persons: int
     differences: dict[Direction, list[Difference]]
     queries: Queries
+    across_protocols: bool = False
+    """Whether a verdict was asked for although the protocols differ."""
 
     @property
     def verdicts(self) -> list[str]:
-        """A plain sentence on R@1 and one on mAP, text to image."""
+        """A plain sentence on R@1 and one on mAP, text to image; one that says why not, where protocols differ."""
+        if self.unequal and not self.across_protocols:
+            return [refusal(self.unequal)]
         return [verdict(item) for item in self.differences["text_to_image"] if item.name in SPOKEN]
 
     @property
     def unequal(self) -> dict[str, list[object]]:
         """Parts of the protocol in which the runs differ: {"selected_on": [first, second]}."""
-        names = "selected_on", "reranked", "batch_dependent", "precision"
-        both = {name: [self.first.protocol[name], self.second.protocol[name]] for name in names}
-        return {name: values for name, values in both.items() if values[0] != values[1]}
+        return self.first.protocol.differences(self.second.protocol)
 
     def document(self) -> dict[str, object]:
         """The comparison as `tbps compare --json` prints it."""
@@ -142,15 +147,17 @@ class Comparison:
                 "losses": [moved.document() for moved in queries.losses],
             },
             "protocol_differs": self.unequal,
+            "across_protocols": self.across_protocols,
             "verdict": self.verdicts,
             "note": NOTE,
         }
 
 
-def compare(first: Evaluation, second: Evaluation, *, shown: int = 5) -> Comparison:
+def compare(first: Evaluation, second: Evaluation, *, shown: int = 5, across_protocols: bool = False) -> Comparison:
     """Set two evaluations of one split beside each other.
 
     shown: queries listed among the gains and among the losses, at most.
+    across_protocols: judge the difference even where the protocols differ.
     Raises UsageError when they do not rank the same captions and images.
     """
     if not _same_questions(first, second):
@@ -159,7 +166,7 @@ def compare(first: Evaluation, second: Evaluation, *, shown: int = 5) -> Compari
         )
     differences = {side: differences_of(first.sides[side], second.sides[side]) for side in first.sides}
     persons = len(set(first.split.caption_person))
-    return Comparison(first, second, persons, differences, _queries(first, second, shown))
+    return Comparison(first, second, persons, differences, _queries(first, second, shown), across_protocols)
 
 
 def compare_checkpoints(
@@ -169,6 +176,7 @@ def compare_checkpoints(
     split: str = "test",
     *,
     shown: int = 5,
+    across_protocols: bool = False,
     data_root: str | Path | None = None,
     device: str = "auto",
     sets: Sequence[str] = (),
@@ -198,7 +206,7 @@ def compare_checkpoints(
         with watch(str(model.path)) if watch else nullcontext() as progress:
             made = evaluate(model, dataset, split, batch=batch, cache_dir=cache_dir, workers=workers, progress=progress)
         evaluations.append(made)
-    return compare(*evaluations, shown=shown)
+    return compare(*evaluations, shown=shown, across_protocols=across_protocols)
 
 
 def differences_of(first: Side, second: Side, *, resamples: int = RESAMPLES, seed: int = SEED) -> list[Difference]:
@@ -230,9 +238,19 @@ def verdict(item: Difference) -> str:
     chance = f"p = {item.p:.2f}" if item.p >= 0.01 else f"p = {item.p:.3f}" if item.p >= 0.001 else "p < 0.001"
     size = abs(item.difference)
     points = f"The difference of {size:.{1 if size >= 0.05 else 2}f} points in {name}"
-    if item.p >= CHANCE:
-        return f"{points} is within chance ({chance})."
-    return f"{points} is more than chance ({chance}): the {'second' if item.difference > 0 else 'first'} run is better."
+    if item.p >= SAMPLING:
+        return f"{points} is within sampling error ({chance})."
+    better = "second" if item.difference > 0 else "first"
+    return f"{points} is more than sampling error ({chance}): the {better} run is better."
+
+
+def refusal(unequal: Mapping[str, list[object]]) -> str:
+    """Why no difference is called real: what was not equal, and how to get a verdict all the same."""
+    named = "; ".join(f"{name}: {one} and {two}" for name, (one, two) in unequal.items())
+    return (
+        f"No difference is called real, because the protocols differ ({named}). "
+        f"Evaluate both runs alike, or judge them as they are with {ACROSS}."
+    )
 
 
 def _queries(first: Evaluation, second: Evaluation, shown: int) -> Queries:
@@ -269,4 +287,4 @@ def _same_questions(first: Evaluation, second: Evaluation) -> bool:
 
 
 def _head(evaluation: Evaluation) -> dict[str, object]:
-    return {"run": evaluation.run, "method": evaluation.method, "protocol": evaluation.protocol}
+    return {"run": evaluation.run, "method": evaluation.method, "protocol": evaluation.protocol.document()}

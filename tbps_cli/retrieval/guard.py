@@ -1,13 +1,16 @@
 """What can quietly falsify a score, looked for on a sample before the score is printed.
 
-Three things: embeddings that depend on what else is in the batch (attention over the batch, padding to
-the longest caption, batch statistics, dynamic quantisation, and also a cache that no longer fits); rows
-of the gallery that are bit for bit equal, which are either copies of one image or a model that has
-collapsed; and ties that only the order of the file decides. The sample is embedded again, shuffled among
-strangers and a few of them alone, so the check asks the model and does not trust what it declares.
+Embeddings that depend on what else is in the batch (attention over the batch, padding to the longest caption,
+batch statistics, dynamic quantisation, and also a cache that no longer fits); scores that depend on which other
+queries are asked, or on the order of the file (`retrieval.independence`); weights that change while they are
+evaluated, adapted to what is scored; rows of the gallery that are bit for bit equal, which are either copies of one
+image or a model that has collapsed; and ties that only the order of the file decides. The sample is embedded again,
+shuffled among strangers and a few of them alone, so the check asks the model and does not trust what it declares.
 
 That costs 0.5 % of a first evaluation of CUHK-PEDES (ViT-B/16 on a CPU), but would be most of one from the
-cache; so its result lies beside the features, under a mark of the model and of the very rows checked.
+cache; so its result lies beside the features, under a mark of the model and of the very rows checked. Of a model
+that mixes a batch a larger part is embedded twice, in the order of the file and in another: data sets keep the images
+of a person together, so a batch in this order tells who is in it.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.features.pipeline import embed_images, embed_texts
 from tbps_cli.features.rows import content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
+from tbps_cli.retrieval import independence, metrics
 from tbps_cli.retrieval.embed import AS_PUBLISHED, Embedded, require_all, sources_of
+from tbps_cli.retrieval.independence import Dependence
 from tbps_cli.retrieval.similarity import codes, product
 
 logger = logging.getLogger("tbps")
@@ -46,10 +51,16 @@ QUERIES = 64
 """Captions whose best right image is looked for among ties."""
 COPIES = 64
 """Images with equal vectors whose files are read, to tell copies from a collapsed model."""
+ORDERED = 1024
+"""Captions that are embedded twice, in the order of the file and in another, where the batch matters; at most."""
 SEED = 0
+TOGETHER = "queries: together"
+"""The label of scores that a single query would not have."""
 
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
+Remembered = tuple[float, float | None, float | None]
+"""What embedding again showed: the largest difference, and R@1 in both orders where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,18 @@ class Guard:
     """Captions looked at for ties."""
     tied: int
     """Those among them whose best right image ties with a wrong one."""
+    together: float = 0.0
+    """How far a query's scores move when other queries are asked, in standard deviations of them."""
+    gallery: float = 0.0
+    """The same when other images are in the gallery. Searching knows its gallery: this is a condition, no fault."""
+    order: float = 0.0
+    """The same when queries and gallery stand in another order."""
+    adapted: bool = False
+    """Whether the weights are no longer those that were opened."""
+    in_order: float | None = None
+    """R@1 of the first captions in batches that follow the file, where embeddings depend on the batch."""
+    shuffled: float | None = None
+    """R@1 of the same captions and images in another order."""
 
     @property
     def dependent(self) -> bool:
@@ -78,7 +101,7 @@ class Guard:
     @property
     def ok(self) -> bool:
         """Whether nothing speaks against the score; copies of an image do not."""
-        return not (self.dependent or self.alike or self.tied)
+        return not self.troubles
 
     @property
     def warning(self) -> str | None:
@@ -93,11 +116,15 @@ class Guard:
     @property
     def troubles(self) -> list[str]:
         """What speaks against the score, a few words each."""
-        return troubles(self.document())
+        return troubles(asdict(self))
 
     def document(self) -> dict[str, object]:
         """The findings as JSON-able values."""
-        return {**asdict(self), "difference": float(f"{self.difference:.2g}"), "ok": self.ok}
+        measured = {name: float(f"{value:.2g}") for name, value in self._measured().items()}
+        return {**asdict(self), **measured, "ok": self.ok}
+
+    def _measured(self) -> dict[str, float]:
+        return {"difference": self.difference, "together": self.together, "gallery": self.gallery, "order": self.order}
 
     def __str__(self) -> str:
         return words(self.document())
@@ -118,7 +145,13 @@ def troubles(document: Mapping[str, Any]) -> list[str]:
     """What speaks against a score, a few words each; empty when all is well."""
     found = []
     if not _same(document):
-        found.append(f"embeddings depend on the rest of the batch ({_checked(document)})")
+        found.append(f"embeddings depend on the rest of the batch ({_checked(document)}{_reordered(document)})")
+    if document["together"]:
+        found.append(f"{TOGETHER} (a query's ranking depends on which other queries are asked)")
+    if document["order"]:
+        found.append("scores depend on the order of the file")
+    if document["adapted"]:
+        found.append("adapted on what is scored (its weights are not those that were opened)")
     if document["alike"]:
         found.append(f"{document['alike']} images with the embedding of another, different image")
     if document["tied"]:
@@ -134,28 +167,43 @@ def _checked(document: Mapping[str, Any]) -> str:
     return f"{document['rows']} checked, max difference {document['difference']:.0e}"
 
 
+def _reordered(document: Mapping[str, Any]) -> str:
+    if document["in_order"] is None:
+        return ""
+    return f"; R@1 of a part {document['in_order']:.1f} in the order of the file, {document['shuffled']:.1f} shuffled"
+
+
 def check(
     model: Encoder,
     split: Split,
     embedded: Embedded,
     *,
+    dependence: Dependence | None = None,
+    batch: int | None = None,
     cache_dir: Path | None = None,
     workers: int | None = None,
     warn: bool = True,
 ) -> Guard:
     """Look at an embedded split; embeds about 40 rows again unless the same ones were checked before.
 
-    cache_dir: the folder of caches; None remembers nothing. warn: log where a score would mislead.
+    dependence: what the scores depend on; left out, that of dot products is measured. batch: what was embedded at a
+    time; default what the model says. cache_dir: the folder of caches; None remembers nothing. warn: log where a score
+    would mislead.
     """
     rng = np.random.default_rng(SEED)
     caption_S = rng.permutation(len(split.captions))[:ROWS]
     image_S = rng.permutation(len(split.paths))[:ROWS]
     query_S = np.sort(rng.permutation(len(split.captions))[:QUERIES])
     memory = _memory(model, split, (embedded.text_QE[caption_S], embedded.image_GE[image_S]), cache_dir)
-    difference = _recalled(memory)
-    if difference is None:
+    remembered = _recalled(memory)
+    if remembered is None:
         difference = _difference(model, split, embedded, (caption_S, image_S), workers)
-        _remember(memory, difference)
+        mixes = bool(model.batch_dependent) and not difference <= TOLERANCE
+        both = _in_two_orders(model, split, batch or model.batch, workers) if mixes else (None, None)
+        remembered = difference, *both
+        _remember(memory, remembered)
+    difference, in_order, shuffled = remembered
+    scores = dependence or independence.measure(product, embedded.text_QE, embedded.image_GE)
     pairs = equal_rows(embedded.image_GE)
     found = Guard(
         rows=len(caption_S) + len(image_S),
@@ -165,6 +213,12 @@ def check(
         alike=_different_files(split, pairs[:COPIES]),
         queries=len(query_S),
         tied=tied(embedded.text_QE[query_S], embedded.image_GE, *_persons(split, query_S)),
+        together=scores.queries,
+        gallery=scores.gallery,
+        order=scores.order,
+        adapted=model.weights_changed(),
+        in_order=in_order,
+        shuffled=shuffled,
     )
     if warn:
         _warn(found)
@@ -179,20 +233,23 @@ def _memory(model: Encoder, split: Split, rows: tuple[Rows, Rows], cache_dir: Pa
     return feature_path("features", split.root, mark, "guard", cache_dir).with_suffix(".json")
 
 
-def _recalled(memory: Path | None) -> float | None:
+def _recalled(memory: Path | None) -> Remembered | None:
     if memory is None:
         return None
     try:
-        return float(json.loads(memory.read_text("utf-8"))["difference"])
+        known = json.loads(memory.read_text("utf-8"))
+        both = (known["in_order"], known["shuffled"])
+        return float(known["difference"]), *((None, None) if None in both else (float(both[0]), float(both[1])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(memory: Path | None, difference: float) -> None:
-    if memory is not None and np.isfinite(difference):
+def _remember(memory: Path | None, found: Remembered) -> None:
+    if memory is not None and np.isfinite(found[0]):
         with suppress(OSError, TbpsError):  # only time is lost
             memory.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(memory, json.dumps({"difference": difference}))
+            known = dict(zip(("difference", "in_order", "shuffled"), found, strict=True))
+            files.write_text(memory, json.dumps(known))
 
 
 def _difference(
@@ -209,6 +266,25 @@ def _moved(row_NE: Rows, index_S: Index, embed: Callable[[Index, int], Rows]) ->
     together, alone = embed(index_S, len(index_S)), embed(index_S[:ALONE], 1)
     changes = [np.abs(together - row_NE[index_S]).max(), np.abs(alone - row_NE[index_S[:ALONE]]).max()]
     return float(np.max(changes))
+
+
+def _in_two_orders(model: Encoder, split: Split, batch: int, workers: int | None) -> tuple[float, float]:
+    """R@1 of the first captions and their images, embedded in the order of the file and in another."""
+    caption_S = np.arange(min(len(split.captions), ORDERED, 16 * batch))
+    image_S = np.unique(split.caption_image[caption_S]).astype(np.int64)
+    rng = np.random.default_rng(SEED)
+    return (
+        _first_rank(model, split, caption_S, image_S, batch, workers),
+        _first_rank(model, split, rng.permutation(caption_S), rng.permutation(image_S), batch, workers),
+    )
+
+
+def _first_rank(
+    model: Encoder, split: Split, caption_S: Index, image_S: Index, batch: int, workers: int | None
+) -> float:
+    text_SE, image_SE = _texts(model, split, caption_S, batch), _images(model, split, image_S, batch, workers)
+    person_Q, person_G = codes(split.caption_person, split.image_person)
+    return metrics.scores(text_SE, image_SE, person_Q[caption_S], person_G[image_S]).R1
 
 
 def _texts(model: Encoder, split: Split, index_S: Index, batch: int) -> Rows:
@@ -266,3 +342,11 @@ def _warn(found: Guard) -> None:
             found.tied,
             found.queries,
         )
+    if found.together:
+        logger.warning(
+            "guard: a query's ranking depends on which other queries are asked, which nobody who searches could repeat"
+        )
+    if found.order:
+        logger.warning("guard: scores depend on the order of the file")
+    if found.adapted:
+        logger.warning("guard: the weights changed while they were evaluated, so these are scores of other weights")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.retrieval.rank import topk
-from tbps_cli.retrieval.similarity import Array, features
+from tbps_cli.retrieval.similarity import Array, features, product
 
 NEIGHBOURS = 5
 WEIGHT = 0.05
@@ -40,6 +40,11 @@ class NeighbourBonus:
                 # Every gallery item that has `item` among its neighbours shares it with the query.
                 shared_BG[row, self.owner[self.of_item[item] : self.of_item[item + 1]]] += 1
         return self.weight * (shared_BG / (2 * best_BN.shape[1] - shared_BG))
+
+
+def with_bonus(query_QE: Array, gallery_GE: Array) -> Array:
+    """Similarities with the bonus, for few enough queries and images to hold them all: [Q, G]."""
+    return product(query_QE, gallery_GE) + NeighbourBonus(query_QE, gallery_GE)(np.arange(len(query_QE)))
 
 
 def _inverse(nearest_GN: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -35,7 +35,8 @@ def test_runs_are_numbered_and_results_go_to_stdout_alone(place) -> None:
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "runs/tiny-clip-0001" in first.stdout and "runs/tiny-clip-0002" in second.stdout
     assert "epoch 1 on val: R1" in first.stderr and "epoch 1 on val" not in first.stdout
-    assert first.stdout.endswith("Protocol: text to image · best epoch chosen on val\n")
+    assert first.stdout.startswith("Text to image, ")
+    assert first.stdout.endswith("\nProtocol: weights selected on val · not re-ranked · fp32\n")
     assert "Epoch[1] Iteration[2/4], loss: " in first.stderr and "memory: about" in first.stderr
 
 

@@ -143,7 +143,7 @@ def test_scores_that_depend_on_the_batch_say_so_during_training_too(tmp_path, da
     wide = "method.tower={patch=8, width=64, layers=1, embed=64, text_width=64, text_layers=1}"
     folder, spy = run(tmp_path, data, "php", [*sets, wide])
     assert spy.evaluations[0].guard.dependent and not spy.evaluations[0].guard.ok
-    assert "depend on the rest of the batch" in Run(folder).facts()["guard"]
+    assert "depend on the rest of the batch" in Run(folder).protocol["line"]
 
 
 def test_convolutions_lie_in_the_faster_order_and_weights_are_written_in_the_usual_one(tmp_path, data) -> None:

@@ -75,14 +75,22 @@ def test_p_value_is_never_zero_and_never_above_one() -> None:
 @pytest.mark.parametrize(
     ("difference", "p", "sentence"),
     [
-        (0.4, 0.31, "The difference of 0.4 points in R@1 is within chance (p = 0.31)."),
-        (4.2, 0.0002, "The difference of 4.2 points in R@1 is more than chance (p < 0.001): the second run is better."),
-        (-1.5, 0.012, "The difference of 1.5 points in R@1 is more than chance (p = 0.01): the first run is better."),
-        (0.02, 0.9, "The difference of 0.02 points in R@1 is within chance (p = 0.90)."),
+        (0.4, 0.31, "0.4 points in R@1 is within sampling error (p = 0.31)."),
+        (
+            4.2,
+            0.0002,
+            "4.2 points in R@1 is more than sampling error (p < 0.001): the second run is better.",
+        ),
+        (
+            -1.5,
+            0.012,
+            "1.5 points in R@1 is more than sampling error (p = 0.01): the first run is better.",
+        ),
+        (0.02, 0.9, "0.02 points in R@1 is within sampling error (p = 0.90)."),
     ],
 )
 def test_verdicts_are_plain_sentences(difference, p, sentence) -> None:
-    assert verdict(Difference("R1", 50.0, 50.0 + difference, -9, 9, p)) == sentence
+    assert verdict(Difference("R1", 50.0, 50.0 + difference, -9, 9, p)) == f"The difference of {sentence}"
 
 
 def test_verdict_of_runs_without_any_difference() -> None:
@@ -116,7 +124,7 @@ def test_gains_and_losses_are_those_of_the_queries(place) -> None:
 
 
 def test_compare_prints_one_document(place, tbps) -> None:
-    status, out, _ = tbps("compare", *RUNS, "--data", "cuhk-pedes", "--json", "--worst", "2")
+    status, out, _ = tbps("compare", *RUNS, "--data", "cuhk-pedes", "--json", "--worst", "2", "--across-protocols")
     assert status == 0
     document = json.loads(out)
     assert [run["run"] for run in document["runs"]] == list(RUNS)
@@ -130,8 +138,23 @@ def test_compare_prints_one_document(place, tbps) -> None:
     assert len(document["verdict"]) == 2 and "seeds" in document["note"]
 
 
+def test_no_difference_is_called_real_where_protocols_differ_unless_asked_for(place, tbps) -> None:
+    words = ("compare", *RUNS, "--data", "cuhk-pedes")
+    document = json.loads(tbps(*words, "--json")[1])
+    assert document["protocol_differs"] == {"selected_on": ["val", "test"]}
+    assert document["verdict"] == [
+        "No difference is called real, because the protocols differ (selected_on: val and test). "
+        "Evaluate both runs alike, or judge them as they are with --across-protocols."
+    ]
+    _, out, _ = tbps(*words)
+    assert "No difference is called real" in out and "points in R@1" not in out and "Warning" not in out
+    assert "points in R@1" in tbps(*words, "--across-protocols")[1]
+    same = json.loads(tbps("compare", RUNS[0], RUNS[0], "--data", "cuhk-pedes", "--json")[1])
+    assert same["protocol_differs"] == {} and "same R@1" in same["verdict"][0]
+
+
 def test_compare_tells_a_person_what_differs(place, tbps) -> None:
-    status, out, _ = tbps("compare", *RUNS, "--data", "cuhk-pedes", "--worst", "1")
+    status, out, _ = tbps("compare", *RUNS, "--data", "cuhk-pedes", "--worst", "1", "--across-protocols")
     assert status == 0
     for said in (
         "points in R@1 is",

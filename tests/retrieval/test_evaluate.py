@@ -47,6 +47,12 @@ def test_document_holds_what_plain_loops_give(place) -> None:
         "reranked": False,
         "batch_dependent": False,
         "precision": "fp32",
+        "queries": "alone",
+        "gallery": "alone",
+        "adapted": False,
+        "labels": [],
+        "line": "Protocol: weights selected on val · not re-ranked · fp32",
+        "choices": {"epoch": {"on": "val", "data": None, "of": None}},
     }
 
 
@@ -104,7 +110,7 @@ def test_the_runs_own_data_set_is_the_default_and_is_missed_before_weights_are_r
     [
         (["--plain"], "| task |"),
         ([], "task "),
-        (["--format", "md"], "| task | R1 | R5 | R10 | mAP | mINP |\n| --- | ---: |"),
+        (["--format", "md"], "| task |    R1 |    R5 |    R10 |   mAP |  mINP |\n| :----|-----: |"),
         (["--format", "latex"], "\\begin{tabular}{lrrrrr}"),
         (["--format", "csv"], "run,method,data,split,queries,gallery,task,R1,R5,R10,mAP,mINP,selected_on"),
     ],

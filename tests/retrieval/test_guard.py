@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as arrays
 from support.encoder import FakeEncoder, Neighbours
 from support.sets import cuhk_records, write_set
 
-from tbps_cli.cli.scores_view import protocol_line
 from tbps_cli.data.open import open_dataset
 from tbps_cli.data.types import Dataset
 from tbps_cli.retrieval.evaluate import evaluate
@@ -46,14 +45,14 @@ def dataset(tmp_path) -> Dataset:
 
 def guarded(model: FakeEncoder, dataset: Dataset, cache: Path | None = None):
     evaluation = evaluate(model, dataset, cache_dir=cache)
-    return evaluation, evaluation.protocol["guard"]
+    return evaluation, evaluation.protocol.document()["guard"]
 
 
 def test_an_honest_model_passes(dataset) -> None:
     evaluation, guard = guarded(FakeEncoder(), dataset)
     assert guard["ok"] and guard["difference"] < 1e-6 and (guard["rows"], guard["queries"]) == (32, 64)
-    assert evaluation.warning is None and evaluation.protocol["batch_dependent"] is False
-    assert "batch" not in protocol_line(evaluation.document())  # it speaks when something is wrong
+    assert evaluation.warning is None and evaluation.protocol.batch_dependent is False
+    assert "batch" not in evaluation.protocol.line  # it speaks when something is wrong
     assert words(guard).startswith("guard: batch-independent (32 checked, max difference ")
 
 
@@ -61,9 +60,9 @@ def test_an_honest_model_passes(dataset) -> None:
 def test_a_form_that_depends_on_its_batch_is_flagged_though_it_does_not_say_so(dataset, model) -> None:
     evaluation, guard = guarded(model(), dataset)
     assert not guard["ok"] and guard["difference"] > 1e-3
-    assert evaluation.protocol["batch_dependent"] is True
+    assert evaluation.protocol.batch_dependent is True
     assert "embeddings depend on the rest of the batch" in (evaluation.warning or "")
-    shown = protocol_line(evaluation.document())
+    shown = evaluation.protocol.line
     assert shown.count("embeddings depend on the rest of the batch (32 checked, max difference ") == 1
 
 

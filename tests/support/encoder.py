@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tbps_cli.augment.transform import EvalTransform
+from tbps_cli.choices import Choices
 from tbps_cli.data.images import MAX_PIXELS, read_image
 from tbps_cli.features.encoder import Embeddings
 from tbps_cli.text.bpe import Bpe
@@ -31,7 +32,7 @@ class FakeEncoder:
     name = "fake"
     data: str | None = "synthetic"
     recipe = None
-    selected_on: str | None = None
+    choices = Choices()
     precision = "fp32"
     embed = 3 + DETAILS
     batch = 64
@@ -51,6 +52,9 @@ class FakeEncoder:
     def seen(self) -> int:
         """How many images it has embedded."""
         return sum(self.batches)
+
+    def weights_changed(self) -> bool:
+        return False
 
     def cut_count(self, texts: Sequence[str]) -> int:
         return self.tokenizer.cut_count(texts)
