@@ -18,6 +18,7 @@ from tbps_cli.errors import RecipeError
 from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.loader import Loader
 from tbps_cli.methods.base import Method, TextInput, Views
+from tbps_cli.models.states import check_tokens
 from tbps_cli.nn.block import Block, Transformer
 from tbps_cli.nn.imagenet import ImageNetResNet
 from tbps_cli.nn.precision import to_half
@@ -64,10 +65,13 @@ def build_loader(
 def build_method(recipe: Recipe, split: Split, start: Start, text: TextInput, data_root: Path) -> tuple[Method, str]:
     """The method on the CPU with the weights that it starts from, and a sentence about them (may be empty).
 
-    text: what `Method.text_input` found beside the weights.
+    text: what `Method.text_input` found beside the weights. Raises WeightsError when the weights do not suit the
+    method, or know fewer tokens than captions may hold.
     """
     task = Task(recipe.data.image_size, split.identities, len(split), tuple(split.class_of.tolist()))
     method = methods.find(recipe.method.name)(recipe.method, task)
+    owner = f"--init {start.init.path}" if start.init else "method.tower"
+    check_tokens(len(method.state_dict()[method.token_table]), text.tokenizer, owner)
     method.initialise(torch.Generator().manual_seed(recipe.train.seed))
     note = start.give(method, text.tokenizer, data_root)
     method.load_state_dict(text.tensors, strict=False)

@@ -22,13 +22,13 @@ from tbps_cli import methods
 from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
 from tbps_cli.data.images import read_image, to_rgb
-from tbps_cli.errors import UsageError, WeightsError
+from tbps_cli.errors import UsageError
 from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models.device import choose
 from tbps_cli.models.official import Official
 from tbps_cli.models.run import Run
-from tbps_cli.models.states import load_into
+from tbps_cli.models.states import check_tokens, load_into
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer
@@ -139,13 +139,7 @@ class Model:
         checkpoint has fewer tokens than the tokenizer has ids.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if self._tokens < self.tokenizer.ids:
-            # it would work until a caption holds one of the last words
-            raise WeightsError(
-                f"{self.path}: its table of tokens has {self._tokens:,} rows, "
-                f"but the tokenizer has {self.tokenizer.ids:,} ids.",
-                "It was made for another vocabulary, which tbps does not have.",
-            )
+        check_tokens(self._tokens, self.tokenizer, str(self.path))
 
         def encode(start: int, stop: int) -> Rows:
             if self.pieces:

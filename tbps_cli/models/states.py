@@ -15,6 +15,7 @@ from torch import Tensor
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
+from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.weights.surplus import Extra
 
 TEXT_POSITIONS = "clip.positional_embedding"
@@ -74,6 +75,18 @@ def other_context(name: str, rows: int, config: MethodConfig) -> WeightsError:
         f"{name}: its table of text positions has {rows} rows, but method.context is {config.sizes.context}.",
         "Leave method.context out. A longer table needs training: tbps train RECIPE --init CKPT --set method.context=N",
     )
+
+
+def check_tokens(rows: int, tokenizer: Tokenizer, name: str) -> None:
+    """Raises WeightsError when a table of tokens has fewer rows than there are ids; `name`: whose table it is.
+
+    It would work until a caption holds one of the last words.
+    """
+    if rows < tokenizer.ids:
+        raise WeightsError(
+            f"{name}: its table of tokens has {rows:,} rows, but the tokenizer has {tokenizer.ids:,} ids.",
+            "It was made for another vocabulary, which tbps does not have.",
+        )
 
 
 def _check(

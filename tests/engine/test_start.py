@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.runs import golden_state, irra_folder
 from support.training import Spy, tiny_recipe, write_data
 
 from tbps_cli.engine.train import train
@@ -80,3 +81,21 @@ def test_a_tower_that_the_method_cannot_have_is_refused(first, tmp_path) -> None
     textreid = train(recipe, data_root=first.parent, out=tmp_path / "textreid", device="cpu")
     with pytest.raises(WeightsError, match=r"its tower cannot be that of dm_adapter: .*vision transformer"):
         train("dm_adapter", SMALL, data_root=first.parent, init=textreid, out=tmp_path / "run", device="cpu")
+
+
+def test_a_start_with_another_vocabulary_is_told_before_the_first_step(tmp_path) -> None:
+    """Its table has 320 rows: the first batch would look for row 49,406."""
+    folder = irra_folder(tmp_path / "small", golden_state(), half=False)
+    write_data(tmp_path)
+    with pytest.raises(
+        WeightsError, match=r"--init \S+: its table of tokens has 320 rows, but the tokenizer has 49,408"
+    ):
+        train(
+            "own",
+            [*SMALL, "data.image_size=[96, 32]"],
+            data_root=tmp_path,
+            init=folder,
+            out=tmp_path / "run",
+            device="cpu",
+        )
+    assert not (tmp_path / "run").exists()
