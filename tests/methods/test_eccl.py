@@ -313,6 +313,23 @@ def test_a_converted_run_keeps_weights_and_matrices_apart_and_training_goes_on_w
     assert run.recipe.optim.scale["lora"] == 0.1 and run.recipe.method.prompt_depth == 3
 
 
+@pytest.mark.parametrize("alpha", [6.0, 4.0])
+def test_training_from_a_released_file_goes_on_with_its_matrices_where_the_scale_is_the_same(tmp_path, alpha):
+    init = find_init(eccl_folder(tmp_path / "eccl", official()))
+    config = init.config.model_copy(update={"lora": Lora(rank=4, alpha=alpha)})
+    method = ECCL(config, Task((48, 16), 7, 17, (0,) * 13))
+    method.initialise(torch.Generator().manual_seed(0))
+    copy_fitting(method, init, ECCL.tokenizer(config))
+    same = alpha == 6.0
+    found = method.state_dict()
+    for name, value in ECCL.official.to_ours(WEIGHTS)[0].items():
+        if "lora_B" in name:
+            assert torch.equal(found[name], value) if same else not found[name].any(), name
+    with torch.no_grad():
+        rows = method.text_feature(INPUTS["caption_ids"])
+    assert (rows - OUTPUTS["text_features"]).abs().max() <= 2e-5, "either way it starts from what the file computes"
+
+
 def test_a_file_whose_two_copies_differ_is_damaged(tmp_path):
     damaged = official()
     damaged["clip_model.visual.proj"] = damaged["clip_model.visual.proj"] + 1

@@ -74,7 +74,7 @@ def _config(golden: Golden, weights: dict[str, Tensor]) -> Any:
     config = ECCL.recognise(tools.official_files(weights, options))
     assert config is not None and config.lora is not None, "the golden weights are not recognised as ECCL's"
     assert (config.num_context, config.lora.rank) == (model["num_context"], model["lora_rank"])
-    assert math.isclose(config.lora.scale, model["lora_scale"])
+    assert math.isclose(config.lora.scale, model["lora_alpha"] / model["lora_rank"])
     # the released code fixes the margin: its option does not reach the loss
     return tools.with_heads(config.model_copy(update={"margin": loss["margin"]}), model)
 
@@ -120,7 +120,8 @@ def _features(golden: Golden, method: ECCL, data: Batch) -> None:
 @torch.no_grad()
 def _official_file(golden: Golden, method: ECCL, data: Batch) -> None:
     """What a released file holds, the products in the weights beside the matrices, gives the same again."""
-    merged = with_products(method.state_dict(), golden.config["model"]["lora_scale"])
+    assert method.config.lora is not None
+    merged = with_products(method.state_dict(), method.config.lora.scale)
     tensors = ECCL.received(method.config, merged)
     worst = max(float((value - tensors[name]).abs().max()) for name, value in method.named_parameters())
     golden.report.judge(f"{golden.place}official_file:weights", worst, TAKEN_OUT)
@@ -175,7 +176,7 @@ def _options_without_recipe(golden: Golden, method: ECCL, data: Batch) -> None:
 
 def _start(golden: Golden, method: ECCL, pairs: Batch) -> None:
     """The memories from one pass over the pairs; the reference passes twice, here over the same."""
-    sizes = golden.config["start"]["batches"]
+    sizes = golden.config.get("start", {}).get("batches", [len(pairs)])
     ends = list(itertools.accumulate(sizes))
     parts = [pairs.rows(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     assert ends[-1] == len(pairs)
@@ -207,7 +208,6 @@ def _losses(golden: Golden, method: ECCL, data: Batch) -> None:
         for (side, leaf), gradient in zip(leaves.items(), gradients, strict=True):
             flows = torch.zeros_like(leaf) if gradient is None else gradient
             out.gradient(f"grad_features.{LOSSES[name]}.{side}", flows)
-    assert apart.keys() == LOSSES.keys()
     total = tools.total(method.losses(features, data, Step()))
     out.loss("total.default", total)
     tools.gradients(out, "grad.", method, total)
