@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,6 @@ class Asked:
     def check(self, others: Mapping[str, object], style: str) -> None:
         """Raises for what cannot be meant, before anything is read. others: flag of `tbps eval` -> its value."""
         from tbps_cli.files import check_new_file
-        from tbps_cli.probing.degrade import check_kinds
 
         flag = "--probe" if self.probe else "--degrade"
         if not self:
@@ -64,7 +64,19 @@ class Asked:
                 raise UsageError(f"{flag} and {other} exclude each other.", "Leave one of them out.")
         check_new_file("--svg", self.svg, (".svg",))
         if self.degrade is not None:
+            from tbps_cli.probing.degrade import check_kinds
+
             check_kinds(self.kinds)
+
+    def work(self) -> Callable[..., Probed | Degraded]:
+        """The library function that does it. Imported here: to change captions of an exported folder needs no torch."""
+        if self.probe:
+            from tbps_cli.probing.probe import probe
+
+            return probe
+        from tbps_cli.probing.degrade import degrade
+
+        return partial(degrade, kinds=self.kinds)
 
 
 def run(
@@ -87,8 +99,7 @@ def run(
     from tbps_cli.models.checkpoint import find, open_data, open_encoder
     from tbps_cli.places import cache_dir
     from tbps_cli.probing import plot
-    from tbps_cli.probing.degrade import degrade
-    from tbps_cli.probing.probe import changed, probe
+    from tbps_cli.probing.probe import changed
     from tbps_cli.retrieval.interval import LEVEL
 
     owner = find(ckpt, sets)
@@ -96,22 +107,22 @@ def run(
     if asked.probe:
         for dataset in datasets:  # before weights are read
             changed(dataset, split, asked.seed or 0)
-    model = open_encoder(owner, device=device, words=words, data_root=data_root)
-    found: list[Probed | Degraded] = []
+    model, work = open_encoder(owner, device=device, words=words, data_root=data_root), asked.work()
+    found = []
     for dataset in datasets:
         with render.progress(f"Embedding {dataset.name} {split}") as progress:
-            common: dict[str, Any] = {
-                "batch": batch,
-                "cache_dir": cache_dir(),
-                "workers": workers,
-                "level": level or LEVEL,
-                "seed": asked.seed or 0,
-                "progress": progress,
-            }
-            if asked.probe:
-                found.append(probe(model, dataset, split, **common))
-            else:
-                found.append(degrade(model, dataset, split, kinds=asked.kinds, **common))
+            made = work(
+                model,
+                dataset,
+                split,
+                batch=batch,
+                cache_dir=cache_dir(),
+                workers=workers,
+                level=level or LEVEL,
+                seed=asked.seed or 0,
+                progress=progress,
+            )
+        found.append(made)
     documents = [one.document() for one in found]
     if as_json:
         render.document(documents if len(documents) > 1 else documents[0])

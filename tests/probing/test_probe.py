@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -18,8 +20,8 @@ from tbps_cli.probing.probe import changed, probe
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A synthetic test split of 250 persons whose images are noise."""
-    return write_spoken(tmp_path_factory.mktemp("spoken"), 250)
+    """A synthetic test split of 150 persons whose images are noise."""
+    return write_spoken(tmp_path_factory.mktemp("spoken"), 150)
 
 
 def shares(document):
@@ -86,6 +88,14 @@ def test_a_set_drawn_before_sides_were_recorded_is_probed_without_them(drawn, tm
     (folder / "reid_raw.json").write_text(json.dumps(records))
     kinds = {pair.kind for pair in changed(open_dataset("synthetic", tmp_path), "test")}
     assert kinds == set(KINDS) - {"side"}
+
+
+def test_changed_captions_need_no_torch():
+    program = (
+        "import sys, tbps_cli.cli.stress, tbps_cli.probing.plot, tbps_cli.probing.probe; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
 
 
 # The command ----------------------------------------------------------------------------------
