@@ -32,7 +32,18 @@ Source = Annotated[
 Audit = Annotated[
     bool,
     typer.Option(
-        "--audit", help="Also look for shared, broken and cut captions, and for images or persons in two splits."
+        "--audit",
+        help="Also look for shared, broken and cut captions, for images or persons in two splits, and for images that "
+        "are copies of others (saved again, resized, cropped).",
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="OTHER",
+        help="With --audit: another data set, or a path; its images that this one has too are named.",
+        autocompletion=complete.data_set,
     ),
 ]
 Decode = Annotated[
@@ -56,6 +67,7 @@ def command(
     source: Source = None,
     data_root: DataRoot = None,
     audit: Audit = False,
+    against: Against = None,
     decode: Decode = None,
     identities: Identities = None,
     seed: Seed = None,
@@ -72,6 +84,7 @@ def command(
             root_of(data_root),
             source=source,
             audited=audit,
+            against=against,
             decode=_size(decode),
             identities=identities,
             seed=seed,

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tbps_cli.data.exclusions import Exclusion
-from tbps_cli.data.types import Dataset
+from tbps_cli.data.types import Dataset, ImageRecord
 
 EXAMPLES = 5
 _CODE = re.compile(
@@ -44,6 +46,12 @@ class Finding:
         if exclusion and exclusion.split == "train":
             self.exclusions.append(exclusion)
 
+    def exclude(self, image: ImageRecord, copies: list[ImageRecord], reason: str) -> None:
+        """Put a training image on the list because of its copies, if it has any."""
+        if copies and image.split == "train":
+            splits = " and ".join(sorted({copy.split for copy in copies}))
+            self.exclusions.append(Exclusion(image.path, None, image.split, f"{reason} {splits}: {copies[0].path}"))
+
     def document(self) -> dict[str, object]:
         return {"kind": self.kind, "meaning": self.meaning, "count": self.count, "examples": self.examples}
 
@@ -60,6 +68,55 @@ def audit(dataset: Dataset, hash_of: Mapping[str, str]) -> list[Finding]:
         _images_in_two_splits(dataset, hash_of),
         _persons_in_two_splits(dataset),
     ]
+
+
+def near_copies(dataset: Dataset, pairs: Iterable[tuple[str, str]], hash_of: Mapping[str, str]) -> Finding:
+    """Images that show the same within a data set; a training image with a copy in another split can be left out.
+
+    pairs: paths of images, one for each content.
+    """
+    finding = Finding("near-copy", "images that are another one saved again, resized or cropped")
+    images_of = _images_by_content(dataset, hash_of)
+    for path, other_path in pairs:
+        images, others = images_of[hash_of[path]], images_of[hash_of[other_path]]
+        image, other = images[0], others[0]
+        persons = "" if image.person == other.person else f" (persons {image.person} and {other.person})"
+        finding.add(f"{image.split}: {image.path} ~ {other.split}: {other.path}{persons}")
+        for one, copies in [*((image, others) for image in images), *((other, images) for other in others)]:
+            finding.exclude(one, [copy for copy in copies if copy.split != one.split], "a copy of it is in")
+    return finding
+
+
+def copies_elsewhere(
+    dataset: Dataset,
+    other: Dataset,
+    pairs: Iterable[tuple[str, str]],
+    hash_of: Mapping[str, str],
+    other_hash_of: Mapping[str, str],
+) -> Finding:
+    """Images that another data set has too; training images that are in its val or test can be left out.
+
+    pairs: path in the data set, path in the other, one for each content.
+    """
+    finding = Finding(
+        "copy-elsewhere", f"images that {other.name} has too, as they are, saved again, resized or cropped"
+    )
+    images_of, others_of = _images_by_content(dataset, hash_of), _images_by_content(other, other_hash_of)
+    for path, other_path in pairs:
+        images, others = images_of[hash_of[path]], others_of[other_hash_of[other_path]]
+        finding.add(f"{images[0].split}: {images[0].path} ~ {other.name} {others[0].split}: {others[0].path}")
+        for image in images:
+            held = [copy for copy in others if copy.split != "train"]
+            finding.exclude(image, held, f"a copy of it is in {other.name}")
+    return finding
+
+
+def _images_by_content(dataset: Dataset, hash_of: Mapping[str, str]) -> dict[str, list[ImageRecord]]:
+    groups: defaultdict[str, list[ImageRecord]] = defaultdict(list)
+    for image in dataset.images:
+        if image.path in hash_of:
+            groups[hash_of[image.path]].append(image)
+    return groups
 
 
 def exclusion_list(findings: list[Finding]) -> list[Exclusion]:
@@ -88,13 +145,8 @@ def _exclusion(dataset: Dataset, number: int, place: int, reason: str) -> Exclus
 
 def _shared_captions(dataset: Dataset) -> Finding:
     finding = Finding("shared-caption", "the same caption for different persons of one split")
-    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for number, caption in enumerate(dataset.captions):
-        plain = _BLANKS.sub(" ", caption.text.lower()).strip()
-        if plain:
-            groups[dataset.images[caption.image].split, plain].append(number)
     places = _places(dataset)
-    for numbers in groups.values():
+    for numbers in _equal_captions(dataset):
         persons = {dataset.images[dataset.captions[number].image].person for number in numbers}
         if len(persons) < 2:
             continue
@@ -102,6 +154,27 @@ def _shared_captions(dataset: Dataset) -> Finding:
             exclusion = _exclusion(dataset, number, places[number], finding.meaning)
             finding.add(f"{exclusion.path}: {_shown(dataset.captions[number].text)}", exclusion)
     return finding
+
+
+def _equal_captions(dataset: Dataset) -> list[list[int]]:
+    """The numbers of captions of one split that are equal but for case and blanks, in groups, by first appearance.
+
+    Hashes are compared first, so that the texts of a large set are not there twice.
+    """
+    split_C = dataset.split_of_images()[dataset.image_of_captions()]
+    marks = (hash((split, _plain(caption.text))) for split, caption in zip(split_C, dataset.captions, strict=True))
+    mark_C = np.fromiter(marks, np.int64, len(split_C))
+    _, number_C, count = np.unique(mark_C, return_inverse=True, return_counts=True)
+    groups: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+    for place in np.flatnonzero(count[number_C] > 1).tolist():
+        plain = _plain(dataset.captions[place].text)
+        if plain:
+            groups[int(split_C[place]), plain].append(place)
+    return list(groups.values())
+
+
+def _plain(text: str) -> str:
+    return _BLANKS.sub(" ", text.lower()).strip()
 
 
 def _no_sentences(dataset: Dataset) -> Finding:

@@ -14,13 +14,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from tbps_cli.data.images import UnreadableImage, check_size, find_missing, read_image
 from tbps_cli.data.types import Dataset
 from tbps_cli.prepare.audit import Finding
-from tbps_cli.prepare.decode import THREADS, Progress
+from tbps_cli.prepare.decode import THREADS, Progress, in_turn
 
 Phase = Callable[[str], AbstractContextManager[Progress | None]]
 """Opens a progress bar of that title; the value is called with (done, total)."""
+See = Callable[[str, str, Image.Image], None]
+"""Shown an image: (path below the root, hash of the file's content, the image); by several threads."""
 EXAMPLES = 5
 
 
@@ -107,9 +111,15 @@ class _Look:
 
 
 def check(
-    dataset: Dataset, official: dict[str, tuple[int, int, int]], phase: Phase = lambda title: nullcontext()
+    dataset: Dataset,
+    official: dict[str, tuple[int, int, int]],
+    phase: Phase = lambda title: nullcontext(),
+    see: See | None = None,
 ) -> tuple[CheckReport, dict[str, str]]:
-    """Decode every image once: (the report, path below the root -> hash of the file's content)."""
+    """Decode every image once: (the report, path below the root -> hash of the file's content).
+
+    see: shown every image that can be read.
+    """
     report = CheckReport(
         dataset.name, dataset.source or dataset.root, dataset.root, dataset.splits, dict(official), list(dataset.notes)
     )
@@ -118,13 +128,18 @@ def check(
     for path in missing:
         report.missing.add(_below(dataset, path))
     gone = set(missing)
+    hash_of: dict[str, str] = {}
+    troubled: list[_Look] = []
     with phase("reading images") as progress:
-        looks = list(_look_at_all([path for path in paths if path not in gone], progress))
-    for look in looks:
-        if look.trouble:
-            _classify(report, dataset, look)
-    _note_sizes(report, [look.size for look in looks if look.size])
-    hash_of = {_below(dataset, look.path): look.hash for look in looks if look.hash}
+        for look in _look_at_all(dataset, [path for path in paths if path not in gone], see, progress):
+            if look.trouble:
+                troubled.append(look)
+            elif look.size:
+                _note_size(report, *look.size)
+            if look.hash:
+                hash_of[_below(dataset, look.path)] = look.hash
+    for look in troubled:
+        _classify(report, dataset, look)
     _note_duplicates(report, hash_of)
     for caption in dataset.captions:
         if not caption.text.strip():
@@ -136,20 +151,23 @@ def _below(dataset: Dataset, path: Path) -> str:
     return path.relative_to(dataset.root).as_posix()
 
 
-def _look_at_all(paths: list[Path], progress: Progress | None) -> Iterator[_Look]:
+def _look_at_all(dataset: Dataset, paths: list[Path], see: See | None, progress: Progress | None) -> Iterator[_Look]:
     with ThreadPoolExecutor(THREADS) as pool:
-        for done, look in enumerate(pool.map(_look_at, paths), start=1):
+        for done, look in enumerate(in_turn(pool, lambda path: _look_at(dataset, path, see), paths), start=1):
             yield look
             if progress:
                 progress(done, len(paths))
 
 
-def _look_at(path: Path) -> _Look:
+def _look_at(dataset: Dataset, path: Path, see: See | None) -> _Look:
     look = _Look(path)
     try:
         check_size(path)
         look.hash = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        look.size = read_image(path).size
+        image = read_image(path)
+        look.size = image.size
+        if see:
+            see(_below(dataset, path), look.hash, image)
     except UnreadableImage as error:
         look.trouble = error
     except OSError as error:
@@ -167,10 +185,9 @@ def _classify(report: CheckReport, dataset: Dataset, look: _Look) -> None:
         report.truncated.add(_below(dataset, look.path))
 
 
-def _note_sizes(report: CheckReport, sizes: list[tuple[int, int]]) -> None:
-    if sizes:
-        widths, heights = [size[0] for size in sizes], [size[1] for size in sizes]
-        report.width, report.height = (min(widths), max(widths)), (min(heights), max(heights))
+def _note_size(report: CheckReport, width: int, height: int) -> None:
+    report.width = min(report.width[0] or width, width), max(report.width[1], width)
+    report.height = min(report.height[0] or height, height), max(report.height[1], height)
 
 
 def _note_duplicates(report: CheckReport, hash_of: dict[str, str]) -> None:

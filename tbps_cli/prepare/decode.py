@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tbps_cli import files
 from tbps_cli.augment.transform import Resample, resized
@@ -22,6 +22,7 @@ from tbps_cli.loading.image_store import MANIFEST, PIXELS, VERSION, Store, check
 Progress = Callable[[int, int], None]
 RESAMPLE: Resample = "bilinear"
 """What every published training resizes with."""
+Found = TypeVar("Found")
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
@@ -80,7 +81,7 @@ def _write_pixels(
         return _Decoded(path, stamp, (image.height, image.width), resized(image, size, RESAMPLE).tobytes())
 
     with target.open("wb") as out, ThreadPoolExecutor(THREADS) as pool:
-        for done, result in enumerate(_in_turn(pool, decode, paths), start=1):
+        for done, result in enumerate(in_turn(pool, decode, paths), start=1):
             if isinstance(result, UnreadableImage):
                 failed.append(result)
             else:
@@ -92,11 +93,7 @@ def _write_pixels(
     return written, failed
 
 
-def _in_turn(
-    pool: ThreadPoolExecutor,
-    decode: Callable[[Path], _Decoded | UnreadableImage],
-    paths: list[Path],
-) -> Iterator[_Decoded | UnreadableImage]:
+def in_turn(pool: ThreadPoolExecutor, decode: Callable[[Path], Found], paths: Sequence[Path]) -> Iterator[Found]:
     """`map` in bounded pieces, so that decoded images do not pile up in memory."""
     for start in range(0, len(paths), 512):
         yield from pool.map(decode, paths[start : start + 512])

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from tbps_cli import files
@@ -18,10 +19,11 @@ from tbps_cli.data import exclusions
 from tbps_cli.data.layouts.benchmark import Layout
 from tbps_cli.data.open import find_layout, home_of, open_dataset
 from tbps_cli.data.types import Dataset
-from tbps_cli.errors import DataError, TbpsError, UsageError
+from tbps_cli.errors import DataError, MissingExtra, TbpsError, UsageError
 from tbps_cli.escape import json_text
-from tbps_cli.prepare.audit import audit, exclusion_list
+from tbps_cli.prepare.audit import Finding, audit, copies_elsewhere, exclusion_list, near_copies
 from tbps_cli.prepare.check import CheckReport, Phase, check
+from tbps_cli.prepare.copies import Appearances, copies_between, copies_within
 from tbps_cli.prepare.decode import build_store
 from tbps_cli.prepare.install import install
 
@@ -32,6 +34,8 @@ While you wait, without any request:
   your own images               a CSV or JSONL file with image and caption: tbps train own --set data.name=FILE
 Other data sets that need no request (read their terms first): SynTBPR (generated images; Hugging Face,
 Junesnow/SynTBPR) and WebPerson-5M (web images; Hugging Face, Kaichengalex/WebPerson-5M)."""
+
+NO_COPIES = "near-duplicate images were not looked for: that needs ImageHash, pip install 'tbps[audit]'"
 
 
 class AbsentData(DataError):
@@ -51,6 +55,7 @@ def prepare(
     *,
     source: Path | None = None,
     audited: bool = False,
+    against: str | None = None,
     decode: tuple[int, int] | None = None,
     identities: int | None = None,
     seed: int | None = None,
@@ -58,11 +63,13 @@ def prepare(
 ) -> CheckReport:
     """Bring a data set into place if asked to, check it, and write the report beside it.
 
+    audited: look for what teaches or tests the wrong thing; against: another data set whose images it must not share.
     decode: height and width of the pre-decoded images to make.
     Raises AbsentData when it is not there, DataError when it is broken.
     """
     layout = find_layout(name)
     _check_options(name, layout, source, identities, seed)
+    _check_against(name, against, audited)
     if layout and layout.name == "synthetic":
         _draw(data_root / layout.folder, identities, seed, phase)
     elif layout and source:
@@ -71,10 +78,17 @@ def prepare(
     if layout:
         _require(layout, data_root)
     dataset = open_dataset(name, data_root)
-    report, hash_of = check(dataset, layout.counts if layout else {}, phase)
+    other = _other(against, data_root) if against else None
+    looks = _appearances(dataset, needed=other is not None) if audited else None
+    report, hash_of = check(dataset, layout.counts if layout else {}, phase, looks.add if looks else None)
     base = home_of(layout, data_root).absolute() if layout else data_root.absolute() / _own_name(dataset)
     if audited:
-        _audit(report, dataset, hash_of, base)
+        report.findings = audit(dataset, hash_of)
+        if looks:
+            report.findings += _copies(dataset, other, looks, hash_of, phase)
+        else:
+            report.notes.append(NO_COPIES)
+        _write_exclusions(report, base)
     if decode:
         with phase(f"decoding to {decode[0]} x {decode[1]}") as progress:
             paths = [dataset.path_of(image) for image in dataset.images]
@@ -93,6 +107,13 @@ def _check_options(
         )
     if not drawn and (identities is not None or seed is not None):
         raise UsageError(f"--identities and --seed do not go with {name}.", "They are for: tbps prepare-data synthetic")
+
+
+def _check_against(name: str, against: str | None, audited: bool) -> None:
+    if against and not audited:
+        raise UsageError("--against goes with --audit.", f"tbps prepare-data {name} --audit --against {against}")
+    if against and (against == name or (find_layout(against) or against) == find_layout(name)):
+        raise UsageError(f"--against {against} is the data set itself.", "Copies within it are looked for anyway.")
 
 
 def _require(layout: Layout, data_root: Path) -> None:
@@ -114,6 +135,42 @@ def _draw(folder: Path, identities: int | None, seed: int | None, phase: Phase) 
         build.build(folder, **wanted, progress=progress)
 
 
+# Near-duplicates --------------------------------------------------------------------------------
+
+
+def _other(against: str, data_root: Path) -> Dataset:
+    """The data set that another is compared with, called as the user calls it."""
+    dataset = open_dataset(against, data_root)
+    return dataset if find_layout(against) else replace(dataset, name=Path(against).name)
+
+
+def _appearances(dataset: Dataset, needed: bool) -> Appearances | None:
+    """What collects how images look; None without the library for it, unless copies were asked for."""
+    try:
+        return Appearances(dataset.root)
+    except MissingExtra:
+        if needed:
+            raise
+        return None
+
+
+def _copies(
+    dataset: Dataset, other: Dataset | None, looks: Appearances, hash_of: dict[str, str], phase: Phase
+) -> list[Finding]:
+    """The findings of near-duplicates, within the data set and against another."""
+    with phase("comparing images") as progress:
+        findings = [near_copies(dataset, copies_within(looks, progress), hash_of)]
+    if other is None:
+        return findings
+    others = Appearances(other.root)
+    report, other_hash_of = check(other, {}, phase, others.add)
+    if report.broken:
+        logger.warning("data: %s images of %s are missing or unreadable", f"{report.broken:,}", other.name)
+    with phase(f"comparing with {other.name}") as progress:
+        pairs = copies_between(looks, others, progress)
+    return [*findings, copies_elsewhere(dataset, other, pairs, hash_of, other_hash_of)]
+
+
 # Writing ----------------------------------------------------------------------------------------
 
 
@@ -123,9 +180,8 @@ def _own_name(dataset: Dataset) -> str:
     return f"{source.name}-{hashlib.blake2b(os.fsencode(source), digest_size=4).hexdigest()}"
 
 
-def _audit(report: CheckReport, dataset: Dataset, hash_of: dict[str, str], base: Path) -> None:
-    report.findings = audit(dataset, hash_of)
-    listed = exclusion_list(report.findings)
+def _write_exclusions(report: CheckReport, base: Path) -> None:
+    listed = exclusion_list(report.findings or [])
     report.excluded = len(listed)
     place = base.with_name(f"{base.name}.exclude.jsonl")
     if _write(place, exclusions.text_of(listed), "the list of what to exclude"):
