@@ -54,8 +54,10 @@ class DualMasking(nn.Module):
         Draws belong to the rows' places in the batch, as those of dropout do.
         """
         known_NT = self.word_scores
-        score_BT = torch.full(token_BT.shape, FIRST) if known_NT is None else known_NT[sample_B]
-        rows = zip(token_BT.tolist(), score_BT.tolist(), row_seeds(len(token_BT)), strict=True)
+        score_BT = torch.full_like(token_BT, FIRST, dtype=torch.float32) if known_NT is None else known_NT[sample_B]
+        # copied together, since a GPU makes the CPU wait for each copy; float32 holds every id
+        both = torch.stack([token_BT.to(score_BT.dtype), score_BT], dim=1).cpu()
+        rows = zip(both[:, 0].long().tolist(), both[:, 1].tolist(), row_seeds(len(both)), strict=True)
         views = [self._masked(ids, scores, random.Random(seed)) for ids, scores, seed in rows]
         return MaskedViews(*(torch.tensor(view, device=token_BT.device) for view in zip(*views, strict=True)))
 

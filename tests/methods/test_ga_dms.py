@@ -145,6 +145,19 @@ def test_an_empty_caption_is_matched_by_the_place_of_its_masked_end() -> None:
         assert torch.allclose(text_BE[0], method.clip.text_tokens(noise_BT[:1])[0, 1], atol=1e-6)
 
 
+def test_scores_of_a_tower_with_lora_are_those_of_the_folded_one() -> None:
+    method, data = drawn(lora={"rank": 2, "where": "qkvo+mlp"}), batch()
+    draws = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, value in method.named_parameters():
+            if "lora_B" in name:
+                value.copy_(0.1 * torch.randn(value.shape, generator=draws))
+        apart = method.features(data)["relevance"]
+        method.fold()
+        together = method.features(data)["relevance"]
+    assert torch.allclose(apart, together, atol=1e-4 * float(together.max()))
+
+
 @pytest.mark.parametrize(("matched", "same"), [("person", "person_B"), ("image", "image_B"), ("caption", "sample_B")])
 def test_a_recipe_says_what_a_match_is(matched: str, same: str) -> None:
     data = batch()
