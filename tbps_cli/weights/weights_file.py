@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import tarfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,8 @@ def _no_weights(path: Path, head: bytes) -> WeightsError:
         return WeightsError(f"{path} is a Git LFS pointer, not the file itself.", "Run: git lfs pull")
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return WeightsError(f"{path} is a web page, not a checkpoint.", "The download was answered by a page: open it.")
+    if tarfile.is_tarfile(path):
+        return WeightsError(f"{path} is an archive of files.", "Unpack it (tar -xf), and give the folder of one model.")
     return WeightsError(
         f"{path} is not a weights file.",
         "Known are safetensors, files of torch.save (.pth, .pt, .bin) and TorchScript.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.runs import GOLDEN, golden_state, irra_folder
 from torch import Tensor
 
+from tbps_cli.engine.start import find_init
 from tbps_cli.errors import WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.conversion import convert_file
@@ -289,6 +291,28 @@ def test_a_file_that_two_methods_know_names_both(tmp_path: Path, monkeypatch: py
     assert caught.value.hint is not None
     assert "--method irra" in caught.value.hint
     assert convert_file(folder, tmp_path / "run", method="irra").run.recipe.method.name == "irra"
+
+
+def test_an_archive_of_several_models_says_to_unpack_it(tmp_path: Path) -> None:
+    """RDE's authors publish one for all three benchmarks."""
+    folder = irra_folder(tmp_path / "given", golden_state(), half=False)
+    for form in ("", ":gz"):
+        with tarfile.open(tmp_path / "RDE_weights_and_logs.tar", f"w{form}") as archive:
+            archive.add(folder, "CUHK-PEDES")
+        with pytest.raises(WeightsError, match=r"RDE_weights_and_logs\.tar is an archive of files") as caught:
+            opened(tmp_path / "RDE_weights_and_logs.tar")
+        assert caught.value.hint is not None
+        assert "tar -xf" in caught.value.hint
+
+
+def test_a_start_takes_the_heads_that_a_file_has_and_no_others(tmp_path: Path) -> None:
+    """The predictor of masked words is there, the module below it is not: it must be drawn, not copied from nowhere."""
+    state = without(golden_state(), *CROSS)
+    init = find_init(irra_folder(tmp_path / "given", state, half=False))
+    assert init is not None
+    tensors, _ = init.tensors(init.config, None)
+    assert {name for name in tensors if name.startswith("cross.")} == set()
+    assert "mlm_head.fc.weight" in tensors
 
 
 # Three files of one training --------------------------------------------------------------------
