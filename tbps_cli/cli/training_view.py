@@ -9,6 +9,7 @@ import logging
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ class Lines:
         if (progress.at.iteration + 1) % self.every == 0:
             render.note(f"{step_line(progress)}, {speed(progress)}")
 
+    def decoding(self, done: int, total: int) -> None: ...
+
     def evaluating(self, done: int, total: int) -> None: ...
 
     def evaluated(self, evaluated: Evaluated) -> None:
@@ -93,8 +96,22 @@ class Live(Lines):
         self.progress, self.activity = progress, "training"
         self._draw()
 
+    def decoding(self, done: int, total: int) -> None:
+        self.screen.update(bar(f"decoding images, {done:,} of {total:,}", done, total))
+
+    def started(self, plan: Plan) -> None:
+        self.screen.update("")
+        super().started(plan)
+
     def evaluating(self, done: int, total: int) -> None:
         self.activity = f"evaluating {done:,} of {total:,}"
+        self._draw()
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        super().evaluated(evaluated)
+        if self.progress is not None:
+            self.progress = replace(self.progress, best=evaluated.best, best_epoch=evaluated.best_epoch)
+        self.activity = "saving"
         self._draw()
 
     def _draw(self) -> None:
@@ -105,13 +122,11 @@ class Live(Lines):
 def panel(progress: Progress, activity: str, width: int) -> RenderableType:
     """The live display: where training is, a bar, and the figures on as many lines as they need."""
     from rich.console import Group
-    from rich.padding import Padding
-    from rich.progress_bar import ProgressBar
     from rich.text import Text
 
     at = progress.at
     head = Text.assemble((f"epoch {at.epoch + 1}/{at.epochs}", "bold"), f"  {activity}  {speed(progress)}")
-    bar = ProgressBar(total=at.epochs * at.iterations, completed=at.epoch * at.iterations + at.iteration + 1)
+    done = at.epoch * at.iterations + at.iteration + 1
     best = "-" if progress.best is None else f"{progress.best:.2f} (epoch {progress.best_epoch})"
     figures = {name: f"{value:.4f}" for name, value in progress.losses.items()}
     figures |= {"rate": f"{progress.rate:.2e}", "best R1": best}
@@ -121,8 +136,17 @@ def panel(progress: Progress, activity: str, width: int) -> RenderableType:
         if lines[-1].plain and lines[-1].cell_len + len(GAP) + figure.cell_len > width:
             lines.append(Text())
         lines[-1].append_text(Text(GAP) + figure if lines[-1] else figure)
+    return Group(bar(head, done, at.epochs * at.iterations), *lines)
+
+
+def bar(head: RenderableType, done: int, total: int) -> RenderableType:
+    """A line, and below it how much is done."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.progress_bar import ProgressBar
+
     # A bar ends without a line break; Padding makes whole lines of it.
-    return Group(head, Padding(bar, 0), *lines)
+    return Group(head, Padding(ProgressBar(total=total, completed=done), 0))
 
 
 # Sentences ------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import threading
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +88,7 @@ def read_image(
     """
     try:
         with _opened(path, content, max_pixels) as image:
-            return _loaded(image)
+            return _loaded(image, partial(_opened, path, content, max_pixels))
     except UnreadableImage:
         raise
     except Exception as error:  # PIL's plugins let anything escape on damaged files
@@ -123,18 +125,55 @@ def _opened(path: Path | str, content: bytes | None, max_pixels: int) -> Image.I
     return image
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def _loaded(image: Image.Image, reopen: Callable[[], Image.Image]) -> Image.Image:
     """The decoded image as RGB, upright. Raises ValueError for one that would come out black."""
     # PIL keeps the upper 8 bits of 16-bit colours; in a file that holds 8 or 12 bits these are next to nothing.
     tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
     upper_bits_only = len(image.getbands()) > 1 and any(_SIXTEEN.search(str(tile.args)) for tile in tiles)
     image.load()
     if upper_bits_only:
-        if np.asarray(image).max() < 16:
-            raise ValueError("it has 16 bits a channel but holds 12 or fewer, and its upper 8 bits are black")
-        if "transparency" in image.info:
+        if _colours(image).max() < 16:
+            _use_lower_bits(image, reopen)
+        elif "transparency" in image.info:
             image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
     return to_rgb(image)
+
+
+def _colours(image: Image.Image) -> NDArray[np.uint8]:
+    """[H, W, bands] without opacity."""
+    bands: NDArray[np.uint8] = np.asarray(image)
+    return bands[..., :-1] if image.mode in ("RGBA", "LA") else bands
+
+
+def _use_lower_bits(image: Image.Image, reopen: Callable[[], Image.Image]) -> None:
+    """Show 16-bit colours that hold 12 bits or fewer by the rule for greyscale: see `_white`.
+
+    The lower 8 bits are what PIL reads when it is told the other order of bytes. Raises ValueError where it knows none.
+    """
+    with reopen() as again:
+        assert isinstance(again, ImageFile.ImageFile)
+        try:
+            again.tile = [tile._replace(args=_other_order(tile.args)) for tile in again.tile]
+            again.load()
+        except (ValueError, SystemError, OSError):
+            raise ValueError("it has 16 bits a channel but holds 12 or fewer, and its upper 8 bits are black") from None
+        level = _colours(image).astype(np.int64) << 8 | _colours(again)
+    shown = np.asarray(image).copy()
+    shown[..., : level.shape[-1]] = np.rint(level * (255 / _white(level.astype(np.float64))))
+    transparent = image.info.pop("transparency", None)
+    if transparent is not None:
+        shown[(level == transparent).all(axis=-1)] = 255
+    image.paste(Image.fromarray(shown))
+
+
+def _other_order(arguments: Any) -> Any:
+    """The arguments of a decoder with the bytes of each 16-bit value taken the other way round."""
+    if isinstance(arguments, tuple):
+        return tuple(map(_other_order, arguments))
+    if not isinstance(arguments, str):
+        return arguments
+    big = ";16B" in arguments or (";16N" in arguments and sys.byteorder == "big")
+    return _SIXTEEN.sub(";16L" if big else ";16B", arguments)
 
 
 def _read_truncated(path: Path | str, content: bytes | None, max_pixels: int) -> Image.Image:
@@ -143,7 +182,7 @@ def _read_truncated(path: Path | str, content: bytes | None, max_pixels: int) ->
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            rgb = _loaded(image)
+            rgb = _loaded(image, partial(_opened, path, content, max_pixels))
         except Exception as error:
             raise _unreadable(path, error) from None
         finally:

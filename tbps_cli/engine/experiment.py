@@ -8,7 +8,7 @@ come first: the recipe, the device, the data set and its images, and only then w
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,16 @@ class Experiment:
     """Where on the hub the training's first weights come from, with commit and hash; empty for others."""
 
 
-def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Experiment:
+def prepare(
+    recipe: Recipe,
+    options: Options,
+    saved: State | None = None,
+    decoding: Callable[[int, int], None] | None = None,
+) -> Experiment:
     """Decide everything about a training, then build its parts.
 
     saved: the checkpoint of a run that goes on. Its recipe is resolved already and stays what it was.
+    decoding: called with (images decoded, images to decode), where that has to be done first.
     Raises TbpsError for whatever the user can mend.
     """
     given = recipe
@@ -102,7 +108,7 @@ def prepare(recipe: Recipe, options: Options, saved: State | None = None) -> Exp
     facts_of_data = data.facts()
     if saved is not None:
         require_same_data(saved, facts_of_data, options.out)
-    store = find_store(recipe.data, data, views)
+    store = find_store(recipe.data, data, views, decoding)
     if saved is None:
         start = find_start(recipe.method, init, tower_is_set=options.tower_is_set)
     else:

@@ -85,7 +85,7 @@ def train_into(
             watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")
             return out
         with deterministic_algorithms(recipe.train.deterministic):  # before anything is computed
-            experiment = prepare(recipe, options, saved)
+            experiment = prepare(recipe, options, saved, watcher.decoding)
             distributed.start(str(experiment.device))
             try:
                 with distributed.readable_errors(), memory_advice(experiment.recipe.train):

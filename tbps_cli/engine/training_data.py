@@ -19,6 +19,7 @@ from tbps_cli.loading.image_store import Store, open_store, store_folder
 from tbps_cli.loading.noise import add_noise
 from tbps_cli.methods.base import Views
 from tbps_cli.prepare.decode import RESAMPLE, build_store
+from tbps_cli.prepare.decode import Progress as DecodeProgress
 from tbps_cli.recipe.schema import DataSection, Recipe
 
 logger = logging.getLogger("tbps")
@@ -57,7 +58,9 @@ def open_data(recipe: Recipe, data_root: Path) -> TrainingData:
     return TrainingData(dataset, split)
 
 
-def find_store(data: DataSection, opened: TrainingData, views: Views) -> Store | None:
+def find_store(
+    data: DataSection, opened: TrainingData, views: Views, progress: DecodeProgress | None = None
+) -> Store | None:
     """The decoded images that training reads, if any.
 
     `augment_on = "device"` cannot do without them: where they are missing and `store` is "auto" they are made now.
@@ -75,7 +78,7 @@ def find_store(data: DataSection, opened: TrainingData, views: Views) -> Store |
     store = open_store(split.root, data.image_size, resample, split.paths)
     alone = distributed.environment().world == 1
     if store is None and on_device and data.store == "auto" and resample == RESAMPLE and alone:
-        _decode(data, opened.dataset)
+        _decode(data, opened.dataset, progress)
         store = open_store(split.root, data.image_size, resample, split.paths)
     if store is None and (on_device or data.store == "on"):
         setting = "augment_on = device" if on_device else "store = on"
@@ -87,7 +90,7 @@ def find_store(data: DataSection, opened: TrainingData, views: Views) -> Store |
     return store
 
 
-def _decode(data: DataSection, dataset: Dataset) -> None:
+def _decode(data: DataSection, dataset: Dataset, progress: DecodeProgress | None) -> None:
     """Decode every image of the data set that can be read, as `tbps prepare-data --decode` does."""
     paths = [dataset.path_of(image) for image in dataset.images]
     logger.info(
@@ -96,4 +99,4 @@ def _decode(data: DataSection, dataset: Dataset) -> None:
         *data.image_size,
         store_folder(dataset.root, data.image_size, RESAMPLE),
     )
-    build_store(dataset.root, paths, data.image_size)
+    build_store(dataset.root, paths, data.image_size, progress=progress)

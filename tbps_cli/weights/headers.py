@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -22,13 +24,25 @@ def checksum(shapes: Mapping[str, Sequence[int]], facts: Mapping[str, str]) -> s
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The file under a name that safetensors can open, which takes no bytes that are not UTF-8. Raises OSError."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The text entries in the head of a safetensors file; empty when it has none.
 
     Raises WeightsError when the file is missing, cut short or damaged (the numbers themselves are not read).
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with utf8_path(path) as place, safe_open(place, framework="numpy") as file:
             facts = dict(file.metadata() or {})
             said = facts.pop(CHECKSUM, None)
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()} if said else {}  # noqa: SIM118

@@ -25,7 +25,7 @@ from torch import Tensor
 from tbps_cli import files
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights.archives import read_stream, read_zip
-from tbps_cli.weights.headers import CHECKSUM, FETCH, checksum
+from tbps_cli.weights.headers import CHECKSUM, FETCH, checksum, utf8_path
 from tbps_cli.weights.headers import read_metadata as read_metadata
 
 Kind = Literal["safetensors", "torch", "legacy", "torchscript"]
@@ -136,7 +136,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     _head(path)
     read_metadata(path)  # whether the head is whole
     try:
-        return load_file(path)
+        with utf8_path(path) as place:
+            return load_file(place)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is cut short or damaged ({error}).", FETCH) from None
 

@@ -30,6 +30,8 @@ def step(epoch, iteration, best=None):
 render.show_log()
 recipe = SimpleNamespace(train=SimpleNamespace(log_every=10))
 with training_view.watching(recipe) as view:
+    view.decoding(30, 120)
+    sys.stdin.readline()
     view.note("device: cpu (no CUDA device found)")
     for iteration in range(50):
         step(0, iteration)
@@ -38,6 +40,7 @@ with training_view.watching(recipe) as view:
     view.evaluating(64, 128)
     view.evaluated(Evaluated(1, "val", Scores(33.21, 65.05, 80.21, 37.71, 28.18), 33.21, 1, True))
     print("a library prints something", file=sys.stderr)
+    sys.stdin.readline()
     step(1, 0, 33.21)
     sys.stdin.readline()
     view.finished(TrainingSummary(2, 61.0))
@@ -74,6 +77,10 @@ def figures(best: str, columns: int) -> list[str]:
 @pytest.mark.parametrize("columns", [80, 140])
 def test_the_display_of_a_training_stays_below_the_lines_and_goes_when_it_ends(columns) -> None:
     with terminal("-c", TRAINING, columns=columns) as seen:
+        wanted = ["decoding images, 30 of 120", "━" * columns]
+        assert seen.until(wanted) == wanted
+
+        seen.go_on()
         lines = ["device: cpu (no CUDA device found)"]
         display = ["epoch 1/2  training  128.4 pairs/s, 12 min left, peak memory 3.0 GB", "━" * columns]
         wanted = [*lines, *display, *figures("-", columns)]
@@ -86,6 +93,11 @@ def test_the_display_of_a_training_stays_below_the_lines_and_goes_when_it_ends(c
             "a library prints something",
             columns=columns,
         )
+        display = ["epoch 1/2  saving  128.4 pairs/s, 12 min left, peak memory 3.0 GB", "━" * columns]
+        wanted = [*lines, *display, *figures("33.21 (epoch 1)", columns)]
+        assert seen.until(wanted) == wanted, "the new best is there at once, not only at the next step"
+
+        seen.go_on()
         display = ["epoch 2/2  training  128.4 pairs/s, 12 min left, peak memory 3.0 GB", "━" * columns]
         wanted = [*lines, *display, *figures("33.21 (epoch 1)", columns)]
         assert seen.until(wanted) == wanted

@@ -204,12 +204,71 @@ def test_grey_files_of_16_bits_that_hold_fewer_are_not_black(top, level, shown, 
     assert corner(read_image(saved(tmp_path, Image.fromarray(values), f"a.{suffix}"))) == (shown,) * 3
 
 
-@pytest.mark.parametrize("colour", [2, 4, 6])
-def test_colour_files_of_16_bits_that_hold_fewer_are_refused(colour, tmp_path):
+def deep_file(folder, values, suffix):
+    """Colours of 16 bits a channel, [H, W, 3 or 4], which PIL cannot write, as PNG or TIFF."""
+    height, width, bands = values.shape
+    if suffix == "png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[bands], 0, 0, 0))
+        parts = [b"\x89PNG\r\n\x1a\n", head, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+        content = b"".join(parts)
+    else:
+        order = {"little.tif": "<", "big.tif": ">"}[suffix]
+        pixels = values.astype(f"{order}u2").tobytes()
+        bits = struct.pack(f"{order}{bands}H", *[16] * bands)
+        entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, bands, 8 + len(pixels)), (259, 3, 1, 1)]
+        entries += [(262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, bands), (278, 4, 1, height), (279, 4, 1, len(pixels))]
+        entries += [(338, 3, 1, 2)] * (bands == 4)
+        table = struct.pack(f"{order}H", len(entries))
+        for tag, kind, count, value in entries:
+            short = kind == 3 and count == 1
+            table += struct.pack(f"{order}HHI" + ("HH" if short else "I"), tag, kind, count, value, *[0] * short)
+        start = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(pixels) + len(bits))
+        content = start + pixels + bits + table + bytes(4)
+    path = folder / f"a.{suffix}"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "little.tif", "big.tif"])
+@pytest.mark.parametrize(
+    ("top", "level", "shown"),
+    [
+        (255, (200, 10, 1), (200, 10, 1)),
+        (4095, (2048, 256, 15), (128, 16, 1)),
+        (65535, (32768, 4096, 15), (128, 16, 0)),
+        (0, (0, 0, 0), (0, 0, 0)),
+    ],
+)
+def test_colour_files_of_16_bits_that_hold_fewer_are_not_black(top, level, shown, suffix, tmp_path):
+    """The same rule as for grey: 8, 12 or 16 bits, the smallest that all values keep to."""
+    values = np.full((9, 9, 3), level, np.uint16)
+    values[-1, -1] = top
+    assert corner(read_image(deep_file(tmp_path, values, suffix))) == shown
+
+
+@pytest.mark.parametrize("suffix", ["png", "little.tif", "big.tif"])
+def test_opacity_of_16_bits_does_not_hide_that_the_colours_hold_fewer(suffix, tmp_path):
+    """An opaque one has 65535 in its last channel: such files came out black."""
+    values = np.full((9, 9, 4), (200, 10, 1, 65535), np.uint16)
+    values[0, 0] = (255, 255, 255, 0)
+    image = read_image(deep_file(tmp_path, values, suffix))
+    assert (image.getpixel((5, 5)), corner(image)) == ((200, 10, 1), (255, 255, 255))
+
+
+def test_a_transparent_colour_of_few_bits_is_white_and_its_neighbours_are_not(tmp_path):
+    path = deep_png(tmp_path / "a.png", 200, transparent=struct.pack(">3H", 200, 200, 200))
+    assert corner(read_image(path)) == (255, 255, 255)
+    path = deep_png(tmp_path / "a.png", 200, transparent=struct.pack(">3H", 200, 200, 201))
+    assert corner(read_image(path)) == (200, 200, 200)
+
+
+def test_a_form_whose_lower_bits_pil_cannot_read_is_refused_rather_than_black(tmp_path):
     for level in (200, 4095):
         with pytest.raises(UnreadableImage, match="16 bits a channel but holds 12 or fewer"):
-            read_image(deep_png(tmp_path / "a.png", level, colour=colour))
-    assert corner(read_image(deep_png(tmp_path / "a.png", 65535, colour=colour))) == (255,) * 3
+            read_image(deep_png(tmp_path / "a.png", level, colour=4))
+    for colour in (2, 4, 6):
+        assert corner(read_image(deep_png(tmp_path / "a.png", 65535, colour=colour))) == (255,) * 3
 
 
 def test_transparent_colours_are_white_whatever_the_mode(tmp_path):

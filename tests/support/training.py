@@ -99,6 +99,9 @@ class Spy:
     def stepped(self, progress):
         self.steps.append(progress)
 
+    def decoding(self, done, total):
+        pass
+
     def evaluating(self, done, total):
         pass
 

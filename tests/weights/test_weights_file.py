@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import errno
+import os
 import random
+import sys
 import warnings
 import zipfile
 from argparse import Namespace
@@ -232,6 +234,18 @@ def test_a_safetensors_file_that_begins_with_a_pickles_first_byte_is_read(tmp_pa
         if first == 0x80:
             return
     raise AssertionError("no head of such a length")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_safetensors_are_read_under_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """A run in such a folder could be trained, and was then called damaged."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_safetensors(folder / "w.safetensors", {"a": torch.ones(2)}, {"epoch": "3"})
+    assert weights_file.read_metadata(folder / "w.safetensors") == {"epoch": "3"}
+    assert torch.equal(read_tensors(folder / "w.safetensors").content["a"], torch.ones(2))
+    with pytest.raises(WeightsError, match="there is no such file"):
+        weights_file.read_metadata(folder / "gone.safetensors")
 
 
 def test_a_wrong_bit_in_the_head_of_our_own_safetensors_is_found(tmp_path: Path) -> None:
