@@ -119,6 +119,7 @@ _PHRASE = re.compile(
 _NOT_THE_GARMENT = re.compile(r"[ -](?:shirt|pants|shoes|pocket|sleeve|bag|case|code)s?\b", re.IGNORECASE)
 _SIDE = re.compile(rf"\b(?P<side>left|right) (?P<part>{_PARTS})s?\b", re.IGNORECASE)
 _ANY_SIDE = re.compile(r"\b(?:left|right|both)\b", re.IGNORECASE)
+_SOMETHING = re.compile(r"\b(?:something|thing|item|object)s?\b", re.IGNORECASE)
 _NUMBER = re.compile(
     rf"\b(?P<number>{'|'.join(NUMBERS)}) (?P<looks>(?:{_COLOUR} )?)(?P<noun>{_COUNTED})(?P<plural>s?)\b", re.IGNORECASE
 )
@@ -199,9 +200,9 @@ def _hues(text: str) -> frozenset[str]:
 
 
 def side(caption: str) -> Sided | None:
-    """The one side that a caption names; None where it names none, or several."""
+    """The one side that a caption names; None where it names none, or several, or does not say what is there."""
     found = list(_SIDE.finditer(caption))
-    if len(found) != 1 or len(_ANY_SIDE.findall(caption)) != 1:
+    if len(found) != 1 or len(_ANY_SIDE.findall(caption)) != 1 or _SOMETHING.search(caption):
         return None
     return Sided(found[0]["side"].lower(), found[0]["part"].lower(), found[0].span("side"))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 _WORN = ("upper", "lower", "shoes", "hat")
 _NOUNS = {"hat": "sun hat"}
+_HELD = {"phone": "a phone", "bottle": "a bottle", "papers": "papers", "umbrella": "an umbrella"}
 _PLURAL = ("trousers", "jeans", "shorts", "sneakers", "shoes", "boots")
 
 
@@ -27,7 +28,8 @@ def statements(facts: Mapping[str, str], shown: Mapping[str, str], sides: Mappin
     if "bag" in sides:
         said.append(f"A {who} with {_named(shown['bag'], shown['bag colour'])} on {whose} {sides['bag']} side.")
     if "carried" in sides:
-        said.append(f"A {who} with something in {whose} {sides['carried']} hand.")
+        # named, since a handbag in the other hand would make "something in the other hand" true
+        said.append(f"A {who} holding {_HELD[shown['carried']]} in {whose} {sides['carried']} hand.")
     things = [slot for slot in ("bag", "carried") if slot in facts]
     if things and all(slot in shown for slot in things):
         said.append(f"A {who} carrying {'two things' if len(things) == 2 else 'one thing'}.")

@@ -120,6 +120,7 @@ def test_sides_are_exchanged_between_persons_and_only_where_one_is_named() -> No
     ]
     assert false_of("side", "A bag in his left hand, a cup in his right hand.", "A phone in her right hand.") == []
     assert false_of("side", "A bag in his left hand.", "He stands right behind a car.") == []
+    assert false_of("side", "He has something in his left hand.", "A phone in her right hand.") == []
     two = ["A bag in his left hand.", "The right hand has a phone."]
     assert sorted(false_of("side", two, "A phone in her right hand.", "A cup in his left hand.")) == [
         "A cup in his right hand.",

@@ -52,6 +52,10 @@ SAID = re.compile(
     rf"(?P<over>over an? )?(?:\b(?P<hue>{COLOURS})(?:, not (?P<denied>{COLOURS}),)? )?"
     rf"(?:(?:striped|stripy|checked|plaid|checkered) )?\b(?P<noun>{'|'.join(sorted(MEANS, key=len, reverse=True))})\b"
 )
+HELD = re.compile(
+    r"(?:with|holding) (?:an? )?(?:[a-z]+ )??(something|shoulder bag|handbag|suitcase|phone|bottle|papers|umbrella) "
+    r"(?:on|in) (?:his|her) (left|right) (side|hand)"
+)
 WIDTH = 512
 
 
@@ -65,8 +69,8 @@ def statements(text: str) -> dict[str, int]:
         found |= {f"{slot}={value}": 1} if value else {}
         for sign, hue in ((1, match["hue"]), (-1, match["denied"])):
             found |= {f"{slot} colour={hue.replace('gray', 'grey')}": sign} if hue else {}
-    for side, part in re.findall(r"(left|right) (side|hand)", text):
-        found[f"{part}: {side}"] = 1
+    for thing, side, part in HELD.findall(text):
+        found[f"{thing} {part}: {side}"] = 1
     for number in re.findall(r"(one|two) things?\.", text):
         found[f"things: {number}"] = 1
     return found
@@ -77,7 +81,12 @@ def facts(record: Mapping[str, object]) -> dict[str, int]:
     attributes, own = record["attributes"], record["sides"]
     assert isinstance(attributes, list) and isinstance(own, dict)
     found = dict.fromkeys(attributes, 1)
-    found |= {f"{ {'bag': 'side', 'carried': 'hand'}[slot] }: {side}": 1 for slot, side in own.items()}
+    of = dict(item.split("=", 1) for item in attributes)
+    if "bag" in own:
+        places = ("side", "hand") if of["bag"] in ("handbag", "suitcase") else ("side",)
+        found |= {f"{what} {place}: {own['bag']}": 1 for place in places for what in (of["bag"], "something")}
+    if "carried" in own:
+        found |= {f"{what} hand: {own['carried']}": 1 for what in (of["carried"], "something")}
     things = sum(item.startswith(("bag=", "carried=")) for item in attributes)
     under = [item.partition("=")[2] for item in attributes if item.startswith("inner=")]
     found |= {"under=shirt": 1, f"under colour={under[0]}": 1} if under else {}
