@@ -155,7 +155,10 @@ def test_scores_of_a_tower_with_lora_are_those_of_the_folded_one() -> None:
         apart = method.features(data)["relevance"]
         method.fold()
         together = method.features(data)["relevance"]
-    assert torch.allclose(apart, together, atol=1e-4 * float(together.max()))
+        plain = drawn().features(data)["relevance"]
+    # what is divided by may be near 0, which amplifies the rounding of a product
+    assert torch.allclose(apart, together, atol=2e-3 * float(together.max()))
+    assert not torch.allclose(plain, together, atol=0.05 * float(together.max()))
 
 
 @pytest.mark.parametrize(("matched", "same"), [("person", "person_B"), ("image", "image_B"), ("caption", "sample_B")])
