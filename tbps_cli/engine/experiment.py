@@ -146,7 +146,7 @@ def prepare(
         method=method,
         choices=tuple(filter(None, [*map(str, chosen), *start.choices, text.choice])),
         note=note,
-        start_choices=Choices.read({KEY: saved.start}) if saved is not None else init.choices if init else Choices(),
+        start_choices=start.chosen if saved is None else Choices.read({KEY: saved.start}),
         origin=start.origin if saved is None else saved.origin,
     )
 

@@ -23,6 +23,7 @@ from tbps_cli.methods.config import MethodConfig
 from tbps_cli.models.checkpoint import Checkpoint
 from tbps_cli.models.official import Official
 from tbps_cli.models.run import Run
+from tbps_cli.models.source_file import SourceFile
 from tbps_cli.models.states import TEXT_POSITIONS
 from tbps_cli.nn.position import fit_context, resize_grid
 from tbps_cli.nn.sizes import CONTEXT, Tower
@@ -53,10 +54,7 @@ class Init:
     @property
     def choices(self) -> Choices:
         """That its weights were chosen on a test split, which a training that begins with them inherits."""
-        made = self.source.choices.made
-        inherited: tuple[Chosen, ...] = "start", "file", "epoch"
-        found = [made[what] for what in inherited if what in made and made[what].on == "test"]
-        return Choices({"start": found[0]}) if found else Choices()
+        return _inherited(self.source.choices)
 
     def tensors(self, config: MethodConfig, data_root: Path | None) -> tuple[Mapping[str, Tensor], Tokenizer | None]:
         """All of them under our names, heads included, as a method of `config` can go on with them; and the tokenizer
@@ -91,6 +89,13 @@ class Start:
     init: Init | None = None
 
     @property
+    def chosen(self) -> Choices:
+        """That the weights were chosen on a test split, as far as anybody knows."""
+        if self.init is not None:
+            return self.init.choices
+        return _inherited(SourceFile(self.clip.path).choices) if self.clip else Choices()
+
+    @property
     def origin(self) -> str:
         """What a run remembers of its start: weights on the hub, which anybody can fetch again; else nothing."""
         if self.clip is not None and self.clip.fetched is not None:
@@ -107,6 +112,13 @@ class Start:
             resized = _resized(self.clip.context, self.config) if self.clip.context else ""
             return f"weights: {count} tensors from {self.origin or self.config.weights}{resized}"
         return copy_fitting(method, self.init, tokenizer, data_root) if self.init else ""
+
+
+def _inherited(theirs: Choices) -> Choices:
+    """What of the choices behind some weights a training that begins with them inherits."""
+    looked_at: tuple[Chosen, ...] = "start", "file", "epoch"
+    found = [theirs.made[what] for what in looked_at if what in theirs.made and theirs.made[what].on == "test"]
+    return Choices({"start": found[0]}) if found else Choices()
 
 
 def find_init(path: Path | None, data: str | None = None) -> Init | None:

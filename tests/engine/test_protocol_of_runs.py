@@ -15,6 +15,7 @@ from tbps_cli.engine.step import Stepper
 from tbps_cli.engine.train import train
 from tbps_cli.errors import TbpsError
 from tbps_cli.models.run import Run
+from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.weights.weights_file import read_safetensors
 
@@ -59,6 +60,17 @@ def test_a_run_that_begins_with_weights_chosen_on_test_says_so_also_after_a_resu
         trained(tmp_path, data, init=first.folder, name="third", observer=Stops())
     third = trained(tmp_path, data, name="third", resume=True)
     assert third.choices.made["start"] == Choice("test", "cuhk-pedes")
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("best2.pth", Choice("test", "rstpreid", 3)), ("mine.pth", None)])
+def test_towers_from_one_of_three_files_bring_its_choice_along(tmp_path: Path, data: Path, name, chosen) -> None:
+    """As `method.weights`, which is how recipes name their start: NAM's and HAM's best0, best1 and best2."""
+    sizes = tiny_recipe(tmp_path).method.sizes
+    towers = Clip(sizes, (16, 8))
+    towers.initialise(torch.Generator().manual_seed(0))
+    torch.save({"model": towers.state_dict()}, tmp_path / name)
+    run = trained(tmp_path, data, f"method.weights={tmp_path / name}")
+    assert run.choices.made.get("start") == chosen
 
 
 def test_weights_chosen_on_val_leave_nothing_behind(tmp_path: Path, data: Path) -> None:
