@@ -15,7 +15,7 @@ from tbps_cli import methods, places
 from tbps_cli.errors import WeightsError
 from tbps_cli.files import check_new_folder, new_folder
 from tbps_cli.models.card import card
-from tbps_cli.models.run import Run, number
+from tbps_cli.models.run import DOUBTFUL, Run, number
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import find_file
 
@@ -89,6 +89,10 @@ def _write(found: Official, converted: Converted, folder: Path) -> None:
     """Fill an empty folder with the run that a checkpoint has become."""
     recipe, source = converted.recipe, found.source
     run = Run.create(folder, recipe, converted.tokenizer)
-    facts = {"method": recipe.method.name, "converted_from": source.path.name, **found.choices.facts()}
+    facts: dict[str, object] = {"method": recipe.method.name, "converted_from": source.path.name}
+    facts |= found.choices.facts()
+    doubtful = sum(extra.role != "training" for extra in converted.coverage.left_out)
+    if doubtful:
+        facts[DOUBTFUL] = doubtful
     run.save_weights("best", converted.tensors, facts)
     run.write_card(card(recipe, facts, origin=source.origin, left_out=converted.coverage.left_out))

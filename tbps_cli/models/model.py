@@ -27,7 +27,7 @@ from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models.device import choose
 from tbps_cli.models.official import Official
-from tbps_cli.models.run import Run
+from tbps_cli.models.run import CARD, DOUBTFUL, Run
 from tbps_cli.models.states import check_tokens, load_into
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.long_captions import Cutting, embed_pieces
@@ -207,6 +207,15 @@ def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words:
     chosen = choose(device)
     method = build(recipe)
     load_into(method, {**run.weights(), **text.tensors}, name=str(run.weights_file))
+    doubtful = run.facts().get(DOUBTFUL)
+    if doubtful:
+        logger.warning(
+            "%s: converted without tensors that its authors' search may use (%s, listed in %s), "
+            "so its scores may not be theirs.",
+            run.folder,
+            doubtful,
+            CARD,
+        )
     recipe = folded(method, recipe)
     return Model(method, recipe, run.folder, device=chosen, tokenizer=text.tokenizer, choices=run.choices).marked()
 

@@ -29,6 +29,8 @@ RECIPE = "recipe.toml"
 WEIGHTS: dict[Literal["best", "last"], str] = {"best": "weights.safetensors", "last": "last.safetensors"}
 EXPORTED_WEIGHTS = "model.safetensors"
 """What `tbps export --format safetensors` calls the same thing."""
+DOUBTFUL = "left_out_that_search_may_use"
+"""In the head of converted weights: how many tensors of the file were left out without knowing what they are for."""
 TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 STATE = "state.pt"

@@ -259,7 +259,11 @@ def test_naming_the_method_reads_the_towers_alone(tmp_path: Path, name: str, cap
     with caplog.at_level(logging.WARNING, "tbps"):
         made = convert_file(folder, tmp_path / "run", method="irra")
     assert "If its authors' search uses" in caplog.text
-    found = opened(made.run.folder)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "tbps"):
+        found = opened(made.run.folder)
+    doubtful = sum(extra.role != "training" for extra in made.left_out)
+    assert f"that its authors' search may use ({doubtful}, listed in card.md)" in caplog.text
     assert all(np.array_equal(*pair) for pair in zip(rows(found), rows(plain), strict=True))
     assert {extra.name for extra in made.left_out} == state.keys() - (towers(state) | golden_state()).keys()
 
