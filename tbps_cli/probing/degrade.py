@@ -90,12 +90,16 @@ class Degraded:
     def _kept(
         self, clean: metrics.Details, drawn_RS: NDArray[np.float64], worse: list[NDArray[np.float64]]
     ) -> dict[str, object] | None:
-        """The mean R@1 of all steps in percent of the clean one, with its interval; None where that is 0."""
+        """The mean R@1 of all steps in percent of the clean one, with its interval; None where that is 0.
+
+        Resamples of persons whose clean R@1 is 0 have no such share and are left out.
+        """
         r1 = clean.scores().R1
         if not r1:
             return None
         mean = float(np.mean([point.details.scores().R1 for point in self.points]))
-        share_R = np.mean([one_RS[:, 0] for one_RS in worse], axis=0) / np.maximum(drawn_RS[:, 0], 1e-9)
+        found_R = drawn_RS[:, 0] > 0
+        share_R = np.mean([one_RS[found_R, 0] for one_RS in worse], axis=0) / drawn_RS[found_R, 0]
         low, high = ends(100 * share_R, self.level).tolist()
         return {"R1": 100 * mean / r1, "interval": [low, high], "steps": len(self.points)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,20 @@ def test_intervals_are_those_of_an_evaluation_and_the_summary_is_a_mean_of_ratio
     assert document["kept"]["R1"] == pytest.approx(100 * mean / document["clean"]["R1"])
     low, high = document["kept"]["interval"]
     assert low <= document["kept"]["R1"] <= high and document["kept"]["steps"] == 8
+
+
+def test_resamples_without_any_clean_hit_have_no_share_and_a_model_without_one_no_summary(place):
+    found = degrade("runs/tiny-0001", "cuhk-pedes", data_root=place / "data", kinds=["night"])
+    persons, sides = found.evaluation.split.caption_person, found.evaluation.sides
+
+    def with_hits(hits):
+        first_Q = np.where([person in hits for person in persons], 1, 20)
+        side = replace(sides["text_to_image"], details=replace(sides["text_to_image"].details, first_Q=first_Q))
+        return replace(found, evaluation=replace(found.evaluation, sides={**sides, "text_to_image": side})).document()
+
+    low, high = with_hits({persons[0]})["kept"]["interval"]  # a third of the resamples draws this person never
+    assert 0 <= low <= high <= 100 * len(set(persons))
+    assert with_hits(set())["kept"] is None
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_workers_and_batches(place, tbps):
