@@ -120,6 +120,13 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", min=0, help="Of what --probe and --degrade draw at random. Default: 0."),
 ]
+Attributes = Annotated[
+    bool,
+    typer.Option(
+        "--attributes",
+        help="Add R@1 by what a caption names: gender words, colours, bags, hats, each with an interval over persons.",
+    ),
+]
 Style = Annotated[Format, typer.Option("--format", help="How the table is printed.")]
 
 
@@ -134,6 +141,7 @@ def command(
     html: Html = None,
     save_features: SaveFeatures = None,
     save_ranks: SaveRanks = None,
+    attributes: Attributes = False,
     probe: Probe = False,
     degrade: Degrade = None,
     svg: Svg = None,
@@ -151,6 +159,7 @@ def command(
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file
     from tbps_cli.places import cache_dir
+    from tbps_cli.probing.attributes import by_attribute
     from tbps_cli.retrieval import interval as intervals
     from tbps_cli.retrieval.evaluate import evaluate_all
 
@@ -162,8 +171,17 @@ def command(
     check_new_file("--save-features", save_features, (".npz",))
     check_new_file("--save-ranks", save_ranks, (".csv", ".json"))
     asked = stress.Asked(probe, degrade, svg, seed)
+    if attributes and style is not Format.table:
+        raise UsageError(f"--attributes and --format {style} exclude each other.", "For other programs: --json")
     asked.check(
-        {"--rerank": rerank, "--html": html, "--save-features": save_features, "--save-ranks": save_ranks}, style
+        {
+            "--rerank": rerank,
+            "--attributes": attributes,
+            "--html": html,
+            "--save-features": save_features,
+            "--save-ranks": save_ranks,
+        },
+        style,
     )
     if asked:
         stress.run(
@@ -197,7 +215,9 @@ def command(
         watch=lambda name: render.progress(f"Embedding {name} {split}"),
     )
     documents = [
-        evaluation.document() | ({"interval": intervals.of_evaluation(evaluation, interval)} if interval else {})
+        evaluation.document()
+        | ({"interval": intervals.of_evaluation(evaluation, interval)} if interval else {})
+        | ({"attributes": by_attribute(evaluation, interval or intervals.LEVEL).document()} if attributes else {})
         for evaluation in evaluations
     ]
     # Files first: whoever reads the output may leave early, or there may be no room for it.
@@ -208,6 +228,8 @@ def command(
         render.document(documents if len(documents) > 1 else documents[0])
     else:
         scores_view.ranks(documents, "plain" if plain and style is Format.table else style)
+        for document in documents if attributes else ():
+            scores_view.attributes(document, plain=plain)
     for warning in dict.fromkeys(evaluation.warning for evaluation in evaluations if evaluation.warning):
         render.note(f"Warning: {warning}")
 

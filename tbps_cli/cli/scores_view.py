@@ -13,6 +13,7 @@ from tbps_cli.cli.output import stdout
 from tbps_cli.cli.render import line, table
 from tbps_cli.escape import printable
 from tbps_cli.retrieval import guard
+from tbps_cli.retrieval.compare import said
 from tbps_cli.types import Scores
 
 if TYPE_CHECKING:
@@ -219,6 +220,44 @@ def _in_a_cell(name: str, value: Any) -> object:
     return "; ".join(value) if name == "labels" else value
 
 
+# Parts of a score -----------------------------------------------------------------------------
+
+
+def attributes(document: Document, *, plain: bool) -> None:
+    """R@1 by what captions name, below the ranks of their data set."""
+    found = document["attributes"]
+    headings = ["attribute", "caption names", "captions", "persons", "R1", f"{found['level']:g} % interval"]
+    rows: list[list[str]] = []
+    ends: list[int] = []
+    for group in found["groups"]:
+        if rows and rows[-1][0] != group["attribute"]:
+            ends.append(len(rows))
+        span = _span(group["interval"])
+        counts = [f"{group['captions']:,}", f"{group['persons']:,}", f"{group['R1']:.2f}"]
+        rows.append([group["attribute"], group["value"], *counts, span])
+    title = f"{document['data']} {document['split']}, text to image by what a caption names"
+    line()
+    line(title, style="bold")
+    if plain:
+        made = _pretty(headings, rows)
+        _align_left(made)
+        stdout.write(f"{made.get_string()}\n")
+    else:
+        table(headings, rows, right=headings[2:], ends=ends)
+    gap = found["gender_gap"]
+    if gap is not None:
+        size, span = gap["man_minus_woman"], gap["interval"]
+        beyond = span is not None and not span[0] <= 0 <= span[1]
+        line(
+            f"R@1 of captions that say man minus those that say woman: {size:+.2f} points {_span(span, '+')}, "
+            f"{'more than' if beyond else 'within'} sampling error"
+        )
+
+
+def _span(ends: Sequence[float] | None, sign: str = "") -> str:
+    return "" if ends is None else f"[{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}]"
+
+
 # Two runs -------------------------------------------------------------------------------------
 
 
@@ -243,7 +282,10 @@ def comparison(document: Document) -> None:
     if not document["across_protocols"]:
         return  # the verdict says what differs
     for name, (one, two) in document["protocol_differs"].items():
-        line(f"Warning: {name} differs between the runs ({one} and {two}): not the same protocol.", style="yellow")
+        line(
+            f"Warning: {name} differs between the runs ({said(one)} and {said(two)}): not the same protocol.",
+            style="yellow",
+        )
 
 
 def _differing(item: Document) -> list[str]:
@@ -265,5 +307,5 @@ def _moves(queries: Document) -> None:
         ]
         if rows:
             line()
-            table([f"{title}: rank", "AP", "image", "caption"], rows)
+            table([f"{title}: rank", "AP", "image", "caption"], rows, prose=["caption"])
     line()

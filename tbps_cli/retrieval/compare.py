@@ -246,11 +246,18 @@ def verdict(item: Difference) -> str:
 
 def refusal(unequal: Mapping[str, list[object]]) -> str:
     """Why no difference is called real: what was not equal, and how to get a verdict all the same."""
-    named = "; ".join(f"{name}: {one} and {two}" for name, (one, two) in unequal.items())
+    named = "; ".join(f"{name}: {said(one)} and {said(two)}" for name, (one, two) in unequal.items())
     return (
         f"No difference is called real, because the protocols differ ({named}). "
         f"Evaluate both runs alike, or judge them as they are with {ACROSS}."
     )
+
+
+def said(condition: object) -> str:
+    """A condition of a protocol in words; None stands for a choice that nobody has recorded."""
+    if condition is None:
+        return "unknown"
+    return {True: "yes", False: "no"}[condition] if isinstance(condition, bool) else str(condition)
 
 
 def _queries(first: Evaluation, second: Evaluation, shown: int) -> Queries:
