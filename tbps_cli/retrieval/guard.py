@@ -118,6 +118,11 @@ class Guard:
         """What speaks against the score, a few words each."""
         return troubles(asdict(self))
 
+    @property
+    def conditions(self) -> list[str]:
+        """Those among them that make the score another measurement: single questions would not give it."""
+        return _conditions(asdict(self))
+
     def document(self) -> dict[str, object]:
         """The findings as JSON-able values."""
         measured = {name: float(f"{value:.2g}") for name, value in self._measured().items()}
@@ -143,6 +148,15 @@ def words(document: Mapping[str, Any]) -> str:
 
 def troubles(document: Mapping[str, Any]) -> list[str]:
     """What speaks against a score, a few words each; empty when all is well."""
+    found = _conditions(document)
+    if document["alike"]:
+        found.append(f"{document['alike']} images with the embedding of another, different image")
+    if document["tied"]:
+        found.append(f"{document['tied']} of {document['queries']} captions tie with a wrong image")
+    return found
+
+
+def _conditions(document: Mapping[str, Any]) -> list[str]:
     found = []
     if not _same(document):
         found.append(f"embeddings depend on the rest of the batch ({_checked(document)}{_reordered(document)})")
@@ -152,10 +166,6 @@ def troubles(document: Mapping[str, Any]) -> list[str]:
         found.append("scores depend on the order of the file")
     if document["adapted"]:
         found.append("adapted on what is scored (its weights are not those that were opened)")
-    if document["alike"]:
-        found.append(f"{document['alike']} images with the embedding of another, different image")
-    if document["tied"]:
-        found.append(f"{document['tied']} of {document['queries']} captions tie with a wrong image")
     return found
 
 

@@ -58,11 +58,15 @@ class Protocol:
             selected = f"weights selected on {epoch.words(self.data)}"
         rest = [text for what, text in self._chosen.items() if what != "epoch"]
         reranked = "re-ranked" if self.reranked else "not re-ranked"
-        return " · ".join([f"Protocol: {selected}", *rest, reranked, self.precision, *self._measured])
+        doubts = [text for text in self.guard.troubles if text not in self.guard.conditions]
+        return " · ".join([f"Protocol: {selected}", *rest, reranked, self.precision, *self._measured, *doubts])
 
     @property
     def labels(self) -> list[str]:
-        """What sets the score apart, a few words each; none for a score that single questions would give too."""
+        """What sets the score apart, a few words each; none for a score that single questions would give too.
+
+        Ties and copies are no conditions: the model and the images have them, whoever asks.
+        """
         made = self.choices.made
         return [text for what, text in self._chosen.items() if made[what].is_on(self.split, self.data)] + self._measured
 
@@ -75,7 +79,7 @@ class Protocol:
         found = ["gallery: together"] if self.gallery == "together" else []
         if self.declared and not self.guard.dependent:
             found.append("embeddings depend on the rest of the batch")
-        return [*found, *self.guard.troubles]
+        return [*found, *self.guard.conditions]
 
     def document(self) -> dict[str, Any]:
         """The record as JSON-able values."""

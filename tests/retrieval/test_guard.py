@@ -89,9 +89,10 @@ def test_copies_of_an_image_are_counted_and_do_no_harm(dataset) -> None:
 
 
 def test_a_collapsed_model_is_told_from_copies(dataset, caplog) -> None:
-    _, guard = guarded(Collapsed(), dataset)
+    evaluation, guard = guarded(Collapsed(), dataset)
     assert (guard["duplicates"], guard["alike"], guard["tied"]) == (39, 39, 64)
-    assert not guard["ok"]
+    assert not guard["ok"] and evaluation.protocol.labels == []
+    assert "64 of 64 captions tie with a wrong image" in evaluation.protocol.line
     assert "order of the file decides" in caplog.text and "different image" in caplog.text
     assert (
         "39 images with the embedding of another, different image, 64 of 64 captions tie with a wrong image"
