@@ -49,6 +49,10 @@ _IMAGENET = {
     "RN101": CatalogueEntry("https://download.pytorch.org/models/resnet101-63fe2227.pth"),
 }
 """torchvision's first weights (IMAGENET1K_V1), those that the papers of that time used."""
+_BY_HAND = {
+    "HAM_checkpoint": "HAM's authors give this folder at https://pan.baidu.com/s/19xKmnYNV-XwK9FNcjkQmLw (bo63)"
+}
+"""Folders of weights that no program can fetch, by the name they have there: where a person gets them, and the code."""
 _PIECE = 1 << 20
 _TIMEOUT = 30.0
 
@@ -81,6 +85,9 @@ def clip_file(weights: str, tower: str = "", *, progress: Progress | None = None
     if is_path(weights):
         path = fetched.path if fetched else Path(weights).expanduser()
         quick = tower.endswith(QUICK) or "quickgelu" in path.name.lower()
+        page = next((page for folder, page in _BY_HAND.items() if folder in path.parts), None)
+        if page and not path.is_file():
+            raise WeightsError(f"{path}: there is no such file.", f"{page}; then --set method.weights=PATH")
     else:
         entry = _imagenet(tower) if weights == IMAGENET else catalogue.find(weights, tower)
         path, quick = fetch(entry, progress=progress), entry.quick_gelu

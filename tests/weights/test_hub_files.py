@@ -12,6 +12,7 @@ from support.colours import write_colours
 from support.hub import COMMIT, Hub
 from support.training import Spy
 
+from tbps_cli.choices import Choices
 from tbps_cli.engine.train import train
 from tbps_cli.errors import WeightsError
 from tbps_cli.models.run import Run
@@ -217,6 +218,8 @@ def test_a_run_remembers_the_commit_and_the_hash_of_its_start_and_repeats_offlin
     assert f'weights = "{named}"' in (run / "recipe.toml").read_text()
     known = f"{named} (SHA-256 {hashlib.sha256(content).hexdigest()})"
     assert Run(run).facts()["started_from"] == known
+    start = Choices.read(Run(run).facts()).made["start"]
+    assert (start.on, start.data, start.of) == ("test", "cuhk-pedes", 3), "best0 of three was chosen there"
     assert f"- Trained from: {known}" in (run / "card.md").read_text()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     again = train(load(str(run / "recipe.toml")), data_root=tmp_path / "data", out=tmp_path / "again", device="cpu")
