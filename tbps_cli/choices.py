@@ -91,6 +91,12 @@ class Choices:
         """Those that are known, as JSON-able values."""
         return {what: choice.document() for what, choice in self.made.items()}
 
+    def inherited(self) -> Choices:
+        """What a training that begins with these weights inherits: that they were chosen on a test split."""
+        looked_at: tuple[Chosen, ...] = "start", "file", "epoch"
+        found = [self.made[what] for what in looked_at if what in self.made and self.made[what].on == "test"]
+        return Choices({"start": found[0]}) if found else Choices()
+
     def and_also(self, more: Choices) -> Choices:
         """These and those of `more`, which count where both know one."""
         return Choices({**self.made, **more.made})

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tbps_cli import methods
-from tbps_cli.choices import Choices, Chosen
+from tbps_cli.choices import Choices
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
@@ -54,7 +54,7 @@ class Init:
     @property
     def choices(self) -> Choices:
         """That its weights were chosen on a test split, which a training that begins with them inherits."""
-        return _inherited(self.source.choices)
+        return self.source.choices.inherited()
 
     def tensors(self, config: MethodConfig, data_root: Path | None) -> tuple[Mapping[str, Tensor], Tokenizer | None]:
         """All of them under our names, heads included, as a method of `config` can go on with them; and the tokenizer
@@ -93,7 +93,7 @@ class Start:
         """That the weights were chosen on a test split, as far as anybody knows."""
         if self.init is not None:
             return self.init.choices
-        return _inherited(SourceFile(self.clip.path).choices) if self.clip else Choices()
+        return SourceFile(self.clip.path).choices.inherited() if self.clip else Choices()
 
     @property
     def origin(self) -> str:
@@ -112,13 +112,6 @@ class Start:
             resized = _resized(self.clip.context, self.config) if self.clip.context else ""
             return f"weights: {count} tensors from {self.origin or self.config.weights}{resized}"
         return copy_fitting(method, self.init, tokenizer, data_root) if self.init else ""
-
-
-def _inherited(theirs: Choices) -> Choices:
-    """What of the choices behind some weights a training that begins with them inherits."""
-    looked_at: tuple[Chosen, ...] = "start", "file", "epoch"
-    found = [theirs.made[what] for what in looked_at if what in theirs.made and theirs.made[what].on == "test"]
-    return Choices({"start": found[0]}) if found else Choices()
 
 
 def find_init(path: Path | None, data: str | None = None) -> Init | None:

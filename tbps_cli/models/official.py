@@ -54,11 +54,16 @@ class Official:
 
     @property
     def choices(self) -> Choices:
-        """What is known of how its authors chose these weights: by the file's name, or by the options beside it."""
-        split = str(self.reading.files.options.get("val_dataset", "")).lower()
+        """What is known of how its authors chose these weights: by the file's name, or by the options beside it.
+
+        The options also say which file the training began with (`finetune`); its name may tell how that was chosen.
+        """
+        options = self.reading.files.options
+        split = str(options.get("val_dataset", "")).lower()
         told = split in ("val", "test") and self.source.path.stem.startswith("best")
         by_options = Choices({"epoch": Choice(split, self.recipe.data.name)}) if told else Choices()
-        return by_options.and_also(self.source.choices)
+        begun = SourceFile(Path(str(options.get("finetune", "")))).choices.inherited()
+        return begun.and_also(by_options).and_also(self.source.choices)
 
     def load(self, *, words: Path | None = None, data_root: Path | None = None) -> Converted:
         """Read the numbers into the method. Raises WeightsError when the word table or a tensor is missing."""

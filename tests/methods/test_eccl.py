@@ -16,6 +16,7 @@ from support.runs import golden_state, irra_folder
 from support.training import Spy, tiny_recipe, write_data
 
 from tbps_cli import methods
+from tbps_cli.choices import Choice
 from tbps_cli.engine import state
 from tbps_cli.engine.start import copy_fitting, find_init
 from tbps_cli.engine.stops import Interrupted
@@ -285,6 +286,16 @@ def test_a_released_file_is_read_with_its_products_counted_once(tmp_path, prefix
     assert (model.name, model.embed) == ("eccl", 96)
     assert apart(model) <= 1e-6
     assert model.recipe.method.lora is None
+
+
+def test_options_say_that_epoch_and_start_were_chosen_on_test(tmp_path):
+    told = YAML + "val_dataset: test\n"
+    model = open_model(eccl_folder(tmp_path / "eccl", official(), yaml=told), device="cpu", sets=STRIDE)
+    start = Choice("test", "rstpreid", 3)
+    assert model.choices.made == {"epoch": Choice("test", "rstpreid"), "start": start}
+    unknown = told.replace("best2.pth", "ours.pth").replace("val_dataset: test", "val_dataset: val")
+    model = open_model(eccl_folder(tmp_path / "other", official(), yaml=unknown), device="cpu", sets=STRIDE)
+    assert model.choices.made == {"epoch": Choice("val", "rstpreid")}
 
 
 def test_counting_the_products_twice_would_show(tmp_path, monkeypatch):
