@@ -120,6 +120,7 @@ def of_evaluation(evaluation: Evaluation, *, progress: Progress | None = None) -
     scores = details.scores()
     subtitle = f"{evaluation.run} · {evaluation.data} {split.name} · {len(split.captions):,} captions, "
     subtitle += f"{len(split.paths):,} images · " + " · ".join(f"{k} {v:.2f}" for k, v in scores._asdict().items())
+    subtitle += f" · {evaluation.protocol.line}"
     groups = [
         SheetSection(heading, [answer(query) for query in queries])
         for heading, queries in (("Worst", worst), ("Best", best), (rest, others))

@@ -15,7 +15,7 @@ from support.runs import GOLDEN, golden_state, irra_folder, tiny_recipe
 
 from tbps_cli.errors import RecipeError, UsageError, WeightsError
 from tbps_cli.models import open_model
-from tbps_cli.models.conversion import convert
+from tbps_cli.models.conversion import convert, convert_file
 from tbps_cli.models.model import Model, build
 from tbps_cli.models.run import Run
 from tbps_cli.models.source_file import find_file
@@ -44,6 +44,20 @@ def test_an_irra_folder_gives_the_published_embeddings(tmp_path: Path, prefix: s
     assert distance(model) <= 2e-5
     assert (model.name, model.data, model.selected_on) == ("irra", "icfg-pedes", None)
     assert (model.transform.size, model.embed) == ((96, 32), 64)
+
+
+@pytest.mark.parametrize(("said", "known"), [("test", "test"), ("val", "val"), ("cuhk", None)])
+def test_the_options_beside_a_best_file_say_which_split_chose_it(tmp_path: Path, said: str, known: str | None) -> None:
+    folder = irra_folder(tmp_path / "irra", golden_state(), half=False)
+    with (folder / "configs.yaml").open("a", encoding="utf-8") as options:
+        options.write(f"val_dataset: {said}\n")
+    assert opened(folder).selected_on == known
+    run = convert_file(folder, tmp_path / "run").run
+    assert run.selected_on == known
+    told = f"its epoch was chosen on {known}" if known else "how its epoch was chosen is not known"
+    assert told in (run.folder / "card.md").read_text(encoding="utf-8")
+    (folder / "best.pth").rename(folder / "epoch10.pth")  # kept after so many epochs, whatever its score
+    assert opened(folder / "epoch10.pth").selected_on is None
 
 
 def test_half_weights_are_read_as_float32(tmp_path: Path, lines: Callable[[], str]) -> None:

@@ -167,7 +167,8 @@ def test_several_data_sets_share_one_table_and_give_a_list(place, tbps) -> None:
 def test_html_sheet_is_written(place, tbps) -> None:
     status, _, err = tbps("eval", "--data", "cuhk-pedes", "--html", str(place / "sheet.html"))
     assert status == 0 and "sheet.html" in err
-    assert (place / "sheet.html").read_text(encoding="utf-8").count("<section>") == 24
+    text = (place / "sheet.html").read_text(encoding="utf-8")
+    assert text.count("<section>") == 24 and "Protocol: weights selected on val" in text
 
 
 @pytest.mark.parametrize(
