@@ -58,7 +58,7 @@ def _panel(clean: Document, curve: Document, corner: tuple[int, int], top: float
         return above + high * (1 - value / top)
 
     parts = [_text(left, above - 12, curve["degradation"], weight="bold")]
-    for tick in range(0, int(top) + 1, 20):
+    for tick in range(0, int(top) + 1, 20 if top > 50 else 10 if top > 20 else 5):
         parts.append(f'<path d="M{left} {y(tick):.1f}h{wide}" stroke="{GRID}"/>')
         parts.append(_text(left - 6, y(tick) + 4, str(tick), anchor="end", colour=GREY, size=11))
     lower = [(x, y(point["interval"][0])) for x, point in zip(xs, points, strict=True)]
