@@ -34,7 +34,7 @@ from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
 from tbps_cli.weights.foreign import OfficialFiles, named_shapes
 from tbps_cli.weights.surplus import check_twins
-from tbps_cli.weights.weights_file import SKIPPED, read_tensors, read_yaml, state_of
+from tbps_cli.weights.weights_file import SKIPPED, places_of, read_tensors, read_yaml, state_of
 
 logger = logging.getLogger("tbps")
 
@@ -71,13 +71,21 @@ class Official:
         sources = TextSources(words=words, data=self.recipe.data.name, data_root=places.data_root(data_root))
         text = kind.text_input(self.recipe.method, sources)
         recipe = self.recipe.model_copy(update={"method": text.config})
-        state = state_of(read_tensors(path, skip=SKIPPED))
+        state = state_of(read_tensors(path, skip=SKIPPED, unread=self._unread()))
         check_twins(self.reading.left_out, state, str(path))
         tensors = files.under(kind.official).rename(state, str(path))
         method = kind(recipe.method, self.task)
         received = kind.received(recipe.method, tensors)
         coverage = load_into(method, {**received, **text.tensors}, name=str(path), left_out=self.reading.left_out)
         return Converted(recipe, method, text.tokenizer, coverage)
+
+    def _unread(self) -> set[str]:
+        """Where in the file that stands which is left out, and need not be compared with anything."""
+        names = [extra.name for extra in self.reading.left_out if extra.twin is None]
+        if not names:
+            return set()
+        places = places_of(read_tensors(self.source.path, skip=SKIPPED, values=False))
+        return {places[name] for name in names}
 
 
 @dataclass(frozen=True)

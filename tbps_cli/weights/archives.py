@@ -27,11 +27,22 @@ from tbps_cli.weights.pickles import unpickle
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read_zip(path: Path, skip: Collection[str], *, values: bool = True) -> tuple[Any, bool]:
-    """(content, whether TorchScript wrote it) of a zip archive, without the outermost keys in `skip`.
+Values = Callable[[str], bool]
+"""Whether the numbers of a tensor are read, by its place: the keys that lead to it, joined by dots. Without them it is
+on the meta device and has a shape alone. Single numbers are always read."""
 
-    values: False leaves tensors of more than one value on the meta device: shapes without numbers.
-    """
+
+LONGEST_PLACE = 4096
+"""Characters; a file may hold one key of megabytes hundreds of times inside itself."""
+
+
+def below(place: str, key: object) -> str:
+    """The place of what a key leads to. One that is too long is cut, and then longer than `LONGEST_PLACE`."""
+    return f"{place}.{key}"[: LONGEST_PLACE + 1] if place else str(key)[: LONGEST_PLACE + 1]
+
+
+def read_zip(path: Path, skip: Collection[str], values: Values) -> tuple[Any, bool]:
+    """(content, whether TorchScript wrote it) of a zip archive, without the outermost keys in `skip`."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _Archive(archive, path).read(skip, values)
@@ -66,7 +77,7 @@ class _Archive:
         if declared > size:
             raise WeightsError(f"{self.path} declares {declared:,} bytes but has {size:,}.", FETCH)
 
-    def read(self, skip: Collection[str], values: bool) -> tuple[Any, bool]:
+    def read(self, skip: Collection[str], values: Values) -> tuple[Any, bool]:
         order = self.entries.get(self.root + "byteorder")
         if order is not None and self.zip.read(order).strip() == b"big":
             raise WeightsError(f"{self.path} was written on a big-endian machine.", "Save it as safetensors there.")
@@ -120,7 +131,7 @@ def _as_storage(buffer: bytearray) -> torch.UntypedStorage:
 # The stream that torch wrote before 1.6 ---------------------------------------------------------
 
 
-def read_stream(path: Path, skip: Collection[str], *, values: bool = True) -> Any:
+def read_stream(path: Path, skip: Collection[str], values: Values) -> Any:
     """The content of the older stream; skip and values as in `read_zip`.
 
     Magic number, protocol, facts about the machine, the object, the storages' keys, their bytes.
@@ -199,7 +210,9 @@ class _Stream:
 # From notes to tensors --------------------------------------------------------------------------
 
 
-def _plain(value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip: Collection[str], values: bool) -> Any:
+def _plain(
+    value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip: Collection[str], values: Values
+) -> Any:
     """The value with tensors in place of notes, without the outermost keys in `skip`."""
     if isinstance(value, dict):
         value = {key: item for key, item in value.items() if key not in skip}
@@ -212,33 +225,36 @@ def _plain(value: Any, bytes_of: Callable[[Storage], torch.UntypedStorage], skip
 class _Filler:
     """Copies nested containers; what was shared stays shared."""
 
-    def __init__(self, bytes_of: Callable[[Storage], torch.UntypedStorage], values: bool) -> None:
+    def __init__(self, bytes_of: Callable[[Storage], torch.UntypedStorage], values: Values) -> None:
         self.bytes_of = bytes_of
         self.values = values
         self.done: dict[int, tuple[Any, Any]] = {}
 
-    def fill(self, value: Any) -> Any:
+    def fill(self, value: Any, place: str = "") -> Any:
         if id(value) in self.done:
             return self.done[id(value)][1]
+        if isinstance(value, Stored) and math.prod(value.size) > 1 and not self.values(place):
+            # not remembered: at another place its numbers may be wanted
+            return torch.empty(value.size, dtype=getattr(torch, value.dtype), device="meta")
         if isinstance(value, dict | list):
             made: Any = type(value)()
             self.done[id(value)] = value, made  # before its items: a container may hold itself
             if isinstance(value, dict):
-                made.update((key, self.fill(item)) for key, item in value.items())
+                made.update(
+                    (key, self.fill(item, f"{place}.{key}" if place else str(key))) for key, item in value.items()
+                )
             else:
-                made.extend(self.fill(item) for item in value)
+                made.extend(self.fill(item, place) for item in value)
             return made
-        made = self._leaf(value)
+        made = self._leaf(value, place)
         self.done[id(value)] = value, made
         return made
 
-    def _leaf(self, value: Any) -> Any:
+    def _leaf(self, value: Any, place: str) -> Any:
         if isinstance(value, tuple):
-            return tuple(self.fill(item) for item in value)
+            return tuple(self.fill(item, place) for item in value)
         if isinstance(value, Stored):
             dtype = getattr(torch, value.dtype)
-            if not self.values and math.prod(value.size) > 1:
-                return torch.empty(value.size, dtype=dtype, device="meta")
             first = value.storage.first * ITEM_BYTES[value.storage.dtype] // ITEM_BYTES[value.dtype]
             return torch.empty(0, dtype=dtype).set_(
                 self.bytes_of(value.storage), first + value.offset, value.size, value.stride

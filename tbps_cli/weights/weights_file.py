@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tbps_cli import files
 from tbps_cli.errors import WeightsError
-from tbps_cli.weights.archives import read_stream, read_zip
+from tbps_cli.weights.archives import LONGEST_PLACE, below, read_stream, read_zip
 from tbps_cli.weights.headers import CHECKSUM, FETCH, checksum, utf8_path
 from tbps_cli.weights.headers import read_metadata as read_metadata
 
@@ -49,24 +49,30 @@ class Foreign:
     kind: Kind
 
 
-def read_tensors(path: Path, *, skip: Collection[str] = (), values: bool = True) -> Foreign:
+def read_tensors(
+    path: Path, *, skip: Collection[str] = (), values: bool = True, unread: Collection[str] = ()
+) -> Foreign:
     """Read any weights file safely; tensors on the CPU, of the types they have in the file.
 
     skip: keys of the outermost dictionary that are not read (an optimizer's state is twice the model).
     values: False reads names, shapes and single numbers alone (other tensors are on the meta device), so that
-    it is quick whatever the size of the file.
+    it is quick whatever the size of the file. unread: places, as of `places_of`, of which the same holds.
     Raises WeightsError when the file is missing, damaged, asks for code, or is not a weights file.
     """
+
+    def wanted(place: str) -> bool:
+        return values and place not in unread
+
     path = Path(path)
     head = _head(path)
     if head.startswith(b"PK\x03\x04"):
-        content, script = read_zip(path, skip, values=values)
+        content, script = read_zip(path, skip, wanted)
         return Foreign(content, "torchscript" if script else "torch")
     # before pickles: the length of the head comes first, and one in 32 of these begins with a pickle's first byte
     if head[8:9] == b"{":
         return Foreign(dict(read_safetensors(path)), "safetensors")  # mapped: read when it is used
     if head.startswith(b"\x80"):
-        return Foreign(read_stream(path, skip, values=values), "legacy")
+        return Foreign(read_stream(path, skip, wanted), "legacy")
     raise _no_weights(path, head)
 
 
@@ -89,12 +95,20 @@ def state_of(foreign: Foreign) -> dict[str, Tensor]:
     return tensors
 
 
+def places_of(foreign: Foreign) -> dict[str, str]:
+    """Where each tensor of `state_of` stands in the file: the keys that lead to it, joined by dots."""
+    places = {id(tensor): place for place, tensor in _flat(foreign.content)}
+    return {name: places[id(tensor)] for name, tensor in state_of(foreign).items()}
+
+
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
+        if len(name) > LONGEST_PLACE:
+            raise WeightsError(f"the name of a tensor is longer than {LONGEST_PLACE:,} characters ({name[:40]}...).")
         yield name, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else str(key))
+            yield from _flat(item, below(name, key))
 
 
 def _head(path: Path) -> bytes:
@@ -118,7 +132,9 @@ def _no_weights(path: Path, head: bytes) -> WeightsError:
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return WeightsError(f"{path} is a web page, not a checkpoint.", "The download was answered by a page: open it.")
     if tarfile.is_tarfile(path):
-        return WeightsError(f"{path} is an archive of files.", "Unpack it (tar -xf), and give the folder of one model.")
+        return WeightsError(
+            f"{path} is not a weights file but an archive.", "Unpack it (tar -xf), and give the folder of one model."
+        )
     return WeightsError(
         f"{path} is not a weights file.",
         "Known are safetensors, files of torch.save (.pth, .pt, .bin) and TorchScript.",

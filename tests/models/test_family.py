@@ -21,6 +21,7 @@ from tbps_cli.models import open_model
 from tbps_cli.models.conversion import convert_file
 from tbps_cli.models.model import Model
 from tbps_cli.weights.surplus import SCALARS, TRAINING
+from tbps_cli.weights.weights_file import read_tensors
 
 State = dict[str, Tensor]
 INPUTS = {
@@ -297,13 +298,27 @@ def test_a_file_that_two_methods_know_names_both(tmp_path: Path, monkeypatch: py
     assert convert_file(folder, tmp_path / "run", method="irra").run.recipe.method.name == "irra"
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_is_left_out_is_not_read_from_disk(tmp_path: Path, prefix: str) -> None:
+    """Its bytes are damaged here, which reading them would find out."""
+    head = noise(300, 4)
+    folder = irra_folder(tmp_path / "given", golden_state() | {"text_encoder.weight": head}, half=False, prefix=prefix)
+    content = (folder / "best.pth").read_bytes()
+    assert content.count(head.numpy().tobytes()) == 1
+    (folder / "best.pth").write_bytes(content.replace(head.numpy().tobytes(), bytes(head.nbytes)))
+    with pytest.raises(WeightsError, match="damaged"):
+        read_tensors(folder / "best.pth")
+    plain = opened(irra_folder(tmp_path / "plain", golden_state(), half=False))
+    assert all(np.array_equal(*pair) for pair in zip(rows(opened(folder)), rows(plain), strict=True))
+
+
 def test_an_archive_of_several_models_says_to_unpack_it(tmp_path: Path) -> None:
     """RDE's authors publish one for all three benchmarks."""
     folder = irra_folder(tmp_path / "given", golden_state(), half=False)
     for form in ("", ":gz"):
         with tarfile.open(tmp_path / "RDE_weights_and_logs.tar", f"w{form}") as archive:
             archive.add(folder, "CUHK-PEDES")
-        with pytest.raises(WeightsError, match=r"RDE_weights_and_logs\.tar is an archive of files") as caught:
+        with pytest.raises(WeightsError, match=r"_logs\.tar is not a weights file but an archive") as caught:
             opened(tmp_path / "RDE_weights_and_logs.tar")
         assert caught.value.hint is not None
         assert "tar -xf" in caught.value.hint

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.weights import weights_file
-from tbps_cli.weights.weights_file import read_state, read_tensors, read_yaml, write_safetensors, write_state
+from tbps_cli.weights.weights_file import read_state, read_tensors, read_yaml, state_of, write_safetensors, write_state
 
 TYPES = [
     torch.float64,
@@ -348,3 +348,13 @@ def test_yaml_that_is_no_options_file_gets_one_line(tmp_path: Path, text: str) -
 def test_an_empty_yaml_file_has_no_options(tmp_path: Path) -> None:
     (tmp_path / "configs.yaml").write_text("")
     assert read_yaml(tmp_path / "configs.yaml") == {}
+
+
+def test_a_name_that_grows_without_end_is_refused_and_costs_little(tmp_path: Path) -> None:
+    """One key of a megabyte, 300 dictionaries deep: the names together would take 45 gigabytes."""
+    key, value = "k" * (1 << 20), {"weight": torch.zeros(2)}
+    for _ in range(300):
+        value = {key: value}
+    torch.save(value, tmp_path / "deep.pth")
+    with pytest.raises(WeightsError, match="longer than 4,096 characters"):
+        state_of(read_tensors(tmp_path / "deep.pth"))
