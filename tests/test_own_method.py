@@ -16,7 +16,7 @@ from tbps_cli.models import open_model
 from tbps_cli.recipe.load import load
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs" / "methods.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "methods.md").read_text("utf-8").partition("## Add your own method")[2]
 CODE, RECIPE = (re.search(rf"```{kind}\n(.*?)```", TEXT, re.S)[1] for kind in ("python", "toml"))
 SMALL = (
     "method.weights=random",
