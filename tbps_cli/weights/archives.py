@@ -240,9 +240,7 @@ class _Filler:
             made: Any = type(value)()
             self.done[id(value)] = value, made  # before its items: a container may hold itself
             if isinstance(value, dict):
-                made.update(
-                    (key, self.fill(item, f"{place}.{key}" if place else str(key))) for key, item in value.items()
-                )
+                made.update((key, self.fill(item, below(place, key))) for key, item in value.items())
             else:
                 made.extend(self.fill(item, place) for item in value)
             return made
