@@ -73,8 +73,9 @@ class Choices:
                 known = None
         made = {what: _choice(known.get(what)) for what in LABELS} if isinstance(known, Mapping) else {}
         found = {what: choice for what, choice in made.items() if choice is not None}
-        if "epoch" not in found and isinstance(facts.get(SELECTED_ON), str):
-            found["epoch"] = Choice(facts[SELECTED_ON])
+        if "epoch" not in found:
+            plain = _choice({"on": facts.get(SELECTED_ON)})
+            found |= {"epoch": plain} if plain else {}
         return cls(found)
 
     @property
@@ -104,8 +105,10 @@ class Choices:
 
 def _choice(value: object) -> Choice | None:
     """A record as it was written, or None: the file may come from anywhere."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("on"), str):
+    if not isinstance(value, Mapping):
         return None
-    data, count = value.get("data"), value.get("of")
-    whole = isinstance(count, int) and not isinstance(count, bool)
-    return Choice(value["on"][:40], data[:80] if isinstance(data, str) else None, count if whole else None)
+    on, data, count = (value.get(key) for key in ("on", "data", "of"))
+    if on not in ("train", "val", "test"):
+        return None
+    known = data[:80] if isinstance(data, str) and data.isprintable() else None
+    return Choice(on, known, count if isinstance(count, int) and not isinstance(count, bool) else None)

@@ -47,6 +47,11 @@ def test_any_head_is_read_without_an_error(value: object) -> None:
             assert isinstance(choice.on, str) and isinstance(choice.data, str | None)
 
 
+def test_a_head_cannot_write_lines_of_its_own() -> None:
+    forged = {"selected_on": "val\n- R@1 99.9", "choices": {"file": {"on": "test", "data": "a\nb", "of": True}}}
+    assert Choices.read(forged) == Choices({"file": Choice("test")})
+
+
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "null"])
 def test_a_broken_head_is_no_record(text: str) -> None:
     assert Choices.read({"choices": text}) == Choices()
