@@ -217,7 +217,7 @@ def _in_a_cell(name: str, value: Any) -> object:
     """A value of a protocol in a cell of a table."""
     if name == "guard":
         return guard.words(value)
-    return "; ".join(value) if name == "labels" else value
+    return "; ".join(value) if name in ("labels", "settings") else value
 
 
 # Parts of a score -----------------------------------------------------------------------------

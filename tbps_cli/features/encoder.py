@@ -105,6 +105,11 @@ class Encoder(ImageEncoder, Protocol):
         """Captions -> ids."""
         ...
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What was set when it was opened (`KEY=VALUE`), other than it was trained with."""
+        ...
+
     def weights_changed(self) -> bool:
         """Whether the weights are no longer those that were opened: trained further, or adapted to what they see."""
         ...

@@ -129,7 +129,7 @@ class Checkpoint:
         if self.run is not None:
             return open_run(self.run, device=device, sets=self.sets, words=table)
         assert self.official is not None
-        return open_official(self.official, self.path, device=device, words=table, data_root=root)
+        return open_official(self.official, self.path, device=device, sets=self.sets, words=table, data_root=root)
 
 
 # What library functions take: an encoder, or anything that can be opened ------------------------

@@ -72,6 +72,7 @@ class ExportedModel:
         self.embed: int = self.manifest["embed"]
         self.choices = Choices.read(self.manifest)
         self.selected_on = self.choices.selected_on
+        self.settings = ()
         self.batch_dependent: str | None = None
         self.method = None
         self.recipe = None

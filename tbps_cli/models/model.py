@@ -61,6 +61,7 @@ class Model:
         device: torch.device | str = "cpu",
         tokenizer: Tokenizer | None = None,
         choices: Choices | None = None,
+        settings: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
         self.method = method.to(device).eval()
@@ -84,6 +85,7 @@ class Model:
             self.pieces = self.tokenizer
         self.choices = choices or Choices()
         self.selected_on = self.choices.selected_on
+        self.settings = tuple(settings)
         self.notes = list(notes)
         self.batch: int = recipe.train.eval_batch
         """Images or captions embedded at a time when a call does not say."""
@@ -217,13 +219,30 @@ def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words:
             CARD,
         )
     recipe = folded(method, recipe)
-    return Model(method, recipe, run.folder, device=chosen, tokenizer=text.tokenizer, choices=run.choices).marked()
+    return Model(
+        method,
+        recipe,
+        run.folder,
+        device=chosen,
+        tokenizer=text.tokenizer,
+        choices=run.choices,
+        settings=sets,
+    ).marked()
 
 
 def open_official(
-    found: Official, path: Path, *, device: str = "auto", words: Path | None = None, data_root: Path | None = None
+    found: Official,
+    path: Path,
+    *,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: Path | None = None,
+    data_root: Path | None = None,
 ) -> Model:
-    """A foreign checkpoint, found at `path`, as an encoder; one logged line says that it was converted."""
+    """A foreign checkpoint, found at `path` with some settings, as an encoder.
+
+    One logged line says that it was converted.
+    """
     chosen = choose(device)
     made = found.load(words=words, data_root=data_root)
     logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, made.coverage)
@@ -235,6 +254,7 @@ def open_official(
         device=chosen,
         tokenizer=made.tokenizer,
         choices=found.choices,
+        settings=sets,
         notes=[str(made.coverage)],
     ).marked()
 

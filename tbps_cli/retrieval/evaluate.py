@@ -186,6 +186,7 @@ def evaluate(
         precision=model.precision,
         choices=model.choices.and_also(choices or Choices()),
         guard=found,
+        settings=model.settings,
         reranked=rerank,
         declared=model.batch_dependent,
     )

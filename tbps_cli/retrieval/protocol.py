@@ -27,6 +27,8 @@ class Protocol:
     precision: str
     choices: Choices
     guard: Guard
+    settings: tuple[str, ...] = ()
+    """What was set after training."""
     reranked: bool = False
     declared: str | None = None
     """Why embeddings depend on their batch, where the model says so itself."""
@@ -57,6 +59,7 @@ class Protocol:
         else:
             selected = f"weights selected on {epoch.words(self.data)}"
         rest = [text for what, text in self._chosen.items() if what != "epoch"]
+        rest += [f"set after training: {', '.join(self.settings)}"] * bool(self.settings)
         reranked = "re-ranked" if self.reranked else "not re-ranked"
         doubts = [text for text in self.guard.troubles if text not in self.guard.conditions]
         return " · ".join([f"Protocol: {selected}", *rest, reranked, self.precision, *self._measured, *doubts])
@@ -91,6 +94,7 @@ class Protocol:
             "queries": self.queries,
             "gallery": self.gallery,
             "adapted": self.guard.adapted,
+            "settings": list(self.settings),
             "labels": self.labels,
             "line": self.line,
             "choices": self.choices.document(),
@@ -108,6 +112,7 @@ class Protocol:
         return {
             SELECTED_ON: made.get("epoch"),
             **{f"{what}_chosen_on": made.get(what) for what in LABELS if what != "epoch"},
+            "settings": ", ".join(sorted(self.settings)) or "as trained",
             "reranked": self.reranked,
             "batch_dependent": self.batch_dependent,
             "precision": self.precision,

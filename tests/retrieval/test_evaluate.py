@@ -50,6 +50,7 @@ def test_document_holds_what_plain_loops_give(place) -> None:
         "queries": "alone",
         "gallery": "alone",
         "adapted": False,
+        "settings": [],
         "labels": [],
         "line": "Protocol: weights selected on val · not re-ranked · fp32",
         "choices": {"epoch": {"on": "val", "data": None, "of": None}},

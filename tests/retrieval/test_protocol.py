@@ -208,6 +208,15 @@ def test_weights_that_were_changed_after_opening_are_named_and_their_cache_is_le
     assert {path: path.read_bytes() for path in sorted(cache.rglob("*.h5"))} == kept != {}
 
 
+def test_what_was_set_after_training_is_told_and_keeps_scores_apart(place: Path) -> None:
+    plain = evaluate("runs/tiny-0001", "cuhk-pedes", data_root=place / "data")
+    sets = ("method.long_captions=chunk",)
+    changed = evaluate("runs/tiny-0001", "cuhk-pedes", data_root=place / "data", sets=sets)
+    assert "set after training: method.long_captions=chunk" in changed.protocol.line
+    assert changed.protocol.document()["settings"] == list(sets) and changed.protocol.labels == []
+    assert compare(plain, changed).unequal == {"settings": ["as trained", "method.long_captions=chunk"]}
+
+
 # Where it is said -------------------------------------------------------------------------------
 
 

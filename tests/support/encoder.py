@@ -33,6 +33,7 @@ class FakeEncoder:
     data: str | None = "synthetic"
     recipe = None
     choices = Choices()
+    settings: tuple[str, ...] = ()
     precision = "fp32"
     embed = 3 + DETAILS
     batch = 64
