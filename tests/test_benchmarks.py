@@ -241,3 +241,14 @@ def test_the_search_benchmark_finds_the_same_rows_every_way(capsys, monkeypatch)
     benchmark("search").main(["--rows", "600", "--queries", "1", "9", "--rounds", "1"])
     said = capsys.readouterr().out
     assert said.count("float32") == said.count("float16") == 2 and "usearch" in said
+
+
+def test_the_readers_benchmark_reads_every_shape_and_says_whether_the_limits_held(tmp_path, monkeypatch):
+    readers = benchmark("readers")
+    for shape, (name, write) in readers.SHAPES.items():
+        folder = tmp_path / shape / readers.find_layout(name).folder
+        folder.mkdir(parents=True)
+        write(folder, 30)
+        ours, usual = readers.read_ours(shape, tmp_path / shape), readers.read_usual(shape, tmp_path / shape)
+        assert ours.endswith("captions") and usual.endswith("captions"), shape
+        assert 10 < int(ours.split()[0]) <= int(usual.split()[0])  # some persons are held out as val

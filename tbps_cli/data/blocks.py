@@ -84,7 +84,7 @@ class TextPacker:
 
     def packed(self) -> TextBlock:
         """The block of all texts; the packer must not be used after it."""
-        stop = np.array(self._stop, dtype=np.int64)
+        stop = np.frombuffer(self._stop, dtype=np.int64)
         return TextBlock(self._raw, np.concatenate(([0], stop[:-1])).astype(np.int64)[: len(stop)], stop)
 
 

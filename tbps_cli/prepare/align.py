@@ -7,6 +7,8 @@ remains as a difference is small for copies alone.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,17 +16,19 @@ from PIL import Image
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge, as shares of width and height."""
 Pixels = NDArray[np.float32]
-SIZE = (64, 32)
-"""Height and width at which images are compared."""
-_STEPS = 10
-_HOPE_AFTER, _HOPELESS = 4, 0.8
-"""After so many steps images that are no copies still differ by more than this."""
+SIZES = ((32, 16), (64, 32))
+"""Heights and widths at which images are laid over each other: from afar first, where a box finds its place from
+further away."""
+_STEPS = (8, 12)
+"""How often the box moves at each size."""
 _LONGEST = 0.04
 """How far an edge may move in a step."""
 _LEAST = 0.6
 """The least share of width and height that a box may have."""
 _NOISE = 25.0
 """Variance added to that of the images: flat ones differ by rounding alone."""
+_HOPELESS = 0.8
+"""From afar, images that are no copies still differ by more than this in the end."""
 
 
 def difference(image: Image.Image, other: Image.Image, box: Box) -> float:
@@ -32,28 +36,38 @@ def difference(image: Image.Image, other: Image.Image, box: Box) -> float:
 
     box: where to begin. 0 for equal images, about 1 for unrelated ones.
     """
-    target = _pixels(other, (0.0, 0.0, 1.0, 1.0))
-    best = 1e9
-    edges = np.array(box, dtype=np.float64)
-    for steps in range(_STEPS):
+    edges, best = np.array(box, dtype=np.float64), math.inf
+    for size, steps in zip(SIZES, _STEPS, strict=True):
+        if best < math.inf and best > _HOPELESS:
+            return best
+        edges, best = _refined(image, _pixels(other, (0.0, 0.0, 1.0, 1.0), size), edges, steps)
+    return best
+
+
+def _refined(
+    image: Image.Image, target: Pixels, edges: NDArray[np.float64], steps: int
+) -> tuple[NDArray[np.float64], float]:
+    """(the edges after some steps, what differs there): the best of those that were passed."""
+    best, kept = math.inf, edges
+    for _ in range(steps):
         edges = _inside(edges)
-        found = _pixels(image, edges)
-        best = min(best, _worst_quarter(found, target))
-        if steps == _HOPE_AFTER and best > _HOPELESS:
-            break
+        found = _pixels(image, edges, target.shape[:2])
+        differs = _worst_quarter(found, target)
+        if differs < best:
+            best, kept = differs, edges
         step = _step(found, target, edges)
         edges = edges + step
         if np.abs(step).max() < 1e-3:
             break
-    return best
+    return kept, best
 
 
-def _pixels(image: Image.Image, edges: NDArray[np.float64] | Box) -> Pixels:
+def _pixels(image: Image.Image, edges: NDArray[np.float64] | Box, size: tuple[int, int]) -> Pixels:
     """[H, W, 3] of a box of an image."""
     width, height = image.size
     left, top, right, bottom = (float(edge) for edge in edges)
     box = (left * width, top * height, right * width, bottom * height)
-    return np.asarray(image.resize(SIZE[::-1], Image.Resampling.BILINEAR, box=box), dtype=np.float32)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box), dtype=np.float32)
 
 
 def _step(found: Pixels, target: Pixels, edges: NDArray[np.float64]) -> NDArray[np.float64]:

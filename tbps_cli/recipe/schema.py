@@ -23,7 +23,8 @@ class DataSection(Section):
     """`[data]`: which data set, and how its images and pairs reach the method."""
 
     name: Text
-    """cuhk-pedes, icfg-pedes, rstpreid, synthetic, or a path to own pairs (JSONL, CSV, folder)."""
+    """cuhk-pedes, icfg-pedes, rstpreid, synthetic, a pre-training set (docs/data.md), or a path to own pairs (JSONL,
+    CSV, Parquet, folder)."""
     image_size: ImageSize = (384, 128)
     """Height and width in pixels."""
     exclude: Text | None = None

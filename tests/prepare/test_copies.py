@@ -153,14 +153,13 @@ def test_pairs_of_hashes_are_those_that_a_plain_loop_finds(monkeypatch):
     base = rng.integers(0, 2**63, 30, dtype=np.uint64)
     hashes = base[rng.integers(0, 30, (40, 3))] ^ (np.uint64(1) << rng.integers(0, 60, (40, 3)).astype(np.uint64))
     tiles = rng.integers(0, 30, (40, 3, 4)).astype(np.uint8)
-    expected = {
-        (image, window, other)
-        for image in range(40)
-        for window in range(3)
-        for other in range(40)
-        if bin(int(hashes[image, window]) ^ int(hashes[other, 0])).count("1") <= perceptual.RADIUS
-        and np.abs(tiles[image, window].astype(float) - tiles[other, 0]).mean() <= perceptual.APART
-    }
+    expected = set()
+    for image, window, other in np.ndindex(40, 3, 40):
+        bits = bin(int(hashes[image, window]) ^ int(hashes[other, 0])).count("1")
+        apart = np.abs(tiles[image, window].astype(float) - tiles[other, 0]).mean() + bits / 4
+        if bits <= perceptual.RADIUS and apart <= perceptual.APART:
+            expected.add((image, window, other))
+    assert 120 < len(expected) < 2000
     columns = Appearance(hashes, tiles)
     for block in (1, 100, 1 << 20):
         monkeypatch.setattr(perceptual, "_BLOCK", block)
