@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from tbps_cli.nn.sizes import TOWERS, Tower, spelled
 from tbps_cli.section import Count, Positive, Section
@@ -109,13 +109,18 @@ class LoraConfig(MethodConfig):
     lora: Lora | None = None
     """Left out, the towers themselves are trained as the method says."""
 
-    @model_validator(mode="after")
-    def _adaptable(self) -> LoraConfig:
-        if self.lora is None:
-            return self
-        if self.sizes.is_resnet:
-            raise ValueError("lora: it adapts the blocks of a vision transformer (ViT-B-32, ViT-B-16, ...)")
-        narrow = min(self.sizes.width, self.sizes.text_width)
-        if self.lora.rank > narrow:
-            raise ValueError(f"lora.rank: {self.lora.rank} is more than the narrower tower's width of {narrow}")
-        return self
+    @field_validator("lora")
+    @classmethod
+    def _adaptable(cls, value: Lora | None, info: ValidationInfo) -> Lora | None:
+        tower = info.data.get("tower")
+        if value is None or tower is None:  # no tower: its own mistake is told
+            return value
+        sizes = tower if isinstance(tower, Tower) else TOWERS[tower]
+        if sizes.is_resnet:
+            raise ValueError(
+                "adapts a vision transformer, which the tower has to be (ViT-B-32, ViT-B-16, ...)"
+            )
+        narrow = min(sizes.width, sizes.text_width)
+        if value.rank > narrow:
+            raise ValueError(f"has a rank of {value.rank}, more than the narrower tower's width of {narrow}")
+        return value

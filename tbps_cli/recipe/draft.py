@@ -33,7 +33,10 @@ class Draft:
     """The keys that the user wrote: in a file of their own or with `--set`, not in a shipped recipe."""
 
     def where(self, path: KeyPath) -> str:
-        """The place of a key; of the table around it when the key itself stands nowhere."""
+        """The place of a key; of a key in it, or of the table around it, when the key itself stands nowhere."""
+        inside = [place for known, place in self.origins.items() if known[: len(path)] == path]
+        if inside and path not in self.origins:
+            return inside[0]
         for length in range(len(path), 0, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]

@@ -143,7 +143,7 @@ def test_the_matrices_have_a_rate_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("method.lora.rank=513", "lora.rank: 513 is more than the narrower tower's width of 512"),
+        ("method.lora.rank=513", "has a rank of 513, more than the narrower tower's width of 512"),
         ("method.lora.rank=0", "method.lora.rank = 0 must be at least 1"),
         ("method.lora.alpha=0", "method.lora.alpha = 0 must be above 0"),
         ("method.lora.where=qkvx", 'must name places among q, k, v, o and mlp in this order, as in "qkvo+mlp"'),
@@ -157,10 +157,11 @@ def test_settings_that_cannot_be_are_refused_in_one_line(setting, said) -> None:
     with pytest.raises(RecipeError) as told:
         load("clip", [setting])
     assert said in told.value.message and "\n" not in told.value.message
+    assert told.value.message.startswith("--set: method.lora")
 
 
 def test_a_resnet_has_no_blocks_to_adapt_and_other_methods_say_whose_key_it_is() -> None:
-    with pytest.raises(RecipeError, match=r"lora: it adapts the blocks of a vision transformer"):
+    with pytest.raises(RecipeError, match=r"--set: method\.lora = \{\} adapts a vision transformer"):
         load("clip", ["method.lora={}", "method.tower=RN50"])
     with pytest.raises(RecipeError) as told:
         load("textreid", ["method.lora={rank=4}"])
