@@ -117,9 +117,7 @@ class LoraConfig(MethodConfig):
             return value
         sizes = tower if isinstance(tower, Tower) else TOWERS[tower]
         if sizes.is_resnet:
-            raise ValueError(
-                "adapts a vision transformer, which the tower has to be (ViT-B-32, ViT-B-16, ...)"
-            )
+            raise ValueError("adapts a vision transformer, which the tower has to be (ViT-B-32, ViT-B-16, ...)")
         narrow = min(sizes.width, sizes.text_width)
         if value.rank > narrow:
             raise ValueError(f"has a rank of {value.rank}, more than the narrower tower's width of {narrow}")
