@@ -1,4 +1,7 @@
-"""CLIP's golden folder: both towers and the contrastive loss, as IRRA's code runs the papers' baseline."""
+"""CLIP's golden folder: both towers and the contrastive loss, as IRRA's code runs the papers' baseline.
+
+Weights and inputs are those of IRRA's folder beside it, unless the folder has its own.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,21 @@ from parity.check import Golden
 from tbps_cli.methods.clip import PlainCLIP
 from tbps_cli.types import Step, Task
 
+TOWERS = "base_model."
+"""What CLIP's names stand under in IRRA's weights."""
+
 
 def check(golden: Golden) -> None:
     model = golden.config["model"]
     options = {"img_size": list(model["image_size"]), "temperature": model["temperature"]}
-    config = PlainCLIP.recognise(tools.official_files(golden.weights, options))
+    given = golden if golden.weights else Golden(golden.folder.parent / "irra", golden.report)
+    weights = {name.removeprefix(TOWERS): value for name, value in given.weights.items() if name.startswith(TOWERS)}
+    weights = weights or given.weights
+    config = PlainCLIP.recognise(tools.official_files(weights, options))
     assert config is not None, "the golden weights are not recognised as CLIP's"
     config = tools.with_heads(config.model_copy(update={"temperature": model["temperature"]}), model)
-    method = tools.load(PlainCLIP, config, Task(tuple(model["image_size"])), golden.weights)
-    inputs, out = golden.inputs, golden.outputs
+    method = tools.load(PlainCLIP, config, Task(tuple(model["image_size"])), weights)
+    inputs, out = given.inputs, golden.outputs
     data = tools.batch(
         {"image": inputs["images"]}, {"text": inputs["caption_ids"]}, inputs["pids"], inputs["image_ids"]
     )
