@@ -61,9 +61,9 @@ def _alternate(seconds: float) -> Iterator[float]:
 
 def trials(place: Workshop, short: bool) -> list[Trial]:
     found = []
-    for number, name in enumerate(list(JUMPS)[:: 3 if short else 1]):
+    for number, name in enumerate(["to and fro"] if short else JUMPS):
         found.append(Trial("clock", "system time", number, partial(jumping, place, name)))
-    for number, name in enumerate(list(TIMES)[:: 4 if short else 1]):
+    for number, name in enumerate(["2262"] if short else TIMES):
         found.append(Trial("clock", "times of files", number, partial(stamped, place, name)))
     return found
 

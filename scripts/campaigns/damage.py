@@ -26,7 +26,7 @@ from campaigns.trials import Result, Trial, isolated
 from campaigns.workshop import Workshop
 from tbps_cli.engine import state
 from tbps_cli.engine.state import State, TrainingProgress
-from tbps_cli.errors import TbpsError
+from tbps_cli.errors import RecipeError, TbpsError
 from tbps_cli.features import footer
 from tbps_cli.features.rows import Row
 from tbps_cli.features.store import FeatureFile
@@ -92,7 +92,8 @@ def _read(make: Kind, place: Workshop, bench: Path, numbers: range, offset: int,
         try:
             result.add(None, check(damaged(content, number + offset)) or "read as it was")
         except TbpsError as error:
-            result.add("a message of several lines" if "\n" in error.message else None, "refused")
+            several = "\n" in error.message and not isinstance(error, RecipeError)  # which lists all that is wrong
+            result.add("a message of several lines" if several else None, "refused")
         except Wrong as error:
             result.add(f"seed {number + offset}: {error}")
         except Exception as error:

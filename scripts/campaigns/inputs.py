@@ -32,7 +32,7 @@ def trials(place: Workshop, short: bool) -> list[Trial]:
     for bad in everything():
         by_group.setdefault(bad.group, []).append(bad)
     for group, all_of in by_group.items():
-        chosen = all_of[:: max(1, len(all_of) // 3)] if short else all_of
+        chosen = all_of[:: max(1, len(all_of) // 2)] if short else all_of
         for number, start in enumerate(range(0, len(chosen), BATCH)):
             run: Callable[[random.Random], Result] = partial(batch, place, chosen[start : start + BATCH])
             found.append(Trial("inputs", group, number, run))

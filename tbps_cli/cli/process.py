@@ -45,8 +45,11 @@ def check_folder() -> None:
 
 
 def is_extra() -> bool:
-    """Whether torchrun started this process beside a first one."""
-    return os.environ.get("RANK", "0") != "0"
+    """Whether torchrun started this process beside a first one. Raises TbpsError for numbers that it never gives."""
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise TbpsError(f"RANK = {rank} and WORLD_SIZE = {world} are not those of torchrun.", "Unset RANK.")
+    return int(rank) > 0
 
 
 def leave_group() -> bool:

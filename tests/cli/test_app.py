@@ -281,6 +281,13 @@ def test_a_cluster_that_sets_a_part_of_torchruns_variables_starts_an_ordinary_pr
     assert (done.returncode, json.loads(done.stdout)["recipe"]["name"]) == (0, "irra")
 
 
+@pytest.mark.parametrize("rank", ["first", "2", "-1"])
+def test_numbers_that_torchrun_never_gives_are_a_mistake_and_no_silent_success(rank) -> None:
+    rest = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    done = run("recipes", "irra", RANK=rank, **rest)
+    assert done.returncode == 1 and f"Error: RANK = {rank} and WORLD_SIZE = 2 are not those of torchrun." in done.stderr
+
+
 def completed(line: str) -> list[str]:
     """What the shell offers at the end of a line."""
     environment = {"_TBPS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}

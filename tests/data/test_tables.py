@@ -127,6 +127,13 @@ def test_a_person_is_the_same_however_it_is_spelled(spelled, person):
     assert as_person(spelled, 1, "x") == person
 
 
+@pytest.mark.parametrize("value", ["[1, 2]", ' ["ann"]', '{"id": 1}'])
+def test_a_list_in_a_cell_names_several_persons_and_is_refused(value):
+    with pytest.raises(DataError, match="line 3 names several persons"):
+        as_person(value, "line 3", "x")
+    assert as_person("[unknown]", "line 3", "x") == "[unknown]"
+
+
 @pytest.mark.parametrize("value", [None, True, [], "", float("nan")])
 def test_what_names_no_person_is_refused(value):
     with pytest.raises(DataError, match="line 3 has identity"):

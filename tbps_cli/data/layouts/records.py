@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import json
 import math
 import os
 import re
@@ -151,12 +152,22 @@ def as_person(value: object, number: Place, path: Path | str) -> Person:
     if isinstance(value, str) and value.strip():
         text = whole_text(value.strip())
         number_there = _WHOLE.fullmatch(text)
+        if text[0] in "[{" and _is_json(text):
+            raise DataError(f"{path}: {_at(number)} names several persons: {shown(value)}.", "Name one.")
         return int(number_there[1]) if number_there else text
     if isinstance(value, float) and math.isfinite(value):
         return int(value) if value.is_integer() else str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise DataError(f"{path}: {_at(number)} has identity {shown(value)}.", "An identity is a number or a name.")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def as_captions(value: object, number: Place, path: Path | str) -> list[str]:
