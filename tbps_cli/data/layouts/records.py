@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import json
 import math
 import os
 import re
