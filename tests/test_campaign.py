@@ -30,10 +30,11 @@ def campaign(*words: str, seconds: float) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.timeout(1200)  # of a machine that is busy with other things; alone, they take some ten seconds each
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills as Linux does")
 @pytest.mark.parametrize("parts", ["kills,clock", "inputs,disk", "hostile,damage"])
 def test_a_short_campaign_finds_no_fault(parts: str) -> None:
-    done = campaign("--short", "--only", parts, seconds=280)
+    done = campaign("--short", "--only", parts, seconds=1100)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert all(f"| {part} |" in done.stdout for part in parts.split(","))
 
@@ -82,3 +83,11 @@ def test_a_trial_that_hangs_or_crashes_is_a_fault_and_the_campaign_goes_on(tmp_p
     trials = [Trial("part", "crash", 0, crash), Trial("part", "hang", 0, hang, seconds=0.5)]
     faults = run_all(trials, Ledger(tmp_path / "state", 0), lambda text: None)
     assert faults == ["crashed with status -11", "hung for 0 s"]
+
+
+def test_the_page_has_the_table_of_a_campaign_without_faults() -> None:
+    text = page.PAGE.read_text("utf-8")
+    table = text.partition(page.BEGIN)[2].partition(page.END)[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ") and not line.startswith("| part")]
+    assert {row[0].removeprefix("| ") for row in rows} >= set(PARTS)
+    assert {row[3] for row in rows} == {"0"}
