@@ -173,7 +173,7 @@ class TextReID(Method):
             r"(word_table)": r"\1",
         },
         # of ImageNet's own classes, where a file has it
-        drop=[r"visual_model\.fc\.(weight|bias)"],
+        drop=[r"(visual_model|embed_model\.v_encoder_[qk])\.fc\.(weight|bias)"],
     )
     brought = ("word_table",)
     training_only = tuple(f"head.{name}" for name in TRAINING)

@@ -247,6 +247,12 @@ def test_options_that_change_features_unseen_are_refused(options: dict[str, obje
         TextReID.recognise(files(**options))
 
 
+def test_a_classifier_of_imagenet_in_the_file_is_passed_over() -> None:
+    given = files(**OPTIONS)
+    more = {f"{tower}.fc.weight": torch.zeros(10, 128) for tower in ("visual_model", "embed_model.v_encoder_k")}
+    assert TextReID.recognise(OfficialFiles({**given.tensors, **more}, OPTIONS, "b.pth")) == TextReID.recognise(given)
+
+
 def test_a_missing_tensor_is_named_as_the_file_would_have_it() -> None:
     with pytest.raises(WeightsError, match=r"b.pth: 1 of \d+ .* missing \(first: embed_model.textual_embed_layer.bias"):
         TextReID.recognise(files(drop="textual_embed_layer.bias", **OPTIONS))

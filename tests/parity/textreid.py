@@ -47,7 +47,7 @@ RANK = 1e-3
 
 
 def check(golden: Golden) -> None:
-    if golden.config["set"] == "metrics":
+    if golden.config.get("set") == "metrics":
         _metrics(golden)
         return
     config = _config(golden)
