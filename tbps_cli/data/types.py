@@ -291,6 +291,8 @@ def _empty_hint(dataset: Dataset, name: str) -> str:
         return "ICFG-PEDES was published without one: set train.select_on=test (as the papers do), or --split test."
     if name == "val" and "test" in there:
         return f"It has {' and '.join(there)}: set train.select_on=test, or --split test."
+    if name == "test" and "val" in there:
+        return f"It has {' and '.join(there)}: --split val."
     if not there:
         return "Its annotation has no records with images and captions."
     return f"It has {' and '.join(there)}."

@@ -32,8 +32,8 @@ ALTERNATIVES = """\
 While you wait, without any request:
   tbps prepare-data synthetic     drawn here within a minute, any size (--identities 13003 is as large as CUHK-PEDES)
   your own images               a CSV or JSONL file with image and caption: tbps train own --set data.name=FILE
-Other data sets that need no request (read their terms first): SynTBPR (generated images; Hugging Face,
-Junesnow/SynTBPR) and WebPerson-5M (web images; Hugging Face, Kaichengalex/WebPerson-5M)."""
+Other data sets that need no request (read their terms first): webperson (web images; tbps prepare-data webperson)
+and SynTBPR (generated images; Hugging Face, Junesnow/SynTBPR)."""
 
 NO_COPIES = "near-duplicate images were not looked for: that needs ImageHash, pip install 'tbps[audit]'"
 
