@@ -97,7 +97,8 @@ def _read(name: str, files: OfficialFiles, extras: list[Extra]) -> Reading | Non
         config = kind.recognise(rest)
     except ValidationError as refused:
         why = "; ".join(error["msg"].removeprefix("Value error, ") for error in refused.errors())
-        raise WeightsError(f"{files.name}: its shapes and options do not fit {name}: {why}.") from None
+        placed = len(rest.under(kind.official).ours)  # every name is this method's: none is nearer
+        raise Mismatch(f"{files.name}: its shapes and options do not fit {name}: {why}.", placed=placed) from None
     except WeightsError as complaint:
         if complaint.message.startswith(files.name):
             raise
