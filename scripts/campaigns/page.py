@@ -25,7 +25,7 @@ def table(ledger: Ledger) -> str:
         seen = ", ".join(f"{count:,} {what}" for what, count in sorted(result.seen.items()))
         lines.append(f"| {part} | {group} | {result.count:,} | {len(result.faults)} | {seen} |")
     total = sum(result.count for result in groups.values())
-    lines.append(f"| all | | {total:,} | {sum(len(result.faults) for result in groups.values())} | |")
+    lines.append(f"| all | together | {total:,} | {sum(len(result.faults) for result in groups.values())} | |")
     return "\n".join(lines)
 
 
