@@ -28,12 +28,12 @@ def test_a_run_says_what_it_is_and_which_data_set_it_belongs_to(run: Run) -> Non
 def test_a_foreign_file_is_recognised_from_names_and_shapes_without_its_numbers(tmp_path: Path) -> None:
     found = Checkpoint.find(irra_folder(tmp_path / "irra", golden_state()))
     assert (found.kind, found.data) == ("official", "icfg-pedes")
-    assert found.official is not None and found.official.method is IRRA
-    read = {tensor.device.type for tensor in found.official.files.tensors.values() if tensor.numel() > 1}
+    assert found.official is not None and found.official.reading.method is IRRA
+    read = {tensor.device.type for tensor in found.official.reading.files.tensors.values() if tensor.numel() > 1}
     assert read == {"meta"}
 
 
-def test_the_names_of_a_foreign_file_go_through_each_key_table_once(
+def test_the_names_of_a_foreign_file_go_through_its_key_table_once_and_no_other_more_than_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[KeyTable] = []
@@ -45,8 +45,9 @@ def test_the_names_of_a_foreign_file_go_through_each_key_table_once(
 
     monkeypatch.setattr(KeyTable, "sort", counted)
     Checkpoint.find(irra_folder(tmp_path / "irra", golden_state())).open(device="cpu")
-    assert IRRA.official in asked
-    assert len(asked) == len(set(asked))
+    assert asked.count(IRRA.official) == 1
+    # of a method that would leave tensors out, once more for those that are left
+    assert max(asked.count(table) for table in asked) <= 2
 
 
 @pytest.mark.parametrize("kind", ["run", "exported"])
