@@ -234,6 +234,20 @@ def test_room_that_a_download_never_filled_is_a_break_too(tmp_path, caplog):
     assert f"breaks off at byte {len(first) + 16}, in the middle of record 2" in caplog.text
 
 
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("padding", [b"", bytes(40)])
+def test_a_break_may_be_within_an_escape_a_character_or_a_word(ascii_only, padding, tmp_path):
+    content = [{"a": "x"}, {"b": 'é漢😀\\"\n\t]}', "c": [True, None, -1.5e-7, {"d": False}]}]
+    raw = json.dumps(content, ensure_ascii=ascii_only).encode()
+    path = tmp_path / "x.json"
+    for cut in range(raw.index(b"}") + 1, len(raw) - 2):
+        for piece in (5, 1 << 20):
+            path.write_bytes(raw[:cut] + padding)
+            stream = JsonStream(path, piece)
+            assert [value for _, value in stream] == content[:1], cut
+            assert stream.cut and abs(int(re.search(r"byte (\d+)", stream.cut)[1]) - cut) <= 3
+
+
 def test_any_size_of_pieces_gives_the_same_elements(tmp_path):
     content = [{"a": 'é漢\\n"x', "n": [1.5e3, None, True]}, {"b": "😀", "c": -17}, {"k": {"k": "}]"}}]
     text = json.dumps(content, ensure_ascii=False, indent=1)

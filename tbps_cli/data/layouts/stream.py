@@ -126,7 +126,8 @@ class JsonStream:
             try:
                 value, end = self._scan(self._text, self._at)
             except json.JSONDecodeError as error:
-                if self._unwritten_from(error.pos):
+                zero = self._text.find("\0", self._at)
+                if 0 <= zero <= error.pos + _LITERAL and self._unwritten_from(zero):
                     return None
                 if self._may_go_on(error) and self._read():
                     continue
@@ -178,13 +179,30 @@ class JsonStream:
             more = self._decoder.decode(raw)
         except UnicodeDecodeError as error:
             byte = start + error.start
-            raise DataError(
-                f"{self.path} is not UTF-8 text: byte {byte:,} is 0x{(error.object[error.start]):02x} "
-                f"(record {self.count + 1:,}).",
-                records.SAVE_AS_UTF_8,
-            ) from None
+            more, self._ended = error.object[: error.start].decode(), self._is_begun(error.object[error.start :])
+            if not self._ended:
+                raise self._no_text(byte, error.object[error.start]) from None
+            self._decoder.reset()
         self._text, self._at = self._text[self._at :] + more, 0
         return True
+
+    def _is_begun(self, raw: bytes) -> bool:
+        """Whether bytes that are no UTF-8 are a character that was begun, and zero bytes up to the end of the file."""
+        begun = raw.rstrip(b"\0")
+        return len(begun) <= 3 and len(begun) < len(raw) and self._zero_to_the_end()
+
+    def _zero_to_the_end(self) -> bool:
+        """Whether the rest of the file is zero bytes."""
+        while piece := self._file.read(self._piece):
+            if piece.strip(b"\0"):
+                return False
+        return True
+
+    def _no_text(self, byte: int, value: int) -> DataError:
+        return DataError(
+            f"{self.path} is not UTF-8 text: byte {byte:,} is 0x{value:02x} (record {self.count + 1:,}).",
+            records.SAVE_AS_UTF_8,
+        )
 
     def _skip_mark(self) -> None:
         """Take a UTF-8 byte-order mark away; refuse those of other encodings."""
@@ -198,9 +216,8 @@ class JsonStream:
         """Whether zero bytes follow up to the end, as in a download for which room had been made."""
         if not self._text.startswith("\0", place) or self._text[place:].strip("\0"):
             return False
-        while piece := self._file.read(self._piece):
-            if piece.strip(b"\0"):
-                raise self._broken("there are zero bytes", place)
+        if not self._zero_to_the_end():
+            raise self._broken("there are zero bytes", place)
         self._text, self._ended = self._text[:place].rstrip("\0"), True
         return True
 
