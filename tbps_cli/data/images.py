@@ -62,11 +62,13 @@ class UnreadableImage(DataError):
 
 
 def check_size(path: Path | str) -> None:
-    """Raise UnreadableImage for a file that is too large to be an image, before anything of it is read."""
+    """Raise UnreadableImage for a file that is empty or too large, before anything of it is read."""
     try:
         size = os.stat(path).st_size  # noqa: PTH116 - called for every image of a folder
     except OSError:
         return  # who opens it says why it cannot be
+    if size == 0:  # also what is no file at all: entries of /proc can be read for ever
+        raise UnreadableImage(path, "the file is empty")
     if size > MAX_BYTES:
         raise UnreadableImage(path, f"the file has {size / 1e9:.1f} GB, more than {MAX_BYTES / 1e9:.1f} GB")
 

@@ -26,6 +26,8 @@ def install(layout: Layout, source: Path, data_root: Path, progress: Progress | 
     """Bring `source` under DATA_ROOT/FOLDER and return that folder. Raises DataError; then nothing has changed."""
     if not source.exists():
         raise DataError(f"--source {source} does not exist.")
+    if not (source.is_file() or source.is_dir()):  # a device or a pipe never ends
+        raise DataError(f"--source {source} is neither a file nor a folder.")
     target = data_root / layout.folder
     if source.is_file() and source.suffix.lower() in (".json", ".jsonl"):
         return _install_annotation(layout, source, target)

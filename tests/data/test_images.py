@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -411,3 +412,11 @@ def test_files_that_another_program_would_draw_are_refused(tmp_path, monkeypatch
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
     with pytest.raises(UnreadableImage, match="EPS files are programs"):
         read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="such files are Linux's")
+def test_what_is_called_an_image_but_has_no_bytes_is_refused_unread(tmp_path):
+    """A link to /proc/kmsg is a file by its mode, and reading it never ends."""
+    (tmp_path / "a.png").symlink_to("/proc/self/environ")
+    with pytest.raises(UnreadableImage, match="the file is empty"):
+        read_image(tmp_path / "a.png")

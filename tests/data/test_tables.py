@@ -1,12 +1,13 @@
 """Tables that people write: read right, or refused with the line and the header, never cut, merged or shifted."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbps_cli.data.layouts import tables
+from tbps_cli.data.layouts import records, tables
 from tbps_cli.data.layouts.records import as_person, decode
 from tbps_cli.errors import DataError
 
@@ -187,3 +188,9 @@ def test_any_json_list_gives_its_entries(value):
 
     given_list = [value]
     assert list(tables.entries(Path("x.json"), json.dumps(given_list), "x.json")) == [("entry 1", value)]
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no such device here")
+def test_a_device_is_no_annotation_and_no_file_of_queries():
+    with pytest.raises(DataError, match="/dev/zero is a device, not a file"):
+        records.read_text(Path("/dev/zero"))

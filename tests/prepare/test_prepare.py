@@ -1,6 +1,7 @@
 """prepare-data: into place or not at all, and a report on every file."""
 
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -11,10 +12,11 @@ from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.cli import data_view
 from tbps_cli.data.exclusions import read
-from tbps_cli.data.open import LAYOUTS, open_dataset
+from tbps_cli.data.open import LAYOUTS, find_layout, open_dataset
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.loading.image_store import open_store
 from tbps_cli.prepare.check import check
+from tbps_cli.prepare.install import install
 from tbps_cli.prepare.prepare import AbsentData, prepare
 
 
@@ -222,3 +224,9 @@ def test_progress_is_reported_by_phase(cuhk):
 def test_an_image_of_another_mode_counts_as_readable(cuhk):
     Image.new("CMYK", (9, 9)).save(cuhk / "CUHK-PEDES/imgs/cam_a/001_0.png".replace("png", "jpg"))
     assert check(open_dataset("cuhk-pedes", cuhk), {})[0].broken == 0
+
+
+def test_a_pipe_or_a_device_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is neither a file nor a folder"):
+        install(find_layout("cuhk-pedes"), tmp_path / "pipe", tmp_path / "data")

@@ -42,6 +42,8 @@ _OTHER_MARKS = {
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8 (a byte-order mark is understood). Raises DataError."""
     try:
+        if path.is_char_device():
+            raise DataError(f"{path} is a device, not a file.")
         raw = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
