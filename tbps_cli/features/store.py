@@ -75,6 +75,8 @@ class FeatureFile:
         self.path, self.fingerprint, self.dtype, self.about = path, fingerprint, np.dtype(dtype), dict(about)
         self.unwritten = False
         """Whether rows stay in memory from now on, see `in_memory` and `lenient`."""
+        self.renewed = False
+        """Whether `compact` writes the file again even when nothing is to be merged: its facts have changed."""
         self._lenient = False
         self._parts: list[Part] = []
         self._snapshot: Snapshot | None = None
@@ -185,7 +187,7 @@ class FeatureFile:
 
         Where that cannot be written, a warning says so and the snapshot stays what it is.
         """
-        if self.unwritten or all(part.path == self.path for part in self._parts):
+        if self.unwritten or (not self.renewed and all(part.path == self.path for part in self._parts)):
             return
         try:
             self._merge({})
@@ -245,13 +247,14 @@ class FeatureFile:
             # a row that another process has replaced meanwhile is no longer the one that was to go
             gone = {place for place in self.places(list(dropped)).tolist() if place >= 0}
             gone = {place for place in gone if snapshot.rows[place] == dropped[snapshot.rows.paths[place]]}
-            if gone or any(part.path != self.path for part in self._parts):
+            if gone or self.renewed or any(part.path != self.path for part in self._parts):
                 index = np.delete(np.arange(len(snapshot.rows)), list(gone))
                 blocks = (snapshot.vectors(index[start : start + 8192]) for start in range(0, len(index), 8192))
                 shape = len(index), self._parts[0].vectors.shape[1]
                 # every part of the folder is named: also those that an earlier file holds, whose writer was killed
                 facts = self._facts([part.name for part in parts])
                 _write(self.path, snapshot.rows.take(index), blocks, shape, facts, self.dtype)
+                self.renewed = False
                 self._load()
             for part in parts:
                 part.unlink(missing_ok=True)

@@ -169,6 +169,7 @@ def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
             if Path(str(made_of)).exists() or not _holds_some(folder, file.known().paths):
                 raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
             logger.info("%s: its folder %s is gone; %s has its images and takes its place.", place, made_of, folder)
+            file.renewed = True
         return file
     except CacheError as error:
         raise CacheError(error.message, f"Delete {place} to rebuild it, or choose another --index file.") from None

@@ -456,6 +456,8 @@ def test_indexing_a_moved_folder_goes_on_with_its_index(model, photos: Path, tmp
     moved = photos.rename(tmp_path / "moved")
     gallery = index(model, moved, tmp_path / "a.h5")
     assert (gallery.update.embedded, gallery.root) == (0, moved) and "takes its place" in lines()
+    shutil.move(tmp_path / "a.h5", tmp_path / "copied" / "a.h5")
+    assert open_index(model, tmp_path / "copied" / "a.h5").root == moved and lines() == "", "it is written down"
 
 
 def test_an_index_without_its_images_says_so_once_and_can_be_searched(
