@@ -83,7 +83,7 @@ def failing_at_the_end(rank: int):
     def no_room(*_):
         raise WeightsError("no room for the card.")
 
-    RunWriter.card = no_room  # in this process alone
+    RunWriter.finish = no_room  # in this process alone
     recipe = tiny_recipe(own(Path.cwd(), rank), sets=["train.epochs=1"])
     try:
         train(recipe, data_root=Path.cwd() / "data", out=Path.cwd() / "run", device="cpu")
