@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tbps_cli.amounts import amount
 from tbps_cli.cli.options import Json
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def command(
         headings = ["kind", "size", "days", "images of", "made by", "file"]
         render.table(headings, rows, right=["size", "days"], optional=["file"])
     total = render.bytes_text(sum(entry.size for entry in shown))
-    render.note(f"{'Removed' if clean else 'In'} {root}: {len(shown)} entries, {total}.")
+    render.note(f"{'Removed' if clean else 'In'} {root}: {amount(len(shown), 'entry', 'entries')}, {total}.")
 
 
 def _about(path: Path) -> dict[str, str | None]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tbps_cli.amounts import amount
 from tbps_cli.cli.options import DataRoot, Json, Sets, Words
 
 
@@ -48,6 +49,6 @@ def command(
         return
     shown = {"image_size": "x".join(map(str, recipe.data.image_size))}
     if made.left_out:
-        shown["left_out"] = f"{len(made.left_out)} tensors, listed in {run.folder / CARD}"
+        shown["left_out"] = f"{amount(len(made.left_out), 'tensor')}, listed in {run.folder / CARD}"
     render.facts({**facts, **shown})
     render.note(f"Next: tbps eval --ckpt {run.folder}")

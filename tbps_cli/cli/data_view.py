@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tbps_cli.amounts import amount
 from tbps_cli.cli.render import line, table
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 def show(report: CheckReport) -> None:
     """What `tbps prepare-data` found: counts, troubles, the audit, and where things were written."""
     title = f"{report.name}  {report.root}"
-    headings = ["split", "identities", "images", "captions"] + ["official"] * bool(report.official)
+    headings = ["split", "persons", "images", "captions"] + ["official"] * bool(report.official)
     rows = []
     for name in dict.fromkeys([*report.splits, *report.official]):
         found, wanted = report.splits.get(name, (0, 0, 0)), report.official.get(name)
@@ -36,7 +37,10 @@ def show(report: CheckReport) -> None:
         line(f"report: {report.file}")
     if report.counts_agree is False:
         line("the counts differ from the published ones, so scores are not comparable", style="yellow")
-    line("ready" if not report.broken else f"{report.broken:,} images are missing or unreadable", style="bold")
+    line(
+        "ready" if not report.broken else f"{amount(report.broken, 'image is', 'images are')} missing or unreadable",
+        style="bold",
+    )
 
 
 def _audit_lines(report: CheckReport) -> None:

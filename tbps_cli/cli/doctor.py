@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tbps_cli.amounts import amount
 from tbps_cli.cli.options import DataRoot, Json
 
 EXTRAS = {
@@ -68,7 +69,7 @@ def _devices() -> tuple[list[dict[str, object]], str | None]:
     """What models can run on, and why PyTorch cannot be used: None when it can."""
     from tbps_cli.recipe.resolve import available_cpus
 
-    devices: list[dict[str, object]] = [{"name": "cpu", "what": f"{available_cpus()} processors"}]
+    devices: list[dict[str, object]] = [{"name": "cpu", "what": amount(available_cpus(), "processor")}]
     try:
         import torch
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tbps_cli.amounts import amount
 from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words, Workers
 
 if TYPE_CHECKING:
@@ -172,5 +173,5 @@ def _save(found: Search, html: Path | None, copy_to: Path | None) -> None:
         output.stdout.written.append(str(html))
         render.note(f"Written: {html}")
     if copy_to:
-        render.note(f"Copied: {copy_hits(found.answers, copy_to)} images to {copy_to}")
+        render.note(f"Copied: {amount(copy_hits(found.answers, copy_to), 'image')} to {copy_to}")
         output.stdout.written.append(str(copy_to))

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tbps_cli.amounts import amount
 from tbps_cli.cli.render import document, line, note, table
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
             line("  no image matches")
     candidates = answers[0].candidates
     some = f"{candidates:,} of " if candidates != len(gallery) else ""
-    note(f"{gallery.name}: {some}{len(gallery):,} images ranked")
+    note(f"{gallery.name}: {some}{amount(len(gallery), 'image')} ranked")
 
 
 def index_line(gallery: Gallery) -> None:
@@ -42,14 +43,14 @@ def index_line(gallery: Gallery) -> None:
     done = gallery.update
     changes = [f"{done.added:,} added"] * bool(done.added) + [f"{done.removed:,} removed"] * bool(done.removed)
     if changes:
-        note(f"{gallery.name}: {len(gallery):,} images ({', '.join(changes)})")
+        note(f"{gallery.name}: {amount(len(gallery), 'image')} ({', '.join(changes)})")
 
 
 def index_report(gallery: Gallery, options: Sequence[str]) -> None:
     """What `tbps index` did; options: with them `tbps search` finds this index and the same model."""
     done = gallery.update
     line(
-        f"{gallery.name}: {len(gallery):,} images, {done.added:,} added ({done.embedded:,} embedded), "
+        f"{gallery.name}: {amount(len(gallery), 'image')}, {done.added:,} added ({done.embedded:,} embedded), "
         f"{done.removed:,} removed, {done.skipped_in_all:,} left out"
     )
     line(f'Search it: tbps search "a man in a white shirt" {shlex.join(options)}')

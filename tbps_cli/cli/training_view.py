@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tbps_cli import distributed
+from tbps_cli.amounts import amount
 from tbps_cli.cli import render
 from tbps_cli.engine.log import step_line
 from tbps_cli.engine.observe import Evaluated, MemoryEstimate, Observer, Plan, Progress, Silent, TrainingSummary
@@ -158,11 +159,11 @@ def plan_lines(plan: Plan) -> list[str]:
     lines = [
         f"run: {plan.run}",
         *plan.choices,
-        f"data: {plan.data}, {plan.pairs:,} training pairs of {plan.identities:,} persons; "
+        f"data: {plan.data}, {amount(plan.pairs, 'training pair')} of {amount(plan.identities, 'person')}; "
         f"the best epoch is chosen on {plan.select_on}",
         f"method: {plan.method}, {render.millions(plan.parameters)} parameters, "
         f"{render.millions(plan.trained)} of them trained",
-        f"steps: {plan.epochs} epochs of {plan.iterations:,}, {plan.batch} pairs each{each}",
+        f"steps: {amount(plan.epochs, 'epoch')} of {plan.iterations:,}, {amount(plan.batch, 'pair')} each{each}",
     ]
     if plan.start.overall:
         lines.append(
@@ -210,7 +211,7 @@ def evaluated_line(evaluated: Evaluated) -> str:
 def finished_line(summary: TrainingSummary) -> str:
     """How it ended."""
     early = ", stopped early" if summary.stopped_early else ""
-    return f"finished after {summary.epochs} epochs{early}, {duration(summary.seconds)}"
+    return f"finished after {amount(summary.epochs, 'epoch')}{early}, {duration(summary.seconds)}"
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tbps_cli.amounts import amount
 from tbps_cli.data.blocks import Places
 from tbps_cli.data.layouts import records
 from tbps_cli.data.types import Caption, Dataset, PackedCaptions, select
@@ -104,10 +105,11 @@ def _notes(
     path: Path,
 ) -> list[str]:
     gone = len(dataset.images) - images, len(dataset.captions) - captions
-    notes = [f"{path.name} leaves out {gone[0]:,} images and {gone[1]:,} captions"]
+    notes = [f"{path.name} leaves out {amount(gone[0], 'image')} and {amount(gone[1], 'caption')}"]
     if unused:
-        notes.append(f"{len(unused):,} entries of {path.name} match nothing in this data set")
+        notes.append(f"{amount(len(unused), 'entry', 'entries')} of {path.name} not found in this data set")
     held = sum(split != "train" for split, _, _ in used)
     if held:
-        notes.append(f"{held:,} of them are in val or test: scores are not comparable with published ones")
+        of_them_are = amount(held, "of them is", "of them are")
+        notes.append(f"{of_them_are} in val or test: scores are not comparable with published ones")
     return notes

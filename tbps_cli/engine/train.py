@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from tbps_cli import distributed, places
+from tbps_cli.amounts import amount
 from tbps_cli.augment.rng import Draws
 from tbps_cli.engine import estimate, optim, run_folder, schedule, state
 from tbps_cli.engine.components import to_device
@@ -82,7 +83,7 @@ def train_into(
             watcher.note(f"{out} holds no checkpoint: training starts from the beginning.")
         if saved is not None and saved.place.finished:
             state.require_same(saved, recipe, out)
-            watcher.note(f"{out} is finished ({saved.place.epoch} epochs): there is nothing to resume.")
+            watcher.note(f"{out} is finished ({amount(saved.place.epoch, 'epoch')}): there is nothing to resume.")
             return out
         with deterministic_algorithms(recipe.train.deterministic):  # before anything is computed
             experiment = prepare(recipe, options, saved, watcher.decoding)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tbps_cli.amounts import amount
 from tbps_cli.augment.transform import Resample
 from tbps_cli.data.layouts.records import IMAGE_FOLDERS
 
@@ -91,10 +92,10 @@ def open_store(root: Path, size: tuple[int, int], resample: Resample, paths: Seq
     stale = list(paths) if store is None else store.stale(paths)
     if store is None or stale:
         logger.warning(
-            "store: %s is out of date (%s images are new or changed); decoding the image files instead. "
+            "store: %s is out of date (%s new or changed); decoding the image files instead. "
             "Rebuild it: tbps prepare-data NAME --decode %dx%d",
             folder,
-            f"{len(stale):,}",
+            amount(len(stale), "image is", "images are"),
             *size,
         )
         return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tbps_cli import methods
+from tbps_cli.amounts import amount
 from tbps_cli.choices import SELECTED_ON
 
 if TYPE_CHECKING:
@@ -75,4 +76,4 @@ def _left_out(extras: Sequence[Extra]) -> list[str]:
     if not extras:
         return []
     rows = [f"  - `{extra.name}` {'x'.join(map(str, extra.shape))}: {extra.why}" for extra in extras]
-    return [f"- Left out of the file, {len(extras)} tensors:", *rows]
+    return [f"- Left out of the file, {amount(len(extras), 'tensor')}:", *rows]

@@ -39,7 +39,7 @@ class ListedRecipe:
         published, layout = self.recipe.published, find_layout(self.recipe.data.name)
         if published is None or layout is None or "test" not in layout.counts:
             return None
-        return round(published.chance(layout.counts["test"][2]), 2)
+        return published.chance(layout.counts["test"][2])
 
     def document(self) -> dict[str, object]:
         """The row as JSON-able values; scores are percent, null where nothing is published."""
@@ -53,7 +53,7 @@ class ListedRecipe:
             "year": published.year if published else None,
             "data": recipe.data.name,
             **{name: scores.get(name) for name in Scores._fields},
-            "R1_chance": self.chance,
+            "R1_chance": None if self.chance is None else round(self.chance, 2),
             "selected_on": recipe.train.select_on,
             "parameters": self.parameters.all,
             "trained": self.parameters.trained,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tbps_cli import methods
+from tbps_cli.amounts import amount
 from tbps_cli.data.open import find_layout
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.recipe.schema import DataSection, Recipe
@@ -145,7 +146,7 @@ def _augment_on(method: str, views: Views, data: DataSection, facts: Facts) -> t
 
 def _workers(facts: Facts, augment_on: str) -> tuple[int, str]:
     share = max(1, facts.cpus // facts.world)
-    whose = f"{facts.cpus} processors" + (f" for {facts.world} processes" if facts.world > 1 else "")
+    whose = amount(facts.cpus, "processor") + (f" for {facts.world} processes" if facts.world > 1 else "")
     if facts.store and facts.device == "cpu":
         return 0, "the images are decoded already"
     if facts.store and augment_on == "device":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_cli import files
+from tbps_cli.amounts import amount
 from tbps_cli.errors import TbpsError
 from tbps_cli.escape import printable
 from tbps_cli.searching.gallery import Gallery
@@ -30,7 +31,7 @@ def page(
     single = len(answers) == 1
     title = str(answers[0].query) if single else f"{len(answers):,} searches"
     where = "" if answers[0].candidates == len(gallery) else f"{answers[0].candidates:,} of "
-    facts = [gallery.name, f"{where}{len(gallery):,} images", run]
+    facts = [gallery.name, f"{where}{amount(len(gallery), 'image')}", run]
     if single and (remark := _remark(answers[0])):
         facts.append(remark)
     group = sheet.SheetSection("", [_answer(one, single) for one in answers])

@@ -49,7 +49,7 @@ def test_a_set_with_lost_images_is_described_and_exits_1(tmp_path, capsys):
     write_set(tmp_path / "CUHK-PEDES", cuhk_records())
     (tmp_path / "CUHK-PEDES/imgs/cam_a/001_0.png").unlink()
     status, out, _ = run(capsys, "cuhk-pedes", "--data-root", tmp_path)
-    assert status == 1 and "missing: 1 (first: cam_a/001_0.png)" in out and "1 images are missing or unreadable" in out
+    assert status == 1 and "missing: 1 (first: cam_a/001_0.png)" in out and "1 image is missing or unreadable" in out
 
 
 @pytest.mark.parametrize("size", ["12", "0x5", "axb", "12x", "-3x4"])

@@ -156,3 +156,4 @@ def test_an_evaluation_and_the_end_are_one_line_each(tmp_path) -> None:
     assert training_view.finished_line(TrainingSummary(9, 61.0, True)) == (
         "finished after 9 epochs, stopped early, 1 min 1 s"
     )
+    assert training_view.finished_line(TrainingSummary(1, 5.0, False)) == "finished after 1 epoch, 5 s"

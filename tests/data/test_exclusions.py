@@ -23,8 +23,8 @@ def test_listed_images_and_captions_are_gone_and_the_rest_keeps_its_order(cuhk):
     assert split.captions == [text for place, text in enumerate(whole.captions) if place not in (0, 1, 7)]
     assert split.paths == whole.paths[1:] and split.caption_image.tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4]
     assert dataset.notes == [
-        "exclude.jsonl leaves out 1 images and 3 captions",
-        "1 entries of exclude.jsonl match nothing in this data set",
+        "exclude.jsonl leaves out 1 image and 3 captions",
+        "1 entry of exclude.jsonl not found in this data set",
     ]
 
 
@@ -33,7 +33,7 @@ def test_leaving_out_test_records_is_said(cuhk):
     path.write_text(exclusions.text_of([Exclusion("cam_a/006_0.png", 0, "test", "")]), encoding="utf-8")
     dataset = open_dataset("cuhk-pedes", cuhk, exclude=path)
     assert len(dataset.split("test").captions) == 7
-    assert "1 of them are in val or test: scores are not comparable with published ones" in dataset.notes
+    assert "1 of them is in val or test: scores are not comparable with published ones" in dataset.notes
 
 
 @pytest.mark.parametrize("line", ["[1]", '{"caption": 1}', '{"path": "a", "caption": "1"}', '{"path": "../a"}', "{"])

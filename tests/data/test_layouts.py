@@ -110,9 +110,9 @@ def test_numbers_come_before_names_in_the_class_numbers():
     [
         ({"split": "training"}, "record 1 has split 'training'"),
         ({"split": 1}, "record 1 has split 1"),
-        ({"id": None}, "record 1 has identity None"),
-        ({"id": [1]}, "record 1 has identity [1]"),
-        ({"id": float("nan")}, "record 1 has identity nan"),
+        ({"id": None}, "record 1 has person None"),
+        ({"id": [1]}, "record 1 has person [1]"),
+        ({"id": float("nan")}, "record 1 has person nan"),
         ({"captions": 5}, "record 1 has captions 5"),
         ({"captions": ["a", None]}, "record 1 has captions ['a', None]"),
         ({"file_path": "../../etc/passwd"}, "points outside the image folder"),
@@ -202,9 +202,9 @@ def test_odd_records_are_kept_and_noted(tmp_path):
     write_set(tmp_path / "CUHK-PEDES", rows)
     dataset = open_dataset("cuhk-pedes", tmp_path)
     assert dataset.notes == [
-        "1 images have no caption (first: cam_a/001_0.png)",
-        "1 captions are empty (first: cam_a/001_1.png)",
-        "1 records repeat an image path (first: cam_a/002_0.png)",
+        "1 image has no caption (first: cam_a/001_0.png)",
+        "1 caption is empty (first: cam_a/001_1.png)",
+        "1 record repeats an image path (first: cam_a/002_0.png)",
     ]
     assert len(dataset.split("train").paths) == 6
 

@@ -105,7 +105,7 @@ def test_the_four_files_of_luperson_mllm_add_captions_to_the_same_images(tmp_pat
         ("b.jpg", ["a woman", "she has a bag"]),
         ("c.jpg", ["a child"]),
     ]
-    assert dataset.notes == ["1 captions repeat another of their image and are left out"]
+    assert dataset.notes == ["1 caption left out: the same as another of the image"]
 
 
 def test_duplicate_captions_and_repeated_images_are_noted(tmp_path):
@@ -114,10 +114,10 @@ def test_duplicate_captions_and_repeated_images_are_noted(tmp_path):
     dataset = open_dataset("synth-pedes", tmp_path)
     assert shown(dataset) == [("Part1/7/0.jpg", 7, "train", ["a", "", "b"])]
     assert dataset.notes == [
-        "1 records give an image another person than before (first: Part1/7/0.jpg)",
-        "1 captions are empty",
-        "1 captions repeat another of their image and are left out",
-        "1 records repeat an image path: their captions are joined",
+        "1 record gives an image another person than before (first: Part1/7/0.jpg)",
+        "1 caption is empty",
+        "1 caption left out: the same as another of the image",
+        "1 record repeats an image path: the captions are joined",
     ]
 
 
@@ -320,7 +320,7 @@ def test_paths_that_lead_out_of_the_folder_are_refused(path, tmp_path):
         ({"id": 1, "captions": ["a"]}, "record 1 names no image"),
         ({"id": 1, "file_path": "a.jpg"}, "record 1 has no captions"),
         ({"id": 1, "file_path": "a.jpg", "captions": 5}, "record 1 has captions 5"),
-        ({"id": [], "file_path": "a.jpg", "captions": ["a"]}, "record 1 has identity []"),
+        ({"id": [], "file_path": "a.jpg", "captions": ["a"]}, "record 1 has person []"),
         ({"id": 1, "file_path": "a.jpg", "captions": ["a"], "split": "dev"}, "record 1 has split 'dev'"),
         (5, "record 1 is not an object but 5"),
     ],

@@ -137,7 +137,7 @@ def test_a_list_in_a_cell_names_several_persons_and_is_refused(value):
 
 @pytest.mark.parametrize("value", [None, True, [], "", float("nan")])
 def test_what_names_no_person_is_refused(value):
-    with pytest.raises(DataError, match="line 3 has identity"):
+    with pytest.raises(DataError, match="line 3 has person"):
         as_person(value, "line 3", "x")
 
 

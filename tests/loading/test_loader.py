@@ -258,7 +258,7 @@ def test_a_store_is_used_only_while_its_images_are_unchanged(split, caplog):
     build_store(split.root, split.paths[1:], SIZE)
     assert open_store(split.root, SIZE, "bilinear", split.paths[1:]) is not None
     assert open_store(split.root, SIZE, "bilinear", split.paths) is None
-    assert "1 images are new or changed" in caplog.text
+    assert "1 image is new or changed" in caplog.text
     assert open_store(split.root, (48, 16), "bilinear", split.paths) is None
     save_image(split.paths[3], seed=99)
     assert open_store(split.root, SIZE, "bilinear", split.paths[1:]) is None

@@ -37,3 +37,13 @@ def test_chance_is_what_resampled_captions_show() -> None:
     low, high = np.quantile(found, [0.025, 0.975])
     assert load("irra").published.chance(6156) == pytest.approx((high - low) / 2, rel=0.1)
     assert entry("irra").document()["R1_chance"] == 1.1 and entry("own").chance is None
+
+
+def test_the_sampling_error_is_rounded_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """ECCL's is 1.0485: rounded to 1.05 first, it was shown as 1.1."""
+    from tbps_cli.cli.app import main
+
+    with pytest.raises(SystemExit):
+        main(["recipes"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("eccl "))
+    assert "  1.0  " in row and entry("eccl").document()["R1_chance"] == 1.05

@@ -74,7 +74,7 @@ def test_half_a_character_becomes_the_sign_for_a_broken_one(tmp_path: Path) -> N
         ("q.json", '[{"captions": ["a", "b"]}]', "entry 1 has a query that is not a sentence (['a', 'b'])"),
         ("q.json", '[{"person": 3}]', "entry 1 has no query"),
         ("q.json", '[{"query": "a", "persn": 3}]', "entry 1 has 'persn', which is not known"),
-        ("q.json", '[{"query": "a", "person": [3]}]', "entry 1 has identity [3]"),
+        ("q.json", '[{"query": "a", "person": [3]}]', "entry 1 has person [3]"),
         ("q.jsonl", '{"query": "a"}\nno\n', "q.jsonl: line 2 is not JSON: Expecting value at column 1"),
         ("q.csv", "a,b\n1,2\n", "line 1 should name the columns, but query is missing; it has a, b"),
         ("q.csv", "query,person\na man, tall,7\n", "line 2 has 3 fields where the header has 2"),

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.amounts import amount
 from tbps_cli.data.blocks import Lazy, Places, TextBlock, TextPacker
 from tbps_cli.data.layouts import parquet, records
 from tbps_cli.data.layouts.benchmark import Counts, Layout, missing_annotation
@@ -247,7 +248,7 @@ class RowPacker:
         mark_P = np.fromiter((_mark(repr(person)) for person in persons), np.uint64, len(persons))
         held_P = np.zeros(len(persons), bool)
         held_P[np.argsort(mark_P, kind="stable")[:count]] = True
-        persons_are = "1 person is" if count == 1 else f"{count:,} persons are"
+        persons_are = amount(count, "person is", "persons are")
         self.notes.append(f"no split is stated: {persons_are} held out as val, by name; the rest is train")
         return np.where(held_P[person_I], VAL, split_I).astype(np.uint8)
 
@@ -258,21 +259,25 @@ class RowPacker:
         other_R = np.flatnonzero(mark_R != mark_R[first_I][image_R])
         if len(other_R):
             first = names[int(image_R[other_R[0]])]
-            self.notes.append(f"{len(other_R):,} records give an image another person than before (first: {first})")
+            records_give = amount(len(other_R), "record gives", "records give")
+            self.notes.append(f"{records_give} an image another person than before (first: {first})")
 
     def _note_oddities(self, image_R: Places, names: TextBlock, captions: PackedCaptions) -> None:
         bare = np.flatnonzero(np.bincount(captions.image_C, minlength=len(names)) == 0)
         if len(bare):
-            self.notes.append(f"{len(bare):,} images have no caption (first: {names[int(bare[0])]})")
+            self.notes.append(
+                f"{amount(len(bare), 'image has', 'images have')} no caption (first: {names[int(bare[0])]})"
+            )
         if self._blank:
-            self.notes.append(f"{self._blank:,} captions are empty")
+            self.notes.append(f"{amount(self._blank, 'caption is', 'captions are')} empty")
         if self._twice:
-            self.notes.append(f"{self._twice:,} captions repeat another of their image and are left out")
+            self.notes.append(f"{amount(self._twice, 'caption')} left out: the same as another of the image")
         ends = [*self._files[1:], self.count]
         files = [image_R[start:end] for start, end in zip(self._files, ends, strict=True)]
         repeated = sum(len(image_F) - len(np.unique(image_F)) for image_F in files)
         if repeated:
-            self.notes.append(f"{repeated:,} records repeat an image path: their captions are joined")
+            records_repeat = amount(repeated, "record repeats", "records repeat")
+            self.notes.append(f"{records_repeat} an image path: the captions are joined")
 
 
 class PersonBlock(Lazy[Person]):

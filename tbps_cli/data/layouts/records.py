@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
+from tbps_cli.amounts import amount
 from tbps_cli.data.types import SPLITS, Caption, Dataset, ImageRecord, Person
 from tbps_cli.errors import DataError
 
@@ -146,7 +147,7 @@ def as_split(value: object, number: Place, path: Path | str) -> str:
 
 
 def as_person(value: object, number: Place, path: Path | str) -> Person:
-    """An identity of any JSON type: whole numbers, also spelled "17", "+17" or "17.0", become int, other words stay.
+    """A person of any JSON type: whole numbers, also spelled "17", "+17" or "17.0", become int, other words stay.
 
     Data sets and files of queries use this one function: otherwise right hits would be marked wrong.
     """
@@ -160,7 +161,7 @@ def as_person(value: object, number: Place, path: Path | str) -> Person:
         return int(value) if value.is_integer() else str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise DataError(f"{path}: {_at(number)} has identity {shown(value)}.", "An identity is a number or a name.")
+    raise DataError(f"{path}: {_at(number)} has person {shown(value)}.", "A person is a number or a name.")
 
 
 def _is_json(text: str) -> bool:
@@ -246,14 +247,14 @@ class Builder:
         described = {caption.image for caption in self.captions}
         bare = [image.path for number, image in enumerate(self.images) if number not in described]
         blank = [self.images[caption.image].path for caption in self.captions if not caption.text.strip()]
-        self._note(bare, "images have no caption")
-        self._note(blank, "captions are empty")
-        self._note(self._repeated, "records repeat an image path")
+        self._note(bare, "image has no caption", "images have no caption")
+        self._note(blank, "caption is empty", "captions are empty")
+        self._note(self._repeated, "record repeats an image path", "records repeat an image path")
         return Dataset(self.name, root, self.images, self.captions, self.notes, self.source)
 
-    def _note(self, paths: list[str], what: str) -> None:
+    def _note(self, paths: list[str], one: str, several: str) -> None:
         if paths:
-            self.notes.append(f"{len(paths):,} {what} (first: {paths[0]})")
+            self.notes.append(f"{amount(len(paths), one, several)} (first: {paths[0]})")
 
 
 def image_root(folder: Path, images: Iterable[str], *, up: int = 2, more: Iterable[str] = ()) -> Path:
