@@ -13,41 +13,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from tbps_cli.augment.exact import CLIP_TRAIN, IMAGENET_TRAIN
 from tbps_cli.augment.transform import CLIP_EVAL, IMAGENET_EVAL, EvalTransform, Triple
-from tbps_cli.data.open import open_dataset
-from tbps_cli.data.types import Dataset
-from tbps_cli.errors import DataError, RecipeError, WeightsError
+from tbps_cli.errors import WeightsError
 from tbps_cli.losses.contrastive import unit
 from tbps_cli.losses.family import family_figures
 from tbps_cli.losses.identity import person_scores, smoothed_identity
 from tbps_cli.losses.matching import alignment
 from tbps_cli.losses.queue import queue_contrast, usable_negatives
+from tbps_cli.methods._textreid_config import TextReidConfig
+from tbps_cli.methods._textreid_words import no_table, sized, with_table, words_alone
 from tbps_cli.methods.base import Method, TextInput, TextSources, Views
-from tbps_cli.methods.config import MethodConfig
 from tbps_cli.nn.clip_towers import copy_in, draw_image_tower, image_tower, resized_tables
 from tbps_cli.nn.draw import draw_linear_normal, linear_layers
-from tbps_cli.nn.imagenet import ImageNetResNet, imagenet_embed, is_imagenet
+from tbps_cli.nn.imagenet import ImageNetResNet, is_imagenet
 from tbps_cli.nn.momentum import KEYS, TRAINING, MomentumHead, PlainHead, read_head
 from tbps_cli.nn.position import PEDESTRIAN
-from tbps_cli.nn.resnet import EXPANSION, ResNet, image_of
-from tbps_cli.nn.sizes import TOWERS, Tower, named_resnet
+from tbps_cli.nn.resnet import ResNet, image_of
+from tbps_cli.nn.sizes import named_resnet
 from tbps_cli.nn.vit import VisionTransformer
-from tbps_cli.nn.word_gru import Floor, WordGRU, read_gru
-from tbps_cli.section import Count, Positive, Share, Weight
+from tbps_cli.nn.word_gru import WordGRU, read_gru
 from tbps_cli.text.tokenizer import Tokenizer
-from tbps_cli.text.words import Words, WordTable, read_words
+from tbps_cli.text.words import Words
 from tbps_cli.types import Batch, Features, Group, Step, Task
 from tbps_cli.weights.foreign import OfficialFiles, pair_of_sides
 from tbps_cli.weights.key_table import KeyTable
-from tbps_cli.weights.pretrained import IMAGENET, is_path
-from tbps_cli.weights.word_table import PUBLISHED, TOWER, make_table, published_table, read_table, vocabulary_of
+from tbps_cli.weights.pretrained import IMAGENET
+from tbps_cli.weights.word_table import TOWER, make_table, published_table, read_table, vocabulary_of
 
 logger = logging.getLogger("tbps")
 
@@ -60,105 +57,7 @@ TRAINED = "embed.weight"
 class TextReID(Method):
     """An image tower and a GRU with one linear layer each; a classifier, key towers and queues while training."""
 
-    class Config(MethodConfig):
-        """`[method]`; a loss of weight 0 is not computed."""
-
-        tower: str | Tower = "RN50"
-        """The image tower; CLIP's text tower is not used."""
-        image_network: Literal["clip", "imagenet"] = "clip"
-        """clip: CLIP's image tower; imagenet: the plain ResNet of ImageNet's classifiers with the tower's stages."""
-        last_stride: Literal[1, 2] = 1
-        """Of a ResNet's last stage; 1 keeps its map at 1/16 of the image."""
-        pool_heads: Count | None = None
-        """Heads of a ResNet's attention pool, which no checkpoint tells; its channels // 64 when left out."""
-        takes_context: ClassVar[bool] = False
-        word_vectors: Literal["table", "trained"] = "table"
-        """table: constants, from a word table; trained: learned with the rest, in the weights of the checkpoint."""
-        words: str | None = None
-        """The word table, a .npy file; left out, that of the run or of the data set's folder, else one is made.
-        For trained vectors a JSON list of the words; left out, those of the run or of the data set."""
-        word_weights: str = "openai"
-        """What a word table is made with: ViT-B-32 weights of open_clip's catalogue, a path, or "random"."""
-        vocabulary: Count = 9408
-        """Words of the table; follows from the table. Of trained vectors: places for words, at least as many."""
-        word_width: Count = 512
-        """Numbers in a word vector; follows from the table. Trained ones have gru_input numbers."""
-        gru_input: Count = 512
-        """Numbers that the GRU takes; a trained linear layer stands between when the vectors have others."""
-        hidden: Count = 512
-        """Units of the GRU, in each direction."""
-        zero_floor: Floor = "always"
-        """always: every caption's maxima are at least 0; batch: all but the batch's longest, as released."""
-        embed: Count = 256
-        """Length of the common embedding."""
-        head: Literal["moco", "simple"] = "moco"
-        """moco: momentum contrast; simple: the two other losses alone."""
-        queue: Count = 2048
-        """Keys of each modality that are kept; a multiple of the batch."""
-        momentum: Share = 0.999
-        """Share of itself that a key tower keeps in each step."""
-        temperature: Positive = 0.07
-        """Divides the cosines of the contrast; a constant."""
-        contrast_mlp: bool = False
-        """Two more layers before the contrast (the code's default, no published run)."""
-        reinit_attention_pool: bool = True
-        """The released head draws the attention pool anew, losing CLIP's; false keeps it. Only with moco."""
-        identity: Weight = 1.0
-        align: Weight = 1.0
-        contrast: Weight = 1.0
-        label_smoothing: Share = 0.1
-        """Share of the identity loss's target that all persons divide."""
-        alpha: float = 0.6
-        """Cosine that pairs of one person should exceed."""
-        beta: float = 0.4
-        """Cosine that pairs of two persons should stay below."""
-        scale_pos: Positive = 10.0
-        scale_neg: Positive = 40.0
-
-        @model_validator(mode="after")
-        def _heads_fit(self) -> TextReID.Config:
-            sizes = self.sizes
-            towers = ", ".join(name for name, tower in TOWERS.items() if tower.is_resnet)
-            if self.image_network == "imagenet" and self.pool_heads:
-                raise ValueError("pool_heads is for CLIP's ResNets; one of ImageNet has no attention pool")
-            if self.image_network == "imagenet" and not sizes.is_resnet:
-                raise ValueError(f'image_network = "imagenet" needs the stages of a ResNet as tower ({towers})')
-            if self.pool_heads and not sizes.is_resnet:
-                raise ValueError(f"pool_heads is for ResNets ({towers}); this tower has no attention pool")
-            channels = 8 * EXPANSION * sizes.width
-            if self.pool_heads and channels % self.pool_heads:
-                raise ValueError(f"pool_heads = {self.pool_heads} does not divide the pool's {channels} channels")
-            return self
-
-        @model_validator(mode="after")
-        def _weights_fit(self) -> TextReID.Config:
-            imagenet = self.image_network == "imagenet"
-            if not imagenet and self.weights == IMAGENET:
-                raise ValueError(f'weights = "{IMAGENET}" is for image_network = "imagenet"')
-            if imagenet and self.weights not in (IMAGENET, "random") and not is_path(self.weights):
-                raise ValueError(
-                    f'weights = "{self.weights}" is a CLIP model; with image_network = "imagenet" it must be '
-                    f'"{IMAGENET}", "random" or the path of a file'
-                )
-            return self
-
-        @property
-        def image_width(self) -> int:
-            """Length of the image tower's feature."""
-            return imagenet_embed(self.sizes.width) if self.image_network == "imagenet" else self.sizes.embed
-
-        @property
-        def image_sizes(self) -> Tower:
-            """The image tower's sizes, its heads included."""
-            return self.sizes.model_copy(update={"heads": self.pool_heads}) if self.pool_heads else self.sizes
-
-        def check_batch(self, pairs: int) -> None:
-            if self.head == "moco" and self.queue % pairs:
-                fitting = max(pairs, round(self.queue / pairs) * pairs)
-                raise RecipeError(
-                    f"method.queue = {self.queue} is not a multiple of the batch of {pairs} pairs that fills it.",
-                    f"Set method.queue={fitting}, or train.batch to a divisor of {self.queue}.",
-                )
+    Config = TextReidConfig
 
     paper = "Han, He, Zhang and Xiang: Text-Based Person Search with Limited Data (BMVC 2021)"
     official = KeyTable(
@@ -177,10 +76,10 @@ class TextReID(Method):
     )
     brought = ("word_table",)
     training_only = tuple(f"head.{name}" for name in TRAINING)
-    config: Config
+    config: TextReidConfig
     word_table: Tensor | None
 
-    def __init__(self, config: Config, task: Task) -> None:
+    def __init__(self, config: TextReidConfig, task: Task) -> None:
         super().__init__(config, task)
         self.visual = _image_tower(config, task.image_size)
         trained, rows = config.word_vectors == "trained", config.vocabulary + 1
@@ -209,35 +108,35 @@ class TextReID(Method):
             )
 
     @classmethod
-    def views(cls, config: Config) -> Views:
+    def views(cls, config: TextReidConfig) -> Views:
         augment = IMAGENET_TRAIN if config.image_network == "imagenet" else CLIP_TRAIN
         return Views({"image": augment}, sampler="identity-chunks", drop_last=config.head == "moco")
 
     @classmethod
-    def eval_transform(cls, config: Config, task: Task) -> EvalTransform:
+    def eval_transform(cls, config: TextReidConfig, task: Task) -> EvalTransform:
         """Images of an ImageNet network are normalised by ImageNet's mean, and resized as CLIP's are, as released."""
         if config.image_network == "clip":
             return super().eval_transform(config, task)
         return EvalTransform(task.image_size, IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], CLIP_EVAL["resample"])
 
     @classmethod
-    def tokenizer(cls, config: Config) -> Words:
+    def tokenizer(cls, config: TextReidConfig) -> Words:
         """Its words are not a setting: they stand in the run folder, or come with the word table."""
-        raise _no_table(config)
+        raise no_table(config)
 
     @classmethod
-    def text_input(cls, config: Config, sources: TextSources) -> TextInput:
+    def text_input(cls, config: TextReidConfig, sources: TextSources) -> TextInput:
         """The words and their vectors: the run's own, as stated, from the data set's folder, or made for it.
 
         Only training may make a table: with another one than its own, a checkpoint gives plausible nonsense.
         Trained vectors stand in the checkpoint, and the words alone are wanted.
         """
         if config.word_vectors == "trained":
-            return _words_alone(config, sources)
+            return words_alone(config, sources)
         kept, dataset = sources.kept, sources.dataset
         if dataset and isinstance(kept, Words):  # resumed: the checkpoint brings the vectors
             width = sources.saved.get("word_width", config.word_width)
-            return TextInput(_sized(config, len(kept.vocabulary), width), kept)
+            return TextInput(sized(config, len(kept.vocabulary), width), kept)
         path = sources.words or (Path(config.words) if config.words else None)
         if path is None and kept is not None:
             return TextInput(config, kept)
@@ -247,17 +146,17 @@ class TextReID(Method):
                 logger.info("words: %s (found in the data set's folder)", path)
         if path is None:
             if dataset is None:
-                raise _no_table(config)
+                raise no_table(config)
             table = make_table(vocabulary_of(dataset), config.word_weights, width=config.word_width, seed=sources.seed)
             reason = f"the words of {dataset.name}, vectors from {config.word_weights} {TOWER}"
-            return _with_table(config, table, reason)
+            return with_table(config, table, reason)
         if dataset:
-            return _with_table(config, read_table(path), f"read from {path}")
+            return with_table(config, read_table(path), f"read from {path}")
         data = (sources.data, sources.data_root) if sources.data_root else None
-        return _with_table(config, read_table(path, width=config.word_width, data=data), str(path))
+        return with_table(config, read_table(path, width=config.word_width, data=data), str(path))
 
     @classmethod
-    def batch_dependent(cls, config: Config) -> str | None:
+    def batch_dependent(cls, config: TextReidConfig) -> str | None:
         if config.zero_floor == "always":
             return None
         return (
@@ -390,7 +289,7 @@ class TextReID(Method):
     # Foreign checkpoints --------------------------------------------------------------------
 
     @classmethod
-    def recognise(cls, files: OfficialFiles) -> Config | None:
+    def recognise(cls, files: OfficialFiles) -> TextReidConfig | None:
         """TextReID's when every name is one of its model's. A constant word table is not in its files."""
         mapped = files.under(cls.official)
         if mapped.unknown or "textual.gru.weight_ih_l0" not in mapped.ours or "visual.conv1.weight" not in mapped.ours:
@@ -414,68 +313,11 @@ class TextReID(Method):
         return Task(size, 0 if projection is None else projection.shape[1])
 
 
-def _image_tower(config: TextReID.Config, image_size: tuple[int, int]) -> VisionTransformer | ResNet | ImageNetResNet:
+def _image_tower(config: TextReidConfig, image_size: tuple[int, int]) -> VisionTransformer | ResNet | ImageNetResNet:
     layers = config.sizes.layers
     if config.image_network == "clip" or isinstance(layers, int):
         return image_tower(config.image_sizes, image_size, last_stride=config.last_stride)
     return ImageNetResNet(layers, config.sizes.width, config.last_stride)
-
-
-def _words_alone(config: TextReID.Config, sources: TextSources) -> TextInput:
-    """The words whose vectors a checkpoint holds, or which training is about to learn."""
-    kept, dataset = sources.kept, sources.dataset
-    if dataset and isinstance(kept, Words):  # resumed: the places for words stay as many
-        return TextInput(_sized(config, sources.saved.get("vocabulary", config.vocabulary)), kept)
-    path = sources.words or (Path(config.words) if config.words else None)
-    if path is None and kept is not None:
-        return TextInput(config, kept)
-    words = read_words(path) if path else vocabulary_of(dataset or _dataset_of(config, sources))
-    if dataset:
-        places = max(config.vocabulary, len(words))
-        choice = f"method.vocabulary: {places:,} (places for the {len(words):,} words of {path or dataset.name})"
-        return TextInput(_sized(config, places), Words(words), choice=choice)
-    if len(words) > config.vocabulary:
-        raise WeightsError(
-            f"words: {path or sources.data} has {len(words):,} words, the checkpoint {config.vocabulary:,} vectors.",
-            "Give the words that it was trained with: --words FILE.json, or the data set's annotation (--data-root).",
-        )
-    return TextInput(_sized(config, config.vocabulary), Words(words))
-
-
-def _dataset_of(config: TextReID.Config, sources: TextSources) -> Dataset:
-    """The data set that a checkpoint was trained on. Raises WeightsError when its annotation is not there."""
-    reason = "no data set's folder is given"
-    if sources.data_root is not None:
-        try:
-            return open_dataset(sources.data, sources.data_root)
-        except DataError as error:
-            reason = error.message.rstrip(".")
-    raise WeightsError(
-        f"{config.name} has a vector for each word in this checkpoint, but the words stand in the annotation of "
-        f"{sources.data}: {reason}.",
-        "Give the folder of the data set (--data-root), or a list of the words (--words FILE.json).",
-    )
-
-
-def _no_table(config: TextReID.Config) -> WeightsError:
-    return WeightsError(
-        f"{config.name} reads words through a table of vectors (the word table), which its authors' checkpoints "
-        "do not hold.",
-        f"Give it: --words {PUBLISHED}; or put that file beside the data set's annotation below --data-root.",
-    )
-
-
-def _with_table(config: TextReID.Config, table: WordTable, reason: str) -> TextInput:
-    words = len(table.vocabulary)
-    tensors = {"word_table": torch.from_numpy(table.vectors)}
-    choice = f"method.words: {words:,} ({reason})"
-    return TextInput(_sized(config, words, table.width), Words(table.vocabulary), tensors, choice)
-
-
-def _sized(config: TextReID.Config, vocabulary: int, width: int | None = None) -> TextReID.Config:
-    """Without the path: a run carries its words, and holds no path of the machine that made it."""
-    sizes = {"words": None, "vocabulary": vocabulary, "word_width": width or config.word_width}
-    return config.model_copy(update=sizes)
 
 
 def _pooled(visual: nn.Module, image_BCHW: Tensor) -> Tensor:
@@ -489,7 +331,7 @@ def _is_pool_layer(name: str) -> bool:
     return name.startswith(POOL) and not name.endswith("positional_embedding")
 
 
-def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> TextReID.Config:
+def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> TextReidConfig:
     """What shapes and the YAML's options say."""
     visual = {name.removeprefix("visual."): value for name, value in ours.items() if name.startswith("visual.")}
     values = read_gru(ours, "textual.") | read_head(ours, "head.")
@@ -509,7 +351,7 @@ def _config(ours: Mapping[str, Tensor], files: OfficialFiles) -> TextReID.Config
             f"{files.name}: the position table of TextReID's attention pool is missing.",
             "The file is incomplete: copy it again.",
         )
-    return TextReID.Config(name="textreid", tower=named_resnet(visual), **values)
+    return TextReidConfig(name="textreid", tower=named_resnet(visual), **values)
 
 
 def _stated_stride(files: OfficialFiles) -> int:

@@ -12,6 +12,7 @@ from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.errors import RecipeError, WeightsError
 from tbps_cli.methods import find
+from tbps_cli.methods._textreid_config import TextReidConfig
 from tbps_cli.methods.textreid import TextReID
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.momentum import MomentumHead, follow
@@ -28,7 +29,7 @@ TASK = Task((64, 32), 5)
 YAML = {"INPUT": {"HEIGHT": 64, "WIDTH": 32}, "MODEL": {"EMBEDDING": {"EPSILON": 0.1}, "MOCO": {"M": 0.9}}}
 
 
-def config(**more: object) -> TextReID.Config:
+def config(**more: object) -> TextReidConfig:
     values = {"tower": TINY, "vocabulary": 20, "word_width": 6, "gru_input": 5, "hidden": 4, "embed": 8, "queue": 12}
     return TextReID.Config(name="textreid", **(values | more))
 

@@ -19,6 +19,7 @@ from support import oracles
 from tbps_cli.data.open import open_dataset
 from tbps_cli.engine.train import train
 from tbps_cli.errors import WeightsError
+from tbps_cli.methods._textreid_config import TextReidConfig
 from tbps_cli.methods.textreid import TextReID
 from tbps_cli.models import open_model
 from tbps_cli.models.conversion import convert
@@ -38,7 +39,7 @@ SMALL = {"tower": TINY, "vocabulary": 20, "gru_input": 5, "hidden": 4, "embed": 
 OPTIONS = {"INPUT": {"HEIGHT": 64, "WIDTH": 32}, "MODEL": {"RESNET": {"RES5_STRIDE": 1}}}
 
 
-def config(**more: object) -> TextReID.Config:
+def config(**more: object) -> TextReidConfig:
     return TextReID.Config(name="textreid", **(SMALL | BASELINE | more))
 
 
@@ -135,7 +136,7 @@ def test_images_are_normalised_by_imagenets_numbers_in_training_and_after() -> N
     assert view.steps[-1].value == plain.mean
 
 
-def config_of_clip() -> TextReID.Config:
+def config_of_clip() -> TextReidConfig:
     return TextReID.Config(name="textreid")
 
 

@@ -23,6 +23,7 @@ from tbps_cli.engine import optim as engine_optim
 from tbps_cli.engine import schedule
 from tbps_cli.loading import samplers
 from tbps_cli.losses.queue import queue_scores, usable_negatives
+from tbps_cli.methods._textreid_config import TextReidConfig
 from tbps_cli.methods.textreid import TextReID
 from tbps_cli.nn.momentum import MomentumHead
 from tbps_cli.nn.position import resize_grid
@@ -66,7 +67,7 @@ def check(golden: Golden) -> None:
         _extra(golden)
 
 
-def _config(golden: Golden) -> TextReID.Config:
+def _config(golden: Golden) -> TextReidConfig:
     """What `recognise` reads from the weights and the YAML of a run, and what neither says."""
     visual, head = golden.config["visual"], golden.config["head"]
     height, width = _size(golden)
