@@ -156,70 +156,34 @@ def command(
 ) -> None:
     """Evaluate a run on a split: R@1, R@5, R@10, mAP and mINP, text to image and image to text."""
     from tbps_cli.cli import render, scores_view, stress
-    from tbps_cli.errors import UsageError
-    from tbps_cli.files import check_new_file
     from tbps_cli.places import cache_dir
-    from tbps_cli.probing.attributes import by_attribute
-    from tbps_cli.retrieval import interval as intervals
     from tbps_cli.retrieval.evaluate import evaluate_all
 
-    if as_json and style is not Format.table:
-        raise UsageError(f"--json and --format {style} exclude each other.", "Leave one of them out.")
-    if interval is not None:
-        intervals.check_level(interval)
-    check_new_file("--html", html, (".html", ".htm"))
-    check_new_file("--save-features", save_features, (".npz",))
-    check_new_file("--save-ranks", save_ranks, (".csv", ".json"))
+    _check(as_json, attributes, style, interval, html, save_features, save_ranks)
     asked = stress.Asked(probe, degrade, svg, seed)
-    if attributes and style is not Format.table:
-        raise UsageError(f"--attributes and --format {style} exclude each other.", "For other programs: --json")
-    asked.check(
-        {
-            "--rerank": rerank,
-            "--attributes": attributes,
-            "--html": html,
-            "--save-features": save_features,
-            "--save-ranks": save_ranks,
-        },
-        style,
-    )
+    others = {"--html": html, "--save-features": save_features, "--save-ranks": save_ranks}
+    asked.check({"--rerank": rerank, "--attributes": attributes, **others}, style)
+    opened: dict[str, Any] = {
+        "data_root": data_root,
+        "device": device,
+        "sets": sets or (),
+        "words": words,
+        "batch": batch,
+        "workers": workers,
+    }
     if asked:
-        stress.run(
-            asked,
-            ckpt,
-            _names(data),
-            split.value,
-            data_root=data_root,
-            device=device,
-            sets=sets or (),
-            words=words,
-            level=interval,
-            batch=batch,
-            workers=workers,
-            as_json=as_json,
-            plain=plain,
-        )
+        stress.run(asked, ckpt, _names(data), split.value, level=interval, as_json=as_json, plain=plain, **opened)
         return
     evaluations = evaluate_all(
         ckpt,
         _names(data),
         split.value,
-        data_root=data_root,
-        device=device,
-        sets=sets or (),
-        words=words,
-        batch=batch,
         rerank=rerank,
         cache_dir=cache_dir(),
-        workers=workers,
         watch=lambda name: render.progress(f"Embedding {name} {split}"),
+        **opened,
     )
-    documents = [
-        evaluation.document()
-        | ({"interval": intervals.of_evaluation(evaluation, interval)} if interval else {})
-        | ({"attributes": by_attribute(evaluation, interval or intervals.LEVEL).document()} if attributes else {})
-        for evaluation in evaluations
-    ]
+    documents = [_document(evaluation, interval, attributes=attributes) for evaluation in evaluations]
     # Files first: whoever reads the output may leave early, or there may be no room for it.
     for number, evaluation in enumerate(evaluations, 1):
         mark = f"-{evaluation.data}-{number}" if len(evaluations) > 1 else ""
@@ -232,6 +196,44 @@ def command(
             scores_view.attributes(document, plain=plain)
     for warning in dict.fromkeys(evaluation.warning for evaluation in evaluations if evaluation.warning):
         render.note(f"Warning: {warning}")
+
+
+def _check(
+    as_json: bool,
+    attributes: bool,
+    style: Format,
+    level: float | None,
+    html: Path | None,
+    features: Path | None,
+    ranks: Path | None,
+) -> None:
+    """Options that exclude each other, and files that cannot be written, before anything is opened."""
+    from tbps_cli.errors import UsageError
+    from tbps_cli.files import check_new_file
+    from tbps_cli.retrieval.interval import check_level
+
+    if as_json and style is not Format.table:
+        raise UsageError(f"--json and --format {style} exclude each other.", "Leave one of them out.")
+    if attributes and style is not Format.table:
+        raise UsageError(f"--attributes and --format {style} exclude each other.", "For other programs: --json")
+    if level is not None:
+        check_level(level)
+    check_new_file("--html", html, (".html", ".htm"))
+    check_new_file("--save-features", features, (".npz",))
+    check_new_file("--save-ranks", ranks, (".csv", ".json"))
+
+
+def _document(evaluation: Evaluation, level: float | None, *, attributes: bool) -> dict[str, Any]:
+    """An evaluation as JSON-able values, with what was asked for besides."""
+    from tbps_cli.probing.attributes import by_attribute
+    from tbps_cli.retrieval import interval
+
+    document = evaluation.document()
+    if level:
+        document["interval"] = interval.of_evaluation(evaluation, level)
+    if attributes:
+        document["attributes"] = by_attribute(evaluation, level or interval.LEVEL).document()
+    return document
 
 
 def _names(data: str | None) -> list[str]:
