@@ -124,7 +124,7 @@ class TbpsClip(LoraMethod):
                 raise ValueError(f"masked needs an embed that divides into heads of 64: {embed} does not into {heads}")
             return self
 
-    paper = "Cao, Bai, Zeng, Ye, Zhang: An Empirical Study of CLIP for Text-Based Person Search (AAAI 2024)"
+    paper = "Cao et al.: An Empirical Study of CLIP for Text-Based Person Search (AAAI 2024)"
     official = KeyTable(
         {
             r"visual\.(.*)": r"clip.visual.\1",

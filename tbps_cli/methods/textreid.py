@@ -59,7 +59,7 @@ class TextReID(Method):
 
     Config = TextReidConfig
 
-    paper = "Han, He, Zhang and Xiang: Text-Based Person Search with Limited Data (BMVC 2021)"
+    paper = "Han et al.: Text-Based Person Search with Limited Data (BMVC 2021)"
     official = KeyTable(
         {
             r"visual_model\.(.*)": r"visual.\1",
