@@ -139,6 +139,9 @@ def require_same(saved: State, recipe: Recipe, folder: Path) -> None:
     A value counts as the same when it is the one that was given then, or the one that this became.
     """
     given, resolved, now = _flat(saved.given), _flat(saved.recipe), _flat(settings(recipe))
+    # a key that tbps did not have yet when the run began: the run went by what is now its default
+    whole = _flat(settings(build(Draft(saved.recipe, {}, str(folder / FILE)))))
+    resolved |= {key: value for key, value in whole.items() if key not in resolved}
     harmless = {f"{section}.{key}".removeprefix(".") for section, keys in _HARMLESS.items() for key in keys}
     differing = [
         f"{key} = {now.get(key)!r} (the run has {resolved.get(key)!r})"

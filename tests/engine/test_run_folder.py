@@ -110,6 +110,18 @@ def test_a_finished_run_is_not_extended_without_a_word(place) -> None:
     assert "is finished" in spy.notes[0] and content(out) == before
 
 
+def test_a_run_from_before_a_key_was_there_is_resumed_by_its_default(place) -> None:
+    out, _ = run(out=place / "run")
+    saved = state.load(out)
+    for recipe in (saved.recipe, saved.given):
+        del recipe["train"]["deterministic"]
+    state.save(out, saved)
+    _, spy = run(["train.epochs=1"], out=out, resume=True)
+    assert "is finished" in spy.notes[0]
+    with pytest.raises(RecipeError, match=r"settings: train.deterministic = True \(the run has False\)\."):
+        run(["train.epochs=1", "train.deterministic=true"], out=out, resume=True)
+
+
 def test_a_run_goes_on_with_its_own_recipe_as_well_as_with_the_one_it_was_made_from(place) -> None:
     stopped(place / "run")
     train(place / "run" / "recipe.toml", out=place / "run", resume=True, device="cpu")
