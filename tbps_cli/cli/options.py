@@ -28,7 +28,8 @@ Ckpt = Annotated[
         "--ckpt",
         metavar="RUN-OR-FILE",
         autocompletion=complete.run,
-        help="A run folder or an official checkpoint (file or folder). Default: the newest run in ./runs.",
+        help="A run folder or an official checkpoint (file, folder or hf-hub:OWNER/REPO:FILE). "
+        "Default: the newest run in ./runs.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]

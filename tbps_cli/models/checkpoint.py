@@ -23,6 +23,7 @@ from tbps_cli.models.settings import check_sets
 from tbps_cli.models.summary import STOPPED, summarise
 from tbps_cli.places import data_root as place_of
 from tbps_cli.recipe.draft import read as read_draft
+from tbps_cli.weights.hub_files import fetched_path
 
 if TYPE_CHECKING:
     from tbps_cli.models.model import Model
@@ -54,13 +55,15 @@ class Checkpoint:
     ) -> Checkpoint:
         """Say what a path is; None means the newest run below `runs`, and a logged line names it.
 
+        A file on the hub (`hf-hub:OWNER/REPO:FILE`) is fetched first.
+
         sets: `KEY=VALUE` of `[method]` or `[data]` that may change after training. wanted: the data set that it is
         wanted for, by name or path, where a folder holds one checkpoint for each of several.
         Raises WeightsError when nothing usable is there (a file that asks for code is refused here),
         RecipeError or UsageError for a wrong setting. No weights are read.
         """
         check_sets(sets)
-        path = _newest(runs) if ckpt is None else Path(ckpt).expanduser()
+        path = _newest(runs) if ckpt is None else fetched_path(Path(ckpt).expanduser())
         if not path.exists():
             raise WeightsError(f"{path}: there is no such file or folder.", _known_runs(runs))
         if is_exported(path):

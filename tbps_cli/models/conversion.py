@@ -18,6 +18,7 @@ from tbps_cli.models.card import card
 from tbps_cli.models.run import DOUBTFUL, Run, number
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import find_file
+from tbps_cli.weights.hub_files import fetched_path
 
 if TYPE_CHECKING:
     from tbps_cli.models.official import Converted, Official
@@ -69,6 +70,7 @@ def convert_file(
     check_sets(sets)
     if method is not None:
         methods.check(method)
+    path = fetched_path(path)
     find_file(path)
 
     from tbps_cli.models import official

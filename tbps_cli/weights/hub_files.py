@@ -72,6 +72,15 @@ def parse(address: str) -> HubFile:
     return HubFile(found["repository"], found["file"], found["revision"], found["kind"])
 
 
+def fetched_path(path: Path) -> Path:
+    """A path as it is, or the fetched file where it is an address on the hub; a line names its commit and hash."""
+    if not is_hub_address(str(path)):
+        return path
+    fetched = fetch(str(path))
+    logger.info("ckpt: %s", fetched)
+    return fetched.path
+
+
 def fetch(address: str) -> Fetched:
     """The file of an address, from the client's cache or the hub.
 

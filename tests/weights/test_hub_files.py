@@ -15,6 +15,8 @@ from support.training import Spy
 from tbps_cli.choices import Choices
 from tbps_cli.engine.train import train
 from tbps_cli.errors import WeightsError
+from tbps_cli.models.checkpoint import Checkpoint
+from tbps_cli.models.conversion import convert_file
 from tbps_cli.models.run import Run
 from tbps_cli.nn.clip_towers import Clip
 from tbps_cli.nn.sizes import Tower
@@ -241,6 +243,24 @@ def test_init_takes_an_address_and_a_resumed_run_still_knows_it(hub: Hub, tmp_pa
     assert Run(run).facts()["started_from"] == known
     end, start = read_safetensors(run / "last.safetensors")["clip.visual.proj"], towers()["visual.proj"]
     assert (end - start).abs().max() < 1e-3
+
+
+def test_a_checkpoint_on_the_hub_is_found_and_converted_by_its_address(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = hub.files[DATASET]["best0.pth"] = family_file(tmp_path / "best0.pth")
+    address, sets = f"hf-hub:{DATASET}:best0.pth", ("data.image_size=[48,16]",)
+    with caplog.at_level("INFO", "tbps"):
+        found = Checkpoint.find(address, sets=sets)
+    assert f"ckpt: {address}@{COMMIT} (SHA-256 {hashlib.sha256(content).hexdigest()})" in caplog.text
+    assert (found.kind, found.data) == ("official", "cuhk-pedes")
+    there, here = (
+        read_safetensors(convert_file(source, tmp_path / name, sets=sets).run.weights_file)
+        for source, name in ((address, "there"), (tmp_path / "best0.pth", "here"))
+    )
+    assert there.keys() == here.keys() and all(torch.equal(value, here[name]) for name, value in there.items())
+    with pytest.raises(WeightsError, match=r"has no file best9\.pth"):
+        Checkpoint.find(f"hf-hub:{DATASET}:best9.pth")
 
 
 class Stopper(Spy):
