@@ -15,7 +15,8 @@ from tbps_cli import methods, places
 from tbps_cli.errors import WeightsError
 from tbps_cli.files import check_new_folder, new_folder
 from tbps_cli.models.card import card
-from tbps_cli.models.run import DOUBTFUL, Run, number
+from tbps_cli.models.exported import is_exported
+from tbps_cli.models.run import DOUBTFUL, Run, number, run_of
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import find_file
 from tbps_cli.weights.hub_files import fetched_path
@@ -71,6 +72,9 @@ def convert_file(
     if method is not None:
         methods.check(method)
     path = fetched_path(path)
+    if path.is_dir() and (is_exported(path) or run_of(path)):
+        kind = "an exported model" if is_exported(path) else "a run already"
+        raise WeightsError(f"{path} is {kind}: there is nothing to convert.", f"Use it as it is: --ckpt {path}")
     find_file(path)
 
     from tbps_cli.models import official

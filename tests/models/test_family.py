@@ -334,6 +334,12 @@ def test_a_start_takes_the_heads_that_a_file_has_and_no_others(tmp_path: Path) -
     assert "mlm_head.fc.weight" in tensors
 
 
+def test_a_run_is_not_converted_again(tmp_path: Path) -> None:
+    run = convert_file(irra_folder(tmp_path / "irra", golden_state()), tmp_path / "run").run
+    with pytest.raises(WeightsError, match="run is a run already: there is nothing to convert"):
+        convert_file(run.folder, tmp_path / "again")
+
+
 # Three files of one training --------------------------------------------------------------------
 
 
