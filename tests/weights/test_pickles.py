@@ -87,7 +87,8 @@ def test_a_file_that_asks_for_code_is_refused_by_name_and_nothing_runs(
     path = tmp_path / "best.pth"
     for as_zip in (True, False):
         torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=as_zip)
-        with pytest.raises(WeightsError, match=rf"best\.pth asks for {name}") as caught:
+        # Python 3.13 writes io.open as _io.open
+        with pytest.raises(WeightsError, match=rf"best\.pth asks for _?{name}") as caught:
             read_tensors(path)
         assert caught.value.hint is not None
     assert not marker.exists()
