@@ -102,7 +102,7 @@ def run(
     from tbps_cli.probing.probe import changed
     from tbps_cli.retrieval.interval import LEVEL
 
-    owner = find(ckpt, sets)
+    owner = find(ckpt, sets, names[0] if names else None)
     datasets = open_data(owner, names, split=split, data_root=data_root)
     if asked.probe:
         for dataset in datasets:  # before weights are read

@@ -19,12 +19,12 @@ from tbps_cli.data.types import Dataset, Split
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Embeddings, Encoder
 from tbps_cli.features.pipeline import embed_images
-from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
+from tbps_cli.models.checkpoint import Checkpoint, open_encoder
 from tbps_cli.probing.degradations import DEGRADATIONS, DegradedEncoder, DegradedTransform
 from tbps_cli.probing.steady import steady
 from tbps_cli.retrieval import metrics
 from tbps_cli.retrieval.embed import AS_PUBLISHED, feature_file, require_all, sources_of
-from tbps_cli.retrieval.evaluate import Evaluation, Progress, evaluate
+from tbps_cli.retrieval.evaluate import Evaluation, Progress, evaluate, find_with_data
 from tbps_cli.retrieval.interval import LEVEL, RESAMPLES, SEED, check_level, ends, figures, resampled, sums
 
 
@@ -130,9 +130,7 @@ def degrade(
     """
     check_level(level)
     check_kinds(kinds)
-    owner = find(checkpoint, sets)
-    if data is None or isinstance(data, str):
-        (data,) = open_data(owner, [data] if data else (), split=split, data_root=data_root)
+    owner, data = find_with_data(checkpoint, data, split, sets=sets, data_root=data_root)
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
     size = batch or model.batch
     part = data.split(split)

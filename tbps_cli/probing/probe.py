@@ -20,11 +20,11 @@ from tbps_cli.data.types import Dataset
 from tbps_cli.errors import DataError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import embed_texts
-from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
+from tbps_cli.models.checkpoint import Checkpoint, open_encoder
 from tbps_cli.probing.changes import KINDS, SOURCES, Pair, pairs
 from tbps_cli.probing.steady import steady
 from tbps_cli.retrieval.embed import feature_file
-from tbps_cli.retrieval.evaluate import Evaluation, Progress, evaluate
+from tbps_cli.retrieval.evaluate import Evaluation, Progress, evaluate, find_with_data
 from tbps_cli.retrieval.interval import LEVEL, RESAMPLES, SEED, check_level, ends, resampled
 
 TIE = 1e-6
@@ -127,9 +127,7 @@ def probe(
     Raises DataError for a split without any caption that can be changed.
     """
     check_level(level)
-    owner = find(checkpoint, sets)
-    if data is None or isinstance(data, str):
-        (data,) = open_data(owner, [data] if data else (), split=split, data_root=data_root)
+    owner, data = find_with_data(checkpoint, data, split, sets=sets, data_root=data_root)
     made = changed(data, split, seed)
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
     size = batch or model.batch

@@ -192,7 +192,7 @@ def compare_checkpoints(
     checkpoint, whose path it is called with. Else as `evaluate`. Cheap checks come first: both checkpoints,
     the data set, and only then weights. Raises UsageError when the checkpoints belong to different data sets.
     """
-    owners = [find(checkpoint, sets) for checkpoint in (first, second)]
+    owners = [find(checkpoint, sets, data) for checkpoint in (first, second)]
     own = {str(owner.path): owner.data for owner in owners if owner.data}
     if data is None and len(set(own.values())) > 1:
         raise UsageError(

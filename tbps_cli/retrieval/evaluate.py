@@ -155,9 +155,7 @@ def evaluate(
     Raises DataError for a split that is empty or whose images are missing or unreadable, UsageError for scores of the
     wrong shape.
     """
-    owner = find(checkpoint, sets, data if isinstance(data, str) else data.name if data else None)
-    if data is None or isinstance(data, str):
-        (data,) = open_data(owner, [data] if data else (), split=split, data_root=data_root)
+    owner, data = find_with_data(checkpoint, data, split, sets=sets, data_root=data_root)
     part = data.split(split)
     if rerank and score is not None:
         raise UsageError("evaluate: rerank and score exclude each other.", "Re-rank inside your function.")
@@ -202,6 +200,21 @@ def evaluate(
         ceiling=ceiling(data, split),
         published=_published(model.recipe, part),
     )
+
+
+def find_with_data(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    data: Dataset | str | None,
+    split: str,
+    *,
+    sets: Sequence[str] = (),
+    data_root: str | Path | None = None,
+) -> tuple[Encoder | Checkpoint, Dataset]:
+    """What is to be evaluated, and on what; the data set chooses where a folder holds a file for each of several."""
+    owner = find(checkpoint, sets, data if isinstance(data, str) else data.name if data else None)
+    if data is None or isinstance(data, str):
+        (data,) = open_data(owner, [data] if data else (), split=split, data_root=data_root)
+    return owner, data
 
 
 def evaluate_all(
