@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from support.runs import GOLDEN, golden_state, irra_folder
 from torch import Tensor
 
+import tbps_cli
 from tbps_cli.engine.start import find_init
-from tbps_cli.errors import WeightsError
+from tbps_cli.errors import TbpsError, WeightsError
 from tbps_cli.models import open_model
 from tbps_cli.models.conversion import convert_file
 from tbps_cli.models.model import Model
@@ -379,6 +380,15 @@ def test_the_data_set_chooses_among_the_files_of_one_training(
     alone = opened(folder / file)
     assert all(np.array_equal(*pair) for pair in zip(rows(model), rows(alone), strict=True))
     assert alone.selected_on == "test"
+
+
+@pytest.mark.parametrize("use", [tbps_cli.evaluate, tbps_cli.probe, tbps_cli.degrade])
+def test_the_named_data_set_chooses_for_every_kind_of_evaluation(
+    tmp_path: Path, lines: Callable[[], str], use: Callable[..., object]
+) -> None:
+    with pytest.raises(TbpsError, match="RSTPReid is not in"):  # the data set; the file is chosen before
+        use(three(tmp_path / "nam"), "rstpreid", data_root=tmp_path)
+    assert "best2.pth is taken, the one of 3 files for rstpreid" in lines()
 
 
 def test_the_options_in_the_folder_choose_where_nothing_else_does(tmp_path: Path) -> None:
