@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tbps_cli.probing.probe import probe
     from tbps_cli.retrieval.evaluate import evaluate
     from tbps_cli.searching.index import index
-    from tbps_cli.searching.query import search
+    from tbps_cli.searching.search import search
 else:
     _WHERE = {
         "convert": ("models.conversion", "convert"),
@@ -32,7 +32,7 @@ else:
         "index": ("searching.index", "index"),
         "load": ("models", "open_model"),
         "probe": ("probing.probe", "probe"),
-        "search": ("searching.query", "search"),
+        "search": ("searching.search", "search"),
         "train": ("engine.train", "train"),
     }
 

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from tbps_cli import searching
-from tbps_cli.searching.query import search
+from tbps_cli.searching.search import search
 
 _modules: dict[str, Any] = sys.modules
 for _found in pkgutil.iter_modules(searching.__path__):

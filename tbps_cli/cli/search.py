@@ -12,7 +12,8 @@ from tbps_cli.amounts import amount
 from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words, Workers
 
 if TYPE_CHECKING:
-    from tbps_cli.searching.query import Query, Search
+    from tbps_cli.searching.query import Query
+    from tbps_cli.searching.search import Search
 
 
 class SearchedSplit(StrEnum):
@@ -99,7 +100,7 @@ def command(
     from tbps_cli.cli import render, search_view
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file, check_new_folder
-    from tbps_cli.searching.query import search_all
+    from tbps_cli.searching.search import search_all
 
     if as_json + as_csv + (as_paths or null) > 1:
         raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")

@@ -12,7 +12,7 @@ from tbps_cli.cli.render import document, line, note, table
 if TYPE_CHECKING:
     from tbps_cli.exporting.agree import Agreement
     from tbps_cli.searching.gallery import Gallery
-    from tbps_cli.searching.query import Answer
+    from tbps_cli.searching.ranking import Answer
 
 
 def hits(answers: Sequence[Answer], gallery: Gallery) -> None:

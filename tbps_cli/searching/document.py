@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.query import Answer
+from tbps_cli.searching.ranking import Answer
 from tbps_cli.types import Hit
 
 COLUMNS = ("query", "rank", "path", "score", "person", "file")

@@ -12,7 +12,7 @@ from tbps_cli.amounts import amount
 from tbps_cli.errors import TbpsError
 from tbps_cli.escape import printable
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.query import Answer
+from tbps_cli.searching.ranking import Answer
 from tbps_cli.types import Hit
 
 if TYPE_CHECKING:

@@ -251,7 +251,7 @@ def test_programs_that_know_the_earlier_address_of_the_search_go_on_working() ->
         "from tbps_cli.search.queries import read_queries\n"
         "import tbps_cli.search.gallery as gallery\n"
         "from tbps_cli.searching.gallery import Gallery\n"
-        "from tbps_cli.searching.query import search\n"
+        "from tbps_cli.searching.search import search\n"
         "assert tbps_cli.search is search and tbps_cli.index is index and gallery.Gallery is Gallery\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

@@ -18,7 +18,8 @@ from tbps_cli.searching import document
 from tbps_cli.searching.hits import copy_hits, page
 from tbps_cli.searching.index import index
 from tbps_cli.searching.queries import read_queries
-from tbps_cli.searching.query import Query, answers
+from tbps_cli.searching.query import Query
+from tbps_cli.searching.ranking import answers
 
 FILES = {
     "q.txt": "a man in red\n\n  a woman in blue \n",

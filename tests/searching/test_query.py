@@ -16,7 +16,9 @@ from tbps_cli.retrieval.embed import embed_split
 from tbps_cli.searching.dataset import of_split
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
-from tbps_cli.searching.query import MINUS, Query, answers, encode, search
+from tbps_cli.searching.query import MINUS, Query, encode
+from tbps_cli.searching.ranking import answers
+from tbps_cli.searching.search import search
 
 
 @pytest.fixture

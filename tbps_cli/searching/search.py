@@ -1,0 +1,161 @@
+"""The search itself: opens a model and a gallery, cheap checks first, and answers queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from tbps_cli.errors import DataError, UsageError
+from tbps_cli.features.encoder import Encoder
+from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
+from tbps_cli.searching.dataset import of_split
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.index import index, open_index, read_index
+from tbps_cli.searching.query import Query
+from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
+from tbps_cli.searching.where import Where, parse
+from tbps_cli.types import Hit
+
+Progress = Callable[[int, int], None]
+Watch = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `search_all` found: an answer for each query, and the gallery they come from."""
+
+    answers: list[Answer]
+    gallery: Gallery
+
+
+def search(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    gallery: Gallery | str | Path | None = None,
+    query: str | Query | None = None,
+    *,
+    image: str | Path | None = None,
+    minus: str | None = None,
+    top: int = TOP,
+    where: str | Where | None = None,
+    min_score: float | None = None,
+    with_self: bool = True,
+    split: str = "test",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: str | Path | None = None,
+    workers: int | None = None,
+) -> list[Hit]:
+    """The images that fit a description best.
+
+    checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
+    gallery: an open one, a folder of images (embedded on first use) or an index file; left out, `split`
+    of the data set that the model was trained on, below `data_root`.
+    query: the sentence; image: an image that shows what is wanted; minus: what it is not.
+    where: a filter, see `searching.where`; min_score: the lowest cosine that counts.
+    with_self: whether the image that is searched by may be a hit (`tbps search` leaves it out).
+    """
+    asked = query if isinstance(query, Query) else Query(query, Path(image) if image else None, minus)
+    found = search_all(
+        checkpoint,
+        gallery,
+        [asked],
+        top=top,
+        where=where,
+        min_score=min_score,
+        with_self=with_self,
+        split=split,
+        data_root=data_root,
+        device=device,
+        sets=sets,
+        words=words,
+        workers=workers,
+    )
+    return found.answers[0].hits
+
+
+def search_all(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    gallery: Gallery | str | Path | None,
+    queries: Sequence[Query],
+    *,
+    top: int = TOP,
+    where: str | Where | None = None,
+    min_score: float | None = None,
+    with_self: bool = True,
+    split: str = "test",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: str | Path | None = None,
+    workers: int | None = None,
+    root: str | Path | None = None,
+    watch: Watch | None = None,
+) -> Search:
+    """Answer several queries over one gallery; everything else as in `search`.
+
+    Cheap checks come first: the filter, the folder, the checkpoint, the data set, and only then weights.
+    root: where the images of an index file lie now, if they were moved.
+    watch: gives the progress callback of embedding; called with the gallery's name.
+    """
+    check_limits(top, min_score)
+    fits = parse(where) if isinstance(where, str) else where
+    if isinstance(gallery, Gallery):
+        model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
+    else:
+        model, gallery = open_gallery(
+            checkpoint,
+            gallery,
+            split=split,
+            data_root=data_root,
+            device=device,
+            sets=sets,
+            words=words,
+            workers=workers,
+            root=root,
+            watch=watch,
+        )
+    found = answers(model, gallery, queries, top=top, where=fits, min_score=min_score, with_self=with_self)
+    return Search(found, gallery)
+
+
+def open_gallery(
+    checkpoint: Encoder | Checkpoint | str | Path | None,
+    place: str | Path | None = None,
+    *,
+    split: str = "test",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    words: str | Path | None = None,
+    workers: int | None = None,
+    root: str | Path | None = None,
+    watch: Watch | None = None,
+) -> tuple[Encoder, Gallery]:
+    """A model and the images that it searches.
+
+    place: a folder of images, which is brought up to date, or an index file as it is; left out, a split of
+    the data set that the model was trained on. Everything else as in `search_all`.
+    """
+    if place is not None:
+        place = Path(place).expanduser()
+        if not place.exists():
+            raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of images.")
+        if place.is_file():
+            read_index(place)
+    if root is not None and (place is None or not place.is_file()):
+        raise UsageError(f"--root {root}: only an index file has images elsewhere.", "Name it: --in FILE")
+    owner = find(checkpoint, sets)
+    if place is None:
+        hint = "Name a folder: --in DIR"
+        part = open_data(owner, split=split, data_root=data_root, hint=hint)[0].split(split)
+        model = open_encoder(owner, device=device, words=words, data_root=data_root)
+        with watch(f"{part.dataset} {split}") if watch else nullcontext() as progress:
+            return model, of_split(model, part, workers=workers, progress=progress)
+    model = open_encoder(owner, device=device, words=words, data_root=data_root)
+    if place.is_file():
+        return model, open_index(model, place, root=Path(root).expanduser() if root is not None else None)
+    with watch(str(place)) if watch else nullcontext() as progress:
+        return model, index(model, place, workers=workers, progress=progress)
