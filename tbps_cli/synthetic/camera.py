@@ -78,6 +78,13 @@ class Studio:
 
     def take(self, person: Person, camera: Camera, rng: np.random.Generator) -> Shot:
         """Take an image of `person`; everything random comes from `rng`."""
+        crop, stance, hidden = self.compose(person, camera, rng)
+        return Shot(_develop(crop, camera, rng), crop.size, stance, hidden)
+
+    def compose(
+        self, person: Person, camera: Camera, rng: np.random.Generator
+    ) -> tuple[Image.Image, Stance, frozenset[str]]:
+        """(what lies before the lens, how the person stands, what is hidden): an image without the camera's faults."""
         stance = draw_stance(person, rng)
         crop, size, feet, tall = self._place(person, stance, camera, rng)
         elevation = 0.55 * math.atan2(camera.raised - 0.5, 4.0)
@@ -85,8 +92,7 @@ class Studio:
         _shadow(crop, feet, tall, camera, light)
         figure = draw_figure(person, stance, size, feet, tall, elevation, light, rng)
         crop.paste(figure, (0, 0), figure)
-        hidden = self._occlude(crop, feet, tall, rng)
-        return Shot(_develop(crop, camera, rng), size, stance, hidden)
+        return crop, stance, self._occlude(crop, feet, tall, rng)
 
     def _scene(self, camera: Camera) -> Scene:
         if camera.name not in self._scenes:
