@@ -125,3 +125,12 @@ class Hit:
     camera: str | None = None
     time: str | None = None
     """When it was taken."""
+    source: str | None = None
+    """The video or whole frame that it was found in, relative to the gallery; None: `file` is the image itself."""
+    seconds: float | None = None
+    """Into the video."""
+    box: tuple[int, int, int, int] | None = None
+    """x, y, width, height in pixels of the source."""
+    track: str | None = None
+    detection: float | None = None
+    """How sure the detector was, 0 to 1."""

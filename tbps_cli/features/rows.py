@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from tbps_cli.data.types import Person
 
 Array = NDArray[Any]
+Box: TypeAlias = tuple[int, int, int, int]
+"""x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,25 @@ class Row:
     camera: str | None = None
     time: str | None = None
     person: Person | None = None
+    source: str | None = None
+    """The video or whole frame that this is a crop of, named as `path` is; None: the file is the crop itself."""
+    seconds: float | None = None
+    """Into the video."""
+    box: Box | None = None
+    """Where the crop lies in its source: x, y, width, height in pixels."""
+    track: str | None = None
+    """The same person followed through its source, as far as a tracker could."""
+    detection: float | None = None
+    """How sure the detector was, 0 to 1."""
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = ("path", "size", "mtime", "content", "camera", "time", "person")
+"""Those that every file has."""
+CROP_COLUMNS = ("source", "seconds", "box", "track", "detection")
+"""Those of crops; a file without such rows does not have them."""
+KINDS: Mapping[str, str] = {"size": "i8", "mtime": "i8", "seconds": "f8", "box": "i4", "detection": "f4"}
+"""Numeric columns; the others are texts."""
+_NO_BOX = (0, 0, 0, 0)
 
 
 class Rows(Sequence[Row]):
@@ -45,19 +64,22 @@ class Rows(Sequence[Row]):
     def __init__(self, columns: Mapping[str, Array]) -> None:
         self.columns = dict(columns)
         self._paths: list[str] | None = None
+        missing = [name for name in CROP_COLUMNS if name not in self.columns]
+        if missing:
+            nothing = _no_crops(len(self.columns["path"]))
+            self.columns.update({name: nothing[name] for name in missing})
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Rows:
         """Columns of the given rows."""
-        values = [(encoded(r.path), r.size, r.mtime, *map(encoded, _texts(r))) for r in rows]
-        columns: list[tuple[Any, ...]] = list(zip(*values, strict=True)) or [()] * len(COLUMNS)
-        kinds = {"size": np.int64, "mtime": np.int64}
-        return cls(
-            {
-                name: np.array(column, kinds.get(name, "S" if column else "S1"))
-                for name, column in zip(COLUMNS, columns, strict=True)
-            }
-        )
+        values = [_stored(row) for row in rows]
+        names = (*COLUMNS, *CROP_COLUMNS)
+        columns: list[tuple[Any, ...]] = list(zip(*values, strict=True)) or [()] * len(names)
+        made = {
+            name: np.array(column, KINDS.get(name, "S" if column else "S1"))
+            for name, column in zip(names, columns, strict=True)
+        }
+        return cls({**made, "box": made["box"].reshape(-1, 4)})
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
@@ -66,7 +88,7 @@ class Rows(Sequence[Row]):
             return cls.of([])
         if len(parts) == 1:
             return parts[0]
-        return cls({name: np.concatenate([part.columns[name] for part in parts]) for name in COLUMNS})
+        return cls({name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns})
 
     def take(self, index: Array) -> Rows:
         """The rows at these places, or where this mask is true."""
@@ -85,23 +107,55 @@ class Rows(Sequence[Row]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        path, size, mtime, content, camera, time, person = (self.columns[name][index] for name in COLUMNS)
+        columns = self.columns
+        source, track = _text(columns["source"][index]), _text(columns["track"][index])
+        x, y, width, height = columns["box"][index].tolist()
         return Row(
-            _text(path),
-            int(size),
-            int(mtime),
-            _text(content),
-            _text(camera) or None,
-            _text(time) or None,
-            json.loads(_text(person) or "null"),
+            _text(columns["path"][index]),
+            int(columns["size"][index]),
+            int(columns["mtime"][index]),
+            _text(columns["content"][index]),
+            _text(columns["camera"][index]) or None,
+            _text(columns["time"][index]) or None,
+            json.loads(_text(columns["person"][index]) or "null"),
+            source or None,
+            _number(columns["seconds"][index]),
+            (x, y, width, height) if width else None,
+            track or None,
+            _number(columns["detection"][index]),
         )
+
+    @property
+    def stored(self) -> dict[str, Array]:
+        """The columns that a file needs: those of crops only where a row is one."""
+        crops = self.columns["source"].any() or self.columns["track"].any() or self.columns["box"].any()
+        return {name: column for name, column in self.columns.items() if crops or name in COLUMNS}
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
 
-def _texts(row: Row) -> tuple[str, str, str, str]:
-    return row.content, row.camera or "", row.time or "", json.dumps(row.person)
+def _stored(row: Row) -> tuple[Any, ...]:
+    """The values of a row, in the order of the columns."""
+    texts = row.content, row.camera or "", row.time or "", json.dumps(row.person), row.source or ""
+    numbers = math.nan if row.seconds is None else row.seconds, row.box or _NO_BOX
+    detection = math.nan if row.detection is None else row.detection
+    return encoded(row.path), row.size, row.mtime, *map(encoded, texts), *numbers, encoded(row.track or ""), detection
+
+
+def _no_crops(count: int) -> dict[str, Array]:
+    """The columns of crops for rows that are none; they take no memory."""
+    return {
+        "source": np.broadcast_to(np.bytes_(b""), count),
+        "seconds": np.broadcast_to(np.float64(math.nan), count),
+        "box": np.broadcast_to(np.int32(0), (count, 4)),
+        "track": np.broadcast_to(np.bytes_(b""), count),
+        "detection": np.broadcast_to(np.float32(math.nan), count),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def encoded(text: str) -> bytes:

@@ -23,7 +23,7 @@ from tbps_cli.errors import CacheError
 from tbps_cli.features import footer, separate
 from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
 from tbps_cli.features.parts import part_paths
-from tbps_cli.features.rows import COLUMNS, Array, Rows
+from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, KINDS, Array, Rows
 from tbps_cli.features.separate import SIGNATURE
 
 FORMAT = "tbps-features-1"
@@ -151,7 +151,8 @@ def read(path: Path, fingerprint: str, *, compacted: bool = False) -> Part:
                 made = about.get("run", "other weights, another transform or method settings")
                 raise BadFile(path, f"was made by {made}, so its vectors cannot be compared")
             merged = tuple(map(str, json.loads(contents.facts.get("merged", "[]"))))
-            rows = Rows({name: _column(file, contents, name) for name in COLUMNS})
+            crops = [name for name in CROP_COLUMNS if name in contents.datasets]
+            rows = Rows({name: _column(file, contents, name) for name in (*COLUMNS, *crops)})
             vectors = _mapped(file, contents)
             if {len(column) for column in rows.columns.values()} != {len(vectors)}:
                 raise DamagedFile("not every row has a vector")
@@ -166,12 +167,12 @@ def read(path: Path, fingerprint: str, *, compacted: bool = False) -> Part:
 def _column(file: BinaryIO, contents: Contents, name: str) -> Array:
     """A column, read into memory."""
     there = contents.datasets.get(name)
-    wanted = "i8" if name in ("size", "mtime") else "S"
-    if there is None or len(there.shape) != 1 or wanted not in there.dtype:
+    kind = KINDS.get(name, "S")
+    if there is None or there.shape[1:] != ((4,) if name == "box" else ()) or kind not in there.dtype:
         raise DamagedFile(f"it has no column {name}")
     file.seek(there.offset)
     content = file.read(there.nbytes)
-    return np.frombuffer(content, there.dtype) if content else np.empty(0, there.dtype)
+    return np.frombuffer(content, there.dtype).reshape(there.shape) if content else np.empty(there.shape, there.dtype)
 
 
 def _mapped(file: BinaryIO, contents: Contents) -> Array:

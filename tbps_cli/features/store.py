@@ -46,7 +46,7 @@ from tbps_cli.errors import CacheError
 from tbps_cli.features import footer
 from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
 from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, unwritable
-from tbps_cli.features.rows import COLUMNS, Array, Row, Rows, encoded
+from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, Array, Row, Rows, encoded
 from tbps_cli.features.snapshot import FORMAT, BadFile, Part, Snapshot, load, read
 from tbps_cli.places import cache_dir
 
@@ -320,7 +320,7 @@ def _contents_of(file: h5py.File) -> Contents:
     """The attributes of a file that we know, and where its datasets lie."""
     facts = {name: str(file.attrs[name]) for name in FACTS if name in file.attrs}
     datasets = {}
-    for name in (VECTORS, *COLUMNS):
+    for name in (VECTORS, *COLUMNS, *CROP_COLUMNS):
         # other kinds of links lead out of the file
         if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(file[name], h5py.Dataset):
             datasets[name] = _place_of(file[name])
@@ -345,7 +345,8 @@ def _write(
     """Write a whole file under a temporary name, sync it, rename it. Raises CacheError."""
     blocks = iter(blocks)
     first = next(blocks, np.empty(shape, dtype))
-    size = shape[0] * shape[1] * first.dtype.itemsize + sum(column.nbytes for column in rows.columns.values())
+    columns = rows.stored
+    size = shape[0] * shape[1] * first.dtype.itemsize + sum(column.nbytes for column in columns.values())
     try:
         with files.replacing(path, CacheError, then=ROOM) as temporary:
             _reserve(temporary, size + 65536)
@@ -356,7 +357,7 @@ def _write(
                 for block in (first, *blocks):
                     vectors[start : start + len(block)] = block
                     start += len(block)
-                for name, column in rows.columns.items():
+                for name, column in columns.items():
                     file.create_dataset(name, data=column)
                 file.flush()
                 contents = _contents_of(file)

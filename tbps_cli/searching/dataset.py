@@ -8,7 +8,7 @@ from tbps_cli.data.types import Person, Split
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.places import cache_dir
 from tbps_cli.retrieval.embed import embed_gallery
-from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.gallery import Gallery, Roots
 from tbps_cli.searching.index import refuse_batch_dependent
 
 
@@ -27,7 +27,7 @@ def of_split(
     rows, vector_GE, _ = embed_gallery(model, split, cache_dir=cache_dir(), workers=workers, progress=progress)
     name = f"{split.dataset} {split.name}"
     run, truth = str(model.path), _truth(split)
-    return Gallery(name, split.root, rows, vector_GE, run=run, split=split.name, truth=truth)
+    return Gallery(name, Roots(split.root), rows, vector_GE, run=run, split=split.name, truth=truth)
 
 
 def _truth(split: Split) -> dict[str, frozenset[Person]]:

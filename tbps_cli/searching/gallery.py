@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.data.types import Person
-from tbps_cli.features.rows import Row, Rows, encoded
+from tbps_cli.features.rows import Box, Row, Rows, encoded
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,41 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Roots:
+    """Where the files of a gallery lie: below one folder, or in several places that have names."""
+
+    folder: Path
+    """What paths are relative to, but for those that begin with one of the names."""
+    named: Mapping[str, Path] = field(default_factory=dict)
+    """Name -> a folder or a file; a path is the name, or begins with the name and a slash."""
+
+    def file_of(self, path: str) -> Path:
+        """Where the file of this name lies on this machine."""
+        name, _, inside = path.partition("/")
+        if name not in self.named:
+            return self.folder / path
+        return self.named[name] / inside if inside else self.named[name]
+
+
+def crop_of(file: Path, seconds: float | None, box: Box | None) -> Image.Image:
+    """An image file, a part of it, or a part of a frame of a video, as RGB, upright. Raises UnreadableImage."""
+    if seconds is not None:
+        raise UnreadableImage(file, "frames of videos cannot be read yet")
+    image = read_image(file)
+    if box is None:
+        return image
+    x, y, width, height = box
+    return image.crop((x, y, x + width, y + height))
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Images with their vectors, whether of a folder, an index or a data set."""
 
     name: str
     """As shown: the folder, the index file, or the data set and its split."""
-    root: Path
-    """The folder that the paths of the rows are relative to."""
+    roots: Roots
+    """Where the paths of the rows lie."""
     rows: Rows
     vector_GE: NDArray[Any]
     """Unit rows, often mapped from a file."""
@@ -60,8 +92,12 @@ class Gallery:
         return len(self.rows)
 
     def file_of(self, row: Row) -> Path:
-        """Where an image lies on this machine."""
-        return self.root / row.path
+        """Where an image lies on this machine, or the video or frame that it is a crop of."""
+        return self.roots.file_of(row.source or row.path)
+
+    def image_of(self, row: Row) -> Image.Image:
+        """The image of a row as RGB, upright; a crop is made from its source. Raises UnreadableImage."""
+        return crop_of(self.file_of(row), row.seconds, row.box)
 
     def places_of(self, content: str) -> NDArray[np.int64]:
         """The places of all images with these bytes (their `features.rows.content_hash`)."""
@@ -75,6 +111,12 @@ class Gallery:
             "camera": row.camera,
             "time": row.time,
             "split": self.split,
+            "source": row.source,
+            "seconds": row.seconds,
+            "track": row.track,
+            "width": row.box[2] if row.box else None,
+            "height": row.box[3] if row.box else None,
+            "detection": row.detection,
         }
 
     def knows(self, field: str) -> bool:

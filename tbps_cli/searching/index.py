@@ -21,7 +21,7 @@ from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, em
 from tbps_cli.features.snapshot import read_about
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.models.checkpoint import Checkpoint, opened
-from tbps_cli.searching.gallery import Gallery, Skipped, Update
+from tbps_cli.searching.gallery import Gallery, Roots, Skipped, Update
 from tbps_cli.searching.scan import Scan, check_folder, scan
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
 
@@ -82,7 +82,7 @@ def index(
     file.compact()
     if not len(file):
         raise DataError(f"{folder} holds no usable images.", _no_images_hint(skipped))
-    return Gallery(str(folder), folder, file.known(), file.matrix(), run=str(model.path), update=update)
+    return Gallery(str(folder), Roots(folder), file.known(), file.matrix(), run=str(model.path), update=update)
 
 
 def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Gallery:
@@ -100,7 +100,7 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
     file.compact()
     place = _root(path, Path(str(folder)), file.known().paths, root)
-    return Gallery(str(path), place, file.known(), file.matrix(), run=str(model.path))
+    return Gallery(str(path), Roots(place), file.known(), file.matrix(), run=str(model.path))
 
 
 def _root(index_file: Path, folder: Path, paths: Sequence[str], given: Path | None) -> Path:

@@ -133,7 +133,8 @@ def _hits(
         if found not in left_out:
             row = gallery.rows[found]
             file = gallery.file_of(row)
-            hits.append(Hit(len(hits) + 1, row.path, score, file, row.person, row.camera, row.time))
+            facts = row.camera, row.time, row.source, row.seconds, row.box, row.track, row.detection
+            hits.append(Hit(len(hits) + 1, row.path, score, file, row.person, *facts))
     return hits
 
 

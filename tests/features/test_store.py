@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -368,3 +369,24 @@ def test_one_damaged_part_costs_its_rows_and_no_others(path, caplog) -> None:
     assert FeatureFile.open(path, "f1", rebuild=True).known().paths == ["a", "c"]
     assert caplog.text.count("Rebuilding it") == 1
     assert FeatureFile.open(path, "f1").known().paths == ["a", "c"]
+
+
+def test_rows_of_crops_keep_where_they_come_from(tmp_path: Path) -> None:
+    crop = Row("v.mp4#t=1.5&xywh=1,2,3,4", 10, 20, "c1", source="v.mp4", seconds=1.5, box=(1, 2, 3, 4), track="7")
+    plain = Row("a.jpg", 1, 2, "c2", detection=None)
+    file = FeatureFile.open(tmp_path / "a.h5", "0" * 16)
+    file.append([plain], np.ones((1, 4)))
+    file.append([crop], np.ones((1, 4)))
+    assert list(FeatureFile.open(tmp_path / "a.h5", "0" * 16).known()) == [plain, crop], "from two parts"
+    file.compact()
+    assert list(FeatureFile.open(tmp_path / "a.h5", "0" * 16).known()) == [plain, crop]
+    file.keep([True, False])
+    assert list(FeatureFile.open(tmp_path / "a.h5", "0" * 16).known()) == [plain]
+
+
+def test_a_file_without_crops_has_no_columns_for_them(tmp_path: Path) -> None:
+    file = FeatureFile.open(tmp_path / "a.h5", "0" * 16)
+    file.append([Row("a.jpg", 1, 2, "c")], np.ones((1, 4)))
+    file.compact()
+    with h5py.File(tmp_path / "a.h5") as opened:
+        assert set(opened) == {"vectors", "path", "size", "mtime", "content", "camera", "time", "person"}

@@ -353,7 +353,7 @@ def test_an_index_elsewhere_can_be_searched_without_its_images(model, photos: Pa
     made = index(model, photos, tmp_path / "people.h5")
     shutil.rmtree(photos)
     opened = open_index(model, tmp_path / "people.h5")
-    assert paths(opened) == paths(made) and opened.root == photos
+    assert paths(opened) == paths(made) and opened.roots.folder == photos
     assert np.array_equal(opened.vector_GE, made.vector_GE)
 
 
@@ -433,7 +433,7 @@ def test_an_index_that_was_moved_with_its_images_finds_them(model, photos: Path,
     for place in (elsewhere, elsewhere / "photos"):
         shutil.copy(tmp_path / "a.h5", place / "a.h5")
         gallery = open_index(model, place / "a.h5")
-        assert gallery.root == elsewhere / "photos" and gallery.file_of(gallery.rows[0]).is_file()
+        assert gallery.roots.folder == elsewhere / "photos" and gallery.file_of(gallery.rows[0]).is_file()
         assert "its images are taken from" in lines()
 
 
@@ -455,9 +455,9 @@ def test_indexing_a_moved_folder_goes_on_with_its_index(model, photos: Path, tmp
         index(model, other, tmp_path / "a.h5")  # its own folder is still there
     moved = photos.rename(tmp_path / "moved")
     gallery = index(model, moved, tmp_path / "a.h5")
-    assert (gallery.update.embedded, gallery.root) == (0, moved) and "takes its place" in lines()
+    assert (gallery.update.embedded, gallery.roots.folder) == (0, moved) and "takes its place" in lines()
     shutil.move(tmp_path / "a.h5", tmp_path / "copied" / "a.h5")
-    assert open_index(model, tmp_path / "copied" / "a.h5").root == moved and lines() == "", "it is written down"
+    assert open_index(model, tmp_path / "copied" / "a.h5").roots.folder == moved and lines() == "", "it is written down"
 
 
 def test_an_index_without_its_images_says_so_once_and_can_be_searched(

@@ -14,7 +14,7 @@ from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.rows import Row, Rows
 from tbps_cli.retrieval.embed import embed_split
 from tbps_cli.searching.dataset import of_split
-from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.gallery import Gallery, Roots
 from tbps_cli.searching.index import index
 from tbps_cli.searching.query import MINUS, Query, encode
 from tbps_cli.searching.ranking import answers
@@ -186,7 +186,7 @@ def test_a_large_gallery_is_ranked_exactly(model) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(5000, model.embed)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    gallery = Gallery("made", Path("made"), Rows.of([Row(f"{n}.png") for n in range(5000)]), vectors)
+    gallery = Gallery("made", Roots(Path("made")), Rows.of([Row(f"{n}.png") for n in range(5000)]), vectors)
     expected = np.argsort(-(vectors @ model.encode_texts(["red"])[0]), kind="stable")[:20]
     assert [int(hit.path[:-4]) for hit in search(model, gallery, "red", top=20)] == expected.tolist()
 
