@@ -85,6 +85,7 @@ class ExportedModel:
             self.transform = EvalTransform.from_description(self.manifest["transform"])
         except (ValueError, TypeError) as error:
             raise WeightsError(f"{folder / MANIFEST}: {error}.", "Export again.") from None
+        # opened at their first use: a sentence needs no image graph, an index no text graph
         self._image = _Graph(folder / "image.onnx")
         self._text = _Graph(folder / "text.onnx")
 
@@ -144,13 +145,20 @@ class ExportedModel:
 
 
 class _Graph:
-    """One graph file, opened by onnxruntime; in a process that was forked off, opened again."""
+    """One graph file, opened by onnxruntime when it is first used; in a process that was forked off, opened again.
+
+    Raises WeightsError when it is not there; whether it is whole shows when it is opened.
+    """
 
     opened: ClassVar[weakref.WeakSet[_Graph]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
+        import_onnxruntime(f"searching with {path.parent}")
+        check_name(path)
+        if not path.is_file():
+            raise _broken(path, "there is no such file")
         self.path = path
-        self.session = _session(path)
+        self.session: Any = None
         self.opened.add(self)
 
     def __call__(self, given: NDArray[Any]) -> NDArray[Any]:

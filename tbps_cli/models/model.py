@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,9 @@ from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models.device import choose
 from tbps_cli.models.official import Official
 from tbps_cli.models.run import CARD, DOUBTFUL, Run
-from tbps_cli.models.states import check_tokens, load_into
+from tbps_cli.models.states import check_tokens, method_of
 from tbps_cli.recipe.schema import Recipe
+from tbps_cli.remembered import recall, remember, state_of_file
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
@@ -43,6 +45,7 @@ if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork, and whoever waits for them waits for ever. One thread needs none.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
+PACKAGE = Path(__file__).parents[1]
 Rows = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
@@ -108,9 +111,21 @@ class Model:
         mark = self._mark or self.marked()._mark
         return fingerprint(mark, self.batch if self.batch_dependent else None)
 
-    def marked(self) -> Model:
-        """Itself, with its weights taken down as they are: from here on a change of them shows."""
+    def marked(self, file: list[object] | None = None) -> Model:
+        """Itself, with its weights taken down as they are: from here on a change of them shows.
+
+        file: the state of the file that alone they were just read from (`remembered.state_of_file`). Hashing them takes
+        longer than mapping them, and reads all of them, so it is done once a file.
+        """
+        key = None if file is None else [file, self._settings(), _code()]
+        known = recall("fingerprints", key) if key else None
+        mark = str(known.get("mark")) if known else ""
+        if re.fullmatch(r"[0-9a-f]{16}", mark):  # it becomes part of a file name
+            self._mark = mark
+            return self
         self._mark = self._weights_mark()
+        if key:
+            remember("fingerprints", key, {"mark": self._mark})
         return self
 
     def weights_changed(self) -> bool:
@@ -118,14 +133,18 @@ class Model:
         return self._mark is not None and self._weights_mark() != self._mark
 
     def _weights_mark(self) -> str:
-        # the length of captions is the tokenizer's and the position table's
-        config = self.recipe.method.model_dump(mode="json", exclude={"weights", "context"})
         weights = {
             name: tensor
             for name, tensor in self.method.state_dict().items()
             if not name.startswith(self.method.training_only)
         }
-        return fingerprint(weights, self.tokenizer.describe(), self.transform.describe(), self.precision, config)
+        return fingerprint(weights, *self._settings())
+
+    def _settings(self) -> tuple[dict[str, object], dict[str, object], str, dict[str, object]]:
+        """What embeddings depend on beside the weights."""
+        # the length of captions is the tokenizer's and the position table's
+        config = self.recipe.method.model_dump(mode="json", exclude={"weights", "context"})
+        return self.tokenizer.describe(), self.transform.describe(), self.precision, config
 
     def cut_count(self, texts: Sequence[str]) -> int:
         """How many captions lose their last words; none where they are embedded in pieces."""
@@ -207,8 +226,9 @@ def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words:
     text = methods.find(recipe.method.name).text_input(recipe.method, sources)
     recipe = recipe.model_copy(update={"method": text.config})
     chosen = choose(device)
-    method = build(recipe)
-    load_into(method, {**run.weights(), **text.tensors}, name=str(run.weights_file))
+    state = None if text.tensors else state_of_file(run.weights_file)
+    tensors = {**run.weights(), **text.tensors}
+    method, _ = method_of(lambda: build(recipe), tensors, name=str(run.weights_file))
     doubtful = run.facts().get(DOUBTFUL)
     if doubtful:
         logger.warning(
@@ -227,7 +247,7 @@ def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words:
         tokenizer=text.tokenizer,
         choices=run.choices,
         settings=sets,
-    ).marked()
+    ).marked(state)
 
 
 def open_official(
@@ -244,6 +264,7 @@ def open_official(
     One logged line says that it was converted.
     """
     chosen = choose(device)
+    state = state_of_file(found.source.path)
     made = found.load(words=words, data_root=data_root)
     logger.info("ckpt: %s is an official checkpoint, converted on the fly: %s", path, made.coverage)
     recipe = folded(made.method, made.recipe)
@@ -256,7 +277,14 @@ def open_official(
         choices=found.choices,
         settings=sets,
         notes=[str(made.coverage)],
-    ).marked()
+    ).marked(state if made.from_file_alone else None)
+
+
+@lru_cache(maxsize=1)
+def _code() -> list[tuple[str, int, int]]:
+    """The state of what makes a method of a file, so that nothing is taken from another version."""
+    parts = [path for part in ("methods", "models", "nn", "weights") for path in (PACKAGE / part).glob("*.py")]
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(parts)]
 
 
 def folded(method: Method, recipe: Recipe) -> Recipe:

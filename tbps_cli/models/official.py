@@ -23,7 +23,7 @@ from tbps_cli.methods.config import MethodConfig
 from tbps_cli.models.recognition import Reading, recognise
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import BENCHMARKS, SourceFile, find_file
-from tbps_cli.models.states import Coverage, load_into, other_context
+from tbps_cli.models.states import Coverage, method_of, other_context
 from tbps_cli.nn.sizes import CONTEXT, Tower, named
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.draft import read as read_draft
@@ -74,10 +74,11 @@ class Official:
         state = state_of(read_tensors(path, skip=SKIPPED, unread=self._unread()))
         check_twins(self.reading.left_out, state, str(path))
         tensors = files.under(kind.official).rename(state, str(path))
-        method = kind(recipe.method, self.task)
-        received = kind.received(recipe.method, tensors)
-        coverage = load_into(method, {**received, **text.tensors}, name=str(path), left_out=self.reading.left_out)
-        return Converted(recipe, method, text.tokenizer, coverage)
+        received = {**kind.received(recipe.method, tensors), **text.tensors}
+        method, coverage = method_of(
+            lambda: kind(recipe.method, self.task), received, name=str(path), left_out=self.reading.left_out
+        )
+        return Converted(recipe, method, text.tokenizer, coverage, from_file_alone=not text.tensors)
 
     def _unread(self) -> set[str]:
         """Where in the file that stands which is left out, and need not be compared with anything."""
@@ -96,6 +97,8 @@ class Converted:
     method: Method
     tokenizer: Tokenizer
     coverage: Coverage
+    from_file_alone: bool
+    """Whether every tensor that inference reads is the file's."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:

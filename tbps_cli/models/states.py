@@ -6,7 +6,7 @@ What inference needs must be there and of the right shape. Heads that only train
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,10 @@ from tbps_cli.methods.config import MethodConfig
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.weights.surplus import Extra
 
+MAPPED = 1 << 20
+"""Bytes of a tensor that is worth being left where a file is mapped."""
+ALIGNED = 64
+"""Bytes: torch's own tensors begin at multiples of it."""
 TEXT_POSITIONS = "clip.positional_embedding"
 """Our name of the table whose rows are the places of a caption."""
 
@@ -43,6 +47,35 @@ class Coverage:
         return f"{text}; {len(self.left_out)} left out, which {self.method} does not read: {some}"
 
 
+def method_of(
+    make: Callable[[], Method], tensors: Mapping[str, Tensor], *, name: str, left_out: tuple[Extra, ...] = ()
+) -> tuple[Method, Coverage]:
+    """A method for inference whose tensors are those of a file, not copies of them, wherever their types agree.
+
+    make: builds the method; everything else as in `load_into`. What a file has need not be drawn first, which takes
+    longer than reading it, and a file that is mapped is read only as far as it is used: an index reads no text tower.
+    """
+    with torch.device("meta"):
+        method = make()
+    own = method.state_dict()
+    unsaved = {key for key, _ in method.named_buffers()} - own.keys()
+    if unsaved or any(key not in tensors or tensors[key].shape != own[key].shape for key in own):
+        method = make()  # what the file lacks is as it was drawn
+        return method, load_into(method, tensors, name=name, left_out=left_out)
+    given = {key: _own(tensors[key].to(tensor.dtype).contiguous()) for key, tensor in own.items()}
+    method.load_state_dict(given, assign=True)
+    return method, _coverage(method, tensors, left_out)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A tensor for the method to keep: itself, or a copy where that costs little.
+
+    In a mapped file tensors begin anywhere, which changes the last bits of products; copies begin where all others do.
+    """
+    small = tensor.numel() * tensor.element_size() < MAPPED and tensor.data_ptr() % ALIGNED
+    return tensor.clone() if small else tensor
+
+
 def load_into(
     method: Method, tensors: Mapping[str, Tensor], *, name: str, left_out: tuple[Extra, ...] = ()
 ) -> Coverage:
@@ -58,6 +91,14 @@ def load_into(
     with torch.no_grad():
         for key in fits:
             own[key].copy_(tensors[key])
+    return _coverage(method, tensors, left_out)
+
+
+def _coverage(method: Method, tensors: Mapping[str, Tensor], left_out: tuple[Extra, ...]) -> Coverage:
+    """Which tensors of a file have found a place in the method, and which not."""
+    own = method.state_dict()
+    needed = [key for key in own if not key.startswith(method.training_only)]
+    fits = {key for key, tensor in own.items() if key in tensors and tensors[key].shape == tensor.shape}
     heads = tuple(_head(method, key, tensors[key], key in own) for key in tensors if key not in fits)
     return Coverage(method.config.name, tuple(key for key in own if key in fits), len(needed), heads + left_out)
 

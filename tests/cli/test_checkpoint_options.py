@@ -87,8 +87,8 @@ def test_a_missing_data_set_is_told_before_weights_are_read(
     def read(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("tbps_cli.models.model.load_into", read)
-    monkeypatch.setattr("tbps_cli.models.official.load_into", read)
+    monkeypatch.setattr("tbps_cli.models.model.method_of", read)
+    monkeypatch.setattr("tbps_cli.models.official.method_of", read)
     result = runner.invoke(app, [*command, "--ckpt", kind])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "is not in data" in result.stderr and "prepare-data" in result.stderr

@@ -26,6 +26,7 @@ from tbps_cli.exporting import write as module
 from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare
 from tbps_cli.exporting.exporter import export
 from tbps_cli.exporting.samples import samples
+from tbps_cli.models import exported as exported_module
 from tbps_cli.models import open_model
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
@@ -244,10 +245,10 @@ def test_weights_that_are_missing_beside_their_graph_are_named(
     weights = folder / "image.onnx.data"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(WeightsError, match=r"image\.onnx\.data, which holds the weights of image\.onnx, is damaged"):
-        ExportedModel(folder)
+        ExportedModel(folder).encode_images([picture()])
     weights.unlink()
     with pytest.raises(WeightsError, match=r"image\.onnx\.data, which holds the weights of image\.onnx, is missing"):
-        ExportedModel(folder)
+        ExportedModel(folder).encode_images([picture()])
 
 
 def test_a_graph_may_not_take_its_weights_from_outside_its_folder(
@@ -263,7 +264,7 @@ def test_a_graph_may_not_take_its_weights_from_outside_its_folder(
                 entry.value = "../outside.data"
     onnx.save(graph, folder / "image.onnx")
     with pytest.raises(WeightsError, match=r"image\.onnx"):
-        ExportedModel(folder)
+        ExportedModel(folder).encode_images([picture()])
 
 
 def test_names_that_onnxruntime_cannot_open_are_refused_before_any_work(
@@ -404,8 +405,29 @@ def test_a_manifest_that_is_no_manifest_is_named(exported: tuple[Path, Agreement
 def test_a_damaged_graph_is_named(exported: tuple[Path, Agreement], tmp_path: Path) -> None:
     shutil.copytree(exported[0], tmp_path / "damaged")
     (tmp_path / "damaged" / "text.onnx").write_bytes(b"no graph")
+    damaged = open_model(tmp_path / "damaged")
+    assert damaged.encode_images([picture()]).shape == (1, 16), "the image graph does not need it"
     with pytest.raises(WeightsError, match=r"text\.onnx: onnxruntime cannot open it"):
+        damaged.encode_texts(["a man"])
+    (tmp_path / "damaged" / "text.onnx").unlink()
+    with pytest.raises(WeightsError, match=r"text\.onnx: onnxruntime cannot open it: there is no such file"):
         open_model(tmp_path / "damaged")
+
+
+def test_a_sentence_opens_no_image_graph_and_an_image_no_text_graph(
+    exported: tuple[Path, Agreement], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    session = exported_module._session
+    monkeypatch.setattr(exported_module, "_session", lambda path: opened.append(path.name) or session(path))
+    ExportedModel(exported[0]).encode_texts(["a man"])
+    assert opened == ["text.onnx"]
+    ExportedModel(exported[0]).encode_images([picture()])
+    assert opened == ["text.onnx", "image.onnx"]
+
+
+def picture() -> Image.Image:
+    return Image.new("RGB", (16, 32), "red")
 
 
 def test_without_its_data_set_an_export_is_compared_on_drawn_pedestrians(model: Model, tmp_path: Path) -> None:

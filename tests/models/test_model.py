@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +96,46 @@ def test_the_fingerprint_follows_weights_and_settings_that_change_a_row(tmp_path
     assert opened(run.folder).fingerprint == marks["same"]
     assert opened(tiny_run(tmp_path / "c").folder).fingerprint == marks["same"], "the same weights elsewhere"
     assert opened(run.folder, sets=["data.name=rstpreid"]).fingerprint == marks["same"]
+
+
+def test_weights_are_hashed_once_a_file_and_again_when_it_changes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.utime(run.weights_file, (1, 1))
+    first = opened(run.folder)
+    hashed = []
+    mark = Model._weights_mark
+    monkeypatch.setattr(Model, "_weights_mark", lambda self: hashed.append(1) or mark(self))
+    second = opened(run.folder)
+    assert (second.fingerprint, hashed) == (first.fingerprint, [])
+    assert opened(run.folder, sets=["method.long_captions=chunk"]).fingerprint != first.fingerprint
+    with torch.no_grad():
+        second.method.clip.text_projection.mul_(2)
+    assert second.weights_changed(), "what was remembered is what was opened"
+    tensors = run.weights()
+    tensors["clip.text_projection"] = 2 * tensors["clip.text_projection"]
+    run.save_weights("best", tensors, {})
+    os.utime(run.weights_file, (1, 1))
+    assert opened(run.folder).fingerprint == second.marked().fingerprint != first.fingerprint
+
+
+def test_a_remembered_fingerprint_that_is_none_is_not_used(run: Run, tmp_path: Path) -> None:
+    os.utime(run.weights_file, (1, 1))
+    first = opened(run.folder).fingerprint
+    (file,) = (tmp_path / "cache" / "remembered" / "fingerprints").iterdir()
+    mark = json.loads(file.read_text("utf-8"))["fact"]["mark"]
+    file.write_text(file.read_text("utf-8").replace(mark, "../../../../evil"), "utf-8")
+    assert opened(run.folder).fingerprint == first
+
+
+def test_opening_draws_nothing_and_leaves_the_file_as_it_is(run: Run) -> None:
+    torch.manual_seed(0)
+    before, content = torch.get_rng_state(), run.weights_file.read_bytes()
+    model = opened(run.folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(tensor.device.type == "cpu" for tensor in model.method.state_dict().values())
+    with torch.no_grad():
+        for parameter in model.method.parameters():
+            parameter.add_(1)
+    assert run.weights_file.read_bytes() == content
 
 
 def test_the_fingerprint_ignores_heads_of_training(tmp_path: Path) -> None:
