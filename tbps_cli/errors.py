@@ -24,6 +24,14 @@ class UsageError(TbpsError):
     status = 2
 
 
+class FilterError(UsageError):
+    """A filter that makes no sense; `excerpt` shows where: its text, and a caret on a line below."""
+
+    def __init__(self, message: str, excerpt: tuple[str, str], hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.excerpt = excerpt
+
+
 class RecipeError(TbpsError):
     """A recipe that cannot be used; the message lists every problem, one a line."""
 

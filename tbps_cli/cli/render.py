@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from tbps_cli.cli import output
-from tbps_cli.errors import RecipeError, TbpsError
+from tbps_cli.errors import FilterError, RecipeError, TbpsError
 from tbps_cli.escape import printable
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def error(mistake: TbpsError) -> None:
     _labelled("Error:", "bold red", lines[0])
     for text in lines[1:]:
         line(f"  {text.strip()}", stderr=True)
+    for text in mistake.excerpt if isinstance(mistake, FilterError) else ():
+        line(f"  {text}", stderr=True)
     if mistake.hint:
         _labelled("Hint:", "bold cyan", mistake.hint)
 

@@ -14,10 +14,11 @@ from tbps_cli.data.types import Person
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.rows import content_hash
+from tbps_cli.filtering.masks import mask
+from tbps_cli.filtering.parse import Where, parse, require
 from tbps_cli.retrieval.rank import topk
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import Query, encode
-from tbps_cli.searching.where import Where, parse, require
 from tbps_cli.types import Hit
 
 TOP = 10
@@ -88,10 +89,9 @@ class _Ranker:
         self.by_score = where is not None and "score" in where.fields
         self.index_K: NDArray[np.int64] | None = None
         if where is not None and len(gallery):
-            require(where, gallery.knows)
+            require(where, gallery.columns.knows)
         if where is not None and not self.by_score:
-            fits = (where(gallery.values(row)) for row in gallery.rows)
-            self.index_K = np.flatnonzero(np.fromiter(fits, bool, len(gallery)))
+            self.index_K = np.flatnonzero(mask(where.tree, gallery.columns))
         self.candidates = len(gallery) if self.index_K is None else len(self.index_K)
 
     def rank(self, query_QE: NDArray[np.float32], top: int) -> list[tuple[NDArray[Any], NDArray[np.int64]]]:
@@ -108,12 +108,10 @@ class _Ranker:
         """A filter that asks for the score needs all of them; the best that fit it are kept."""
         assert self.where is not None
         score_1K, found_1K = topk(query_E[None], self.gallery.vector_GE, len(self.gallery))
-        kept: list[int] = []
-        for place, (score, found) in enumerate(zip(score_1K[0].tolist(), found_1K[0].tolist(), strict=True)):
-            if self.where({**self.gallery.values(self.gallery.rows[found]), "score": score}):
-                kept.append(place)
-                if len(kept) == top:
-                    break
+        score_G = np.empty(len(self.gallery), score_1K.dtype)
+        score_G[found_1K[0]] = score_1K[0]
+        fits_G = mask(self.where.tree, self.gallery.columns.scored(score_G))
+        kept = np.flatnonzero(fits_G[found_1K[0]])[:top]
         return score_1K[0][kept], found_1K[0][kept]
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.encoder import Encoder
+from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
 from tbps_cli.searching.dataset import of_split
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
 from tbps_cli.searching.query import Query
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
-from tbps_cli.searching.where import Where, parse
 from tbps_cli.types import Hit
 
 Progress = Callable[[int, int], None]
@@ -54,7 +54,7 @@ def search(
     gallery: an open one, a folder of images (embedded on first use) or an index file; left out, `split`
     of the data set that the model was trained on, below `data_root`.
     query: the sentence; image: an image that shows what is wanted; minus: what it is not.
-    where: a filter, see `searching.where`; min_score: the lowest cosine that counts.
+    where: a filter, see `filtering.parse`; min_score: the lowest cosine that counts.
     with_self: whether the image that is searched by may be a hit (`tbps search` leaves it out).
     """
     asked = query if isinstance(query, Query) else Query(query, Path(image) if image else None, minus)

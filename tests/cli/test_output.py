@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbps_cli.cli import output, render
-from tbps_cli.errors import DataError, RecipeError
+from tbps_cli.errors import DataError, FilterError, RecipeError
 from tbps_cli.escape import exact_bytes, json_text, printable
+from tbps_cli.filtering.parse import parse
 
 
 def write(monkeypatch, encoding: str, text: str) -> bytes:
@@ -80,6 +81,16 @@ def test_a_name_cannot_fake_a_message(capsys):
     assert capsys.readouterr().err == (
         "Error: a\\nError: all files are lost.png: no image.\nHint: See \\x1b[2Jb\none\\rtwo\n"
     )
+
+
+def test_a_mistake_in_a_filter_is_shown_with_a_caret_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FilterError) as caught:
+        parse('path like "写真/*" and camera == c1')
+    render.error(caught.value)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-3] == '  path like "写真/*" and camera == c1'
+    assert lines[-2] == "  " + " " * 33 + "^", lines
+    assert lines[-1].startswith("Hint: ")
 
 
 def test_the_problems_of_a_recipe_stand_one_a_line_and_indented(capsys):
