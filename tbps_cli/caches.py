@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = "features", "indexes", "weights", "remembered"
-"""The folders below the cache that are ours: embedded images, searched folders, downloads, small facts."""
+KINDS = "features", "indexes", "weights", "remembered", "thumbnails"
+"""The folders below the cache that are ours: embedded images, searched folders, downloads, small facts, small images."""
 
 _DAY = 86_400.0
 

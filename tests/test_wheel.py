@@ -75,6 +75,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"tbps_cli"}
     assert not [name for name in names if name.endswith(".pyc")]
     assert "tbps_cli/py.typed" in names
+    templates = {path.name for path in (ROOT / "tbps_cli" / "searching" / "templates").iterdir()}
+    assert templates == {"sheet.html", "parts.html", "sheet.css", "sheet.js"}
+    assert {f"tbps_cli/searching/templates/{name}" for name in templates} <= set(names)
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:

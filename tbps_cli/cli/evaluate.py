@@ -251,7 +251,8 @@ def _save(evaluation: Evaluation, mark: str, html: Path | None, features: Path |
     from tbps_cli.cli import output, render
     from tbps_cli.files import write_bytes
     from tbps_cli.retrieval import outputs
-    from tbps_cli.searching import sheet
+    from tbps_cli.searching.rank_sheet import of_evaluation
+    from tbps_cli.searching.thumbnails import ThumbnailCache
 
     def place(path: Path) -> Path:
         return path.with_name(f"{path.stem}{mark}{path.suffix}")
@@ -262,7 +263,7 @@ def _save(evaluation: Evaluation, mark: str, html: Path | None, features: Path |
         outputs.save_ranks(evaluation, place(ranks))
     if html:
         with render.progress("Thumbnails") as progress:
-            text = sheet.of_evaluation(evaluation, progress=progress)
+            text = of_evaluation(evaluation, cache=ThumbnailCache(), progress=progress)
         write_bytes(place(html), text.encode("utf-8", "replace"))
     for path in (features, ranks, html):
         if path:

@@ -166,10 +166,11 @@ def _save(found: Search, html: Path | None, copy_to: Path | None) -> None:
     from tbps_cli.cli import output, render
     from tbps_cli.files import write_bytes
     from tbps_cli.searching.hits import copy_hits, page
+    from tbps_cli.searching.thumbnails import ThumbnailCache
 
     if html:
         with render.progress("Thumbnails") as progress:
-            text = page(found.answers, found.gallery, found.gallery.run, progress=progress)
+            text = page(found.answers, found.gallery, found.gallery.run, cache=ThumbnailCache(), progress=progress)
         write_bytes(html, text.encode("utf-8", "replace"))
         output.stdout.written.append(str(html))
         render.note(f"Written: {html}")

@@ -70,7 +70,11 @@ def crop_of(file: Path, seconds: float | None, box: Box | None) -> Image.Image:
     """An image file, a part of it, or a part of a frame of a video, as RGB, upright. Raises UnreadableImage."""
     if seconds is not None:
         raise UnreadableImage(file, "frames of videos cannot be read yet")
-    image = read_image(file)
+    return part_of(read_image(file), box)
+
+
+def part_of(image: Image.Image, box: Box | None) -> Image.Image:
+    """A box of an image, or all of it."""
     if box is None:
         return image
     x, y, width, height = box
@@ -105,6 +109,29 @@ class Gallery:
     def image_of(self, row: Row) -> Image.Image:
         """The image of a row as RGB, upright; a crop is made from its source. Raises UnreadableImage."""
         return crop_of(self.file_of(row), row.seconds, row.box)
+
+    def content_of(self, path: str) -> str:
+        """What the file of a row holds, as `features.rows.content_hash` has it; empty where that is unknown."""
+        places = np.flatnonzero(self.rows.columns["path"] == encoded(path))
+        return str(self.rows[places[0]].content) if len(places) else ""
+
+    def boxes_in(self, source: str, seconds: float | None) -> list[Box]:
+        """Where persons were found in a frame."""
+        columns = self.rows.columns
+        there = columns["source"] == encoded(source)
+        if seconds is not None:
+            there &= columns["seconds"] == seconds
+        boxes = columns["box"][there].tolist()
+        return [(x, y, width, height) for x, y, width, height in boxes if width]
+
+    def duration_of(self, source: str | None, track: str | None, seconds: float | None) -> tuple[float, float]:
+        """How many seconds before and after this moment a track was seen; nothing where no track is known."""
+        if source is None or track is None or seconds is None:
+            return 0.0, 0.0
+        columns = self.rows.columns
+        same = (columns["source"] == encoded(source)) & (columns["track"] == encoded(track))
+        moments = columns["seconds"][same]
+        return max(0.0, seconds - float(np.nanmin(moments))), max(0.0, float(np.nanmax(moments)) - seconds)
 
     def places_of(self, content: str) -> NDArray[np.int64]:
         """The places of all images with these bytes (their `features.rows.content_hash`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,37 +14,103 @@ from tbps_cli.errors import TbpsError
 from tbps_cli.escape import printable
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.ranking import Answer
+from tbps_cli.searching.timeline import clip_time
 from tbps_cli.types import Hit
 
 if TYPE_CHECKING:
-    from tbps_cli.searching import sheet
+    from tbps_cli.searching.sheet import SheetAnswer
+    from tbps_cli.searching.thumbnails import Excerpt, ThumbnailCache
+    from tbps_cli.searching.timeline import Presence
 
-LARGE, SEVERAL = (158, 380), (88, 216)
+LARGE, SEVERAL = (158, 360), (88, 216)
 """Width and height in pixels of thumbnails: six fill a line for one search, ten for several."""
 
 
 def page(
-    answers: Sequence[Answer], gallery: Gallery, run: str, *, progress: Callable[[int, int], None] | None = None
+    answers: Sequence[Answer],
+    gallery: Gallery,
+    run: str,
+    *,
+    filtered: str | None = None,
+    blur: bool = False,
+    cache: ThumbnailCache | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """All answers as one self-contained HTML text; right and wrong hits are framed where the truth is known."""
-    from tbps_cli.searching import sheet
+    """All answers as one self-contained HTML text; right and wrong hits are marked where the truth is known.
+
+    filtered: the filter as it was asked for. blur: no heads, see `searching.blur`. cache: where thumbnails are kept.
+    """
+    from tbps_cli.searching.sheet import SheetSection, sheet
 
     single = len(answers) == 1
-    title = str(answers[0].query) if single else f"{len(answers):,} searches"
-    where = "" if answers[0].candidates == len(gallery) else f"{answers[0].candidates:,} of "
-    facts = [gallery.name, f"{where}{amount(len(gallery), 'image')}", run]
-    if single and (remark := _remark(answers[0])):
-        facts.append(remark)
-    group = sheet.SheetSection("", [_answer(one, single) for one in answers])
-    size = LARGE if single else SEVERAL
-    return sheet.sheet(title, " · ".join(facts), [group], size=size, progress=progress)
+    first = answers[0]
+    ranked = amount(len(gallery), "image")
+    facts = [
+        ("gallery", gallery.name),
+        ("ranked", ranked if first.candidates == len(gallery) else f"{first.candidates:,} of {ranked}"),
+        *([("filter", filtered)] if filtered else []),
+        ("model", run),
+        *([("result", remark)] if single and (remark := _remark(first)) else []),
+        ("asked", f"{datetime.now():%Y-%m-%d %H:%M}"),
+    ]
+    return sheet(
+        str(first.query) if single else f"{len(answers):,} searches",
+        facts,
+        [SheetSection("", [_answer(one, gallery, single, blur) for one in answers])],
+        large=single,
+        size=LARGE if single else SEVERAL,
+        blur=blur,
+        cache=cache,
+        progress=progress,
+    )
 
 
-def _answer(answer: Answer, single: bool) -> sheet.SheetAnswer:
-    from tbps_cli.searching import sheet
+def _answer(answer: Answer, gallery: Gallery, single: bool, blur: bool) -> SheetAnswer:
+    from tbps_cli.searching.sheet import SheetAnswer, SheetImage
 
-    places = [sheet.SheetImage(hit.file, label(hit), answer.is_right(hit)) for hit in answer.hits]
-    return sheet.SheetAnswer("" if single else str(answer.query), places, "" if single else _remark(answer))
+    places = []
+    for hit in answer.hits:
+        image, frame = excerpts(hit, gallery, blur=blur)
+        places.append(SheetImage(image, label(hit), answer.is_right(hit), hit.path if hit.source else "", frame=frame))
+    seen, dated = _seen(answer.hits, gallery)
+    note = "" if single else _remark(answer)
+    return SheetAnswer("" if single else str(answer.query), places, note, seen=seen, dated=dated)
+
+
+def excerpts(hit: Hit, gallery: Gallery, *, blur: bool = False) -> tuple[Excerpt, Excerpt | None]:
+    """What is shown of a hit: itself, and the whole frame that it is a part of, if any.
+
+    blur: the frame then knows everybody who was found in it.
+    """
+    from tbps_cli.searching.thumbnails import Excerpt
+
+    content = gallery.content_of(hit.path) if hit.seconds is not None else ""
+    image = Excerpt(hit.file, hit.box, hit.seconds, content)
+    if hit.source is None:
+        return image, None
+    persons = tuple(gallery.boxes_in(hit.source, hit.seconds)) if blur else None
+    return image, Excerpt(hit.file, None, hit.seconds, content, persons)
+
+
+def _seen(hits: Sequence[Hit], gallery: Gallery) -> tuple[list[Presence], bool]:
+    """When hits of cameras and videos were seen, a track from its first to its last image; and whether as dates.
+
+    The time of a plain image without a camera may be that of a copy: such hits have no place on the line.
+    """
+    from tbps_cli.searching.timeline import Presence, seconds_of
+
+    hits = [hit for hit in hits if hit.camera is not None or hit.source is not None]
+    when = {hit.rank: seconds_of(hit.time) for hit in hits if hit.time is not None}
+    dated = any(moment is not None for moment in when.values())
+    seen = []
+    for hit in hits:
+        moment = when.get(hit.rank) if dated else hit.seconds
+        if moment is None:
+            continue
+        before, after = gallery.duration_of(hit.source, hit.track, hit.seconds)
+        lane = hit.camera or (hit.source or "").rpartition("/")[2]
+        seen.append(Presence(hit.rank, lane, moment - before, moment + after))
+    return seen, dated
 
 
 def _remark(answer: Answer) -> str:
@@ -60,10 +127,12 @@ def _remark(answer: Answer) -> str:
 
 def label(hit: Hit) -> str:
     """What stands below a hit: its score, who it is or the file's name, then where and when it was taken."""
-    path = Path(hit.path)
+    path = Path(hit.source or hit.path)
     lines = [f"{hit.score:.3f}", path.name if hit.person is None else f"person {hit.person}"]
     folder = str(path.parent) if path.parent != Path() else ""
-    if known := [part for part in (folder, hit.camera, hit.time) if part]:
+    clip = clip_time(hit.seconds) if hit.seconds is not None else None
+    track = f"track {hit.track}" if hit.track is not None else None
+    if known := [part for part in (folder, hit.camera, hit.time, clip, track) if part]:
         lines.append(" · ".join(known))
     return "\n".join(map(printable, lines))
 

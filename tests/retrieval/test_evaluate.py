@@ -169,7 +169,8 @@ def test_html_sheet_is_written(place, tbps) -> None:
     status, _, err = tbps("eval", "--data", "cuhk-pedes", "--html", str(place / "sheet.html"))
     assert status == 0 and "sheet.html" in err
     text = (place / "sheet.html").read_text(encoding="utf-8")
-    assert text.count("<section>") == 24 and "Protocol: weights selected on val" in text
+    assert text.count('<section class="answer">') == 24
+    assert "<dt>protocol</dt><dd><bdi>weights selected on val" in text
 
 
 @pytest.mark.parametrize(
