@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KINDS = "features", "indexes", "weights", "remembered", "thumbnails"
-"""The folders below the cache that are ours: embedded images, searched folders, downloads, small facts, small images."""
+"""The folders below the cache that are ours: embedded images, searched folders, downloads, small facts, thumbnails."""
 
 _DAY = 86_400.0
 
