@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.sets import cuhk_records, write_set
+from support.street import _small_street, small_street
 
 from tbps_cli.cli import render
 from tbps_cli.cli.app import app
 from tbps_cli.data.open import open_dataset
+
+__all__ = ["_small_street", "small_street"]  # fixtures of support.street
 
 
 @pytest.fixture(autouse=True)

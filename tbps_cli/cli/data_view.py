@@ -9,6 +9,7 @@ from tbps_cli.cli.render import line, table
 
 if TYPE_CHECKING:
     from tbps_cli.prepare.check import CheckReport
+    from tbps_cli.prepare.street import DrawnStreet
 
 
 def show(report: CheckReport) -> None:
@@ -41,6 +42,22 @@ def show(report: CheckReport) -> None:
         "ready" if not report.broken else f"{amount(report.broken, 'image is', 'images are')} missing or unreadable",
         style="bold",
     )
+
+
+def show_street(drawn: DrawnStreet) -> None:
+    """What the drawn street holds, and the commands that use it."""
+    headings = ["clip", "start", "frames", "tracks", "boxes"]
+    rows = [
+        [clip["clip"], clip["start"].partition("T")[2], *(f"{clip[key]:,}" for key in headings[2:])]
+        for clip in drawn.clips
+    ]
+    table(headings, rows, right=headings[2:], title=f"street  {drawn.folder}")
+    line()
+    width, height = drawn.street.size
+    stills = sum(clip["single_frames"] for clip in drawn.clips)
+    line(f"{amount(drawn.persons, 'person')} seen, {width} x {height} pixels, {drawn.street.rate} frames a second")
+    line(f"truth: clips/*.json; {amount(stills, 'single frame')} in frames/; queries.jsonl: {drawn.queries} sentences")
+    line("ready", style="bold")
 
 
 def _audit_lines(report: CheckReport) -> None:

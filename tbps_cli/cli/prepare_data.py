@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +56,35 @@ Decode = Annotated[
     ),
 ]
 Identities = Annotated[
-    int | None, typer.Option("--identities", metavar="N", help="How many persons to draw (synthetic). Default: 1760.")
+    int | None,
+    typer.Option(
+        "--identities", metavar="N", help="How many persons to draw (synthetic). Default: 1760; 30 with --street."
+    ),
 ]
 Seed = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Random seed of the drawing (synthetic). Default: 0.")
+]
+
+IsStreet = Annotated[
+    bool,
+    typer.Option(
+        "--street",
+        help="With synthetic: draw a street instead, filmed by several cameras, as videos and frames with the truth "
+        "about every person in them.",
+    ),
+]
+Cameras = Annotated[
+    int | None, typer.Option("--cameras", metavar="N", help="With --street: how many cameras, 1 to 6. Default: 3.")
+]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", metavar="M", help="With --street: how long they film. Default: 1.")
+]
+Rate = Annotated[
+    int | None, typer.Option("--rate", metavar="N", help="With --street: frames a second, 1 to 30. Default: 8.")
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="WxH", help="With --street: width x height of a frame. Default: 768x576."),
 ]
 
 
@@ -71,9 +97,21 @@ def command(
     decode: Decode = None,
     identities: Identities = None,
     seed: Seed = None,
+    street: IsStreet = False,
+    cameras: Cameras = None,
+    minutes: Minutes = None,
+    size: Size = None,
+    rate: Rate = None,
     as_json: Json = False,
 ) -> None:
     """Check a data set, after unpacking or drawing it. If it is missing, explain how to request it."""
+    filmed = {"--cameras": cameras, "--minutes": minutes, "--size": size, "--rate": rate}
+    if street:
+        refused = {"--source": source, "--audit": audit or None, "--against": against, "--decode": decode}
+        _refuse(refused, "{} does not go with --street.")
+        _street(name, data_root, identities, seed, filmed, as_json)
+        return
+    _refuse(filmed, "{} goes with --street.")
     from tbps_cli.cli import data_view, output, render
     from tbps_cli.places import data_root as root_of
     from tbps_cli.prepare.prepare import AbsentData, prepare
@@ -104,6 +142,57 @@ def command(
         data_view.show(report)
     if report.broken:
         raise typer.Exit(1)
+
+
+def _refuse(options: Mapping[str, object], message: str) -> None:
+    """Raise UsageError for the first option that is given."""
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(message.format(option), "The street: tbps prepare-data synthetic --street --cameras 2")
+
+
+def _street(
+    name: str,
+    data_root: Path | None,
+    persons: int | None,
+    seed: int | None,
+    filmed: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    """Draw the street and show what it holds."""
+    from tbps_cli.cli import data_view, output, render
+    from tbps_cli.data.open import find_layout
+    from tbps_cli.places import data_root as root_of
+    from tbps_cli.prepare.street import prepare_street
+
+    layout = find_layout(name)
+    if layout is None or layout.name != "synthetic":
+        raise UsageError(f"--street does not go with {name}.", "It is for: tbps prepare-data synthetic --street")
+    drawn = prepare_street(
+        root_of(data_root),
+        persons=persons,
+        cameras=filmed["--cameras"],
+        minutes=filmed["--minutes"],
+        size=_frame_size(filmed["--size"]),
+        rate=filmed["--rate"],
+        seed=seed,
+        phase=render.progress,
+    )
+    output.stdout.written.append(str(drawn.folder))
+    if as_json:
+        render.document(drawn.document())
+    else:
+        data_view.show_street(drawn)
+
+
+def _frame_size(text: str | None) -> tuple[int, int] | None:
+    """`768x576` -> (768, 576): width, then height, as sizes of videos are written."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})[xX*](\d{1,5})", text.strip())
+    if not match:
+        raise UsageError(f"--size {text} is not a size.", "Width x height in pixels, for example --size 768x576.")
+    return int(match[1]), int(match[2])
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

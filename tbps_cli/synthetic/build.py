@@ -33,6 +33,8 @@ DEFAULT_IDENTITIES = 1760
 VERSION = 2
 """Raised when the same seed gives other bytes."""
 
+MADE_BY = "tbps prepare-data synthetic"
+
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
 
@@ -59,11 +61,11 @@ def build(
         raise UsageError(f"--identities {identities}: a data set needs at least 4 persons.", "Try --identities 200.")
     if seed < 0:
         raise UsageError(f"--seed {seed}: a seed is 0 or more.")
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     folder = folder.resolve()
     try:
         with files.new_folder(folder, folder, DataError, replace=True) as draft:
-            _fill(draft, identities, seed, progress, _workers(workers, identities))
+            _fill(draft, identities, seed, progress, 1 if workers is None and identities < 200 else processes(workers))
     except BrokenProcessPool as error:
         hint = "Free some memory; a script of your own must call this under `if __name__ == '__main__':`."
         raise DataError(f"{folder}: a drawing process died.", hint) from error
@@ -84,15 +86,16 @@ def _fill(draft: Path, identities: int, seed: int, progress: Progress | None, wo
 
 def about(identities: int, seed: int) -> Record:
     """What `about.json` of such a set says; equal documents mean equal bytes."""
-    return {"made_by": "tbps prepare-data synthetic", "version": VERSION, "identities": identities, "seed": seed}
+    return {"made_by": MADE_BY, "version": VERSION, "identities": identities, "seed": seed}
 
 
 def is_built(folder: Path, *, identities: int, seed: int) -> bool:
     """Whether `folder` already holds exactly this set."""
-    return _read_about(folder) == about(identities, seed)
+    return read_about(folder) == about(identities, seed)
 
 
-def _read_about(folder: Path) -> Record | None:
+def read_about(folder: Path) -> Record | None:
+    """The `about.json` of a folder; None where there is none that can be read."""
     try:
         document = json.loads((folder / "about.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -100,19 +103,21 @@ def _read_about(folder: Path) -> Record | None:
     return document if isinstance(document, dict) else None
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path, made_by: str = MADE_BY) -> None:
+    """Raise DataError for a folder that holds files of somebody else."""
     if not folder.exists():
         return
-    ours = (_read_about(folder) or {}).get("made_by") == about(0, 0)["made_by"]
+    ours = (read_about(folder) or {}).get("made_by") == made_by
     if not folder.is_dir() or (any(folder.iterdir()) and not ours):
         raise DataError(f"{folder} holds files that tbps did not draw.", "Choose another --data-root, or move it away.")
 
 
-def _workers(workers: int | None, identities: int) -> int:
+def processes(workers: int | None) -> int:
+    """How many processes draw: as many as asked for, else one a core."""
     if workers is not None:
         return max(1, workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if identities < 200 else min(cores, 16)
+    return min(cores, 16)
 
 
 def _draw(draft: Path, identities: int, seed: int, workers: int) -> Iterator[list[Record]]:

@@ -87,9 +87,9 @@ class Studio:
         """(what lies before the lens, how the person stands, what is hidden): an image without the camera's faults."""
         stance = draw_stance(person, rng)
         crop, size, feet, tall = self._place(person, stance, camera, rng)
-        elevation = 0.55 * math.atan2(camera.raised - 0.5, 4.0)
+        elevation = looking_down(camera)
         light = camera.light + float(rng.normal(0, 0.1))
-        _shadow(crop, feet, tall, camera, light)
+        cast_shadow(crop, feet, tall, camera, light)
         figure = draw_figure(person, stance, size, feet, tall, elevation, light, rng)
         crop.paste(figure, (0, 0), figure)
         return crop, stance, self._occlude(crop, feet, tall, rng)
@@ -153,7 +153,12 @@ def _sprite(seed: int, number: int) -> Image.Image:
     return draw_figure(person, draw_stance(person, rng), (120, 250), (60, 237.5), 200, 0.1, 0.3, rng)
 
 
-def _shadow(crop: Image.Image, feet: tuple[float, float], tall: float, camera: Camera, light: float) -> None:
+def looking_down(camera: Camera) -> float:
+    """By how much the camera looks down on people, in radians; less than it truly would, so that faces stay visible."""
+    return 0.55 * math.atan2(camera.raised - 0.5, 4.0)
+
+
+def cast_shadow(crop: Image.Image, feet: tuple[float, float], tall: float, camera: Camera, light: float) -> None:
     """Darken the ground under the feet and away from the light."""
     shade = Image.new("L", crop.size)
     draw = ImageDraw.Draw(shade)

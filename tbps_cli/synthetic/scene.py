@@ -21,7 +21,8 @@ from tbps_cli.synthetic.person import RGB, stranger
 Floats = NDArray[np.float32]
 
 WIDTH, HEIGHT = 960, 620
-_FOCAL = 620.0
+FOCAL = 620.0
+"""Of the lens, in pixels: what is one body height tall and d body heights away is FOCAL / d pixels tall."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,21 @@ class Scene:
         return (row - self.horizon) / self.camera_height
 
 
-def paint_scene(kind: str, horizon: float, camera_height: float, rng: np.random.Generator) -> Scene:
-    """Paint a street, corridor, grass or plaza; `horizon` is the share of the height above it."""
+def paint_scene(
+    kind: str, horizon: float, camera_height: float, rng: np.random.Generator, *, passers_by: bool = True
+) -> Scene:
+    """Paint a street, corridor, grass or plaza; `horizon` is the share of the height above it.
+
+    passers_by: with other people who stand there for good.
+    """
     row = horizon * HEIGHT
     ground: Floats = _GROUNDS[kind](*_plane(row, camera_height), rng)
     ground += rng.normal(0, 5, (HEIGHT, WIDTH, 1)).astype(np.float32) + _clouds(rng, 14, 9.0)
     image = Image.fromarray(ground.clip(0, 255).astype(np.uint8))
     _BACKDROPS[kind](image, row, rng)
     scene = Scene(image, row, camera_height)
-    _passers_by(scene, rng)
+    if passers_by:
+        _passers_by(scene, rng)
     return Scene(image.filter(ImageFilter.GaussianBlur(1.0)), row, camera_height)
 
 
@@ -54,8 +61,8 @@ def _plane(horizon: float, camera_height: float) -> tuple[Floats, Floats]:
     """(across, away) of every pixel on the ground, in body heights; nonsense above the horizon."""
     rows = np.arange(HEIGHT, dtype=np.float32)[:, None]
     columns = np.arange(WIDTH, dtype=np.float32)[None]
-    away = _FOCAL * camera_height / np.maximum(rows - horizon, 2.0)
-    across = (columns - WIDTH / 2) * away / _FOCAL
+    away = FOCAL * camera_height / np.maximum(rows - horizon, 2.0)
+    across = (columns - WIDTH / 2) * away / FOCAL
     return across.astype(np.float32), np.broadcast_to(away, across.shape).astype(np.float32)
 
 
