@@ -24,7 +24,10 @@ class SearchedSplit(StrEnum):
 
 Sentence = Annotated[
     list[str] | None,
-    typer.Argument(metavar="QUERY", help="What the person looks like, in a sentence; quotes are not needed."),
+    typer.Argument(
+        metavar="QUERY",
+        help="What the person looks like, in a sentence; quotes are not needed. Sums: red coat + ./it.jpg - 0.8:bag.",
+    ),
 ]
 Place = Annotated[
     Path | None,
@@ -32,12 +35,33 @@ Place = Annotated[
         "--in", metavar="DIR-OR-INDEX", help="A folder of images, or an index. Default: the run's own test set."
     ),
 ]
-Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many images to show.")]
-Image = Annotated[
-    Path | None, typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence.")
+Top = Annotated[int, typer.Option("--top", "-t", metavar="N", min=1, help="How many images to show.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence; repeatable."),
 ]
-WithSelf = Annotated[bool, typer.Option("--with-self", help="With --image: let that image be among the hits.")]
-Minus = Annotated[str | None, typer.Option("--minus", metavar="TEXT", help="Description to steer away from.")]
+WithSelf = Annotated[bool, typer.Option("--with-self", help="With --image: let such images be among the hits.")]
+Plus = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plus",
+        "--add",
+        "-a",
+        metavar="TERM",
+        help="Add this to the query: a sentence or ./image.jpg, with a weight if it begins with one (0.5:TERM).",
+    ),
+]
+Minus = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--minus",
+        "--subtract",
+        "--sub",
+        "-s",
+        metavar="TERM",
+        help="Steer away from this; as --plus, its weight is 0.5 unless it begins with one. Repeatable.",
+    ),
+]
 Where = Annotated[
     str | None,
     typer.Option("--where", metavar="EXPR", help="Only images for which this is true, e.g. 'camera == \"c1\"'."),
@@ -59,7 +83,7 @@ Root = Annotated[
     typer.Option("--root", metavar="DIR", help="Where the images of an index lie now, if they were moved."),
 ]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")]
-AsPaths = Annotated[bool, typer.Option("--paths", help="Print only the paths of the hits, one a line.")]
+AsPaths = Annotated[bool, typer.Option("--paths", "-f", help="Print only the paths of the hits, one a line.")]
 Null = Annotated[
     bool, typer.Option("--null", "-0", help="Like --paths, but each path ends with a NUL byte, for xargs -0.")
 ]
@@ -76,8 +100,9 @@ def command(
     place: Place = None,
     ckpt: Ckpt = None,
     top: Top = 10,
-    image: Image = None,
+    image: Images = None,
     with_self: WithSelf = False,
+    plus: Plus = None,
     minus: Minus = None,
     where: Where = None,
     min_score: MinScore = None,
@@ -104,7 +129,7 @@ def command(
 
     if as_json + as_csv + (as_paths or null) > 1:
         raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")
-    asked = _queries(" ".join(sentence) if sentence else None, image, minus, queries)
+    asked = _queries(sentence or [], image or [], plus or [], minus or [], queries)
     check_new_file("--html", html, (".html", ".htm"))
     if copy_to:
         check_new_folder("--copy-to", copy_to, inside=True)
@@ -133,18 +158,16 @@ def command(
         render.note("No image fits." if found.gallery else "There are no images.")
 
 
-def _queries(query: str | None, image: Path | None, minus: str | None, file: Path | None) -> list[Query]:
+def _queries(words: list[str], images: list[Path], plus: list[str], minus: list[str], file: Path | None) -> list[Query]:
     from tbps_cli.errors import UsageError
+    from tbps_cli.searching import sums
     from tbps_cli.searching.queries import read_queries
-    from tbps_cli.searching.query import Query
 
-    if file is not None:
-        if query is not None or image is not None or minus is not None:
-            raise UsageError("--queries and a single query exclude each other.", "Leave one of them out.")
-        return read_queries(file)
-    if image is not None and not image.is_file():
-        raise UsageError(f"--image {image}: there is no such file.")
-    return [Query(query, image, minus)]
+    if file is None:
+        return [sums.query(words, images, plus, minus)]
+    if words or images or plus or minus:
+        raise UsageError("--queries and a single query exclude each other.", "Leave one of them out.")
+    return read_queries(file)
 
 
 def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:

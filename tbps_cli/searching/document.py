@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.query import StoredRow, Term
 from tbps_cli.searching.ranking import Answer
 from tbps_cli.types import Hit
 
@@ -20,7 +21,7 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
     """One answer as JSON-able values; `score` is the cosine, `path` is relative to the gallery."""
     query = answer.query
     made: dict[str, Any] = {
-        "query": query.text,
+        "query": str(query) if query.text is None and query.more else query.text,
         "gallery": gallery.name,
         "size": len(gallery),
         "run": run,
@@ -29,11 +30,19 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
         made["image"] = str(query.image)
     if query.minus is not None:
         made["minus"] = query.minus
+    if query.more:
+        made["terms"] = [_term(term) for term in query.terms]
     if answer.candidates != len(gallery):
         made["candidates"] = answer.candidates
     if answer.persons is not None:
         made["persons"] = sorted(answer.persons, key=str)
     return {**made, "hits": [_hit(answer, hit) for hit in answer.hits]}
+
+
+def _term(term: Term) -> dict[str, Any]:
+    """One part of a sum: what it is, and how much of it (below 0: what it should not be)."""
+    kind = "text" if isinstance(term.what, str) else "image"
+    return {kind: term.what.name if isinstance(term.what, StoredRow) else str(term.what), "weight": term.weight}
 
 
 def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:

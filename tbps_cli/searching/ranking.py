@@ -53,7 +53,7 @@ def answers(
     check_limits(top, min_score)
     ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
     query_QE = encode(model, queries)
-    itself = [frozenset() if with_self else _places_of_image(gallery, query) for query in queries]
+    itself = [frozenset() if with_self else _places_of_images(gallery, query) for query in queries]
     # as many more as may have to be left out, so that `top` remain
     found = ranker.rank(query_QE, top + max(map(len, itself), default=0))
     return [
@@ -75,9 +75,9 @@ def check_limits(top: int, min_score: float | None) -> None:
         raise UsageError(f"--min-score {min_score}: must be a number.", "Scores are cosines, from -1 to 1.")
 
 
-def _places_of_image(gallery: Gallery, query: Query) -> frozenset[int]:
-    """Where the image that is searched by lies in the gallery itself, under whatever names."""
-    return frozenset() if query.image is None else frozenset(gallery.places_of(content_hash(query.image)).tolist())
+def _places_of_images(gallery: Gallery, query: Query) -> frozenset[int]:
+    """Where the images that are searched by lie in the gallery itself, under whatever names."""
+    return frozenset(int(place) for image in query.images for place in gallery.places_of(content_hash(image)))
 
 
 class _Ranker:
@@ -140,5 +140,4 @@ def _persons(gallery: Gallery, query: Query) -> frozenset[Person] | None:
     """Who would be right: as stated, or because the sentence is a caption of the data set."""
     if query.persons is not None:
         return query.persons
-    plain = query.text is not None and query.image is None and query.minus is None
-    return gallery.truth.get((query.text or "").strip()) if plain else None
+    return gallery.truth.get((query.text or "").strip()) if query.plain else None

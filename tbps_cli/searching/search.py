@@ -14,8 +14,9 @@ from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
 from tbps_cli.searching.dataset import of_split
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
-from tbps_cli.searching.query import Query
+from tbps_cli.searching.query import Query, Term
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
+from tbps_cli.searching.sums import of_terms, term
 from tbps_cli.types import Hit
 
 Progress = Callable[[int, int], None]
@@ -35,8 +36,9 @@ def search(
     gallery: Gallery | str | Path | None = None,
     query: str | Query | None = None,
     *,
-    image: str | Path | None = None,
-    minus: str | None = None,
+    image: str | Path | Sequence[str | Path] | None = None,
+    plus: str | Sequence[str] = (),
+    minus: str | Sequence[str] | None = None,
     top: int = TOP,
     where: str | Where | None = None,
     min_score: float | None = None,
@@ -53,11 +55,12 @@ def search(
     checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
     gallery: an open one, a folder of images (embedded on first use) or an index file; left out, `split`
     of the data set that the model was trained on, below `data_root`.
-    query: the sentence; image: an image that shows what is wanted; minus: what it is not.
+    query: the sentence; image: one or several that show what is wanted; plus, minus: what else it is and what it is
+    not, one or several, each with a weight if it begins with one (`0.8:a bag`), or a path as `./image.jpg`.
     where: a filter, see `filtering.parse`; min_score: the lowest cosine that counts.
     with_self: whether the image that is searched by may be a hit (`tbps search` leaves it out).
     """
-    asked = query if isinstance(query, Query) else Query(query, Path(image) if image else None, minus)
+    asked = query if isinstance(query, Query) else _sum(query, image, plus, minus)
     found = search_all(
         checkpoint,
         gallery,
@@ -74,6 +77,22 @@ def search(
         workers=workers,
     )
     return found.answers[0].hits
+
+
+def _sum(
+    text: str | None,
+    image: str | Path | Sequence[str | Path] | None,
+    plus: str | Sequence[str],
+    minus: str | Sequence[str] | None,
+) -> Query:
+    """The query that these make. The sentence is taken as it is, without a weight."""
+    images = [image] if isinstance(image, str | Path) else image or []
+    more = [plus] if isinstance(plus, str) else plus
+    less = [minus] if isinstance(minus, str) else minus or []
+    terms = [Term(text)] if text and text.strip() else []
+    terms += [Term(Path(one)) for one in images]
+    terms += [term(one, name="plus") for one in more]
+    return of_terms([*terms, *(term(one, minus=True, name="minus") for one in less)])
 
 
 def search_all(
