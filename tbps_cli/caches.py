@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = "features", "indexes", "weights", "remembered", "thumbnails"
-"""The folders below the cache that are ours: embedded images, searched folders, downloads, small facts, thumbnails."""
+KINDS = "features", "indexes", "detections", "weights", "remembered", "thumbnails"
+"""The folders below the cache that are ours: embedded images, searched folders, persons found in videos, downloads,
+small facts, thumbnails."""
 
 _DAY = 86_400.0
 

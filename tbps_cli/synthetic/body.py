@@ -84,7 +84,7 @@ class Limb:
     hand: Joint
 
 
-class Frame:
+class Axes:
     """Projects body axes to pixels of the oversampled canvas."""
 
     def __init__(self, pose: Pose, centre: float, ground: float, height: float, elevation: float) -> None:

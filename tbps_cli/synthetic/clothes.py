@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tbps_cli.synthetic.body import Frame, Joint, Leg, Limb
+from tbps_cli.synthetic.body import Axes, Joint, Leg, Limb
 from tbps_cli.synthetic.canvas import Canvas, Material, Point, tint
 from tbps_cli.synthetic.person import COLOURS, RGB, SKIN, Person
 
@@ -72,7 +72,7 @@ def _weave(size: tuple[int, int], height: float, ground: RGB, accent: RGB, patte
     return cloth
 
 
-def draw_leg(canvas: Canvas, frame: Frame, leg: Leg, wear: Wardrobe) -> None:
+def draw_leg(canvas: Canvas, frame: Axes, leg: Leg, wear: Wardrobe) -> None:
     """One leg with its trousers, shorts or bare skin, and the shoe."""
     h, person, wide = frame.height, wear.person, wear.wide
     path = [frame(leg.hip), frame(leg.knee), frame(leg.ankle)]
@@ -97,7 +97,7 @@ def _leg_folds(canvas: Canvas, path: list[Point], h: float) -> None:
     canvas.fold((ax - 0.025 * h, ay - 0.014 * h), (ax + 0.025 * h, ay - 0.02 * h), 0.006 * h, -34)
 
 
-def draw_shoe(canvas: Canvas, frame: Frame, leg: Leg, wear: Wardrobe) -> None:
+def draw_shoe(canvas: Canvas, frame: Axes, leg: Leg, wear: Wardrobe) -> None:
     """A shoe along the foot; boots reach up the shin, sneakers have a light sole."""
     h = frame.height
     heel, toe = frame(leg.heel), frame(leg.toe)
@@ -115,7 +115,7 @@ def draw_shoe(canvas: Canvas, frame: Frame, leg: Leg, wear: Wardrobe) -> None:
         canvas.line([(heel[0], heel[1] + below), (toe[0], toe[1] + below)], sole, 0.009 * h)
 
 
-def draw_torso(canvas: Canvas, frame: Frame, wear: Wardrobe, rng: np.random.Generator) -> None:
+def draw_torso(canvas: Canvas, frame: Axes, wear: Wardrobe, rng: np.random.Generator) -> None:
     """The upper garment (a dress and a coat reach down over the legs), with its details."""
     person = wear.person
     outline = _outline(person, wear.wide, frame)
@@ -132,7 +132,7 @@ def draw_torso(canvas: Canvas, frame: Frame, wear: Wardrobe, rng: np.random.Gene
         canvas.fold(left[-2], right[-2], 0.008 * frame.height, -30)
 
 
-def _outline(person: Person, wide: float, frame: Frame) -> list[tuple[float, float, float]]:
+def _outline(person: Person, wide: float, frame: Axes) -> list[tuple[float, float, float]]:
     loose = _LOOSE[person.upper]
     rows = [(y, a * wide + loose, b * wide + loose) for y, a, b in _TORSO]
     if person.gender == "woman":
@@ -146,7 +146,7 @@ def _outline(person: Person, wide: float, frame: Frame) -> list[tuple[float, flo
     return rows
 
 
-def _edges(frame: Frame, outline: list[tuple[float, float, float]]) -> tuple[list[Point], list[Point]]:
+def _edges(frame: Axes, outline: list[tuple[float, float, float]]) -> tuple[list[Point], list[Point]]:
     left, right = [], []
     for y, wide, deep in outline:
         x, py = frame(frame.axis(y))
@@ -167,7 +167,7 @@ def _folds(canvas: Canvas, left: list[Point], right: list[Point], rng: np.random
         canvas.fold(a, b, 0.007 * h, int(rng.choice((-40, -30, 14))))
 
 
-def _front(canvas: Canvas, frame: Frame, wear: Wardrobe, facing: float, hem: float) -> None:
+def _front(canvas: Canvas, frame: Axes, wear: Wardrobe, facing: float, hem: float) -> None:
     """What only the front shows: an open jacket, collar, buttons, pouch, logo."""
     person, h = wear.person, frame.height
     turn = math.sin(frame.pose.yaw) * 0.06
@@ -219,7 +219,7 @@ def _logo(canvas: Canvas, centre: Point, wide: float, high: float, ink: Material
     )
 
 
-def draw_skirt(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
+def draw_skirt(canvas: Canvas, frame: Axes, wear: Wardrobe) -> None:
     """A skirt from the waist over the thighs, or the seat that joins two trouser legs."""
     wide, swing = wear.wide, 0.16 * frame.pose.stride
     if wear.person.lower == "skirt":
@@ -240,7 +240,7 @@ def draw_skirt(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
             canvas.fold((x0 + (x1 - x0) * share, y0), (u0 + (u1 - u0) * share, v0), 0.006 * frame.height, -32)
 
 
-def draw_arm(canvas: Canvas, frame: Frame, limb: Limb, wear: Wardrobe) -> None:
+def draw_arm(canvas: Canvas, frame: Axes, limb: Limb, wear: Wardrobe) -> None:
     """One arm: skin and hand, then the sleeve over it."""
     h, wide = frame.height, wear.wide
     path = [frame(limb.shoulder), frame(limb.elbow), frame(limb.hand)]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tbps_cli.synthetic import things
-from tbps_cli.synthetic.body import SIDES, Arm, Frame, Pose, draw_pose
+from tbps_cli.synthetic.body import SIDES, Arm, Axes, Pose, draw_pose
 from tbps_cli.synthetic.canvas import OVERSAMPLING, Canvas
 from tbps_cli.synthetic.clothes import Wardrobe, draw_arm, draw_leg, draw_skirt, draw_torso
 from tbps_cli.synthetic.head import draw_head, draw_neck
@@ -62,7 +62,7 @@ def draw_figure(
     """
     canvas = Canvas(*size, light)
     grow = OVERSAMPLING
-    frame = Frame(stance.pose, foot[0] * grow, foot[1] * grow, height * grow, elevation)
+    frame = Axes(stance.pose, foot[0] * grow, foot[1] * grow, height * grow, elevation)
     wear = Wardrobe(person, canvas, height * grow)
     _Painter(canvas, frame, wear, stance, rng).paint()
     return canvas.finish(int(rng.integers(97 * 97)))
@@ -71,7 +71,7 @@ def draw_figure(
 class _Painter:
     """The parts of a figure, from the farthest to the nearest."""
 
-    def __init__(self, canvas: Canvas, frame: Frame, wear: Wardrobe, stance: Stance, rng: np.random.Generator) -> None:
+    def __init__(self, canvas: Canvas, frame: Axes, wear: Wardrobe, stance: Stance, rng: np.random.Generator) -> None:
         self.canvas, self.frame, self.wear, self.stance, self.rng = canvas, frame, wear, stance, rng
         self.limbs = {side: frame.arm(side, wear.shoulders) for side in SIDES}
         self.facing = math.cos(frame.pose.yaw)

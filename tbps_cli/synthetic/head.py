@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from tbps_cli.synthetic.body import Frame
+from tbps_cli.synthetic.body import Axes
 from tbps_cli.synthetic.canvas import Canvas, Material, Point, tint
 from tbps_cli.synthetic.clothes import Wardrobe
 from tbps_cli.synthetic.person import COLOURS, HAIR
@@ -20,7 +20,7 @@ _TURNS = [k * math.tau / 20 for k in range(20)]
 class _Head:
     """Where the head is and which way it looks."""
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Axes) -> None:
         self.h = frame.height
         self.x, self.y = frame(frame.axis(0.925))
         self.yaw = frame.pose.yaw + frame.pose.nod
@@ -39,13 +39,13 @@ class _Head:
         return (self.x + side * self.rx, self.y - up * self.ry), near
 
 
-def draw_neck(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
+def draw_neck(canvas: Canvas, frame: Axes, wear: Wardrobe) -> None:
     """The neck, before the torso covers its foot."""
     h = frame.height
     canvas.tube([frame(frame.axis(0.90)), frame(frame.axis(0.83))], [0.026 * h, 0.03 * h], wear.skin.darker(0.9))
 
 
-def draw_head(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
+def draw_head(canvas: Canvas, frame: Axes, wear: Wardrobe) -> None:
     """Hair behind, face, features, hat."""
     person, head = wear.person, _Head(frame)
     hair = wear.skin if person.hair == "bald" else Material(HAIR[person.hair_colour])

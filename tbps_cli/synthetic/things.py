@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from tbps_cli.synthetic.body import Frame, Limb
+from tbps_cli.synthetic.body import Axes, Limb
 from tbps_cli.synthetic.canvas import Canvas, Material, Point
 from tbps_cli.synthetic.clothes import Wardrobe
 from tbps_cli.synthetic.person import COLOURS
 
 
-def backpack(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
+def backpack(canvas: Canvas, frame: Axes, wear: Wardrobe) -> None:
     """The pack itself, on the back."""
     h, bag = frame.height, Material(COLOURS[wear.person.bag_colour or "black"])
     half = frame.span(0.082, 0.055)
@@ -25,7 +25,7 @@ def backpack(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
         canvas.line([(x - half * 0.8, y - 0.1 * h), (x + half * 0.8, y - 0.1 * h)], bag.darker(0.55), 0.006 * h)
 
 
-def backpack_straps(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
+def backpack_straps(canvas: Canvas, frame: Axes, wear: Wardrobe) -> None:
     """What a backpack shows from the front."""
     h, facing = frame.height, math.cos(frame.pose.yaw)
     bag = Material(COLOURS[wear.person.bag_colour or "black"])
@@ -36,7 +36,7 @@ def backpack_straps(canvas: Canvas, frame: Frame, wear: Wardrobe) -> None:
         canvas.line([start, (x1 + (side * 0.078 * facing + turn) * h, y1)], bag, 0.02 * h)
 
 
-def shoulder_bag(canvas: Canvas, frame: Frame, wear: Wardrobe, side: int) -> None:
+def shoulder_bag(canvas: Canvas, frame: Axes, wear: Wardrobe, side: int) -> None:
     """A bag at the hip with its strap across the body."""
     h, bag = frame.height, Material(COLOURS[wear.person.bag_colour or "black"])
     x, y = frame((side * 0.125, 0.52 - frame.drop, 0.02))
@@ -53,7 +53,7 @@ def shoulder_bag(canvas: Canvas, frame: Frame, wear: Wardrobe, side: int) -> Non
     canvas.fill([*flap, (x - half * 0.8, y + 0.012 * h)], bag.darker(0.82), 122)
 
 
-def handbag(canvas: Canvas, frame: Frame, wear: Wardrobe, limb: Limb) -> None:
+def handbag(canvas: Canvas, frame: Axes, wear: Wardrobe, limb: Limb) -> None:
     """A bag with two handles hanging from the hand."""
     h, bag = frame.height, Material(COLOURS[wear.person.bag_colour or "black"])
     x, y = frame(limb.hand)
@@ -68,7 +68,7 @@ def handbag(canvas: Canvas, frame: Frame, wear: Wardrobe, limb: Limb) -> None:
     canvas.line([(x - half * 0.86, top + 0.012 * h), (x + half * 0.86, top + 0.012 * h)], bag.darker(0.6), 0.008 * h)
 
 
-def suitcase(canvas: Canvas, frame: Frame, wear: Wardrobe, limb: Limb) -> None:
+def suitcase(canvas: Canvas, frame: Axes, wear: Wardrobe, limb: Limb) -> None:
     """A case on wheels pulled behind, its handle in the hand."""
     h, bag = frame.height, Material(COLOURS[wear.person.bag_colour or "black"])
     hand = frame(limb.hand)
@@ -86,7 +86,7 @@ def suitcase(canvas: Canvas, frame: Frame, wear: Wardrobe, limb: Limb) -> None:
         canvas.disc(x + shift * half, floor, 0.012 * h, 0.012 * h, Material((30, 30, 32)))
 
 
-def in_hand(canvas: Canvas, frame: Frame, wear: Wardrobe, limb: Limb) -> None:
+def in_hand(canvas: Canvas, frame: Axes, wear: Wardrobe, limb: Limb) -> None:
     """The phone, bottle, papers or umbrella that the raised hand holds."""
     h, (x, y) = frame.height, frame(limb.hand)
     kind = wear.person.carried
@@ -110,7 +110,7 @@ def _box(canvas: Canvas, centre: Point, half: float, high: float, material: Mate
     canvas.fill([(x - half, y - high), (x + half, y - high), (x + half, y + high), (x - half, y + high)], material)
 
 
-def _umbrella(canvas: Canvas, frame: Frame, hand: Point, cloth: Material) -> None:
+def _umbrella(canvas: Canvas, frame: Axes, hand: Point, cloth: Material) -> None:
     """An open umbrella over the head: ribs, scalloped rim, shaft."""
     h = frame.height
     x, y = (hand[0] + frame(frame.axis(0.9))[0]) / 2, frame(frame.axis(1.0))[1] + 0.01 * h
