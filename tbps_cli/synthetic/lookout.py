@@ -43,7 +43,7 @@ _EDGE = 4
 
 
 @dataclass(frozen=True)
-class Seen:
+class InFrame:
     """One person in one frame."""
 
     visit: int
@@ -92,7 +92,7 @@ class Lookout:
 
     def look(
         self, frame: int, seconds: float, walkers: Sequence[tuple[int, Visit, Person]]
-    ) -> tuple[Image.Image, list[Seen]]:
+    ) -> tuple[Image.Image, list[InFrame]]:
         """Frame number `frame` and who is in it; walkers: (number of the visit, visit, person) of all on their way."""
         sharp, soft = self._sharp.copy(), self._soft.copy()
         owner = np.full((self.size[1], self.size[0]), -1, np.int32)
@@ -111,7 +111,7 @@ class Lookout:
         for number, painted in placed:
             x, y, wide, high = painted.box or (0, 0, 0, 0)
             shown = int((owner[y : y + high, x : x + wide] == number).sum())
-            seen.append(Seen(number, (x, y, wide, high), round(shown / painted.pixels, 3)))
+            seen.append(InFrame(number, (x, y, wide, high), round(shown / painted.pixels, 3)))
         return self._develop(soft, frame), sorted(seen, key=lambda one: one.visit)
 
     def _paint(self, image: Image.Image, visit: Visit, person: Person, seconds: float) -> _Painted:

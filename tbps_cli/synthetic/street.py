@@ -26,7 +26,7 @@ from tbps_cli.synthetic.build import Record, processes, read_about, refuse_forei
 from tbps_cli.synthetic.camera import Shot
 from tbps_cli.synthetic.captions import describe, visible
 from tbps_cli.synthetic.film import filming
-from tbps_cli.synthetic.lookout import LENSES, Lookout, Seen, shown_part
+from tbps_cli.synthetic.lookout import LENSES, InFrame, Lookout, shown_part
 from tbps_cli.synthetic.person import Person, people
 from tbps_cli.synthetic.scene import FOCAL
 from tbps_cli.synthetic.walks import Visit, plan_visits
@@ -164,7 +164,7 @@ def _film(task: tuple[str, Street, int]) -> list[Record]:
         persons, cameras=street.cameras, seconds=street.seconds, half_width=half_width, seed=street.seed
     )
     name, start = street.clip(camera), street.begins(camera)
-    frames: list[tuple[float, list[Seen], str | None]] = []
+    frames: list[tuple[float, list[InFrame], str | None]] = []
     with filming(folder / "clips" / f"{name}.mp4", street.size, street.rate) as film:
         for number in range(street.seconds * street.rate):
             seconds = round(number / street.rate, 6)
@@ -189,7 +189,7 @@ def _film(task: tuple[str, Street, int]) -> list[Record]:
 def _tracks(
     street: Street,
     camera: int,
-    frames: list[tuple[float, list[Seen], str | None]],
+    frames: list[tuple[float, list[InFrame], str | None]],
     visits: tuple[Visit, ...],
     persons: list[Person],
 ) -> dict[int, Record]:
@@ -222,7 +222,7 @@ def _tracks(
 
 
 def _truth(
-    street: Street, camera: int, frames: list[tuple[float, list[Seen], str | None]], tracks: dict[int, Record]
+    street: Street, camera: int, frames: list[tuple[float, list[InFrame], str | None]], tracks: dict[int, Record]
 ) -> Record:
     """The truth file of one clip."""
     start = START + camera * LATER
