@@ -26,10 +26,10 @@ Ckpt = Annotated[
     Path | None,
     typer.Option(
         "--ckpt",
-        metavar="RUN-OR-FILE",
+        metavar="RUN-OR-NAME",
         autocompletion=complete.run,
-        help="A run folder or an official checkpoint (file, folder or hf-hub:OWNER/REPO:FILE). "
-        "Default: the newest run in ./runs.",
+        help="A run folder, an official checkpoint (file, folder or hf-hub:OWNER/REPO[@REV][:FILE]) or a name of "
+        "open_clip's catalogue (ViT-B-16/openai). Default: the newest run in ./runs.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]

@@ -317,6 +317,9 @@ class Method(nn.Module):
         persons = tensors.get("classifier.weight")
         identities = persons.shape[0] if persons is not None and persons.ndim else 0
         stated = cls.stated_size(files)
+        pool = tensors.get("clip.visual.attnpool.positional_embedding")
+        if not stated and pool is not None:
+            return Task(image_size_of(len(pool), 32, 32), identities)
         if stated or "clip.visual.positional_embedding" not in tensors:
             return Task(stated or PEDESTRIAN, identities)
         patch = int(tensors["clip.visual.conv1.weight"].shape[-1])

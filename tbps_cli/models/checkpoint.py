@@ -18,12 +18,12 @@ from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
+from tbps_cli.models.located import Located, located, unknown_hint
 from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.summary import STOPPED, summarise
 from tbps_cli.places import data_root as place_of
 from tbps_cli.recipe.draft import read as read_draft
-from tbps_cli.weights.hub_files import fetched_path
 
 if TYPE_CHECKING:
     from tbps_cli.models.model import Model
@@ -40,7 +40,7 @@ class Checkpoint:
 
     kind: Literal["run", "official", "exported"]
     path: Path
-    """The folder or file."""
+    """The folder or file; of what was fetched, its address or name."""
     data: str | None = None
     """The data set that it was trained on, by name or path; None where it does not say."""
     exclude: Path | None = None
@@ -48,6 +48,8 @@ class Checkpoint:
     sets: tuple[str, ...] = ()
     run: Run | None = None
     official: Official | None = None
+    origin: str = ""
+    """Where it was fetched, with commit or URL, and its hash."""
 
     @classmethod
     def find(
@@ -55,7 +57,8 @@ class Checkpoint:
     ) -> Checkpoint:
         """Say what a path is; None means the newest run below `runs`, and a logged line names it.
 
-        A file on the hub (`hf-hub:OWNER/REPO:FILE`) is fetched first.
+        What lies on the hub (`hf-hub:OWNER/REPO[@REV][:FILE]`), and weights of open_clip's catalogue
+        (`ViT-B-16/openai`), are fetched first.
 
         sets: `KEY=VALUE` of `[method]` or `[data]` that may change after training. wanted: the data set that it is
         wanted for, by name or path, where a folder holds one checkpoint for each of several.
@@ -63,13 +66,14 @@ class Checkpoint:
         RecipeError or UsageError for a wrong setting. No weights are read.
         """
         check_sets(sets)
-        path = _newest(runs) if ckpt is None else fetched_path(Path(ckpt).expanduser())
-        if not path.exists():
-            raise WeightsError(f"{path}: there is no such file or folder.", _known_runs(runs))
-        if is_exported(path):
-            return cls._exported(path, tuple(sets))
-        run = run_of(path)
-        return cls._of_run(run, tuple(sets)) if run else cls._official(path, tuple(sets), wanted)
+        found = located(_newest(runs) if ckpt is None else ckpt, wanted)
+        if not found.path.exists():
+            hint = " ".join(part for part in (unknown_hint(str(ckpt)), _known_runs(runs)) if part)
+            raise WeightsError(f"{found.path}: there is no such file or folder.", hint)
+        if is_exported(found.path):
+            return cls._exported(found.path, tuple(sets))
+        run = run_of(found.path)
+        return cls._of_run(run, tuple(sets)) if run else cls._official(found, tuple(sets), wanted)
 
     @classmethod
     def _exported(cls, path: Path, sets: tuple[str, ...]) -> Checkpoint:
@@ -98,12 +102,13 @@ class Checkpoint:
         return cls("run", run.folder, name, Path(exclude) if exclude else None, sets, run=run)
 
     @classmethod
-    def _official(cls, path: Path, sets: tuple[str, ...], wanted: str | None) -> Checkpoint:
+    def _official(cls, place: Located, sets: tuple[str, ...], wanted: str | None) -> Checkpoint:
         from tbps_cli.models import official
 
-        found = official.find(path, sets=sets, data=wanted)
+        found = official.find(place.path, sets=sets, data=wanted, stated=place.stated)
         data = found.recipe.data
-        return cls("official", path, data.name, Path(data.exclude) if data.exclude else None, sets, official=found)
+        exclude = Path(data.exclude) if data.exclude else None
+        return cls("official", place.shown, data.name, exclude, sets, official=found, origin=place.origin)
 
     def open(
         self,
@@ -132,7 +137,15 @@ class Checkpoint:
         if self.run is not None:
             return open_run(self.run, device=device, sets=self.sets, words=table)
         assert self.official is not None
-        return open_official(self.official, self.path, device=device, sets=self.sets, words=table, data_root=root)
+        return open_official(
+            self.official,
+            self.path,
+            origin=self.origin,
+            device=device,
+            sets=self.sets,
+            words=table,
+            data_root=root,
+        )
 
 
 # What library functions take: an encoder, or anything that can be opened ------------------------

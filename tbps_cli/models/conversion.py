@@ -16,10 +16,10 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.files import check_new_folder, new_folder
 from tbps_cli.models.card import card
 from tbps_cli.models.exported import is_exported
+from tbps_cli.models.located import located
 from tbps_cli.models.run import DOUBTFUL, Run, number, run_of
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import find_file
-from tbps_cli.weights.hub_files import fetched_path
 
 if TYPE_CHECKING:
     from tbps_cli.models.official import Converted, Official
@@ -65,13 +65,14 @@ def convert_file(
     method that needs one; data_root: the folder of data sets, where else it may lie.
     Raises WeightsError, RecipeError or UsageError.
     """
-    path = Path(path).expanduser()
+    given = path
     if out is not None:
         check_new_folder("--out", Path(out), inside=True)
     check_sets(sets)
     if method is not None:
         methods.check(method)
-    path = fetched_path(path)
+    place = located(given)
+    path = place.path
     if path.is_dir() and (is_exported(path) or run_of(path)):
         kind = "an exported model" if is_exported(path) else "a run already"
         raise WeightsError(f"{path} is {kind}: there is nothing to convert.", f"Use it as it is: --ckpt {path}")
@@ -79,23 +80,23 @@ def convert_file(
 
     from tbps_cli.models import official
 
-    found = official.find(path, method=method, sets=sets)
+    found = official.find(path, method=method, sets=sets, stated=place.stated)
     converted = found.load(words=Path(words) if words else None, data_root=places.data_root(data_root))
     folder = Path(out) if out is not None else number(Path("runs"), converted.recipe.method.name)
     if out is not None and folder.is_dir():  # it may be a place of its own, such as a mounted disk: it is filled
-        _write(found, converted, folder)
+        _write(found, converted, folder, place.origin)
     else:
         with new_folder(folder, f"--out {folder}", WeightsError) as draft:
-            _write(found, converted, draft)
-    logger.info("convert: %s -> %s: %s", path, folder, converted.coverage)
+            _write(found, converted, draft, place.origin)
+    logger.info("convert: %s -> %s: %s", place.shown, folder, converted.coverage)
     return Conversion(Run(folder), converted.coverage.left_out)
 
 
-def _write(found: Official, converted: Converted, folder: Path) -> None:
-    """Fill an empty folder with the run that a checkpoint has become."""
+def _write(found: Official, converted: Converted, folder: Path, origin: str) -> None:
+    """Fill an empty folder with the run that a checkpoint has become. origin: where it was fetched, if it was."""
     recipe, source = converted.recipe, found.source
     run = Run.create(folder, recipe, converted.tokenizer)
-    facts: dict[str, object] = {"method": recipe.method.name, "converted_from": source.path.name}
+    facts: dict[str, object] = {"method": recipe.method.name, "converted_from": origin or source.path.name}
     facts |= found.choices.facts()
     doubtful = sum(extra.role != "training" for extra in converted.coverage.left_out)
     if doubtful:

@@ -142,8 +142,8 @@ class Model:
 
     def _settings(self) -> tuple[dict[str, object], dict[str, object], str, dict[str, object]]:
         """What embeddings depend on beside the weights."""
-        # the length of captions is the tokenizer's and the position table's
-        config = self.recipe.method.model_dump(mode="json", exclude={"weights", "context"})
+        # the length of captions is the tokenizer's and the position table's, the colours are the transform's
+        config = self.recipe.method.model_dump(mode="json", exclude={"weights", "context", "mean", "std"})
         return self.tokenizer.describe(), self.transform.describe(), self.precision, config
 
     def cut_count(self, texts: Sequence[str]) -> int:
@@ -254,6 +254,7 @@ def open_official(
     found: Official,
     path: Path,
     *,
+    origin: str = "",
     device: str = "auto",
     sets: Sequence[str] = (),
     words: Path | None = None,
@@ -261,7 +262,7 @@ def open_official(
 ) -> Model:
     """A foreign checkpoint, found at `path` with some settings, as an encoder.
 
-    One logged line says that it was converted.
+    origin: where it was fetched, for its notes. One logged line says that it was converted.
     """
     chosen = choose(device)
     state = state_of_file(found.source.path)
@@ -276,7 +277,7 @@ def open_official(
         tokenizer=made.tokenizer,
         choices=found.choices,
         settings=sets,
-        notes=[str(made.coverage)],
+        notes=[*([origin] if origin else []), str(made.coverage)],
     ).marked(state if made.from_file_alone else None)
 
 

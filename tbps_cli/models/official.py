@@ -22,7 +22,7 @@ from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.models.recognition import Reading, recognise
 from tbps_cli.models.settings import check_sets
-from tbps_cli.models.source_file import BENCHMARKS, SourceFile, find_file
+from tbps_cli.models.source_file import SourceFile, find_file
 from tbps_cli.models.states import Coverage, method_of, other_context
 from tbps_cli.nn.sizes import CONTEXT, Tower, named
 from tbps_cli.recipe.draft import Draft
@@ -32,9 +32,11 @@ from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
+from tbps_cli.weights.architecture import Architecture, architecture_beside
 from tbps_cli.weights.foreign import OfficialFiles, named_shapes
 from tbps_cli.weights.surplus import check_twins
 from tbps_cli.weights.weights_file import SKIPPED, places_of, read_tensors, read_yaml, state_of
+from tbps_cli.weights.which_file import BENCHMARKS
 
 logger = logging.getLogger("tbps")
 
@@ -107,11 +109,19 @@ class Converted:
         return {name: state[name] for name in self.coverage.loaded}
 
 
-def find(path: Path, *, method: str | None = None, sets: Sequence[str] = (), data: str | None = None) -> Official:
+def find(
+    path: Path,
+    *,
+    method: str | None = None,
+    sets: Sequence[str] = (),
+    data: str | None = None,
+    stated: Architecture | None = None,
+) -> Official:
     """What a foreign checkpoint is, without reading its numbers.
 
     method: read it as this one; outside its towers, what it has no place for is then left out whatever it is.
     sets: `KEY=VALUE` for what no file says. data: the data set that it is wanted for, by name or path.
+    stated: the towers that it has, where its name says so.
     Raises WeightsError when the file asks for code, when no method knows it, or several do; RecipeError or
     UsageError for a wrong setting.
     """
@@ -120,7 +130,7 @@ def find(path: Path, *, method: str | None = None, sets: Sequence[str] = (), dat
     for assignment in sets:
         said.set(assignment)
     source = _find_file(path, data or _stated_data(said))
-    files = _with_settings(open_files(source.path), said, method)
+    files = _with_settings(open_files(source.path, stated), said, method)
     reading = recognise(files)
     task = reading.method.recognise_task(reading.files, reading.config)
     recipe = _recipe(reading, task, said, source)
@@ -163,8 +173,11 @@ def _warn_of_unknown(files: OfficialFiles, reading: Reading) -> None:
 # Finding ----------------------------------------------------------------------------------------
 
 
-def open_files(file: Path) -> OfficialFiles:
-    """The file's names and shapes, and its options: those inside the file, then those beside it."""
+def open_files(file: Path, stated: Architecture | None = None) -> OfficialFiles:
+    """The file's names and shapes, and its options: those inside the file, then those beside it.
+
+    stated: its towers, where its name says more than a configuration beside it.
+    """
     foreign = read_tensors(file, skip=SKIPPED, values=False)
     tensors = state_of(foreign)
     if not tensors:
@@ -177,7 +190,7 @@ def open_files(file: Path) -> OfficialFiles:
     beside = _options_beside(file.parent)
     if beside is not None:
         options |= read_yaml(beside)
-    return OfficialFiles(tensors, options, str(file))
+    return OfficialFiles(tensors, options, str(file), stated or architecture_beside(file))
 
 
 def _options_beside(folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tbps_cli.errors import WeightsError
+from tbps_cli.weights.architecture import Architecture
 from tbps_cli.weights.key_table import KeyTable
 
 _SHOWN = 4
@@ -69,6 +70,8 @@ class OfficialFiles:
     """The options of configs.yaml, or the pickled configuration; empty when there is none."""
     name: str
     """The path, for messages."""
+    stated: Architecture | None = None
+    """What open_clip's configuration beside the file, or its catalogue, says of the towers beyond their shapes."""
     wish: str | None = None
     """The method that the user says it belongs to. One that shares every name with another takes it at its word."""
     refusals: list[Mismatch] = field(default_factory=list, init=False, repr=False, compare=False)

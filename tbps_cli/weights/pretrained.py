@@ -28,8 +28,9 @@ from tbps_cli.nn.imagenet import is_imagenet
 from tbps_cli.nn.sizes import spelled
 from tbps_cli.places import cache_dir
 from tbps_cli.weights import catalogue
+from tbps_cli.weights.architecture import architecture_beside
 from tbps_cli.weights.catalogue import QUICK, CatalogueEntry
-from tbps_cli.weights.hub_files import Fetched, is_hub_address, is_offline, reason_of
+from tbps_cli.weights.hub_files import PREFIX, Fetched, is_hub_address, is_offline
 from tbps_cli.weights.hub_files import fetch as fetch_from_hub
 from tbps_cli.weights.surplus import TOWERS
 from tbps_cli.weights.weights_file import SKIPPED, read_tensors, state_of
@@ -41,7 +42,6 @@ logger = logging.getLogger("tbps")
 _EXTRAS = {"logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask"}
 _OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}
 _NEEDED = "visual.conv1.weight", "token_embedding.weight", "positional_embedding"
-_HUB_FILES = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 _SUFFIXES = ".pt", ".pth", ".bin", ".safetensors"
 IMAGENET = "imagenet"
 _IMAGENET = {
@@ -90,10 +90,13 @@ def clip_file(weights: str, tower: str = "", *, progress: Progress | None = None
             raise WeightsError(f"{path}: there is no such file.", f"{page}; then --set method.weights=PATH")
     else:
         entry = _imagenet(tower) if weights == IMAGENET else catalogue.find(weights, tower)
-        path, quick = fetch(entry, progress=progress), entry.quick_gelu
+        path, quick = fetch(entry, progress=progress)[0], entry.quick_gelu
     tensors, openai = _towers(path, values=False)
     table = tensors.get("positional_embedding")
     activation: Activation = "quickgelu" if quick or openai else "gelu"
+    stated = architecture_beside(path) if is_path(weights) else None
+    if stated is not None:
+        activation = stated.tower.activation
     return ClipFile(path, activation, None if table is None else len(table), fetched)
 
 
@@ -155,11 +158,17 @@ def _imagenet(tower: str) -> CatalogueEntry:
 # Downloading ------------------------------------------------------------------------------------
 
 
-def fetch(entry: CatalogueEntry, *, progress: Progress | None = None) -> Path:
-    """The entry's file on this machine, downloaded when it is not here yet."""
+def fetch(entry: CatalogueEntry, *, progress: Progress | None = None) -> tuple[Path, str]:
+    """The entry's file on this machine, downloaded when it is not here yet, and where it comes from."""
     if entry.url and (entry.sha256 or not entry.hub):
-        return download(entry.url, cache_dir() / "weights" / entry.file, sha256=entry.sha256, progress=progress)
-    return _from_hub(entry)
+        path = download(entry.url, cache_dir() / "weights" / entry.file, sha256=entry.sha256, progress=progress)
+        return path, entry.url
+    repository, _, file = entry.hub.rpartition("/")
+    try:
+        fetched = fetch_from_hub(f"{PREFIX}models/{repository}{f':{file}' if file else ''}")
+    except WeightsError as error:
+        raise WeightsError(error.message, "Fetch it elsewhere and set method.weights to its path.") from None
+    return fetched.path, str(fetched)
 
 
 def download(url: str, target: Path, *, sha256: str | None, progress: Progress | None = None) -> Path:
@@ -260,23 +269,3 @@ def _one_at_a_time(part: Path) -> Iterator[None]:
     with part.with_name(part.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _from_hub(entry: CatalogueEntry) -> Path:
-    """A file of the Hugging Face hub, through its own client and cache."""
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
-        raise WeightsError(f"{entry.hub} lies on the Hugging Face hub.", "Type: pip install huggingface_hub") from None
-    repository, _, file = entry.hub.rpartition("/")
-    last: Exception | None = None
-    for name in (file,) if file else _HUB_FILES:
-        try:
-            return Path(hf_hub_download(repository, name, library_name="tbps"))
-        except Exception as error:  # the client raises classes of three libraries, none of them its own base
-            last = error
-    where = "HF_HUB_OFFLINE forbids to fetch it" if is_offline() else reason_of(last)
-    raise WeightsError(
-        f"{file or _HUB_FILES[0]} of huggingface.co/{repository} is not on this machine: {where}.",
-        "Fetch it elsewhere and set method.weights to its path.",
-    ) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.colours import write_colours
-from support.hub import COMMIT, Hub
+from support.hub import COMMIT, Hub, hub_client
 from support.training import Spy
 
 from tbps_cli.choices import Choices
@@ -25,7 +25,7 @@ from tbps_cli.weights.hub_files import fetch, is_hub_address, parse
 from tbps_cli.weights.pretrained import clip_state
 from tbps_cli.weights.weights_file import read_safetensors
 
-constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("huggingface_hub")
 BYTES = b"some weights " * 1000
 SHA256 = hashlib.sha256(BYTES).hexdigest()
 MODEL, DATASET = "owner/model", "datasets/TwT-6/MLLM4Text-ReID"
@@ -35,11 +35,7 @@ MODEL, DATASET = "owner/model", "datasets/TwT-6/MLLM4Text-ReID"
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with one repository of each kind, and a client whose cache is empty."""
     made = Hub({MODEL: {"best.pth": BYTES, "deep/er/best.pth": BYTES}, DATASET: {"best0.pth": BYTES}})
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", made.url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    hub_client(made, tmp_path / "hub", monkeypatch)
     yield made
     made.close()
 
@@ -54,6 +50,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         ("hf-hub:owner/model:deep/er/best.pth@v1.0", MODEL, "deep/er/best.pth", "v1.0", None),
         ("hf-hub:datasets/TwT-6/MLLM4Text-ReID:best0.pth", "TwT-6/MLLM4Text-ReID", "best0.pth", None, "dataset"),
         ("hf-hub:models/o/m:a.b@refs/pr/1", "o/m", "a.b", "refs/pr/1", "model"),
+        ("hf-hub:o/m@v1:a/b.pth", "o/m", "a/b.pth", "v1", None),
+        ("hf-hub:owner/model", MODEL, None, None, None),
+        ("hf-hub:datasets/o/m@v1", "o/m", None, "v1", "dataset"),
     ],
 )
 def test_an_address_has_four_parts(address, repository, file, revision, kind) -> None:
@@ -64,7 +63,8 @@ def test_an_address_has_four_parts(address, repository, file, revision, kind) ->
 
 @pytest.mark.parametrize(
     "address",
-    ["hf-hub:", "hf-hub:owner/model", "hf-hub:model:f", "hf-hub:o/m:", "hf-hub:o/m:../f", "hf-hub:o/m:/etc/f",
+    ["hf-hub:", "hf-hub:owner", "hf-hub:o/m@v1:f@v2", "hf-hub:o/m@", "hf-hub:model:f",
+         "hf-hub:o/m:", "hf-hub:o/m:../f", "hf-hub:o/m:/etc/f",
      "hf-hub:o/m:a/../../f", "hf-hub:o/m:f@", "hf-hub:spaces/o/m:f", "hf-hub:o/m:f@a b", "hf-hub:o/m:a\\b"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused_before_anybody_is_asked(address: str, hub: Hub) -> None:
@@ -133,10 +133,98 @@ def test_a_private_repository_opens_with_a_token(hub: Hub, monkeypatch: pytest.M
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)  # the client tries several times
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(WeightsError, match=r"best\.pth is not on this machine, and http://127\.0\.0\.1:9 cannot be"):
-        fetch(f"hf-hub:{MODEL}:best.pth")
+    for address in (f"hf-hub:{MODEL}:best.pth", f"hf-hub:{MODEL}"):
+        with pytest.raises(WeightsError, match=r"is not on this machine, and http://127\.0\.0\.1:9 cannot be") as told:
+            fetch(address)
+        assert told.value.message.startswith(f"{address} is not") and "\n" not in told.value.message
+    assert waited == [1.0, 1.0], "it is asked twice each, where the client would wait 23 seconds"
+
+
+def test_what_the_cache_has_is_used_while_the_hub_cannot_be_reached(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.files["owner/alone"] = {"best.pth": BYTES, "configs.yaml": b"a: 1"}
+    first, second = fetch(f"hf-hub:{MODEL}:best.pth"), fetch("hf-hub:owner/alone")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert fetch(f"hf-hub:{MODEL}:best.pth") == first
+    assert fetch("hf-hub:owner/alone") == second
+
+
+# A repository without a file --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["best.pth", "last.pth", "configs.yaml"], "best.pth"),
+        (["pytorch_model.bin", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"],
+         "open_clip_model.safetensors"),
+        (["weights.safetensors", "recipe.toml", "last.safetensors"], "weights.safetensors"),
+        (["deep/er/only.pth", "README.md"], "deep/er/only.pth"),
+        (["best1.pth", "best0.pth", "captions.json"], "best0.pth"),
+    ],
+)  # fmt: skip
+def test_the_one_checkpoint_of_a_repository_is_found(hub: Hub, names: list[str], taken: str) -> None:
+    hub.files["owner/alone"] = {name: BYTES if name == taken else b"other" for name in names}
+    found = fetch("hf-hub:owner/alone")
+    assert (found.address, found.sha256) == (f"hf-hub:owner/alone:{taken}@{COMMIT}", SHA256)
+    beside = {name for name in names if name in ("configs.yaml", "recipe.toml")}
+    assert {path.name for path in found.path.parent.iterdir()} == {found.path.name} | beside
+    assert fetch(found.address) == found
+
+
+def test_of_three_files_the_data_set_chooses(hub: Hub) -> None:
+    hub.files[DATASET] = {f"best{number}.pth": BYTES for number in range(3)}
+    assert fetch(f"hf-hub:{DATASET}", data="rstpreid").path.name == "best2.pth"
+    assert fetch("hf-hub:TwT-6/MLLM4Text-ReID@main", data=None).path.name == "best0.pth"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.pth", "b.pth"], "the repository holds several checkpoints: a.pth, b.pth"),
+        (["README.md"], "the repository holds neither a run"),
+        ([], "the repository holds neither a run"),
+    ],
+)
+def test_a_repository_with_several_checkpoints_or_none_names_what_it_has(hub: Hub, names: list[str], said: str) -> None:
+    hub.files["owner/many"] = dict.fromkeys(names, BYTES)
+    with pytest.raises(WeightsError, match=said):
+        fetch("hf-hub:owner/many")
+    assert not [line for line in hub.asked if "/resolve/" in line], "nothing is fetched"
+
+
+def test_offline_a_repository_is_what_the_cache_has_of_it(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files["owner/alone"] = {"best.pth": BYTES}
+    first = fetch("hf-hub:owner/alone")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = list(hub.asked)
+    assert fetch("hf-hub:owner/alone") == first
+    with pytest.raises(WeightsError, match="hf-hub:owner/other is not on this machine, and HF_HUB_OFFLINE forbids"):
+        fetch("hf-hub:owner/other")
+    assert hub.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("repository", "said"),
+    [("owner/nothing", "there is no repository"), ("owner/private", "or it is private"), ("owner/gated", "ask for it")],
+)
+def test_a_repository_that_is_not_given_is_one_line(hub: Hub, repository: str, said: str) -> None:
+    hub.files |= {"owner/private": {"f.pth": BYTES}, "owner/gated": {"f.pth": BYTES}}
+    hub.private, hub.gated = {"owner/private"}, {"owner/gated"}
+    with pytest.raises(WeightsError, match=said) as caught:
+        fetch(f"hf-hub:{repository}")
+    assert caught.value.message.startswith(f"hf-hub:{repository}: ") and caught.value.hint
+
+
+def test_a_download_that_broke_off_goes_on_where_it_stopped(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.cut = 5000
+    found = fetch(f"hf-hub:{MODEL}:best.pth")
+    assert found.path.read_bytes() == BYTES
+    assert len([line for line in hub.asked if line.startswith("GET")]) == 2
 
 
 def test_a_file_that_is_not_what_the_hub_has_is_never_used(hub: Hub) -> None:

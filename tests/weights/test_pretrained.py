@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.hub import Hub, hub_client
 from torch import Tensor, nn
 
 from tbps_cli.errors import WeightsError
@@ -358,25 +359,18 @@ def test_an_answer_that_is_no_file_is_one_clear_line(tmp_path: Path, server: Ser
     assert "\n" not in caught.value.message
 
 
-def test_the_hub_is_asked_for_safetensors_first_and_its_failure_is_one_line(
+def test_a_tag_whose_weights_lie_on_the_hub_is_fetched_there_and_its_failure_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    huggingface_hub = pytest.importorskip("huggingface_hub")
     write_safetensors(tmp_path / "w.safetensors", tiny())
-    asked: list[str] = []
-
-    def serve(repository: str, name: str, **_: object) -> str:
-        asked.append(f"{repository}/{name}")
-        if "gone" in repository or name.endswith("safetensors"):
-            raise OSError("no such file\non the hub")
-        return str(tmp_path / "w.safetensors")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", serve)
+    content = (tmp_path / "w.safetensors").read_bytes()
+    served = Hub({"laion/there": {"open_clip_pytorch_model.bin": b"", "open_clip_model.safetensors": content}})
+    hub_client(served, tmp_path / "hub", monkeypatch)
     entries = {
         "ViT-B-16": {"laion": CatalogueEntry(hub="laion/there/"), "gone": CatalogueEntry(hub="laion/gone/file.bin")}
     }
     monkeypatch.setattr(catalogue, "entries", lambda: entries)
     same(clip_state("laion", "ViT-B-16")[0], tiny())
-    assert asked == ["laion/there/open_clip_model.safetensors", "laion/there/open_clip_pytorch_model.bin"]
-    with pytest.raises(WeightsError, match=r"file\.bin of huggingface\.co/laion/gone is not on this machine: no such"):
+    with pytest.raises(WeightsError, match="there is no repository laion/gone on http://127"):
         hub.clip_state("gone", "ViT-B-16")
+    served.close()
