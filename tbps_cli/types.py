@@ -134,3 +134,10 @@ class Hit:
     track: str | None = None
     detection: float | None = None
     """How sure the detector was, 0 to 1."""
+    group: str | None = None
+    """The person, track, source or best image that the answer has one hit of; None: not grouped, or by itself."""
+    members: int | None = None
+    """How many images the group has in the answer's gallery, among those that passed the filter."""
+    first: str | float | None = None
+    """When the group was seen first: a time, or seconds into the video where no time is known."""
+    last: str | float | None = None

@@ -10,6 +10,7 @@ import typer
 
 from tbps_cli.amounts import amount
 from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words, Workers
+from tbps_cli.searching.orders import GroupedBy, SortedBy
 
 if TYPE_CHECKING:
     from tbps_cli.searching.query import Query
@@ -70,6 +71,12 @@ MinScore = Annotated[
     float | None,
     typer.Option("--min-score", metavar="X", help="Leave out images whose cosine similarity is lower."),
 ]
+GroupBy = Annotated[
+    GroupedBy | None,
+    typer.Option("--group", help="One hit for each person, ... instead of each image; --top counts them."),
+]
+PerGroup = Annotated[int, typer.Option("--per-group", metavar="N", min=1, help="So many images of each group.")]
+SortBy = Annotated[SortedBy, typer.Option("--sort", help="Show the best by their score, or in order of time.")]
 Queries = Annotated[
     Path | None,
     typer.Option(
@@ -106,6 +113,9 @@ def command(
     minus: Minus = None,
     where: Where = None,
     min_score: MinScore = None,
+    group: GroupBy = None,
+    per_group: PerGroup = 1,
+    sort: SortBy = SortedBy.score,
     queries: Queries = None,
     as_json: Json = False,
     as_csv: AsCsv = False,
@@ -141,6 +151,9 @@ def command(
         where=where,
         min_score=min_score,
         with_self=with_self,
+        group=group,
+        per_group=per_group,
+        sort=sort,
         split=split.value,
         data_root=data_root,
         device=device,

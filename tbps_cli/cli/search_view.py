@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from tbps_cli.amounts import amount
 from tbps_cli.cli.render import document, line, note, table
+from tbps_cli.searching.timeline import clip_time
 
 if TYPE_CHECKING:
     from tbps_cli.exporting.agree import Agreement
     from tbps_cli.searching.gallery import Gallery
     from tbps_cli.searching.ranking import Answer
+    from tbps_cli.types import Hit
 
 
 def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
@@ -21,21 +23,38 @@ def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
         marks = [answer.is_right(hit) for hit in answer.hits]
         known = any(mark is not None for mark in marks)
         some_person = any(hit.person is not None for hit in answer.hits)
-        headings = ["rank", "score", "file"] + ["person"] * some_person + [""] * known
+        grouped = any(hit.members is not None for hit in answer.hits)
+        spans = any(hit.first is not None for hit in answer.hits)
+        headings = ["rank", "score"] + ["images"] * grouped + ["file"] + ["seen"] * spans
+        headings += ["person"] * some_person + [""] * known
         rows = [
-            [hit.rank, f"{hit.score:.4f}", hit.path]
+            [hit.rank, f"{hit.score:.4f}"]
+            + [hit.members] * grouped
+            + [hit.path]
+            + [_span(hit)] * spans
             + [hit.person] * some_person
             + [{True: "✓", False: "✗", None: ""}[mark]] * known
             for hit, mark in zip(answer.hits, marks, strict=True)
         ]
         line(str(answer.query), style="bold")
         if rows:
-            table(headings, rows, right=["rank", "score"])
+            table(headings, rows, right=["rank", "score", "images"], optional=["seen"])
         else:
             line("  no image matches")
     candidates = answers[0].candidates
     some = f"{candidates:,} of " if candidates != len(gallery) else ""
-    note(f"{gallery.name}: {some}{amount(len(gallery), 'image')} ranked")
+    groups = "" if answers[0].groups is None else f" in {amount(answers[0].groups, 'group')}"
+    note(f"{gallery.name}: {some}{amount(len(gallery), 'image')} ranked{groups}")
+
+
+def _span(hit: Hit) -> str:
+    """When a group was seen: `2026-01-05 17:05:00 - 17:09:10`, or the seconds of a video."""
+    if isinstance(hit.first, float) and isinstance(hit.last, float):
+        first, last = clip_time(hit.first), clip_time(hit.last)
+    else:
+        first, last = (str(time or "").replace("T", " ") for time in (hit.first, hit.last))
+        last = last.removeprefix(first[: len("2026-01-05 ")]) if first != last else last
+    return first if first == last else f"{first} - {last}"
 
 
 def index_line(gallery: Gallery) -> None:

@@ -14,6 +14,7 @@ from tbps_cli.searching.ranking import Answer
 from tbps_cli.types import Hit
 
 COLUMNS = ("query", "rank", "path", "score", "person", "file")
+GROUPED = ("group", "members")
 DIGITS = 6
 
 
@@ -36,6 +37,8 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
         made["candidates"] = answer.candidates
     if answer.persons is not None:
         made["persons"] = sorted(answer.persons, key=str)
+    if answer.groups is not None:
+        made["groups"] = answer.groups
     return {**made, "hits": [_hit(answer, hit) for hit in answer.hits]}
 
 
@@ -54,19 +57,23 @@ def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
         "file": str(hit.file),
     }
     made |= {key: value for key, value in (("camera", hit.camera), ("time", hit.time)) if value is not None}
+    if hit.members is not None:
+        made |= {"group": hit.group, "members": hit.members}
+        made |= {key: value for key, value in (("first", hit.first), ("last", hit.last)) if value is not None}
     right = answer.is_right(hit)
     return made if right is None else {**made, "right": right}
 
 
 def table(answers: Sequence[Answer]) -> str:
-    """All hits as CSV, one a line, with a heading."""
+    """All hits as CSV, one a line, with a heading; with two columns more where they are grouped."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    grouped = any(hit.members is not None for answer in answers for hit in answer.hits)
+    writer.writerow((*COLUMNS, *GROUPED) if grouped else COLUMNS)
     for answer in answers:
         for hit in answer.hits:
             place = hit.path, round(hit.score, DIGITS), hit.person, str(hit.file)
-            writer.writerow((str(answer.query), hit.rank, *place))
+            writer.writerow((str(answer.query), hit.rank, *place, *((hit.group, hit.members) if grouped else ())))
     return text.getvalue()
 
 

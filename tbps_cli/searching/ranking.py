@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where, parse, require
 from tbps_cli.retrieval.rank import topk
 from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.grouping import Grouping, grouping, span
+from tbps_cli.searching.orders import GroupedBy, SortedBy
 from tbps_cli.searching.query import Query, encode
 from tbps_cli.types import Hit
 
@@ -33,6 +36,8 @@ class Answer:
     persons: frozenset[Person] | None
     candidates: int
     """Images that passed the filter."""
+    groups: int | None = None
+    """Groups that they form, where they are grouped and all groups were looked for."""
 
     def is_right(self, hit: Hit) -> bool | None:
         """Whether a hit shows who was meant; None where either is unknown, as in a folder of images."""
@@ -48,31 +53,64 @@ def answers(
     where: str | Where | None = None,
     min_score: float | None = None,
     with_self: bool = True,
+    group: str | Grouping | None = None,
+    per_group: int = 1,
+    sort: str = "score",
 ) -> list[Answer]:
-    """Rank a gallery for several queries; the filter comes first, so `top` images that fit it remain."""
-    check_limits(top, min_score)
+    """Rank a gallery for several queries; the filter comes first, so `top` images or groups that fit it remain."""
+    check_limits(top, min_score, group, per_group, sort)
+    if sort == SortedBy.time:
+        _require_times(gallery)
+    groups = grouping(gallery, GroupedBy(group)) if isinstance(group, str) else group
     ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
     query_QE = encode(model, queries)
     itself = [frozenset() if with_self else _places_of_images(gallery, query) for query in queries]
-    # as many more as may have to be left out, so that `top` remain
-    found = ranker.rank(query_QE, top + max(map(len, itself), default=0))
-    return [
-        Answer(
-            query,
-            _hits(gallery, score_K, index_K, min_score, top, left_out),
-            _persons(gallery, query),
-            ranker.candidates,
-        )
-        for query, (score_K, index_K), left_out in zip(queries, found, itself, strict=True)
-    ]
+    # as many more as may have to be left out, so that `top` remain; to group them, all are needed
+    reach = max(1, len(gallery)) if groups else top + max(map(len, itself), default=0)
+    found = []
+    for query, ranked, left_out in zip(queries, ranker.rank(query_QE, reach), itself, strict=True):
+        score_K, index_K = _kept(*ranked, min_score, left_out)
+        if groups is None:
+            hits = [_hit(gallery, score, place) for score, place in zip(score_K[:top], index_K[:top], strict=True)]
+        else:
+            hits = list(_grouped(gallery, groups, score_K, index_K, top, per_group))
+        hits = [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]
+        if sort == SortedBy.time:
+            hits.sort(key=_moment)
+        count = groups.count(index_K) if groups else None
+        found.append(Answer(query, hits, _persons(gallery, query), ranker.candidates, count))
+    return found
 
 
-def check_limits(top: int, min_score: float | None) -> None:
-    """Raises UsageError for a number of hits or a lowest score that cannot be meant."""
+def check_limits(
+    top: int,
+    min_score: float | None,
+    group: str | Grouping | None = None,
+    per_group: int = 1,
+    sort: str = "score",
+) -> None:
+    """Raises UsageError for numbers and names that cannot be meant."""
     if top < 1:
         raise UsageError(f"--top {top}: at least one image must be shown.")
     if min_score is not None and not math.isfinite(min_score):
         raise UsageError(f"--min-score {min_score}: must be a number.", "Scores are cosines, from -1 to 1.")
+    if per_group < 1:
+        raise UsageError(f"--per-group {per_group}: at least one image of a group must be shown.")
+    if per_group > 1 and group is None:
+        raise UsageError("--per-group needs --group.", "For example: --group person --per-group 3")
+    for name, value, known in (("group", group, GroupedBy), ("sort", sort, SortedBy)):
+        if isinstance(value, str) and value not in list(known):
+            raise UsageError(f"--{name} {value}: there is no such thing.", f"Known: {', '.join(known)}.")
+
+
+def _require_times(gallery: Gallery) -> None:
+    if len(gallery) and not (gallery.columns.knows("time") or gallery.columns.knows("seconds")):
+        raise UsageError("--sort time: no image here has a time.", "Leave --sort out: the best come first.")
+
+
+def _moment(hit: Hit) -> tuple[bool, str, bool, float]:
+    """What hits are sorted by: their times, else seconds into a video; those without come last."""
+    return hit.time is None, hit.time or "", hit.seconds is None, hit.seconds or 0.0
 
 
 def _places_of_images(gallery: Gallery, query: Query) -> frozenset[int]:
@@ -115,25 +153,31 @@ class _Ranker:
         return score_1K[0][kept], found_1K[0][kept]
 
 
-def _hits(
-    gallery: Gallery,
-    score_K: NDArray[Any],
-    index_K: NDArray[np.int64],
-    min_score: float | None,
-    top: int,
-    left_out: frozenset[int],
-) -> list[Hit]:
-    """The first `top` of these places that are not left out, down to the lowest score."""
-    hits: list[Hit] = []
-    for score, found in zip(score_K.tolist(), index_K.tolist(), strict=True):
-        if len(hits) == top or (min_score is not None and score < min_score):
-            break
-        if found not in left_out:
-            row = gallery.rows[found]
-            file = gallery.file_of(row)
-            facts = row.camera, row.time, row.source, row.seconds, row.box, row.track, row.detection
-            hits.append(Hit(len(hits) + 1, row.path, score, file, row.person, *facts))
-    return hits
+def _kept(
+    score_K: NDArray[Any], index_K: NDArray[np.int64], min_score: float | None, left_out: frozenset[int]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """What is not left out, down to the lowest score."""
+    kept_K = np.ones(len(index_K), bool) if min_score is None else score_K >= np.float64(min_score)
+    if left_out:
+        kept_K &= ~np.isin(index_K, list(left_out))
+    return score_K[kept_K], index_K[kept_K]
+
+
+def _grouped(
+    gallery: Gallery, groups: Grouping, score_K: NDArray[Any], index_K: NDArray[np.int64], top: int, per_group: int
+) -> Iterator[Hit]:
+    """The best images of the best groups."""
+    for group in islice(groups.groups(index_K), top):
+        first, last = span(gallery, index_K[group.place_M])
+        for place in group.place_M[:per_group].tolist():
+            hit = _hit(gallery, score_K[place], index_K[place])
+            yield replace(hit, group=group.name, members=len(group.place_M), first=first, last=last)
+
+
+def _hit(gallery: Gallery, score: Any, place: int) -> Hit:
+    row = gallery.rows[place]
+    facts = row.camera, row.time, row.source, row.seconds, row.box, row.track, row.detection
+    return Hit(0, row.path, float(score), gallery.file_of(row), row.person, *facts)
 
 
 def _persons(gallery: Gallery, query: Query) -> frozenset[Person] | None:

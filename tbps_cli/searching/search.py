@@ -43,6 +43,9 @@ def search(
     where: str | Where | None = None,
     min_score: float | None = None,
     with_self: bool = True,
+    group: str | None = None,
+    per_group: int = 1,
+    sort: str = "score",
     split: str = "test",
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -59,6 +62,8 @@ def search(
     not, one or several, each with a weight if it begins with one (`0.8:a bag`), or a path as `./image.jpg`.
     where: a filter, see `filtering.parse`; min_score: the lowest cosine that counts.
     with_self: whether the image that is searched by may be a hit (`tbps search` leaves it out).
+    group: one hit a "person", "track", "source" or set of images that look the same ("near-duplicate"), or the best
+    `per_group` of each; `top` then counts groups. sort: "score", or "time" for the best in the order of their times.
     """
     asked = query if isinstance(query, Query) else _sum(query, image, plus, minus)
     found = search_all(
@@ -69,6 +74,9 @@ def search(
         where=where,
         min_score=min_score,
         with_self=with_self,
+        group=group,
+        per_group=per_group,
+        sort=sort,
         split=split,
         data_root=data_root,
         device=device,
@@ -104,6 +112,9 @@ def search_all(
     where: str | Where | None = None,
     min_score: float | None = None,
     with_self: bool = True,
+    group: str | None = None,
+    per_group: int = 1,
+    sort: str = "score",
     split: str = "test",
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -119,7 +130,7 @@ def search_all(
     root: where the images of an index file lie now, if they were moved.
     watch: gives the progress callback of embedding; called with the gallery's name.
     """
-    check_limits(top, min_score)
+    check_limits(top, min_score, group, per_group, sort)
     fits = parse(where) if isinstance(where, str) else where
     if isinstance(gallery, Gallery):
         model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
@@ -136,7 +147,18 @@ def search_all(
             root=root,
             watch=watch,
         )
-    found = answers(model, gallery, queries, top=top, where=fits, min_score=min_score, with_self=with_self)
+    found = answers(
+        model,
+        gallery,
+        queries,
+        top=top,
+        where=fits,
+        min_score=min_score,
+        with_self=with_self,
+        group=group,
+        per_group=per_group,
+        sort=sort,
+    )
     return Search(found, gallery)
 
 

@@ -1,0 +1,145 @@
+"""One hit for each person, track, source, or set of images that look the same, rather than one for each image.
+
+The score of a group is that of its best image. On 874 captions of drawn persons, with one hit a person, this found the
+right one first for 62.9 %; the cosine with the mean of a person's rows for 61.8 %, the mean of the scores for 60.4 %.
+
+Images that look the same are found by their rows, so that the files need not be there: a cosine of `NEAR` or more with
+the best image of the group, which is chosen first. Measured on the same model: 95 % of images saved again as JPEG of
+quality 60, halved and enlarged, or cut by 2 pixels have 0.98 or more with the original; so have 0.02 % of the pairs of
+different persons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.errors import UsageError
+from tbps_cli.filtering.columns import Bytes
+from tbps_cli.retrieval.similarity import dots
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.orders import GroupedBy
+
+Places = NDArray[np.int64]
+NEAR = 0.98
+"""Cosine from which on two images look the same."""
+
+
+_MEANS = {GroupedBy.source: " (a video or frame that it is a part of)", GroupedBy.track: " (of a video)"}
+
+
+@dataclass(frozen=True)
+class HitGroup:
+    """Images that are one hit. `place_M`: where they stand in the ranking, best first."""
+
+    name: str | None
+    """None: an image by itself, of which is not known what it belongs to."""
+    place_M: Places
+
+
+class Grouping(Protocol):
+    """Puts ranked images into groups."""
+
+    def groups(self, index_K: Places) -> Iterator[HitGroup]:
+        """The groups of these rows of the gallery, which are ranked, best first; the best group comes first."""
+
+    def count(self, index_K: Places) -> int | None:
+        """How many groups there are; None where only those that were asked for are found."""
+
+
+def grouping(gallery: Gallery, by: GroupedBy) -> Grouping:
+    """How a gallery is grouped. Raises UsageError where nothing of the kind is known of any image."""
+    if by is GroupedBy.near_duplicate:
+        return _LookAlikes(gallery)
+    if not gallery.columns.knows(by.value):
+        known = [one.value for one in GroupedBy if gallery.columns.knows(one.value)]
+        raise UsageError(
+            f"--group {by.value}: no image here has a {by.value}{_MEANS.get(by, '')}.",
+            f"Here images can be grouped by {' or '.join([*known, GroupedBy.near_duplicate.value])}.",
+        )
+    column = gallery.rows.columns
+    if by is GroupedBy.person:
+        code_G, names = _coded([column["person"]], b"null")
+        return _Known(code_G, [str(json.loads(name)) for (name,) in names])
+    sources = np.where(column["source"] == b"", column["path"], column["source"])
+    if by is GroupedBy.source:
+        code_G, names = _coded([sources])
+        return _Known(code_G, [_text(name) for (name,) in names])
+    code_G, names = _coded([column["track"], sources])
+    return _Known(code_G, [f"{_text(source)}#track={_text(track)}" for track, source in names])
+
+
+def _coded(columns: Sequence[Bytes], nothing: bytes = b"") -> tuple[NDArray[np.int64], list[tuple[bytes, ...]]]:
+    """A number for each different row, and what it stands for; -1 where the first column has nothing."""
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    code = {row: place for place, row in enumerate(dict.fromkeys(row for row in rows if row[0] not in (b"", nothing)))}
+    return np.fromiter((code.get(row, -1) for row in rows), np.int64, len(rows)), list(code)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Groups that the rows say: `code_G` is a place in `names`, or -1."""
+
+    code_G: NDArray[np.int64]
+    names: list[str]
+
+    def groups(self, index_K: Places) -> Iterator[HitGroup]:
+        code_K = self._codes(index_K)
+        _, first_N, size_N = np.unique(code_K, return_index=True, return_counts=True)
+        sorted_K = np.argsort(code_K, kind="stable")
+        start_N = np.cumsum(size_N) - size_N
+        for group in np.argsort(first_N).tolist():
+            place_M = sorted_K[start_N[group] : start_N[group] + size_N[group]]
+            code = self.code_G[index_K[place_M[0]]]
+            yield HitGroup(None if code < 0 else self.names[code], place_M)
+
+    def count(self, index_K: Places) -> int:
+        return len(np.unique(self._codes(index_K)))
+
+    def _codes(self, index_K: Places) -> NDArray[np.int64]:
+        """The groups of these rows; one of its own for each that belongs to none."""
+        code_K = self.code_G[index_K]
+        return np.where(code_K < 0, len(self.names) + index_K, code_K)
+
+
+@dataclass(frozen=True)
+class _LookAlikes:
+    """Images that look like a better one go with it."""
+
+    gallery: Gallery
+
+    def groups(self, index_K: Places) -> Iterator[HitGroup]:
+        vector_GE = self.gallery.vector_GE
+        free_K = np.ones(len(index_K), bool)
+        best = 0
+        while best < len(index_K):
+            row_1E = np.asarray(vector_GE[index_K[best]], np.float32)[None]
+            alike_K = (dots(row_1E, vector_GE)[0][index_K] >= NEAR) & free_K
+            alike_K[best] = True
+            free_K &= ~alike_K
+            yield HitGroup(self.gallery.rows[index_K[best]].path, np.flatnonzero(alike_K))
+            rest = np.flatnonzero(free_K[best:])
+            best = best + int(rest[0]) if len(rest) else len(index_K)
+
+    def count(self, index_K: Places) -> None:
+        return None
+
+
+def span(gallery: Gallery, index_M: Places) -> tuple[str, str] | tuple[float, float] | tuple[None, None]:
+    """The first and last time of these rows, or second of a video where no time is known."""
+    time_M: Any = gallery.rows.columns["time"][index_M]
+    times = time_M[time_M != b""].tolist()
+    if times:
+        return _text(min(times)), _text(max(times))
+    second_M: Any = gallery.rows.columns["seconds"][index_M]
+    seconds = second_M[~np.isnan(second_M)].tolist()
+    return (min(seconds), max(seconds)) if seconds else (None, None)
