@@ -1,0 +1,162 @@
+"""Cameras in a question: `on cam3`, `cameras 1 and 2`, `on the platform camera`, `not on cam3`.
+
+Only a camera that the gallery has becomes a condition. One that it lacks is named, and its words stay in the sentence.
+A bare name counts only where it looks like no English word (`on gate-2`), so that "on the platform" stays what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from tbps_cli.asking.lexicon import forms
+from tbps_cli.asking.reading import Found, Known
+from tbps_cli.escape import printable
+from tbps_cli.filtering.tree import Compare, In, Not, Tree
+
+SHOWN = 8
+"""So many cameras are named where one is not there."""
+
+_NOT = r"(?P<not>(?:but )?(?:not|except(?: for)?|excluding|other than)\s+)?"
+_CAMERA = r"(?:cameras?|cams?|webcams?)"
+_NO_CLOCK = r"(?!\s*(?:[ap]\.?m\b|:\d|years|men|women|people|o'clock))"
+_AND_MORE = (
+    r"(?:\s*(?:,|&|/|\bor\b|\band\b|,\s*or\b|,\s*and\b)\s*(?:(?:on|from|at)\s+)?(?:the\s+)?"
+    rf"(?:cameras?|cams?)?[ _-]?(?:\#\s?)?\d+\b{_NO_CLOCK})*"
+)
+_NUMBERED = re.compile(
+    rf"(?<![\w-]){_NOT}(?:(?:on|from|at|by|in|via|through|under)\s+)?(?:the\s+)?"
+    rf"{_CAMERA}[ _-]?(?:\#\s?|no\.?\s?|nr\.?\s?|number\s)?(?P<name>[a-z]?\d+[a-z]?|[a-z](?![\w'’]))(?![\w'’])"
+    rf"(?:\s*(?:-|–|to|through)\s*(?P<last>\d+)\b{_NO_CLOCK})?(?P<more>{_AND_MORE})",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    rf"(?<![\w-]){_NOT}(?:on|from|by|at|via)\s+the\s+(?P<name>[\w-]+(?:\s[\w-]+)?)\s+{_CAMERA}(?![\w-])", re.IGNORECASE
+)
+_LEADING = r"(?:(?:on|from|at|by|in|via)\s+(?:the\s+)?|(?<=\()|^)"
+_LOOKING = re.compile(
+    r"(?:look|star|point|wav|smil|fac|glanc|gaz|aim|shout)\w*\s+(?:straight |directly |up |right )*$", re.IGNORECASE
+)
+_DESCRIBING = re.compile(
+    r"\s*(?:bag|case|strap|phone|lens|app|operator|crew|man\b|woman\b|around|in (?:his|her)|hanging|tripod)",
+    re.IGNORECASE,
+)
+
+
+def cameras(text: str, known: Known) -> list[Found]:
+    """The cameras that a sentence names, in its order; they do not overlap."""
+    found = [*_numbered(text, known), *_named(text, known), *_bare(text, known)]
+    found.sort(key=lambda entry: (entry.start, -entry.end))
+    kept: list[Found] = []
+    for entry in found:
+        if not kept or entry.start >= kept[-1].end:
+            kept.append(entry)
+    return _merged(text, kept)
+
+
+def _numbered(text: str, known: Known) -> Iterator[Found]:
+    for match in _NUMBERED.finditer(text):
+        if (
+            match["name"].isalpha()
+            and match["name"].lower() in ("a", "i", "s", "o", "x")
+            and match["name"] not in known.cameras
+        ):
+            continue  # "on camera a man": an article, not a name
+        names = [match["name"], *re.findall(r"\d+", match["more"] or "")]
+        if (
+            match["last"]
+            and match["name"].isdigit()
+            and int(match["name"]) < int(match["last"]) < int(match["name"]) + 100
+        ):
+            names[1:1] = map(str, range(int(match["name"]) + 1, int(match["last"]) + 1))
+        yield _found(match, names, known)
+
+
+def _named(text: str, known: Known) -> Iterator[Found]:
+    for match in _NAMED.finditer(text):
+        if _LOOKING.search(text, 0, match.start()) or _DESCRIBING.match(text, match.end()):
+            continue
+        if match["name"].lower() in forms("others", "unnamed") and not same_camera(match["name"], known.cameras):
+            continue
+        yield _found(match, [match["name"]], known)
+
+
+def _bare(text: str, known: Known) -> Iterator[Found]:
+    """A camera's own name with a digit in it, such as c1 or gate-2, behind on, at, from, in, by or in brackets."""
+    for camera in known.cameras:
+        if not re.search(r"\d", camera) or not re.search(r"[^\W\d]", camera):
+            continue
+        spelt = r"[ _-]?".join(map(re.escape, re.findall(r"[^\W\d_]+|\d+", camera)))
+        for match in re.finditer(rf"(?<![\w-]){_NOT}{_LEADING}{spelt}(?![\w-])", text, re.IGNORECASE):
+            yield _made(match.start(), match.end(), Compare("camera", "==", camera), match["not"] is not None)
+
+
+def _found(match: re.Match[str], names: Sequence[str], known: Known) -> Found:
+    words = match[0].strip()
+    if not known.cameras:
+        return Found(
+            match.start(),
+            match.end(),
+            "left",
+            "no image of this gallery has a camera: the words stay in the sentence",
+            keep=True,
+        )
+    fitting = [same_camera(name, known.cameras) for name in names]
+    lost = [name for name, cameras in zip(names, fitting, strict=True) if not cameras]
+    if lost:
+        named = ", ".join(map(printable, known.cameras[:SHOWN])) + (", ..." if len(known.cameras) > SHOWN else "")
+        which = f'camera "{lost[0]}"' if words else "camera"
+        return Found(
+            match.start(),
+            match.end(),
+            "left",
+            f"there is no {which}: the words stay in the sentence (cameras here: {named})",
+            keep=True,
+        )
+    listed = tuple(dict.fromkeys(camera for cameras in fitting for camera in cameras))
+    tree = Compare("camera", "==", listed[0]) if len(listed) == 1 else In("camera", listed)
+    return _made(match.start(), match.end(), tree, match["not"] is not None)
+
+
+def _made(start: int, end: int, tree: Compare | In, negated: bool) -> Found:
+    values = tree.values if isinstance(tree, In) else (tree.value,)
+    said = " or ".join(printable(str(value)) for value in values)
+    whole: Tree = Not(tree) if negated else tree
+    return Found(
+        start, end, "camera", f"only images of camera {said}" if not negated else f"no images of camera {said}", whole
+    )
+
+
+def same_camera(name: str, cameras: Sequence[str]) -> tuple[str, ...]:
+    """The cameras that somebody means who writes `3`, `c3` or `platform`: equal spelling first, then the number."""
+    wanted = _plain(name)
+    exact = tuple(camera for camera in cameras if _plain(camera) == wanted)
+    if exact or not re.fullmatch(r"\d+[a-z]?", wanted):
+        return exact
+    return tuple(
+        camera for camera in cameras if re.fullmatch(rf"(?:c|cam|camera|ch|channel|webcam)?{wanted}", _plain(camera))
+    )
+
+
+def _plain(name: str) -> str:
+    """Lower case without blanks, hyphens and leading zeros."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_.#-]", "", name.lower()))
+
+
+def _merged(text: str, found: Sequence[Found]) -> list[Found]:
+    """`on cam1 or cam2`: one condition of two that only `or`, `and` or a comma part."""
+    done = list(found)
+    for before, after in pairwise(found):
+        between = text[before.end : after.start]
+        mergeable = all(isinstance(entry.tree, Compare | In) for entry in (before, after))
+        if not mergeable or not re.fullmatch(r"\s*(?:,|or|and|&|/|,\s*or|,\s*and)\s*", between):
+            continue
+        place = next(place for place, entry in enumerate(done) if entry.end == before.end)
+        values = tuple(dict.fromkeys(value for entry in (done[place], after) for value in _values(entry.tree)))
+        done[place : place + 2] = [_made(done[place].start, after.end, In("camera", values), False)]
+    return done
+
+
+def _values(tree: Tree | None) -> tuple[str, ...]:
+    return tuple(map(str, tree.values if isinstance(tree, In) else [tree.value] if isinstance(tree, Compare) else []))

