@@ -36,7 +36,7 @@ _CLOCKS = tuple(
         r"(?P<noon>noon|midday|midnight)\b",
     )
 )
-_BARE = re.compile(rf"(?P<hour>\d{{1,2}}|{_HOURS})(?![\w:.%/'’-]|\.\d)(?:\s+o'clock)?", re.IGNORECASE)
+_BARE = re.compile(rf"(?P<hour>\d{{1,2}}|{_HOURS})(?![\w:%/'’]|\.\d|-(?!\d))(?:\s+o'clock)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

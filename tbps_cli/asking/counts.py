@@ -31,7 +31,7 @@ _ASK = (
 _RANKED = r"(?:the\s+)?(?:very\s+)?(?:top|first|best)"
 _ONLY = r"(?:only\s+|just\s+|limit(?:ed)?(?:\s+to)?\s+|max(?:imum|\.)?\s+|at\s+most\s+)"
 _START = re.compile(
-    rf"\s*(?:{_ASK}\s+(?:{_RANKED}\s+)?(?:the\s+)?|{_RANKED}[ -])(?P<number>{NUMBER})(?![\w%.:/'’-])"
+    rf"\s*(?:{_ASK}\s+(?:{_RANKED}\s+)?(?:the\s+)?|{_RANKED}[ -])(?P<number>{NUMBER})(?![\w%/'’-]|[.:]\d)"
     rf"(?:\s+{_HITS}(?![\w-])(?:\s+(?:of|for|with|showing|where))?)?(?:\s*[:,;]|(?=\s|$))",
     re.IGNORECASE,
 )

@@ -22,10 +22,10 @@ _BE = r"(?:is|was|are|were|does|did|do|has|have|had)"
 _NOT = r"(?:n['’]?t|\s+not)"
 _WHO = r"(?:(?:,\s*)?\b(?:who|that|which|and|but|he|she|they|it)\s+){0,2}"
 _HEADS = {
-    "no": rf"(?:(?:\b(?:but|and)\s+)?\b(?P<lead>{_VERB}|there\s+(?:is|was)|there's)\s+)?\b(?:no|zero)\s+",
-    "without": r"(?:\bbut\s+)?\b(?P<lead>without|w/o)\s+(?:(?:wearing|carrying|having|holding|using)\s+)?",
-    "isn't": rf"{_WHO}\b{_BE}{_NOT}\s+(?:(?:got|currently|really|actually)\s+)?{_VERB}\s+(?:got\s+|on\s+)?",
-    "not wearing": rf"(?:\b(?:but|and|who|he|she)\s+)?\bnot\s+{_VERB}\s+",
+    "no": rf"(?:\b(?:but|and)\s+)?(?:\b(?P<lead>{_VERB}|there\s+(?:is|was)|there's)\s+)?\b(?:no|zero)\s+(?:any\s+)?",
+    "without": r"(?:\bbut\s+)?\b(?P<lead>without|w/o)\s+(?:(?:wearing|carrying|having|holding|using)\s+)?(?:any\s+)?",
+    "isn't": rf"{_WHO}\b{_BE}{_NOT}\s+(?:(?:got|currently|really|actually)\s+)?{_VERB}\s+(?:got\s+|on\s+)?(?:any\s+)?",
+    "not wearing": rf"(?:\b(?:but|and|who|he|she)\s+)?\bnot\s+{_VERB}\s+(?:any\s+)?",
     "not a": r"(?:(?<=[,;(])\s*|\b(?:but|and)\s+)\bnot\s+(?=(?:an?|the|any|his|her)\s)",
     "neither": rf"(?:\b(?P<lead>{_VERB})\s+)?\bneither\s+",
 }
@@ -34,6 +34,9 @@ _MORE = re.compile(r"\s*(?P<joint>,\s*(?:or|nor)\b|\bor\b|\bnor\b|,)\s*(?:any\s+
 _NEGATORS = re.compile(
     r"(?:\bnot|n['’]t|\bnever|\bno|\bnobody|\bnone|\bneither|\bwithout|\bnor|\bhardly)\s+(?:[\w'’-]+\s+){0,3}$",
     re.IGNORECASE,
+)
+_NEGATED_AGAIN = re.compile(
+    r"\s+(?:(?:who|that|which)\s+)?(?:(?!and\b|or\b|nor\b|but\b)\w+\s+)?(?:without|not|no|\w+n['’]t)\b", re.IGNORECASE
 )
 _FRESH = re.compile(r"(?:[,;.]\s*|\b(?:and|or|but|nor)\s+)$", re.IGNORECASE)
 _AND = re.compile(r"\s*,?\s*\b(?:and|but)\s+(?P<next>[\w'’-]+)", re.IGNORECASE)
@@ -74,7 +77,8 @@ def negations(text: str) -> list[Found]:
     for said in _sayings(text):
         floor = found[-1].end if found else 0
         if said.start >= floor:
-            found.append(_found(text, said, floor))
+            seen = found[-1].start if found and found[-1].keep else floor
+            found.append(_found(text, said, seen))
     return sorted([*found, *_left(text, found)], key=lambda entry: entry.start)
 
 
@@ -108,7 +112,8 @@ def _things(text: str, place: int) -> list[tuple[int, int, bool]]:
 
 
 def _found(text: str, said: _Said, floor: int) -> Found:
-    if _NEGATORS.search(text, floor, said.start) and not _FRESH.search(text, floor, said.start):
+    twice = _NEGATORS.search(text, floor, said.start) and not _FRESH.search(text, floor, said.start)
+    if twice or _NEGATED_AGAIN.match(text, said.end):
         return Found(said.start, said.end, "left", TWICE, keep=True)
     if _compound(text, said.end) or _OVER.match(text, said.end):
         return Found(said.start, said.end, "left", STAYS, keep=True)

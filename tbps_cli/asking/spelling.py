@@ -85,7 +85,9 @@ def _near(word: str, *, rare: bool) -> str | None:
     distance = 2 if len(word) >= TWO_MISTAKES and not rare else 1
     found = _symspell().lookup(word, Verbosity.CLOSEST, max_edit_distance=distance)
     fitting = [entry for entry in found if entry.distance == 1 or entry.term[0] == word[0] or len(word) > 7]
-    best = max(fitting, key=lambda entry: (_shares(entry.term, word), entry.count, entry.term), default=None)
+    best = max(
+        fitting, key=lambda entry: (_shares(entry.term, word), entry.count, english().get(entry.term, 0)), default=None
+    )
     return best.term if best is not None else None
 
 
