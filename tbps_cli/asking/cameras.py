@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from tbps_cli.asking.lexicon import forms
-from tbps_cli.asking.reading import Found, Known
+from tbps_cli.asking.understood import Askable, Passage
 from tbps_cli.escape import printable
 from tbps_cli.filtering.tree import Compare, In, Not, Tree
 
@@ -44,18 +44,18 @@ _DESCRIBING = re.compile(
 )
 
 
-def cameras(text: str, known: Known) -> list[Found]:
+def cameras(text: str, known: Askable) -> list[Passage]:
     """The cameras that a sentence names, in its order; they do not overlap."""
     found = [*_numbered(text, known), *_named(text, known), *_bare(text, known)]
     found.sort(key=lambda entry: (entry.start, -entry.end))
-    kept: list[Found] = []
+    kept: list[Passage] = []
     for entry in found:
         if not kept or entry.start >= kept[-1].end:
             kept.append(entry)
     return _merged(text, kept)
 
 
-def _numbered(text: str, known: Known) -> Iterator[Found]:
+def _numbered(text: str, known: Askable) -> Iterator[Passage]:
     for match in _NUMBERED.finditer(text):
         if (
             match["name"].isalpha()
@@ -73,7 +73,7 @@ def _numbered(text: str, known: Known) -> Iterator[Found]:
         yield _found(match, names, known)
 
 
-def _named(text: str, known: Known) -> Iterator[Found]:
+def _named(text: str, known: Askable) -> Iterator[Passage]:
     for match in _NAMED.finditer(text):
         if _LOOKING.search(text, 0, match.start()) or _DESCRIBING.match(text, match.end()):
             continue
@@ -82,20 +82,21 @@ def _named(text: str, known: Known) -> Iterator[Found]:
         yield _found(match, [match["name"]], known)
 
 
-def _bare(text: str, known: Known) -> Iterator[Found]:
+def _bare(text: str, known: Askable) -> Iterator[Passage]:
     """A camera's own name with a digit in it, such as c1 or gate-2, behind on, at, from, in, by or in brackets."""
     for camera in known.cameras:
         if not re.search(r"\d", camera) or not re.search(r"[^\W\d]", camera):
             continue
-        spelt = r"[ _-]?".join(map(re.escape, re.findall(r"[^\W\d_]+|\d+", camera)))
+        pieces = re.findall(r"[^\W\d_]+|\d+", camera)
+        spelt = r"[ _-]?".join(f"0*{int(piece)}" if piece.isdecimal() else re.escape(piece) for piece in pieces)
         for match in re.finditer(rf"(?<![\w-]){_NOT}{_LEADING}{spelt}(?![\w-])", text, re.IGNORECASE):
             yield _made(match.start(), match.end(), Compare("camera", "==", camera), match["not"] is not None)
 
 
-def _found(match: re.Match[str], names: Sequence[str], known: Known) -> Found:
+def _found(match: re.Match[str], names: Sequence[str], known: Askable) -> Passage:
     words = match[0].strip()
     if not known.cameras:
-        return Found(
+        return Passage(
             match.start(),
             match.end(),
             "left",
@@ -107,7 +108,7 @@ def _found(match: re.Match[str], names: Sequence[str], known: Known) -> Found:
     if lost:
         named = ", ".join(map(printable, known.cameras[:SHOWN])) + (", ..." if len(known.cameras) > SHOWN else "")
         which = f'camera "{lost[0]}"' if words else "camera"
-        return Found(
+        return Passage(
             match.start(),
             match.end(),
             "left",
@@ -119,11 +120,11 @@ def _found(match: re.Match[str], names: Sequence[str], known: Known) -> Found:
     return _made(match.start(), match.end(), tree, match["not"] is not None)
 
 
-def _made(start: int, end: int, tree: Compare | In, negated: bool) -> Found:
+def _made(start: int, end: int, tree: Compare | In, negated: bool) -> Passage:
     values = tree.values if isinstance(tree, In) else (tree.value,)
     said = " or ".join(printable(str(value)) for value in values)
     whole: Tree = Not(tree) if negated else tree
-    return Found(
+    return Passage(
         start, end, "camera", f"only images of camera {said}" if not negated else f"no images of camera {said}", whole
     )
 
@@ -144,7 +145,7 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_.#-]", "", name.lower()))
 
 
-def _merged(text: str, found: Sequence[Found]) -> list[Found]:
+def _merged(text: str, found: Sequence[Passage]) -> list[Passage]:
     """`on cam1 or cam2`: one condition of two that only `or`, `and` or a comma part."""
     done = list(found)
     for before, after in pairwise(found):

@@ -40,7 +40,7 @@ _BARE = re.compile(rf"(?P<hour>\d{{1,2}}|{_HOURS})(?![\w:%/'’]|\.\d|-(?!\d))(?
 
 
 @dataclass(frozen=True)
-class Clock:
+class TimeOfDay:
     """A time of day in minutes (a bare number not yet in the right half of the day), and where it ends in the text."""
 
     minutes: int
@@ -72,7 +72,7 @@ def spelt(minutes: int) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}"
 
 
-def clock_at(text: str, place: int, *, bare: bool = False) -> Clock | None:
+def clock_at(text: str, place: int, *, bare: bool = False) -> TimeOfDay | None:
     """The time of day that begins there; bare: a number alone counts too."""
     for expression in _CLOCKS:
         match = expression.match(text, place)
@@ -81,16 +81,16 @@ def clock_at(text: str, place: int, *, bare: bool = False) -> Clock | None:
     match = _BARE.match(text, place) if bare else None
     if match is None or (hour := _hour(match["hour"])) > 24:
         return None
-    return Clock(hour * 60, match.end(), bare=True)
+    return TimeOfDay(hour * 60, match.end(), bare=True)
 
 
 def _hour(text: str) -> int:
     return NUMBERS.get(text.lower(), 0) or int(text)
 
 
-def _clock(said: dict[str, str | None], end: int) -> Clock | None:
+def _clock(said: dict[str, str | None], end: int) -> TimeOfDay | None:
     if noon := said.get("noon"):
-        return Clock(0 if noon.lower() == "midnight" else DAY // 2, end)
+        return TimeOfDay(0 if noon.lower() == "midnight" else DAY // 2, end)
     hour, minute = _hour(said["hour"] or "0"), int(said.get("minute") or 0)
     past = (said.get("past") or "").lower()
     minute += 30 if "half" in past else 15 if "quarter past" in past else -15 if past else 0
@@ -103,7 +103,7 @@ def _clock(said: dict[str, str | None], end: int) -> Clock | None:
         return None
     if half and hour <= 12:
         hour = hour % 12 + (12 if half.lower() == "p" else 0)
-    return Clock((hour * 60 + minute) % (DAY + 1), end)
+    return TimeOfDay((hour * 60 + minute) % (DAY + 1), end)
 
 
 def _half_of_part(part: str | None, hour: int) -> str | None:
@@ -113,7 +113,7 @@ def _half_of_part(part: str | None, hour: int) -> str | None:
     return "a" if part.lower() == "morning" or (part.lower() == "night" and (hour < 6 or hour == 12)) else "p"
 
 
-def between(low: Clock, high: Clock) -> Stretch | None:
+def between(low: TimeOfDay, high: TimeOfDay) -> Stretch | None:
     """A range of two clocks, the bare one in the half of the day that makes it shortest. None: both are bare."""
     if low.bare and high.bare:
         return None

@@ -10,7 +10,7 @@ import re
 from functools import cache
 
 from tbps_cli.asking.lexicon import forms, pattern
-from tbps_cli.asking.reading import Found
+from tbps_cli.asking.understood import Passage
 
 MOST = 10_000
 """A larger number is hardly a count of hits."""
@@ -47,14 +47,14 @@ _END = re.compile(
 _SIGNAL = re.compile(rf"{_ASK}|\b(?:top|first|best|limit|max|only|just|at most)\b|{_HITS}\b", re.IGNORECASE)
 
 
-def counts(text: str) -> list[Found]:
+def counts(text: str) -> list[Passage]:
     """How many hits a sentence asks for, once at most, and whether it speaks of several persons."""
     asked = _start(text) or _end(text)
     found = [asked] if asked else []
     several = _several().search(text, asked.end if asked and asked.start == 0 else 0)
     if several and not re.match(r"one\b|1\b|zero\b|0\b", several[0], re.IGNORECASE):
         done = "a crop shows one person: describe one of them (the words stay in the sentence)"
-        found.append(Found(several.start(), several.end(), "persons", done, keep=True))
+        found.append(Passage(several.start(), several.end(), "persons", done, keep=True))
     return found
 
 
@@ -66,7 +66,7 @@ def _several() -> re.Pattern[str]:
     return re.compile(rf"\b(?:{counted}|{grouped})", re.IGNORECASE)
 
 
-def _start(text: str) -> Found | None:
+def _start(text: str) -> Passage | None:
     match = _START.match(text)
     if match and _describes(text, match.end()):
         return None
@@ -84,18 +84,18 @@ def _describes(text: str, place: int) -> bool:
     return words[0] in described or (len(words) == 2 and words[1] in ("buttons", "button"))
 
 
-def _end(text: str) -> Found | None:
+def _end(text: str) -> Passage | None:
     match = _END.search(text)
     if match is None or not _SIGNAL.search(match[0]) or not text[: match.start()].strip():
         return None
     return _counted(match)
 
 
-def _counted(match: re.Match[str]) -> Found | None:
+def _counted(match: re.Match[str]) -> Passage | None:
     number = NUMBERS.get(match["number"].lower())
     number = int(match["number"]) if number is None else number
     if not 0 < number <= MOST:
         done = f"{match['number']} is no number of hits: the words stay in the sentence"
-        return Found(match.start("number"), match.end("number"), "left", done, keep=True)
+        return Passage(match.start("number"), match.end("number"), "left", done, keep=True)
     shown = "1 hit" if number == 1 else f"{number} hits"
-    return Found(match.start(), match.end(), "count", f"the first {shown} are shown", top=number)
+    return Passage(match.start(), match.end(), "count", f"the first {shown} are shown", top=number)

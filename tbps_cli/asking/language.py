@@ -6,6 +6,7 @@ where many words are none of English, and must be sure; the better half of the w
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ READ = 300
 ADVICE = (
     "the model knows English descriptions: translate it, or search with a multilingual checkpoint (open_clip has some)"
 )
+_ONLY_ENGLISH = re.compile(r"\b(?:and|the|with|wearing|his|from|without)\b", re.IGNORECASE)
+"""Words that hardly another language has."""
 NAMES = {
     "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
     "el": "Greek", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew",
@@ -42,7 +45,7 @@ def other_language(text: str) -> str | None:
     if not letters:
         return None
     latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters) / len(letters)
-    if latin > 0.5 and share_of_english(some) >= ENGLISH:
+    if latin > 0.5 and (share_of_english(some) >= ENGLISH or _ONLY_ENGLISH.search(some)):
         return None
     found = _detector().detect(some.replace("\n", " "), model="lite", k=1)
     if not found or found[0]["lang"] == "en" or found[0]["score"] < SURE:

@@ -41,12 +41,22 @@ def plural(noun: str) -> str:
     return f"{noun}s"
 
 
+_COUNTED = ("things", "parts", ("persons", "gender"), ("persons", "child"), ("persons", "person"))
+"""Groups, and kinds of groups, whose words have a plural."""
+
+
 @cache
 def forms(group: str, *kinds: str) -> frozenset[str]:
     """The words of some kinds of a group (of all where none is named), with the plurals of things and parts."""
     listed = [word for kind, words in table()[group].items() if not kinds or kind in kinds for word in words]
-    counted = group in ("things", "parts") or kinds == ("person",)
-    return frozenset(listed) | (frozenset(map(plural, listed)) if counted else frozenset())
+    counted = [
+        word
+        for kind, words in table()[group].items()
+        if (group, kind) in _COUNTED or group in _COUNTED
+        for word in words
+        if not kinds or kind in kinds
+    ]
+    return frozenset(listed) | frozenset(map(plural, counted))
 
 
 def pattern(words: frozenset[str]) -> str:
@@ -98,6 +108,8 @@ _TAIL = re.compile(
 _LOOKS_AT_MOST = 5
 _NO_THINGS = frozenset(
     {
+        "hood",
+        "hoods",
         "hair",
         "hairs",
         "barefoot",
@@ -119,7 +131,7 @@ _NO_THINGS = frozenset(
 
 @cache
 def _nouns() -> frozenset[str]:
-    return (forms("things") | forms("persons", "gender") | forms("persons", "person")) - _NO_THINGS
+    return (forms("things") | forms("persons", "gender", "child", "person")) - _NO_THINGS
 
 
 def is_look(word: str) -> bool:

@@ -12,7 +12,7 @@ from tbps_cli.asking.lexicon import forms
 ENOUGH = 4
 """Kinds of `KINDS` that a description names before nothing is missing."""
 KINDS: dict[str, tuple[tuple[str, str], ...]] = {
-    "the person (man, woman, child)": (("persons", "gender"), ("persons", "age")),
+    "the person (man, woman, child)": (("persons", "gender"), ("persons", "child"), ("persons", "age")),
     "the upper body (coat, shirt)": (("things", "upper"), ("things", "whole")),
     "the legs (trousers, skirt)": (("things", "lower"), ("things", "whole")),
     "shoes": (("things", "shoes"),),

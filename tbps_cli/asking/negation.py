@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tbps_cli.asking.lexicon import forms, thing_at
-from tbps_cli.asking.reading import Found
+from tbps_cli.asking.understood import Passage
 
 _VERB = (
     r"(?:wear(?:s|ing)?|wore|carr(?:y|ies|ied|ying)|hold(?:s|ing)?|held|hav(?:e|ing)|has|had|us(?:es|ing)|push(?:es|ing)"
@@ -27,6 +27,7 @@ _HEADS = {
     "isn't": rf"{_WHO}\b{_BE}{_NOT}\s+(?:(?:got|currently|really|actually)\s+)?{_VERB}\s+(?:got\s+|on\s+)?(?:any\s+)?",
     "not wearing": rf"(?:\b(?:but|and|who|he|she)\s+)?\bnot\s+{_VERB}\s+(?:any\s+)?",
     "not a": r"(?:(?<=[,;(])\s*|\b(?:but|and)\s+)\bnot\s+(?=(?:an?|the|any|his|her)\s)",
+    "isn't a": rf"{_WHO}\b(?:is|was|are|were){_NOT}\s+(?=an?\s)",
     "neither": rf"(?:\b(?P<lead>{_VERB})\s+)?\bneither\s+",
 }
 _EXPRESSIONS = tuple((kind, re.compile(rf"(?<![\w'’-]){head}", re.IGNORECASE)) for kind, head in _HEADS.items())
@@ -71,9 +72,9 @@ class _Said:
     """Whether the last thing is a noun alone."""
 
 
-def negations(text: str) -> list[Found]:
+def negations(text: str) -> list[Passage]:
     """What a sentence says is not there, from left to right; unclear cases are remarked on and keep their words."""
-    found: list[Found] = []
+    found: list[Passage] = []
     for said in _sayings(text):
         floor = found[-1].end if found else 0
         if said.start >= floor:
@@ -111,12 +112,12 @@ def _things(text: str, place: int) -> list[tuple[int, int, bool]]:
     return found[:certain]
 
 
-def _found(text: str, said: _Said, floor: int) -> Found:
+def _found(text: str, said: _Said, floor: int) -> Passage:
     twice = _NEGATORS.search(text, floor, said.start) and not _FRESH.search(text, floor, said.start)
     if twice or _NEGATED_AGAIN.match(text, said.end):
-        return Found(said.start, said.end, "left", TWICE, keep=True)
+        return Passage(said.start, said.end, "left", TWICE, keep=True)
     if _compound(text, said.end) or _OVER.match(text, said.end):
-        return Found(said.start, said.end, "left", STAYS, keep=True)
+        return Passage(said.start, said.end, "left", STAYS, keep=True)
     added = _ADDED.match(text, said.end)
     start, end = said.start, added.end() if added else said.end
     done = "searched away from: " + ", ".join(said.things)
@@ -125,12 +126,12 @@ def _found(text: str, said: _Said, floor: int) -> Found:
     if joint and following not in _NEGATING and _is_a_thing(text, joint.start("next")):
         described = following in _ARTICLES or not thing_bare(text, joint.start("next"))
         if said.kind not in ("no", "neither") or not described or not said.bare:
-            return Found(start, said.end, "left", UNCLEAR, keep=True)
+            return Passage(start, said.end, "left", UNCLEAR, keep=True)
         if said.lead and not said.lead.startswith("there"):
-            return Found(said.lead_end, joint.start("next") - 1, "minus", done, minus=said.things)
+            return Passage(said.lead_end, joint.start("next") - 1, "minus", done, minus=said.things)
     elif joint and following not in _NEGATING and (said.lead or said.kind != "no"):
         end = joint.start("next") - 1  # "without a hat and walking": the "and" joined two such clauses
-    return Found(start, end, "minus", done, minus=said.things)
+    return Passage(start, end, "minus", done, minus=said.things)
 
 
 def _is_a_thing(text: str, place: int) -> bool:
@@ -149,7 +150,7 @@ def _compound(text: str, place: int) -> bool:
     return after is not None and after[1].lower() in forms("parts") | forms("things") | forms("looks")
 
 
-def _left(text: str, found: list[Found]) -> Iterator[Found]:
+def _left(text: str, found: list[Passage]) -> Iterator[Passage]:
     """Negations that nobody understood. What belongs to a garment or a body is a description like any other."""
     for match in _LEFT.finditer(text):
         if any(entry.start <= match.start() < entry.end for entry in found):
@@ -158,4 +159,4 @@ def _left(text: str, found: list[Found]) -> Iterator[Found]:
         if any(word.lower() in forms("parts") or word.lower() in _OF_A_GARMENT for word in words):
             continue
         after = re.compile(r"\s+[\w'’-]+").match(text, match.end())
-        yield Found(match.start(), after.end() if after else match.end(), "left", STAYS, keep=True)
+        yield Passage(match.start(), after.end() if after else match.end(), "left", STAYS, keep=True)

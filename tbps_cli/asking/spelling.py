@@ -10,7 +10,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tbps_cli.asking.lexicon import USUAL, english, is_english, vocabulary
+from tbps_cli.asking.lexicon import USUAL, english, forms, is_english, vocabulary
 
 if TYPE_CHECKING:
     from symspellpy import SymSpell
@@ -50,7 +50,7 @@ def corrected(text: str, offers: list[tuple[int, int, str]]) -> str:
 def _is_a_name(text: str, match: re.Match[str]) -> bool:
     """Whether a word has a capital where a sentence gives it none, as "Millwall" in "a Millwall shirt"."""
     begins = not text[: match.start()].strip() or text[: match.start()].rstrip()[-1:] in ".!?:"
-    return match[0][0].isupper() and not begins and not text.isupper() and not text.istitle()
+    return match[0].istitle() and not begins and not text.istitle()
 
 
 @cache
@@ -99,7 +99,7 @@ def _shares(term: str, word: str) -> tuple[bool, bool, bool]:
 def _two_words(word: str) -> str | None:
     """`redshirt`: two words of the vocabulary that were written as one."""
     splits = [(word[:at], word[at:]) for at in range(3, len(word) - 2)]
-    known = [(one, two) for one, two in splits if one in vocabulary() and two in vocabulary()]
+    known = [(one, two) for one, two in splits if one in forms("looks") and two in forms("things")]
     return " ".join(max(known, key=lambda pair: min(map(len, pair)))) if known else None
 
 

