@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words, Work
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 
 if TYPE_CHECKING:
+    from tbps_cli.searching.audit import AuditLog
     from tbps_cli.searching.query import Query
     from tbps_cli.searching.search import Search
 
@@ -98,7 +100,32 @@ Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Write the hits to a self-contained page with thumbnails."),
 ]
-CopyTo = Annotated[Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder.")]
+CopyTo = Annotated[
+    Path | None,
+    typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder; of videos and frames the crops."),
+]
+WholeFrames = Annotated[
+    bool, typer.Option("--whole-frames", help="With --copy-to: copy the whole frames instead of crops.")
+]
+BlurHeads = Annotated[
+    bool, typer.Option("--blur-heads", help="No heads in pages, copies and the terminal; see docs/responsible-use.md.")
+]
+Images = Annotated[
+    bool | None,
+    typer.Option(
+        "--images/--no-images",
+        help="Small images above the table. Default: in terminals known to show images; never in pipes.",
+    ),
+]
+Audit = Annotated[
+    Path | None,
+    typer.Option(
+        "--audit",
+        metavar="FILE",
+        envvar="TBPS_AUDIT",
+        help="Append who asked what, when, and the hits to this log; without its line there is no answer.",
+    ),
+]
 Split = Annotated[SearchedSplit, typer.Option("--split", help="Without --in: which split of the data set is searched.")]
 
 
@@ -123,6 +150,10 @@ def command(
     null: Null = False,
     html: Html = None,
     copy_to: CopyTo = None,
+    whole_frames: WholeFrames = False,
+    blur_heads: BlurHeads = False,
+    images: Images = None,
+    audit: Audit = None,
     root: Root = None,
     split: Split = SearchedSplit.test,
     data_root: DataRoot = None,
@@ -135,6 +166,7 @@ def command(
     from tbps_cli.cli import render, search_view
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file, check_new_folder
+    from tbps_cli.searching.audit import AuditLog
     from tbps_cli.searching.search import search_all
 
     if as_json + as_csv + (as_paths or null) > 1:
@@ -143,6 +175,11 @@ def command(
     check_new_file("--html", html, (".html", ".htm"))
     if copy_to:
         check_new_folder("--copy-to", copy_to, inside=True)
+    elif whole_frames:
+        raise UsageError("--whole-frames says what is copied.", "Name a folder as well: --copy-to DIR")
+    log = AuditLog(audit) if audit else None
+    if log:
+        log.check()
     found = search_all(
         ckpt,
         place,
@@ -164,9 +201,14 @@ def command(
         watch=lambda name: render.progress(f"Embedding {name}", "images"),
     )
     search_view.index_line(found.gallery)
+    if log:
+        _audit(log, found, asked, where, [path for path in (html, copy_to) if path])
     # Files first: whoever reads the output may leave early (tbps search ... | head).
-    _save(found, html, copy_to)
-    _print(found, "json" if as_json else "csv" if as_csv else "paths" if as_paths or null else "table", null, queries)
+    _save(found, html, copy_to, where=where, whole_frames=whole_frames, blur=blur_heads)
+    if as_json or as_csv or as_paths or null:
+        _print(found, "json" if as_json else "csv" if as_csv else "paths", null, queries)
+    else:
+        search_view.hits(found.answers, found.gallery, images=images, blur=blur_heads)
     if not any(answer.hits for answer in found.answers):
         render.note("No image fits." if found.gallery else "There are no images.")
 
@@ -184,7 +226,7 @@ def _queries(words: list[str], images: list[Path], plus: list[str], minus: list[
 
 
 def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:
-    from tbps_cli.cli import output, render, search_view
+    from tbps_cli.cli import output, render
     from tbps_cli.searching import document
 
     if form == "json":
@@ -192,24 +234,41 @@ def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:
         render.document(documents if queries is not None else documents[0])
     elif form == "csv":
         output.stdout.write_exactly(document.table(found.answers))
-    elif form == "paths":
-        output.stdout.write_bytes(document.paths(found.answers, b"\0" if null else b"\n"))
     else:
-        search_view.hits(found.answers, found.gallery)
+        output.stdout.write_bytes(document.paths(found.answers, b"\0" if null else b"\n"))
 
 
-def _save(found: Search, html: Path | None, copy_to: Path | None) -> None:
+def _audit(log: AuditLog, found: Search, asked: Sequence[Query], where: str | None, written: Sequence[Path]) -> None:
+    from tbps_cli.searching.audit import entries
+
+    questions = [str(query) for query in asked]
+    log.append(entries(found.answers, found.gallery, asked=questions, filtered=where, written=written))
+
+
+def _save(
+    found: Search, html: Path | None, copy_to: Path | None, *, where: str | None, whole_frames: bool, blur: bool
+) -> None:
     from tbps_cli.cli import output, render
     from tbps_cli.files import write_bytes
     from tbps_cli.searching.hits import copy_hits, page
     from tbps_cli.searching.thumbnails import ThumbnailCache
 
+    answers, gallery = found.answers, found.gallery
     if html:
         with render.progress("Thumbnails") as progress:
-            text = page(found.answers, found.gallery, found.gallery.run, cache=ThumbnailCache(), progress=progress)
+            text = page(
+                answers,
+                gallery,
+                gallery.run,
+                filtered=where,
+                blur=blur,
+                cache=ThumbnailCache(),
+                progress=progress,
+            )
         write_bytes(html, text.encode("utf-8", "replace"))
         output.stdout.written.append(str(html))
         render.note(f"Written: {html}")
     if copy_to:
-        render.note(f"Copied: {amount(copy_hits(found.answers, copy_to), 'image')} to {copy_to}")
+        copied = copy_hits(answers, gallery, copy_to, whole_frames=whole_frames, blur=blur)
+        render.note(f"Copied: {amount(copied, 'image')} to {copy_to}")
         output.stdout.written.append(str(copy_to))

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tbps_cli.amounts import amount
 from tbps_cli.cli.render import document, line, note, table
+from tbps_cli.cli.terminal_images import chosen, strip
 from tbps_cli.searching.timeline import clip_time
 
 if TYPE_CHECKING:
+    from tbps_cli.cli.terminal_images import Renderable
     from tbps_cli.exporting.agree import Agreement
     from tbps_cli.searching.gallery import Gallery
     from tbps_cli.searching.ranking import Answer
     from tbps_cli.types import Hit
 
+SHOWN = 24
+"""Hits of an answer that are looked at as images in the terminal."""
 
-def hits(answers: Sequence[Answer], gallery: Gallery) -> None:
-    """The hits of each query as a table; right and wrong ones are marked where the truth is known."""
+
+def hits(answers: Sequence[Answer], gallery: Gallery, *, images: bool | None = False, blur: bool = False) -> None:
+    """The hits of each query as a table; right and wrong ones are marked where the truth is known.
+
+    images: whether small images stand above it, see `terminal_images.chosen`; blur: without heads.
+    """
+    draw = chosen(images)
     for answer in answers:
-        marks = [answer.is_right(hit) for hit in answer.hits]
-        known = any(mark is not None for mark in marks)
-        some_person = any(hit.person is not None for hit in answer.hits)
-        grouped = any(hit.members is not None for hit in answer.hits)
-        spans = any(hit.first is not None for hit in answer.hits)
-        headings = ["rank", "score"] + ["images"] * grouped + ["file"] + ["seen"] * spans
-        headings += ["person"] * some_person + [""] * known
-        rows = [
-            [hit.rank, f"{hit.score:.4f}"]
-            + [hit.members] * grouped
-            + [hit.path]
-            + [_span(hit)] * spans
-            + [hit.person] * some_person
-            + [{True: "✓", False: "✗", None: ""}[mark]] * known
-            for hit, mark in zip(answer.hits, marks, strict=True)
-        ]
         line(str(answer.query), style="bold")
-        if rows:
-            table(headings, rows, right=["rank", "score", "images"], optional=["seen"])
+        if answer.hits:
+            if draw:
+                _images(answer, gallery, draw, blur)
+            columns = {name: values for name, values in _columns(answer).items() if any(values)}
+            table(
+                list(columns),
+                list(zip(*columns.values(), strict=True)),
+                right=["rank", "score", "images", "at"],
+                optional=["seen", "track"] if "at" in columns else ["seen"],
+            )
         else:
             line("  no image matches")
     candidates = answers[0].candidates
@@ -55,6 +57,42 @@ def _span(hit: Hit) -> str:
         first, last = (str(time or "").replace("T", " ") for time in (hit.first, hit.last))
         last = last.removeprefix(first[: len("2026-01-05 ")]) if first != last else last
     return first if first == last else f"{first} - {last}"
+
+
+def _date(hit: Hit) -> str:
+    """When a hit was seen; of a plain image without a camera nothing: the time may be that of a copy of its file."""
+    return hit.time.replace("T", " ") if hit.time and (hit.camera or hit.source) else ""
+
+
+def _columns(answer: Answer) -> dict[str, list[str]]:
+    """What is known of the hits, by the heading of its column; columns of which nothing is known stay empty."""
+    hits = answer.hits
+    marks = {True: "✓", False: "✗", None: ""}
+    return {
+        "rank": [str(hit.rank) for hit in hits],
+        "score": [f"{hit.score:.4f}" for hit in hits],
+        "images": ["" if hit.members is None else str(hit.members) for hit in hits],
+        "file": [hit.source or hit.path for hit in hits],
+        "at": ["" if hit.seconds is None else clip_time(hit.seconds) for hit in hits],
+        "camera": [hit.camera or "" for hit in hits],
+        "seen": [_span(hit) if hit.first is not None else _date(hit) for hit in hits],
+        "track": [hit.track or "" for hit in hits],
+        "person": ["" if hit.person is None else str(hit.person) for hit in hits],
+        "": [marks[answer.is_right(hit)] for hit in hits],
+    }
+
+
+def _images(answer: Answer, gallery: Gallery, draw: Renderable, blur: bool) -> None:
+    """The first hits as small images; what cannot be read is a grey place."""
+    from PIL import Image
+
+    from tbps_cli.searching.hits import excerpts
+    from tbps_cli.searching.thumbnails import ThumbnailCache, thumbnails
+
+    shown = answer.hits[:SHOWN]
+    made = thumbnails([excerpts(hit, gallery)[0] for hit in shown], (320, 384), blur=blur, cache=ThumbnailCache())
+    images = [Image.open(io.BytesIO(one.jpeg)) if one.jpeg else Image.new("RGB", (160, 384), "grey") for one in made]
+    strip(images, [f"{hit.rank:>2}  {hit.score:.3f}" for hit in shown], draw)
 
 
 def index_line(gallery: Gallery) -> None:

@@ -13,13 +13,16 @@ from tbps_cli.searching.query import StoredRow, Term
 from tbps_cli.searching.ranking import Answer
 from tbps_cli.types import Hit
 
-COLUMNS = ("query", "rank", "path", "score", "person", "file")
-GROUPED = ("group", "members")
+COLUMNS = "query", "rank", "path", "score", "person", "file", "camera", "time", "source", "seconds", "box", "track"
+GROUPED = "group", "members"
 DIGITS = 6
 
 
 def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
-    """One answer as JSON-able values; `score` is the cosine, `path` is relative to the gallery."""
+    """One answer as JSON-able values; `score` is the cosine, `path` is relative to the gallery.
+
+    `time` is when a hit was seen: a date, or seconds into the video where nobody knows the date.
+    """
     query = answer.query
     made: dict[str, Any] = {
         "query": str(query) if query.text is None and query.more else query.text,
@@ -56,12 +59,20 @@ def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
         "person": hit.person,
         "file": str(hit.file),
     }
-    made |= {key: value for key, value in (("camera", hit.camera), ("time", hit.time)) if value is not None}
+    facts: dict[str, object] = {
+        "camera": hit.camera,
+        "time": hit.seconds if hit.time is None else hit.time,
+        "source": hit.source,
+        "seconds": hit.seconds,
+        "box": hit.box,
+        "track": hit.track,
+        "detection": hit.detection,
+        "right": answer.is_right(hit),
+    }
     if hit.members is not None:
         made |= {"group": hit.group, "members": hit.members}
-        made |= {key: value for key, value in (("first", hit.first), ("last", hit.last)) if value is not None}
-    right = answer.is_right(hit)
-    return made if right is None else {**made, "right": right}
+        facts |= {"first": hit.first, "last": hit.last}
+    return made | {key: value for key, value in facts.items() if value is not None}
 
 
 def table(answers: Sequence[Answer]) -> str:
@@ -73,11 +84,14 @@ def table(answers: Sequence[Answer]) -> str:
     for answer in answers:
         for hit in answer.hits:
             place = hit.path, round(hit.score, DIGITS), hit.person, str(hit.file)
-            writer.writerow((str(answer.query), hit.rank, *place, *((hit.group, hit.members) if grouped else ())))
+            box = None if hit.box is None else ",".join(map(str, hit.box))
+            seen = hit.camera, hit.time, hit.source, hit.seconds, box, hit.track
+            group = (hit.group, hit.members) if grouped else ()
+            writer.writerow((str(answer.query), hit.rank, *place, *seen, *group))
     return text.getvalue()
 
 
 def paths(answers: Sequence[Answer], end: bytes = b"\n") -> bytes:
-    """The files of all hits as the system names them, each followed by `end`; each file once."""
+    """The files of all hits as the system names them, each followed by `end`; each once, a video too."""
     files = dict.fromkeys(hit.file for answer in answers for hit in answer.hits)
     return b"".join(os.fsencode(file) + end for file in files)

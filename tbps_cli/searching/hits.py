@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tbps_cli.searching.thumbnails import Excerpt, ThumbnailCache
     from tbps_cli.searching.timeline import Presence
 
+COPIED_QUALITY = 95
+"""Of JPEGs that are written anew."""
 LARGE, SEVERAL = (158, 360), (88, 216)
 """Width and height in pixels of thumbnails: six fill a line for one search, ten for several."""
 
@@ -71,7 +74,10 @@ def _answer(answer: Answer, gallery: Gallery, single: bool, blur: bool) -> Sheet
     places = []
     for hit in answer.hits:
         image, frame = excerpts(hit, gallery, blur=blur)
-        places.append(SheetImage(image, label(hit), answer.is_right(hit), hit.path if hit.source else "", frame=frame))
+        name = hit.path if hit.source else ""
+        more = "" if hit.members is None or hit.members < 2 else f"best of {hit.members:,} images"
+        mark = answer.is_right(hit)
+        places.append(SheetImage(image, label(hit), mark, name, more=more, rank=hit.rank, frame=frame))
     seen, dated = _seen(answer.hits, gallery)
     note = "" if single else _remark(answer)
     return SheetAnswer("" if single else str(answer.query), places, note, seen=seen, dated=dated)
@@ -99,17 +105,17 @@ def _seen(hits: Sequence[Hit], gallery: Gallery) -> tuple[list[Presence], bool]:
     """
     from tbps_cli.searching.timeline import Presence, seconds_of
 
-    hits = [hit for hit in hits if hit.camera is not None or hit.source is not None]
-    when = {hit.rank: seconds_of(hit.time) for hit in hits if hit.time is not None}
+    placed = [(place, hit) for place, hit in enumerate(hits) if hit.camera is not None or hit.source is not None]
+    when = {place: seconds_of(hit.time) for place, hit in placed if hit.time is not None}
     dated = any(moment is not None for moment in when.values())
     seen = []
-    for hit in hits:
-        moment = when.get(hit.rank) if dated else hit.seconds
+    for place, hit in placed:
+        moment = when.get(place) if dated else hit.seconds
         if moment is None:
             continue
         before, after = gallery.duration_of(hit.source, hit.track, hit.seconds)
         lane = hit.camera or (hit.source or "").rpartition("/")[2]
-        seen.append(Presence(hit.rank, lane, moment - before, moment + after))
+        seen.append(Presence(place, hit.rank, lane, moment - before, moment + after))
     return seen, dated
 
 
@@ -138,18 +144,49 @@ def label(hit: Hit) -> str:
     return "\n".join(map(printable, lines))
 
 
-def copy_hits(answers: Sequence[Answer], folder: Path) -> int:
-    """Copy the hits' files as RANK-NAME, several queries into folders 001, 002, ...; returns how many."""
+# Copies ---------------------------------------------------------------------------------------
+
+
+def copy_hits(
+    answers: Sequence[Answer], gallery: Gallery, folder: Path, *, whole_frames: bool = False, blur: bool = False
+) -> int:
+    """Copy the hits into a folder, several queries into folders 001, 002, ...; returns how many.
+
+    A file is copied as RANK-NAME. What was found in a video or frame is cut out of it and written as PNG, or with
+    whole_frames as the JPEG of all that was to be seen. blur: no heads, see `searching.blur`; then everything is
+    written anew, without what else the file held.
+    """
     copied = 0
     for number, answer in enumerate(answers, 1):
         into = folder if len(answers) == 1 else folder / f"{number:03d}"
         for hit in answer.hits:
-            source = hit.file
             try:
                 into.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, into / files.shortened(f"{hit.rank:03d}-{source.name}"))
+                _copy(hit, gallery, into, whole_frames=whole_frames, blur=blur)
             except OSError as error:
-                said = f"--copy-to {folder}: {source} cannot be copied: {files.reason(error)}."
+                said = f"--copy-to {folder}: {hit.file} cannot be copied: {files.reason(error)}."
                 raise TbpsError(said, files.hint(error)) from None
             copied += 1
     return copied
+
+
+def _copy(hit: Hit, gallery: Gallery, into: Path, *, whole_frames: bool, blur: bool) -> None:
+    if hit.source is None and not blur:
+        shutil.copy2(hit.file, into / files.shortened(f"{hit.rank:03d}-{hit.file.name}"))
+        return
+    image, frame = excerpts(hit, gallery, blur=blur)
+    as_jpeg = whole_frames if frame else hit.file.suffix.lower() in (".jpg", ".jpeg")
+    name = f"{hit.rank:03d}-{_name_of(hit)}{'.jpg' if as_jpeg else '.png'}"
+    pixels = (frame if frame and whole_frames else image).pixels(blur=blur)
+    pixels.info.clear()  # comments and profiles of the file it comes from
+    pixels.save(into / files.shortened(name), quality=COPIED_QUALITY)
+
+
+def _name_of(hit: Hit) -> str:
+    """The file's own name, with camera and time where it is a part of a video or frame; safe for any disk."""
+    path = Path(hit.source or hit.path)
+    if hit.source is None:
+        return path.stem
+    time = f"{hit.seconds:.3f}s" if hit.time is None and hit.seconds is not None else hit.time
+    parts = [path.stem, hit.camera, time, hit.track and f"track {hit.track}"]
+    return re.sub(r"[^\w.+-]+", "-", "-".join(part for part in parts if part))

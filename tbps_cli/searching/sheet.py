@@ -47,6 +47,8 @@ class SheetImage:
     """Further figures beside the score, each with what it means."""
     more: str = ""
     """What else belongs to it, as `4 more of this track`."""
+    rank: int | None = None
+    """Left out: its place in the answer."""
     frame: Excerpt | None = None
     """The whole frame in which it was seen; `image.box` is its place there."""
 
@@ -212,7 +214,8 @@ def _all(answer: SheetAnswer) -> list[SheetImage]:
 def _part(answer: SheetAnswer, images: _Images, id: str, blur: bool) -> _Part:
     ids = [f"{id}-{rank}" for rank in range(1, len(answer.places) + 1)]
     marks = [{True: "yes", False: "no", None: ""}[place.right] for place in answer.places]
-    places = [_shown(*one, images, blur) for one in zip(answer.places, ids, marks, strict=True)]
+    ranked = [replace(one, rank=one.rank or rank) for rank, one in enumerate(answer.places, 1)]
+    places = [_shown(*one, images, blur) for one in zip(ranked, ids, marks, strict=True)]
     return _Part(
         answer.query,
         answer.note,

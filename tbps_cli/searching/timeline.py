@@ -27,8 +27,9 @@ _EPOCH = datetime(1970, 1, 1)
 class Presence(NamedTuple):
     """A hit on the clock: in seconds since 1970 (local time, as cameras state it) or into the video."""
 
-    hit: int
-    """Its rank."""
+    place: int
+    """In the answer, from 0."""
+    rank: int
     lane: str
     start: float
     end: float
@@ -91,7 +92,7 @@ def clip_time(seconds: float) -> str:
 def time_line(seen: Sequence[Presence], ids: Sequence[str], kinds: Sequence[str], *, dated: bool) -> TimeLine | None:
     """The lanes of these hits; None where there is nothing to compare.
 
-    ids, kinds: of all hits, by rank - 1: what a mark leads to, and its class. dated: the clock is a calendar.
+    ids, kinds: of all places: what a mark leads to, and its class. dated: the clock is a calendar.
     """
     if len({one.start for one in seen}) < 2:
         return None
@@ -100,17 +101,17 @@ def time_line(seen: Sequence[Presence], ids: Sequence[str], kinds: Sequence[str]
     low, high = low - margin if dated else max(0.0, low - margin), high + margin
     step = next((step for step in _STEPS if (high - low) / step <= _TICKS), _STEPS[-1])
     lanes: dict[str, Lane] = {}
-    for one in sorted(seen, key=lambda one: one.hit):
+    for one in sorted(seen, key=lambda one: one.rank):
         if one.lane in lanes or len(lanes) < LANES:
             lanes.setdefault(one.lane, Lane(one.lane))
-    for one in sorted(seen, key=lambda one: (one.start, one.hit)):
+    for one in sorted(seen, key=lambda one: (one.start, one.rank)):
         if lane := lanes.get(one.lane):
             at = 100 * (one.start - low) / (high - low)
             width = max(NARROWEST, 100 * (one.end - one.start) / (high - low))
             at = round(min(at, 100 - width), 3)
-            said = f"{one.hit}: {_clock(one.start, 1, dated)}"
+            said = f"{one.rank}: {_clock(one.start, 1, dated)}"
             top = _free_row(lane.marks, at)
-            lane.marks.append(Mark(one.hit, ids[one.hit - 1], kinds[one.hit - 1], said, at, round(width, 3), top))
+            lane.marks.append(Mark(one.rank, ids[one.place], kinds[one.place], said, at, round(width, 3), top))
     for lane in lanes.values():
         lane.height = max(mark.top for mark in lane.marks) + ROW + GAP
     return TimeLine(list(lanes.values()), _ticks(low, high, step, dated), _day(low, high, dated))

@@ -170,9 +170,9 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(model, photos: Pat
 
 
 def test_copies_are_named_by_rank(asked, tmp_path: Path) -> None:
-    assert copy_hits(asked[1][:1], tmp_path / "one") == 2
+    assert copy_hits(asked[1][:1], asked[0], tmp_path / "one") == 2
     assert sorted(path.name for path in (tmp_path / "one").iterdir())[0] == "001-red.png"
-    assert copy_hits(asked[1], tmp_path / "two") == 4
+    assert copy_hits(asked[1], asked[0], tmp_path / "two") == 4
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["001", "002"]
 
 
@@ -181,11 +181,11 @@ def test_a_copy_of_a_very_long_name_keeps_its_ending(asked, tmp_path: Path, phot
     (photos / "red.png").rename(photos / long)
     first = asked[1][0]
     hit = replace(first.hits[0], path=long, file=photos / long)
-    assert copy_hits([replace(first, hits=[hit])], tmp_path / "new") == 1
+    assert copy_hits([replace(first, hits=[hit])], asked[0], tmp_path / "new") == 1
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["001-" + "x" * 247 + ".png"]
 
 
 def test_a_copy_of_what_is_gone_is_one_line(asked, tmp_path: Path, photos: Path) -> None:
     (photos / "red.png").unlink()
     with pytest.raises(TbpsError, match="cannot be copied"):
-        copy_hits(asked[1], tmp_path / "new")
+        copy_hits(asked[1], asked[0], tmp_path / "new")

@@ -167,7 +167,7 @@ def hostile_sheet(folder: Path) -> str:
             text,
             SheetImage(Excerpt(folder / f"{number}.png"), text, name=text),
             [(text, text)],
-            [Presence(1, text, 0.0, 5.0), Presence(2, text + "2", 60.0, 61.0)],
+            [Presence(0, 1, text, 0.0, 5.0), Presence(1, 2, text + "2", 60.0, 61.0)],
         )
         for number, text in enumerate(HOSTILE)
     ]
