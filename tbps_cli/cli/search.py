@@ -110,7 +110,7 @@ WholeFrames = Annotated[
 BlurHeads = Annotated[
     bool, typer.Option("--blur-heads", help="No heads in pages, copies and the terminal; see docs/responsible-use.md.")
 ]
-Images = Annotated[
+ShowImages = Annotated[
     bool | None,
     typer.Option(
         "--images/--no-images",
@@ -152,7 +152,7 @@ def command(
     copy_to: CopyTo = None,
     whole_frames: WholeFrames = False,
     blur_heads: BlurHeads = False,
-    images: Images = None,
+    show_images: ShowImages = None,
     audit: Audit = None,
     root: Root = None,
     split: Split = SearchedSplit.test,
@@ -208,7 +208,7 @@ def command(
     if as_json or as_csv or as_paths or null:
         _print(found, "json" if as_json else "csv" if as_csv else "paths", null, queries)
     else:
-        search_view.hits(found.answers, found.gallery, images=images, blur=blur_heads)
+        search_view.hits(found.answers, found.gallery, images=show_images, blur=blur_heads)
     if not any(answer.hits for answer in found.answers):
         render.note("No image fits." if found.gallery else "There are no images.")
 

@@ -104,12 +104,18 @@ def entries(
     ]
 
 
-def _understood(answer: Answer) -> dict[str, Any]:
-    """What was really searched for; an image with the hash of its bytes, since the file may change."""
-    query = answer.query
-    image = {"image": str(query.image), "content": content_hash(query.image)} if query.image else {}
-    minus = {"minus": query.minus} if query.minus is not None else {}
-    return {"text": query.text, **image, **minus}
+def _understood(answer: Answer) -> list[dict[str, Any]]:
+    """What was added up; an image file with the hash of its bytes, since the file may change."""
+    return [
+        {
+            "text" if isinstance(term.what, str) else "image": str(term.what)
+            if isinstance(term.what, Path)
+            else term.name,
+            **({"content": content_hash(term.what)} if isinstance(term.what, Path) else {}),
+            "weight": term.weight,
+        }
+        for term in answer.query.terms
+    ]
 
 
 def user() -> str:

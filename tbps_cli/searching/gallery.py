@@ -70,11 +70,7 @@ def crop_of(file: Path, seconds: float | None, box: Box | None) -> Image.Image:
     """An image file, a part of it, or a part of a frame of a video, as RGB, upright. Raises UnreadableImage."""
     if seconds is not None:
         raise UnreadableImage(file, "frames of videos cannot be read yet")
-    return part_of(read_image(file), box)
-
-
-def part_of(image: Image.Image, box: Box | None) -> Image.Image:
-    """A box of an image, or all of it."""
+    image = read_image(file)
     if box is None:
         return image
     x, y, width, height = box

@@ -22,11 +22,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tbps_cli.data.images import UnreadableImage, check_size, read_image
+from tbps_cli.data.images import check_size, read_image
+from tbps_cli.errors import DataError
 from tbps_cli.features.rows import Box, content_hash
+from tbps_cli.footage.crops import cut
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.blur import CELLS, HEAD, without_head, without_strangers
-from tbps_cli.searching.gallery import crop_of, part_of
+from tbps_cli.searching.gallery import crop_of
 
 LIMIT = 512 << 20
 """Bytes of all entries; about 100,000 thumbnails."""
@@ -51,12 +53,12 @@ class Excerpt:
     def pixels(self, content: bytes | None = None, *, blur: bool = False) -> Image.Image:
         """The image as RGB, blurred as asked. content: the bytes of the file, if read already.
 
-        Raises UnreadableImage.
+        Raises DataError.
         """
         if content is None or self.seconds is not None:
             image = crop_of(self.file, self.seconds, self.box)
         else:
-            image = part_of(read_image(self.file, content=content, allow_truncated=True), self.box)
+            image = cut(read_image(self.file, content=content, allow_truncated=True), self.box)
         if not blur:
             return image
         return without_head(image) if self.persons is None else without_strangers(image, self.persons)
@@ -163,7 +165,7 @@ def _thumbnail(excerpt: Excerpt, size: tuple[int, int], blur: bool, cache: Thumb
         if cache is not None and holds and (kept := cache.get(name)):
             return kept
         image = excerpt.pixels(content, blur=blur)
-    except (OSError, UnreadableImage):
+    except (OSError, DataError):
         return NONE
     made = Thumbnail(_jpeg(image, size), image.width, image.height)
     if cache is not None and holds:

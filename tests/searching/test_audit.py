@@ -93,12 +93,11 @@ def test_a_search_leaves_who_when_what_where_and_what_came_out(photos: Path) -> 
     (entry,) = lines(Path("log.jsonl"))
     assert entry["user"] == user() and str(entry["when"]).endswith("Z")
     assert entry["asked"] == "a man + [1.jpg] - a bag"
-    assert entry["understood"] == {
-        "text": "a man",
-        "image": "photos/1.jpg",
-        "content": content_hash(photos / "1.jpg"),
-        "minus": "a bag",
-    }
+    assert entry["understood"] == [
+        {"text": "a man", "weight": 1.0},
+        {"image": "photos/1.jpg", "content": content_hash(photos / "1.jpg"), "weight": 1.0},
+        {"text": "a bag", "weight": -0.5},
+    ]
     assert (entry["gallery"], entry["size"], entry["candidates"]) == ("photos", 3, 3)
     assert entry["where"] == 'path like "*.jpg"'
     assert entry["hits"] == [hit["path"] for hit in json.loads(result.stdout)["hits"]]
