@@ -1,4 +1,4 @@
-"""`tbps index`: embeds a folder of images once, so that searching it later takes a moment."""
+"""`tbps index`: embeds folders, videos and lists of images once, so that searching them later takes a moment."""
 
 from __future__ import annotations
 
@@ -7,11 +7,32 @@ from typing import Annotated
 
 import typer
 
-from tbps_cli.cli.options import BatchSize, Ckpt, DataRoot, Device, Json, Sets, Words, Workers
+from tbps_cli.cli.options import (
+    BatchSize,
+    Ckpt,
+    DataRoot,
+    Detect,
+    Detector,
+    Device,
+    Download,
+    Every,
+    Json,
+    Pattern,
+    Sets,
+    Words,
+    Workers,
+)
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, including its sub-folders.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders, videos, images, patterns, lists of paths (- is standard input) or tables with columns "
+            "image, camera, time, track, person, box.",
+        ),
+    ] = None,
     ckpt: Ckpt = None,
     path: Annotated[
         Path | None,
@@ -19,6 +40,15 @@ def command(
             "--index", metavar="FILE", help="Where to write the index, for searches with --in FILE. Default: the cache."
         ),
     ] = None,
+    gallery: Annotated[
+        str | None,
+        typer.Option("--gallery", metavar="NAME", help="Keep the sources under a name, for searches with --in NAME."),
+    ] = None,
+    detect: Detect = None,
+    every: Every = None,
+    detector: Detector = None,
+    pattern: Pattern = None,
+    download: Download = False,
     batch: BatchSize = None,
     workers: Workers = None,
     data_root: DataRoot = None,
@@ -27,15 +57,26 @@ def command(
     words: Words = None,
     as_json: Json = False,
 ) -> None:
-    """Embed the images of a folder so that searches start at once. Run again, it embeds only new and changed images."""
+    """Embed images and the persons in videos, so that searches start at once. Run again, it embeds only what is new."""
+    from tbps_cli.amounts import seconds
     from tbps_cli.cli import output, render, search_view
+    from tbps_cli.searching import galleries
     from tbps_cli.searching.index import BATCH, index
+    from tbps_cli.searching.index_state import FootageSettings
 
-    with render.progress(f"Embedding {folder}", "images") as progress:
-        gallery = index(
+    footage = FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern)
+    given = list(sources or ())
+    if gallery is not None:
+        given = galleries.define(gallery, given) if given else galleries.sources_of(gallery)
+    shown = gallery or ", ".join(given)
+    with render.progress(f"Embedding {shown}", "images") as progress:
+        found = index(
             ckpt,
-            folder,
+            given,
             path,
+            gallery=gallery,
+            footage=footage,
+            download=download,
             workers=workers,
             batch=batch or BATCH,
             data_root=data_root,
@@ -44,10 +85,12 @@ def command(
             words=words,
             progress=progress,
         )
-    output.stdout.written.append(str(path or f"the index of {folder}"))
+    output.stdout.written.append(str(path or f"the index of {shown}"))
     if as_json:
-        render.document(gallery.document())
+        render.document(found.document())
     else:
-        options: list[tuple[str, object]] = [("--in", path or folder), ("--ckpt", ckpt), ("--words", words)]
+        places: list[object] = [path or gallery] if path or gallery else list(given)
+        options: list[tuple[str, object]] = [("--in", place) for place in places]
+        options += [("--ckpt", ckpt), ("--words", words)]
         options += [("--set", setting) for setting in sets or ()]
-        search_view.index_report(gallery, [str(part) for one in options if one[1] is not None for part in one])
+        search_view.index_report(found, [str(part) for one in options if one[1] is not None for part in one])

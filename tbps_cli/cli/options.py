@@ -63,6 +63,33 @@ Workers = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch", metavar="N", min=1, help="How many images or captions are embedded at a time.")
 ]
+Detect = Annotated[
+    bool | None,
+    typer.Option(
+        "--detect/--no-detect",
+        help="Images are whole frames: find the persons in them. Of videos that is always done; --no-detect leaves "
+        "videos out. Default: as the index remembers it.",
+    ),
+]
+Every = Annotated[
+    str | None,
+    typer.Option("--every", metavar="TIME", help="How far apart the frames of a video are that are looked at. [1s]"),
+]
+Detector = Annotated[
+    str | None,
+    typer.Option(
+        "--detector", metavar="NAME-OR-FILE", help="What finds persons. Default: the best one that is at hand."
+    ),
+]
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="P",
+        help="How names of files tell camera and time, e.g. '{camera}_{time:%Y%m%d-%H%M%S}'. Usual ones are known.",
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="Agree that weights which are not there yet are fetched.")]
 Ranked = Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")]
 
 

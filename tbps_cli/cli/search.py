@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbps_cli.amounts import amount
-from tbps_cli.cli.options import Ckpt, DataRoot, Device, Json, Sets, Words, Workers
+from tbps_cli.cli.options import (
+    Ckpt,
+    DataRoot,
+    Detect,
+    Detector,
+    Device,
+    Download,
+    Every,
+    Json,
+    Pattern,
+    Sets,
+    Words,
+    Workers,
+)
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 
 if TYPE_CHECKING:
@@ -32,10 +45,13 @@ Sentence = Annotated[
         help="What the person looks like, in a sentence; quotes are not needed. Sums: red coat + ./it.jpg - 0.8:bag.",
     ),
 ]
-Place = Annotated[
-    Path | None,
+Places = Annotated[
+    list[str] | None,
     typer.Option(
-        "--in", metavar="DIR-OR-INDEX", help="A folder of images, or an index. Default: the run's own test set."
+        "--in",
+        metavar="SOURCE",
+        help="A folder, a video, an image, a pattern, a list, an index or the name of a gallery; repeatable. "
+        "Default: the run's own test set.",
     ),
 ]
 Top = Annotated[int, typer.Option("--top", "-t", metavar="N", min=1, help="How many images to show.")]
@@ -131,7 +147,7 @@ Split = Annotated[SearchedSplit, typer.Option("--split", help="Without --in: whi
 
 def command(
     sentence: Sentence = None,
-    place: Place = None,
+    places: Places = None,
     ckpt: Ckpt = None,
     top: Top = 10,
     image: Images = None,
@@ -155,6 +171,11 @@ def command(
     show_images: ShowImages = None,
     audit: Audit = None,
     root: Root = None,
+    detect: Detect = None,
+    every: Every = None,
+    detector: Detector = None,
+    pattern: Pattern = None,
+    download: Download = False,
     split: Split = SearchedSplit.test,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -163,10 +184,12 @@ def command(
     workers: Workers = None,
 ) -> None:
     """Rank images for a sentence, an image, or both."""
+    from tbps_cli.amounts import seconds
     from tbps_cli.cli import render, search_view
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file, check_new_folder
     from tbps_cli.searching.audit import AuditLog
+    from tbps_cli.searching.index_state import FootageSettings
     from tbps_cli.searching.search import search_all
 
     if as_json + as_csv + (as_paths or null) > 1:
@@ -182,7 +205,7 @@ def command(
         log.check()
     found = search_all(
         ckpt,
-        place,
+        places,
         asked,
         top=top,
         where=where,
@@ -198,6 +221,8 @@ def command(
         words=words,
         workers=workers,
         root=root,
+        footage=FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern),
+        download=download,
         watch=lambda name: render.progress(f"Embedding {name}", "images"),
     )
     search_view.index_line(found.gallery)

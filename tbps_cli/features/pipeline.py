@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,12 @@ from tbps_cli.data.images import TRUNCATED, UnreadableImage, check_size, read_im
 from tbps_cli.data.types import Person
 from tbps_cli.features.encoder import Embeddings, Encoder, ImageEncoder
 from tbps_cli.features.row_sink import ReadyRow, RowSink, Value
-from tbps_cli.features.rows import Row, change_time, content_hash
+from tbps_cli.features.rows import Box, Row, change_time, content_hash
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.features.taken import time_changed, time_taken
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -46,6 +49,16 @@ class Source(NamedTuple):
     person: Person | None = None
     state: tuple[int, int] | None = None
     """Size and time of change, where somebody has looked already."""
+    track: str | None = None
+    box: Box | None = None
+    """Only this part of the file is meant."""
+    source: str | None = None
+    """What the feature file calls the file that the part is of."""
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What was stated of it; nothing where a value is None."""
+        return self.camera, self.time, self.person, self.track
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,9 @@ def _outdated(encoder: ImageEncoder, sources: Sequence[Source], file: FeatureFil
     outdated = [
         source
         for source in sources
-        if source.name not in states or states[source.name] != (source.state or _state_of(source.file))
+        if source.name not in states
+        or states[source.name] != (source.state or _state_of(source.file))
+        or _stated_otherwise(source, file)
     ]
     if not encoder.batch_dependent:
         return outdated
@@ -172,6 +187,15 @@ def _outdated(encoder: ImageEncoder, sources: Sequence[Source], file: FeatureFil
     contents = dict(zip(file.known().paths, columns["content"].tolist(), strict=True))
     unchanged = (contents.get(source.name, b"") == _content_of(source.file) for source in outdated)
     return [] if all(unchanged) else list(sources)
+
+
+def _stated_otherwise(source: Source, file: FeatureFile) -> bool:
+    """Whether something else is stated of an image now than its row has."""
+    if not any(source.facts):
+        return False
+    row = file.known()[int(file.places([source.name])[0])]
+    kept = row.camera, row.time, row.person, row.track
+    return any(new is not None and new != old for new, old in zip(source.facts, kept, strict=True))
 
 
 def _state_of(path: Path) -> tuple[int, int] | None:
@@ -215,7 +239,7 @@ class _Preparer:
                 facts = os.fstat(opened.fileno())
                 content = opened.read()
             state = facts.st_size, change_time(facts)
-            row = Row(source.name, *state, content_hash(content), source.camera, source.time, source.person)
+            row = _row_of(source, state, content_hash(content))
             if self.policy.dated and row.time is None:
                 row = replace(row, time=time_taken(content) or time_changed(facts.st_mtime_ns))
             if skip_known and self.sink.knows(row.content):
@@ -236,10 +260,37 @@ class _Preparer:
             allow_truncated=self.policy.allow_truncated,
             max_pixels=self.encoder.max_pixels,
         )
+        if row.box:
+            image = _part_of(image, row.box, path)
         if min(image.size) < self.policy.smallest:
             raise UnreadableImage(path, f"only {image.width} x {image.height} pixels")
         truncated = bool(image.info.get(TRUNCATED))
         return ReadyRow(row, self.encoder.transform(image), truncated, image.width > image.height)
+
+
+def _row_of(source: Source, state: tuple[int, int], content: str) -> Row:
+    """The row of a file, or of a part of it: equal parts of equal files have equal contents."""
+    if source.box:
+        content = content_hash(f"{content}#xywh={','.join(map(str, source.box))}".encode())
+    return Row(
+        source.name,
+        *state,
+        content,
+        camera=source.camera,
+        time=source.time,
+        person=source.person,
+        source=source.source,
+        box=source.box,
+        track=source.track,
+    )
+
+
+def _part_of(image: Image.Image, box: Box, path: Path) -> Image.Image:
+    x, y, width, height = box
+    if x + width > image.width or y + height > image.height:
+        reason = f"the box {x},{y},{width},{height} is not inside its {image.width} x {image.height} pixels"
+        raise UnreadableImage(path, reason)
+    return image.crop((x, y, x + width, y + height))
 
 
 def _ahead(

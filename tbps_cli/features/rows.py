@@ -64,6 +64,7 @@ class Rows(Sequence[Row]):
     def __init__(self, columns: Mapping[str, Array]) -> None:
         self.columns = dict(columns)
         self._paths: list[str] | None = None
+        self._sources: list[str] | None = None
         missing = [name for name in CROP_COLUMNS if name not in self.columns]
         if missing:
             nothing = _no_crops(len(self.columns["path"]))
@@ -100,6 +101,13 @@ class Rows(Sequence[Row]):
         if self._paths is None:
             self._paths = [_text(value) for value in self.columns["path"].tolist()]
         return self._paths
+
+    @property
+    def sources(self) -> list[str]:
+        """The source of every row, "" for those that are no crops; decoded once."""
+        if self._sources is None:
+            self._sources = [_text(value) for value in self.columns["source"].tolist()]
+        return self._sources
 
     def __len__(self) -> int:
         return len(self.columns["path"])

@@ -10,20 +10,29 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tbps_cli.amounts import amount
+from tbps_cli.data.images import UnreadableImage
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, embed_images
+from tbps_cli.features.rows import Rows
 from tbps_cli.features.snapshot import read_about
 from tbps_cli.features.store import FeatureFile, feature_path
+from tbps_cli.footage.video import UnreadableVideo, is_video
 from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.searching.gallery import Gallery, Roots, Skipped, Update
-from tbps_cli.searching.scan import Scan, check_folder, scan
+from tbps_cli.searching.index_state import FootageSettings, IndexState
+from tbps_cli.searching.persons import PersonReport, embed_persons
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
+from tbps_cli.searching.sources import Item, Listing, Sources, find_sources
 
 logger = logging.getLogger("tbps")
 BATCH = 64
@@ -34,9 +43,12 @@ LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=Tr
 
 def index(
     checkpoint: Encoder | Checkpoint | str | Path | None,
-    folder: str | Path,
+    sources: str | Path | Sequence[str | Path],
     path: str | Path | None = None,
     *,
+    gallery: str | None = None,
+    footage: FootageSettings = FootageSettings(),
+    download: bool = False,
     workers: int | None = None,
     batch: int = BATCH,
     data_root: str | Path | None = None,
@@ -45,44 +57,75 @@ def index(
     words: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Gallery:
-    """Embed the images of a folder, as far as that has not been done, and open them as a gallery.
+    """Embed the images of a source, as far as that has not been done, and open them as a gallery.
 
     checkpoint: an open model, or what `models.open_model` opens (then device, sets, words and data_root count).
-    path: the index file; default one in the cache that belongs to this folder and this model.
+    sources: a folder, a video, an image, a pattern, a list or table of paths, or several of them.
+    path: the index file; default one in the cache that belongs to these sources and this model.
+    gallery: the name of a gallery of these sources (see `galleries`); it tells their index from others.
+    footage: how persons are found in videos and whole frames; download: whether a detector's weights may be fetched.
     workers: threads that decode images; default one a core, at most eight.
-    progress: called with (images done, images to do), when there are any.
+    progress: called with (images and frames done, those to do), when there are any.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
     """
-    folder = Path(folder).expanduser()
-    check_folder(folder)
+    given = find_sources([sources] if isinstance(sources, str | Path) else sources, gallery=gallery)
     model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
     refuse_batch_dependent(model)
-    # The index first: a row of it without an image in the folder is then one whose image is gone, and never
-    # one of an image that came after the folder was listed, which another process has embedded meanwhile.
-    file = _open(model, folder, path)
-    seen = scan(folder)
+    # The index first: a row of it without a file in the source is then one whose file is gone, and never
+    # one of a file that came after the source was listed, which another process has embedded meanwhile.
+    file = _open(model, given, path)
+    state = IndexState(file.path)
+    footage = footage.after(state.footage)
+    listing = given.list()
     skipped = SkippedList(file.path)
-    sources = [
-        Source(folder / found.path, found.path, state=found.state) for found in seen.images if not skipped.knows(found)
-    ]
-    report = embed_images(model, sources, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
-    update = _settle(file, seen, skipped, report)
-    for inside, reason in seen.unreadable.items():
-        logger.warning("%s: the folder %s cannot be read (%s).", folder, inside, reason)
-    warn_of_skipped(folder, update.skipped)
-    if 2 * report.wide > len(file):
+    todo = _Division(given, footage, [item for item in listing.items if not skipped.knows(item.found)])
+    images = embed_images(model, todo.images, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
+    persons = embed_persons(
+        model, todo.footage, file, state, footage, batch=batch, download=download, progress=progress
+    )
+    state.remember(footage)
+    outcome = _Outcome(given, listing, todo, images, persons)
+    update = outcome.settle(file, skipped)
+    state.forget_others(item.path for item in todo.footage)
+    for inside, reason in listing.unreadable.items():
+        logger.warning("%s: %s cannot be read (%s).", given.title, inside, reason)
+    warn_of_skipped(given.title, update.skipped)
+    if 2 * images.wide > len(file) and footage.detect is None:
         logger.warning(
             "%s: %s of %s images are wider than high. tbps expects crops of one person: whole scenes are squeezed, "
-            "and what is ranked is the scene.",
-            folder,
-            f"{report.wide:,}",
+            "and what is ranked is the scene. To find the persons in them: --detect",
+            given.title,
+            f"{images.wide:,}",
             f"{len(file):,}",
         )
     file.compact()
-    if not len(file):
-        raise DataError(f"{folder} holds no usable images.", _no_images_hint(skipped))
-    return Gallery(str(folder), Roots(folder), file.known(), file.matrix(), run=str(model.path), update=update)
+    rows, vector_GE = outcome.wanted(file)
+    if not len(rows):
+        raise DataError(f"{given.title} holds no usable images.", _no_images_hint(skipped, persons))
+    return Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update)
+
+
+class _Division:
+    """The files of a source by what becomes of them: images that are embedded whole, and footage."""
+
+    def __init__(self, given: Sources, footage: FootageSettings, items: Sequence[Item]) -> None:
+        self.images: list[Source] = []
+        self.footage: list[Item] = []
+        for item in items:
+            video = is_video(item.file)
+            if (video or footage.detect) and footage.detect is not False and not item.facts.box:
+                self.footage.append(item)
+            elif not video:
+                self.images.append(_source(item))
+
+
+def _source(item: Item) -> Source:
+    facts = item.facts
+    of = item.path.rpartition("#")[0] if facts.box else None
+    return Source(
+        item.file, item.path, facts.camera, facts.time, facts.person, item.found.state, facts.track, facts.box, of
+    )
 
 
 def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Gallery:
@@ -99,41 +142,46 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
     except CacheError as error:
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
     file.compact()
-    place = _root(path, Path(str(folder)), file.known().paths, root)
-    return Gallery(str(path), Roots(place), file.known(), file.matrix(), run=str(model.path))
+    named = about.get("sources", {})
+    places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
+    roots = _roots(path, Roots(Path(str(folder)), places), file.known(), root)
+    return Gallery(str(path), roots, file.known(), file.matrix(), run=str(model.path))
 
 
-def _root(index_file: Path, folder: Path, paths: Sequence[str], given: Path | None) -> Path:
+def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> Roots:
     """Where the images of an index lie now: as given, its own folder, or one near the file that has the same images.
 
     Says once when they are nowhere: an index can be searched without them, but not shown or copied.
     """
     if given is not None:
-        if not _holds_some(given, paths):
-            first = f" (for example {paths[0]})" if paths else ""
+        if not _holds_some(Roots(given), rows):
+            first = f" (for example {rows.paths[0]})" if len(rows) else ""
             raise UsageError(
                 f"--root {given}: none of the images of {index_file} is there{first}.",
                 "Name the folder to which the paths in the index are relative.",
             )
-        return given
-    beside = index_file.absolute().parent
-    for root in (folder, beside, beside / folder.name):
-        if _holds_some(root, paths):
-            if root != folder:
-                logger.info("%s: its images are taken from %s (%s does not have them).", index_file, root, folder)
-            return root
+        return Roots(given)
+    beside, folder = index_file.absolute().parent, made_of.folder
+    for roots in (made_of, Roots(beside), Roots(beside / folder.name)):
+        if _holds_some(roots, rows):
+            if roots is not made_of:
+                logger.info(
+                    "%s: its images are taken from %s (%s does not have them).", index_file, roots.folder, folder
+                )
+            return roots
     logger.warning(
         "%s: its images are not in %s; hits are named, but cannot be shown or copied. "
         "If they were moved, name their folder: --root DIR",
         index_file,
         folder,
     )
-    return folder
+    return made_of
 
 
-def _holds_some(root: Path, paths: Sequence[str]) -> bool:
-    """Whether any of a sample of images is below a folder."""
-    return any((root / path).is_file() for path in paths[:: max(1, len(paths) // _TRIED)][:_TRIED])
+def _holds_some(roots: Roots, rows: Rows) -> bool:
+    """Whether any of a sample of images is where it should be."""
+    sample = range(0, len(rows), max(1, len(rows) // _TRIED))[:_TRIED]
+    return any(roots.file_of(rows.sources[place] or rows.paths[place]).is_file() for place in sample)
 
 
 def read_index(path: Path) -> Mapping[str, object]:
@@ -152,11 +200,14 @@ def refuse_batch_dependent(model: Encoder) -> None:
         raise TbpsError(f"search: {model.batch_dependent}")
 
 
-def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
+def _open(model: Encoder, given: Sources, path: str | Path | None) -> FeatureFile:
+    folder = given.roots.folder
     real = str(folder.resolve())
-    about = {"run": str(model.path), "folder": real}
+    about: dict[str, object] = {"run": str(model.path), "folder": real}
+    if given.roots.named:
+        about["sources"] = {name: str(place.resolve()) for name, place in given.roots.named.items()}
     if path is None:
-        place = feature_path("indexes", folder, model.fingerprint)
+        place = feature_path("indexes", folder, model.fingerprint, given.part)
         return FeatureFile.open(place, model.fingerprint, about=about, rebuild=True, lenient=True)
     place = Path(path).expanduser()
     if place.is_dir():
@@ -166,7 +217,7 @@ def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
         file = FeatureFile.open(place, model.fingerprint, about=about)
         made_of = real if there is None else there.get("folder", "something else")
         if made_of != real:
-            if Path(str(made_of)).exists() or not _holds_some(folder, file.known().paths):
+            if Path(str(made_of)).exists() or not _holds_some(given.roots, file.known()):
                 raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
             logger.info("%s: its folder %s is gone; %s has its images and takes its place.", place, made_of, folder)
             file.renewed = True
@@ -175,23 +226,72 @@ def _open(model: Encoder, folder: Path, path: str | Path | None) -> FeatureFile:
         raise CacheError(error.message, f"Delete {place} to rebuild it, or choose another --index file.") from None
 
 
-def _no_images_hint(skipped: SkippedList) -> str:
+def _no_images_hint(skipped: SkippedList, persons: PersonReport) -> str:
+    if persons.found:
+        return f"No person was found in {amount(len(persons.found), 'video or frame', 'videos and frames')}."
     if skipped.entries:
         entry = next(iter(skipped.entries.values()))
         return f"{len(skipped.entries):,} were left out, the first: {entry.path} ({entry.reason})."
-    return "Images end in .jpg, .png, .bmp, .webp and the like; hidden folders are passed over."
+    return (
+        "Images end in .jpg, .png, .bmp, .webp and the like, videos in .mp4 and the like; hidden folders are left out."
+    )
 
 
-def _settle(file: FeatureFile, seen: Scan, skipped: SkippedList, report: EmbedReport) -> Update:
-    """Drop the rows of what is gone or unusable now, and note what was left out."""
-    # what has vanished since the folder was listed is gone, not unusable
-    failed = [one for one in report.unusable if os.path.lexists(one.source.file)]
-    new = {one.source.name: Skipped(one.source.name, *one.state, one.error.reason) for one in failed}
-    skipped.keep(seen.images, [new[one.source.name] for one in failed if one.error.lasting])
-    usable = {found.path for found in seen.images} - skipped.entries.keys()
-    usable -= {one.source.name for one in report.unusable}
-    kept = np.array([path in usable or seen.hides(path) for path in file.known().paths], bool)
-    if not kept.all():
-        file.keep(kept)
-    in_all = len(skipped.entries.keys() | new.keys())
-    return Update(report.added, report.embedded, int((~kept).sum()), list(new.values()), in_all)
+class _Outcome:
+    """What became of the files of a source: which rows stay, and which the gallery shows."""
+
+    def __init__(
+        self, given: Sources, listing: Listing, todo: _Division, images: EmbedReport, persons: PersonReport
+    ) -> None:
+        self.given, self.listing, self.images, self.persons = given, listing, images, persons
+        unusable = {one.source.name for one in images.unusable} | {item.path for item, _ in persons.unusable}
+        self.usable = {source.name for source in todo.images} - unusable
+        self.footage = {item.path for item in todo.footage} - unusable
+
+    def settle(self, file: FeatureFile, skipped: SkippedList) -> Update:
+        """Drop the rows of what is gone or unusable now, and note what was left out."""
+        new: dict[str, Skipped] = {}
+        lasting: list[Skipped] = []
+        for name, where, state, error in self._failures():
+            if os.path.lexists(where):  # what has vanished since the folder was listed is gone, not unusable
+                new[name] = Skipped(name, *state, error.reason)
+                lasting += [new[name]] * error.lasting
+        skipped.keep([item.found for item in self.listing.items], lasting)
+        kept = self._mask(file.known(), self._stays)
+        if not kept.all():
+            file.keep(kept)
+        added, embedded = self.images.added + self.persons.added, self.images.embedded + self.persons.embedded
+        in_all = len(skipped.entries.keys() | new.keys())
+        return Update(added, embedded, int((~kept).sum()), list(new.values()), in_all)
+
+    def wanted(self, file: FeatureFile) -> tuple[Rows, NDArray[Any]]:
+        """The rows and vectors of the gallery: all of an index of whole folders, else those that are listed."""
+        if self.given.complete:
+            return file.known(), file.matrix()
+        listed = np.flatnonzero(self._mask(file.known(), self._listed))
+        return file.known().take(listed), file.vectors(listed)
+
+    def _failures(self) -> Iterator[tuple[str, Path, tuple[int, int], UnreadableImage | UnreadableVideo]]:
+        for one in self.images.unusable:
+            yield one.source.name, one.source.file, one.state, one.error
+        for item, error in self.persons.unusable:
+            yield item.path, item.file, item.found.state, error
+
+    def _mask(self, rows: Rows, wanted: Callable[[str, str], bool]) -> NDArray[np.bool_]:
+        return np.array([wanted(path, of) for path, of in zip(rows.paths, rows.sources, strict=True)], bool)
+
+    def _stays(self, path: str, of: str) -> bool:
+        if self._listed(path, of) or self.listing.hides(of or path):
+            return True
+        unknown = not self.given.complete and (of or path) not in self._all
+        return unknown and os.path.lexists(self.given.roots.file_of(of or path))
+
+    def _listed(self, path: str, of: str) -> bool:
+        """Whether a row is of a file that is listed and usable; of: the video or frame that it is a crop of."""
+        if path in self.usable:
+            return True
+        return of in self.footage and path in self.persons.found.get(of, (path,))
+
+    @cached_property
+    def _all(self) -> set[str]:
+        return {item.path for item in self.listing.items}

@@ -1,6 +1,6 @@
-"""What lies in a folder: its images with size and time of change, found by listing alone.
+"""What lies in a folder: its images and videos with size and time of change, found by listing alone.
 
-Hidden files and folders, the system's own folders and files that are no images by their name are
+Hidden files and folders, the system's own folders and files that are neither by their name are
 passed over; links are followed, but no folder is entered twice; a folder that may not be read is
 named and the rest goes on.
 """
@@ -15,8 +15,10 @@ from pathlib import Path
 from tbps_cli.data.layouts.folder import SUFFIXES as COMMON
 from tbps_cli.errors import DataError
 from tbps_cli.features.rows import change_time
+from tbps_cli.footage.video import SUFFIXES as VIDEOS
 
 SUFFIXES = frozenset((*COMMON, ".jfif", ".pgm", ".jp2", ".avif"))
+_SOUGHT = SUFFIXES | VIDEOS
 SYSTEM = frozenset(
     ("$recycle.bin", "system volume information", "lost+found", "__macosx", "@eadir", "thumbs.db", "node_modules")
 )
@@ -25,7 +27,7 @@ SYSTEM = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """An image by its name; `path` is relative to the folder, with forward slashes."""
+    """An image or video by its name; `path` is relative to the folder, with forward slashes."""
 
     path: str
     size: int
@@ -40,16 +42,21 @@ class Found:
 
 @dataclass
 class Scan:
-    """All images below a folder, in sorted order, and what could not be looked at."""
+    """All images and videos below a folder, in sorted order, and what could not be looked at."""
 
     folder: Path
-    images: list[Found] = field(default_factory=list)
+    files: list[Found] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     """Folder, relative -> reason."""
 
-    def hides(self, path: str) -> bool:
-        """Whether an image may be there unseen: a folder above it could not be read."""
-        return any(path.startswith(folder + "/") for folder in self.unreadable)
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return _ending(name) in SUFFIXES
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - called for every file of a folder
 
 
 def check_folder(folder: Path) -> None:
@@ -63,14 +70,14 @@ def scan(folder: Path) -> Scan:
     check_folder(folder)
     found = Scan(folder)
     entered: set[tuple[int, int]] = set()
-    found.images.extend(_below(found, "", entered))
+    found.files.extend(_below(found, "", entered))
     if "" in found.unreadable:
         raise DataError(f"{folder} cannot be read ({found.unreadable['']}).")
     return found
 
 
 def _below(scan: Scan, inside: str, entered: set[tuple[int, int]]) -> Iterator[Found]:
-    """Images of one folder and then of those in it; a stack of its own, so depth has no limit."""
+    """Files of one folder and then of those in it; a stack of its own, so depth has no limit."""
     waiting = [inside]
     while waiting:
         inside = waiting.pop()
@@ -87,7 +94,7 @@ def _below(scan: Scan, inside: str, entered: set[tuple[int, int]]) -> Iterator[F
             continue
         folders = [_join(inside, entry.name) for entry in entries if _is_folder(entry)]
         waiting.extend(reversed(folders))
-        yield from filter(None, (_image(entry, inside) for entry in entries))
+        yield from filter(None, (_file(entry, inside) for entry in entries))
 
 
 def _join(inside: str, name: str) -> str:
@@ -103,8 +110,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _image(entry: os.DirEntry[str], inside: str) -> Found | None:
-    if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - hot
+def _file(entry: os.DirEntry[str], inside: str) -> Found | None:
+    if entry.name.startswith(".") or _ending(entry.name) not in _SOUGHT:
         return None
     try:
         if not entry.is_file():

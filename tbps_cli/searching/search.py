@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.encoder import Encoder
+from tbps_cli.features.separate import SIGNATURE
+from tbps_cli.files import expanded
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
 from tbps_cli.searching.dataset import of_split
+from tbps_cli.searching.galleries import is_gallery, sources_of
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
+from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
+from tbps_cli.searching.sources import STDIN, find_sources
 from tbps_cli.searching.sums import of_terms, term
 from tbps_cli.types import Hit
 
+Place: TypeAlias = str | Path | Sequence[str | Path] | None
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
 
@@ -33,7 +41,7 @@ class Search:
 
 def search(
     checkpoint: Encoder | Checkpoint | str | Path | None,
-    gallery: Gallery | str | Path | None = None,
+    gallery: Gallery | Place = None,
     query: str | Query | None = None,
     *,
     image: str | Path | Sequence[str | Path] | None = None,
@@ -56,8 +64,8 @@ def search(
     """The images that fit a description best.
 
     checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
-    gallery: an open one, a folder of images (embedded on first use) or an index file; left out, `split`
-    of the data set that the model was trained on, below `data_root`.
+    gallery: an open one, or what `open_gallery` takes: a folder, a video, a list, the name of a gallery or an index
+    file; left out, `split` of the data set that the model was trained on, below `data_root`.
     query: the sentence; image: one or several that show what is wanted; plus, minus: what else it is and what it is
     not, one or several, each with a weight if it begins with one (`0.8:a bag`), or a path as `./image.jpg`.
     where: a filter, see `filtering.parse`; min_score: the lowest cosine that counts.
@@ -105,7 +113,7 @@ def _sum(
 
 def search_all(
     checkpoint: Encoder | Checkpoint | str | Path | None,
-    gallery: Gallery | str | Path | None,
+    gallery: Gallery | Place,
     queries: Sequence[Query],
     *,
     top: int = TOP,
@@ -122,6 +130,8 @@ def search_all(
     words: str | Path | None = None,
     workers: int | None = None,
     root: str | Path | None = None,
+    footage: FootageSettings = FootageSettings(),
+    download: bool = False,
     watch: Watch | None = None,
 ) -> Search:
     """Answer several queries over one gallery; everything else as in `search`.
@@ -145,6 +155,8 @@ def search_all(
             words=words,
             workers=workers,
             root=root,
+            footage=footage,
+            download=download,
             watch=watch,
         )
     found = answers(
@@ -164,8 +176,10 @@ def search_all(
 
 def open_gallery(
     checkpoint: Encoder | Checkpoint | str | Path | None,
-    place: str | Path | None = None,
+    place: Place = None,
     *,
+    footage: FootageSettings = FootageSettings(),
+    download: bool = False,
     split: str = "test",
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -177,26 +191,69 @@ def open_gallery(
 ) -> tuple[Encoder, Gallery]:
     """A model and the images that it searches.
 
-    place: a folder of images, which is brought up to date, or an index file as it is; left out, a split of
-    the data set that the model was trained on. Everything else as in `search_all`.
+    place: what `searching.sources` takes (a folder, a video, a list, ...), several of them, the name of a gallery,
+    all of which are brought up to date; or an index file as it is. Left out, a split of the data set that the model
+    was trained on. footage: how persons are found in videos and whole frames; download: whether a detector's weights
+    may be fetched. Everything else as in `search_all`.
     """
-    if place is not None:
-        place = Path(place).expanduser()
-        if not place.exists():
-            raise DataError(f"--in {place}: there is no such folder or index.", "Give a folder of images.")
-        if place.is_file():
-            read_index(place)
-    if root is not None and (place is None or not place.is_file()):
+    places = [] if place is None else [place] if isinstance(place, str | Path) else list(place)
+    index_file = _index_file(places)
+    if index_file:
+        read_index(index_file)
+    elif root is not None:
         raise UsageError(f"--root {root}: only an index file has images elsewhere.", "Name it: --in FILE")
+    named, places = _gallery(places)
+    if places and not index_file and not _from_standard_input(places):
+        _check_sources(places)
     owner = find(checkpoint, sets)
-    if place is None:
+    if not places:
         hint = "Name a folder: --in DIR"
         part = open_data(owner, split=split, data_root=data_root, hint=hint)[0].split(split)
         model = open_encoder(owner, device=device, words=words, data_root=data_root)
         with watch(f"{part.dataset} {split}") if watch else nullcontext() as progress:
             return model, of_split(model, part, workers=workers, progress=progress)
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
-    if place.is_file():
-        return model, open_index(model, place, root=Path(root).expanduser() if root is not None else None)
-    with watch(str(place)) if watch else nullcontext() as progress:
-        return model, index(model, place, workers=workers, progress=progress)
+    if index_file:
+        return model, open_index(model, index_file, root=Path(root).expanduser() if root is not None else None)
+    with watch(named or ", ".join(map(str, places))) if watch else nullcontext() as progress:
+        return model, index(
+            model, places, gallery=named, footage=footage, download=download, workers=workers, progress=progress
+        )
+
+
+def _index_file(places: Sequence[str | Path]) -> Path | None:
+    """The index file that is searched, when it is one. Raises UsageError for one among other sources."""
+    indexes = [path for path in map(expanded, map(Path, places)) if path.is_file() and _is_index(path)]
+    if indexes and len(places) > 1:
+        raise UsageError(f"--in {indexes[0]}: an index is searched alone.", "Name the sources themselves.")
+    return indexes[0] if indexes else None
+
+
+def _is_index(path: Path) -> bool:
+    """Whether a file should be an index: by its name, or by how it begins."""
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except OSError:
+        return False
+
+
+def _gallery(places: list[str | Path]) -> tuple[str | None, list[str | Path]]:
+    """The name of the gallery that is meant, and its sources; a file or folder of that name comes first."""
+    if len(places) == 1 and not os.path.exists(expanded(Path(places[0]))) and is_gallery(str(places[0])):  # noqa: PTH110
+        return str(places[0]), list(sources_of(str(places[0])))
+    return None, places
+
+
+def _check_sources(places: Sequence[str | Path]) -> None:
+    """Raises DataError for a source that is not there, before anything else is opened."""
+    try:
+        find_sources(places)
+    except DataError as error:
+        raise DataError(f"--in {error.message}", error.hint) from None
+
+
+def _from_standard_input(places: Sequence[str | Path]) -> bool:
+    return any(str(place) == STDIN for place in places)

@@ -56,11 +56,11 @@ def _read(path: Path) -> list[Skipped]:
         return []
 
 
-def warn_of_skipped(folder: Path, entries: list[Skipped]) -> None:
+def warn_of_skipped(title: str, entries: list[Skipped]) -> None:
     """One warning for all of them: how many, and the first few with their reasons."""
     if not entries:
         return
     few = "; ".join(f"{entry.path} ({entry.reason})" for entry in entries[:SHOWN])
     more = f"; and {len(entries) - SHOWN:,} more" if len(entries) > SHOWN else ""
     plural = "image is" if len(entries) == 1 else "images are"
-    logger.warning("%s: %s %s left out: %s%s.", folder, f"{len(entries):,}", plural, few, more)
+    logger.warning("%s: %s %s left out: %s%s.", title, f"{len(entries):,}", plural, few, more)

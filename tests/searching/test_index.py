@@ -15,8 +15,8 @@ from support.encoder import FakeEncoder
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features import pipeline, row_sink
 from tbps_cli.features.store import FeatureFile
-from tbps_cli.searching import index as indexing
 from tbps_cli.searching import scan as scanning
+from tbps_cli.searching import sources
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index
 
@@ -151,14 +151,14 @@ def test_a_file_that_may_not_be_read_is_tried_again_next_time(
 def test_an_image_that_vanishes_after_the_listing_is_gone_and_not_named(
     model, photos: Path, monkeypatch: pytest.MonkeyPatch, lines
 ) -> None:
-    listed = indexing.scan
+    listed = sources.scan
 
     def scan(folder: Path):
         seen = listed(folder)
         (photos / "red.png").unlink(missing_ok=True)
         return seen
 
-    monkeypatch.setattr(indexing, "scan", scan)
+    monkeypatch.setattr(sources, "scan", scan)
     gallery = index(model, photos)
     assert paths(gallery) == {"green.png", "below/blue.jpg"}
     assert lines() == "" and gallery.update.skipped == []
@@ -224,7 +224,7 @@ def test_rows_below_an_unreadable_folder_are_kept(model, photos: Path, monkeypat
     monkeypatch.setattr(scanning.os, "scandir", guarded)
     gallery = index(model, photos)
     assert "below/blue.jpg" in paths(gallery)
-    assert "the folder below cannot be read (Permission denied)" in lines()
+    assert "below cannot be read (Permission denied)" in lines()
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(model, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_another_process_that_indexes_meanwhile_changes_no_pairing(model, photos
 
 def test_rows_that_another_process_added_after_the_listing_are_kept(model, photos: Path, painted, monkeypatch) -> None:
     index(model, photos)
-    listed = indexing.scan
+    listed = sources.scan
 
     def scan(folder: Path):
         seen = listed(folder)
@@ -326,7 +326,7 @@ def test_rows_that_another_process_added_after_the_listing_are_kept(model, photo
         return seen
 
     (photos / "red.png").unlink()  # so that this process has something to drop
-    monkeypatch.setattr(indexing, "scan", scan)
+    monkeypatch.setattr(sources, "scan", scan)
     gallery = index(model, photos)
     assert "late.png" in paths(gallery) and "red.png" not in paths(gallery)
     assert index(model, photos).update.embedded == 0

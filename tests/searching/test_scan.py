@@ -20,7 +20,7 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def found(folder: Path) -> list[str]:
-    return [image.path for image in scan(folder).images]
+    return [image.path for image in scan(folder).files]
 
 
 def test_images_are_found_in_all_folders_in_sorted_order(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_folder_that_is_hidden_itself_may_be_searched(tmp_path: Path) -> None:
 def test_sizes_and_times_come_along(tmp_path: Path) -> None:
     make(tmp_path, "a.png")
     os.utime(tmp_path / "a.png", ns=(5, 1_700_000_000_123_456_789))
-    assert scan(tmp_path).images[0].state == (5, 1_700_000_000_123_456_789)
+    assert scan(tmp_path).files[0].state == (5, 1_700_000_000_123_456_789)
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_folder_that_may_not_be_read_is_named_and_the_rest_goes_on(
 
     monkeypatch.setattr(module.os, "scandir", guarded)
     seen = scan(tmp_path)
-    assert [image.path for image in seen.images] == ["a/1.png", "z/3.png"]
+    assert [image.path for image in seen.files] == ["a/1.png", "z/3.png"]
     assert seen.unreadable == {"secret": "Permission denied"}
     assert seen.hides("secret/2.png") and not seen.hides("secretly.png")
 
@@ -102,7 +102,7 @@ def test_folders_deeper_than_a_path_may_be_long_are_named(tmp_path: Path) -> Non
     finally:
         os.close(here)
     seen = scan(tmp_path)
-    assert [image.path for image in seen.images] == ["a.png"]
+    assert [image.path for image in seen.files] == ["a.png"]
     assert list(seen.unreadable.values()) == ["File name too long"]
 
 

@@ -154,11 +154,11 @@ def test_an_index_suggests_a_search_with_the_same_model() -> None:
         (["search", "x", "--html", "hits.txt"], 2, "must end in .html"),
         (["search", "x", "--copy-to", "photos"], 2, "--copy-to photos"),
         (["search", "x", "--ckpt", "gone"], 1, "gone"),
-        (["search", "x", "--in", "photos/1.jpg"], 1, "photos/1.jpg"),
+        (["search", "x", "--in", "people.sqlite"], 1, "people.sqlite"),
         (["search", "x", "--split", "all"], 2, "--split"),
         (["search", "x", "--in", "photos", "--root", "photos"], 2, "--root photos: only an index file"),
         (["search", "x", "--root", "photos"], 2, "--root photos: only an index file"),
-        (["index", "gone"], 1, "gone is not a folder"),
+        (["index", "gone"], 1, "gone: there is no such file or folder"),
         (["index", "photos", "--index", "data"], 2, "--index data is a folder"),
     ],
 )

@@ -1,0 +1,111 @@
+"""What an index remembers besides its rows: how persons are found in its videos, and which videos are done."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tbps_cli import files
+from tbps_cli.errors import TbpsError
+from tbps_cli.features.parts import locked
+from tbps_cli.searching.sources import Item
+
+logger = logging.getLogger("tbps")
+EVERY = 1.0
+"""Seconds between the frames of a video that are looked at."""
+
+
+@dataclass(frozen=True)
+class FootageSettings:
+    """How persons are found in videos and whole frames; what is None is as the index remembers it, else the default."""
+
+    detect: bool | None = None
+    """Whether images are whole frames to find persons in (True), or videos are left out too (False).
+
+    Neither: persons are found in videos, and images are crops of one person each."""
+    every: float | None = None
+    """Seconds between the frames that are looked at; default `EVERY`."""
+    detector: str | None = None
+    """The name or path of a detector; default the best one that is at hand."""
+    pattern: str | None = None
+    """How names of files tell camera and time."""
+
+    def after(self, remembered: FootageSettings) -> FootageSettings:
+        """This one, with what it leaves open as another one had it."""
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return replace(remembered, **given)
+
+
+@dataclass(frozen=True)
+class DoneVideo:
+    """A video or frame whose persons are all in the index: the file as it was, and how they were found."""
+
+    size: int
+    mtime: int
+    content: str
+    every: float
+    detector: str
+
+
+class IndexState:
+    """The file `INDEX.sources.json`; a missing or damaged one remembers nothing, which costs time only."""
+
+    def __init__(self, index: Path) -> None:
+        self.index = index
+        self.path = index.with_name(index.name + ".sources.json")
+        self.footage, self.done = _read(self.path)
+
+    def is_done(self, item: Item, footage: FootageSettings) -> bool:
+        """Whether the persons of a file were found before, in the same way, and it has not changed since."""
+        done = self.done.get(item.path)
+        return (
+            done is not None
+            and (done.size, done.mtime) == item.found.state
+            and (footage.every or EVERY) == done.every
+            and footage.detector in (None, done.detector)
+        )
+
+    def remember(self, footage: FootageSettings) -> None:
+        """Keep how persons are found for the next time."""
+        if footage != self.footage:
+            self._change(lambda: setattr(self, "footage", footage))
+
+    def finished(self, path: str, done: DoneVideo) -> None:
+        """Note that all persons of a file are in the index."""
+        self._change(lambda: self.done.__setitem__(path, done))
+
+    def forget_others(self, there: Iterable[str]) -> None:
+        """Drop the notes on files that are no longer there."""
+        wanted = set(there)
+        if not self.done.keys() <= wanted:
+            self._change(lambda: [self.done.pop(path) for path in self.done.keys() - wanted])
+
+    def _change(self, change: Any) -> None:
+        """Change what the file holds now: another process may have written it since. Best effort."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(self.index, alone=True):
+                self.footage, self.done = _read(self.path)
+                change()
+                text = {**asdict(self.footage), "done": {path: asdict(done) for path, done in self.done.items()}}
+                files.write_text(self.path, json.dumps(text, indent=0) + "\n")
+        except (OSError, TbpsError) as error:
+            logger.debug("%s cannot be written: %s", self.path, error)
+            change()
+
+
+def _read(path: Path) -> tuple[FootageSettings, dict[str, DoneVideo]]:
+    try:
+        text = json.loads(path.read_text("utf-8"))
+        footage = FootageSettings(**{field.name: text.get(field.name) for field in fields(FootageSettings)})
+        return footage, {name: DoneVideo(**entry) for name, entry in _entries(text)}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return FootageSettings(), {}
+
+
+def _entries(text: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return dict(text.get("done", {})).items()

@@ -1,0 +1,338 @@
+"""What is searched, as people name it: folders, files, patterns, lists, tables and galleries with a name.
+
+Each of them becomes a list of files with the names that they have in the gallery, and with what is known of
+them: from a table, else from a file's own name. Nothing is opened here but lists and tables.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from tbps_cli.data.layouts import pairs, records, tables
+from tbps_cli.data.types import Person
+from tbps_cli.errors import DataError, UsageError
+from tbps_cli.features.rows import Box, change_time
+from tbps_cli.features.taken import parse_time
+from tbps_cli.files import expanded
+from tbps_cli.footage.video import is_video
+from tbps_cli.searching.gallery import Roots
+from tbps_cli.searching.scan import Found, is_image, scan
+
+FIELDS: tables.Fields = {
+    **{field: names for field, names in pairs.FIELDS.items() if field in ("image", "person", "camera", "time")},
+    "track": ("track", "track_id", "tracklet"),
+    "box": ("box", "bbox", "xywh"),
+}
+HINT = "A path a line; or JSON, JSONL or CSV with `image` and, where known, camera, time, track, person, box."
+LISTS = (*tables.TABLES, *tables.LINES, ".json", ".txt", ".lst")
+STDIN = "-"
+_PATTERN = re.compile(r"[*?\[]")
+_BOX = re.compile(r"\[?\s*" + r"\s*[,; ]\s*".join([r"(\d+(?:\.\d+)?)"] * 4) + r"\s*\]?")
+
+
+class FileFacts(NamedTuple):
+    """What is known of a file besides its pixels; of a video, `time` is when it begins."""
+
+    camera: str | None = None
+    time: str | None = None
+    person: Person | None = None
+    track: str | None = None
+    box: Box | None = None
+    """Only this part of the image is meant."""
+
+
+NOTHING = FileFacts()
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to index: where it lies, what it is called in the gallery, and what is known of it."""
+
+    file: Path
+    found: Found
+    facts: FileFacts = NOTHING
+
+    @property
+    def path(self) -> str:
+        return self.found.path
+
+
+@dataclass
+class Listing:
+    """The files of a source as they were when it was listed."""
+
+    items: list[Item]
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Folder or file, as it is called in the gallery -> why it could not be listed."""
+
+    def hides(self, path: str) -> bool:
+        """Whether a file may be there unseen: a folder above it could not be read."""
+        return any(path.startswith(folder + "/") for folder in self.unreadable)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """One or several sources, found but not listed yet."""
+
+    title: str
+    """As shown."""
+    roots: Roots
+    list: Callable[[], Listing]
+    part: str = ""
+    """What tells their index from that of the whole folder `roots.folder`."""
+    complete: bool = True
+    """Whether files that are not listed have no place in the index; not so for single files, patterns and lists."""
+    single: str | None = None
+    """The name of the file that is all there is."""
+
+
+def find_sources(given: Sequence[str | Path], *, gallery: str | None = None) -> Sources:
+    """What the sources are. Raises DataError or UsageError for one that is not there or lists nothing.
+
+    gallery: its name, when it has one; paths then begin with the name of their source, as with several sources.
+    """
+    if not given:
+        raise UsageError("no source is given.", "Name a folder, a video, a file or a list: tbps index photos")
+    if len(given) == 1 and gallery is None:
+        return _one(str(given[0]))
+    named: dict[str, Sources] = {}
+    for source in given:
+        one = _one(str(source))
+        named[_unused(_short(one), named)] = one
+    roots = Roots(_common(one.roots.folder for one in named.values()), {key: _root(one) for key, one in named.items()})
+    places = repr([str(path) for path in roots.named.values()])
+    part = gallery or "sources-" + hashlib.blake2b(places.encode("utf-8", "replace"), digest_size=4).hexdigest()
+    title = gallery or ", ".join(one.title for one in named.values())
+    return Sources(title, roots, lambda: _joined(named), part)
+
+
+def _joined(named: Mapping[str, Sources]) -> Listing:
+    whole = Listing([])
+    for key, one in named.items():
+        listing = one.list()
+        whole.items += [_renamed(item, key, one) for item in listing.items]
+        whole.unreadable |= {f"{key}/{at}" if at else key: why for at, why in listing.unreadable.items()}
+    return whole
+
+
+def _one(source: str) -> Sources:
+    if source == STDIN:
+        return _listed("standard input", _lines(_stdin(), Path()))
+    path = expanded(Path(source))
+    if os.path.isdir(path):  # noqa: PTH112 - False for a name that no file system allows, where Path raises
+        return Sources(str(path), Roots(path), lambda: _folder(path))
+    if os.path.isfile(path):  # noqa: PTH113
+        return _file(path)
+    if _PATTERN.search(source):
+        return _pattern(path)
+    raise DataError(
+        f"{source}: there is no such file or folder.", "Give a folder, a video, an image, a list or a pattern."
+    )
+
+
+def _folder(folder: Path) -> Listing:
+    seen = scan(folder)
+    return Listing([Item(folder / found.path, found) for found in seen.files], seen.unreadable)
+
+
+def _file(path: Path) -> Sources:
+    if is_image(path.name) or is_video(path.name):
+        return replace(_some(path.parent, [path.name], str(path)), single=path.name)
+    if path.suffix.lower() in LISTS:
+        return _listed(str(path), _table(path))
+    raise DataError(
+        f"{path} is neither an image nor a video nor a list, by its name.",
+        "Images end in .jpg, .png and the like, videos in .mp4, .mkv, .avi, ..., lists in .txt, .csv, .json or .jsonl.",
+    )
+
+
+def _pattern(path: Path) -> Sources:
+    fixed = Path(*_before_pattern(path.parts))
+    names: list[str] = []
+    for match in map(Path, sorted(glob.glob(str(path), recursive=True))):  # noqa: PTH207 - may be absolute
+        inside = match.relative_to(fixed).as_posix()
+        if match.is_dir():
+            names += [f"{inside}/{found.path}" for found in scan(match).files]
+        elif is_image(match.name) or is_video(match.name):
+            names.append(inside)
+    if not names:
+        raise DataError(
+            f"{path}: no image or video fits this pattern.", "Put it into quotes, so that no shell reads it."
+        )
+    return _some(fixed, list(dict.fromkeys(names)), str(path))
+
+
+def _before_pattern(parts: Sequence[str]) -> Iterator[str]:
+    """The leading parts of a path that hold no pattern."""
+    for part in parts[:-1]:
+        if _PATTERN.search(part):
+            return
+        yield part
+
+
+def _some(folder: Path, names: Sequence[str], title: str) -> Sources:
+    """Some files below a folder."""
+
+    def listing() -> Listing:
+        return Listing([item for name in names if (item := _item(folder / name, name)) is not None])
+
+    return Sources(title, Roots(folder), listing, "files", complete=False)
+
+
+def _item(file: Path, name: str, facts: FileFacts = NOTHING) -> Item | None:
+    """A file by its path; None when it is gone."""
+    try:
+        state = file.stat()
+    except (OSError, ValueError):
+        return None
+    return Item(file, Found(name, state.st_size, change_time(state)), facts)
+
+
+# Lists and tables -----------------------------------------------------------------------------
+
+
+class Listed(NamedTuple):
+    """A line of a list: where it stands, the file as written, and what is known of it."""
+
+    place: str
+    file: Path
+    facts: FileFacts
+
+
+def _listed(title: str, entries: Iterable[Listed]) -> Sources:
+    listed = [one._replace(file=Path(os.path.abspath(one.file))) for one in entries]  # noqa: PTH100 - keeps links
+    if not listed:
+        raise DataError(f"{title} lists no files.", HINT)
+    strange = next((one for one in listed if not is_image(one.file.name) and not is_video(one.file.name)), None)
+    if strange:
+        raise DataError(f"{title}: {strange.place}: {strange.file} is neither an image nor a video, by its name.", HINT)
+    folder = _common(one.file.parent for one in listed)
+
+    def listing() -> Listing:
+        whole = Listing([])
+        for one in listed:
+            name = one.file.relative_to(folder).as_posix()
+            if (item := _item(one.file, name + _fragment(one.facts.box), one.facts)) is None:
+                whole.unreadable[name] = f"listed in {one.place}, but not there"
+            else:
+                whole.items.append(item)
+        if not whole.items:
+            raise DataError(
+                f"{title}: none of its {len(listed):,} files is there (first: {listed[0].file}, {listed[0].place}).",
+                HINT,
+            )
+        return whole
+
+    return Sources(title, Roots(folder), listing, "files", complete=False)
+
+
+def _fragment(box: Box | None) -> str:
+    """A part of an image behind its path, as media fragments (W3C) name it."""
+    return "#xywh=" + ",".join(map(str, box)) if box else ""
+
+
+def _stdin() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "-: a list of paths is read from standard input.", "For example: find . -name '*.jpg' | tbps index -"
+        )
+    return os.fsdecode(sys.stdin.buffer.read())  # names of files need not be UTF-8
+
+
+def _lines(text: str, folder: Path) -> Iterator[Listed]:
+    """The paths of a text, one a line, or with NUL bytes between them as `find -print0` writes them."""
+    separated = text.split("\0") if "\0" in text else tables.split_lines(text)
+    for number, line in enumerate(separated, 1):
+        if line.strip():
+            yield Listed(f"line {number}", folder / expanded(Path(line)), FileFacts())
+
+
+def _table(path: Path) -> Iterator[Listed]:
+    kind, name = path.suffix.lower(), str(path)
+    text = records.read_text(path)
+    if kind in (".txt", ".lst"):
+        yield from _lines(text, path.parent)
+    elif kind in tables.TABLES:
+        for place, row in tables.csv_rows(text, FIELDS, name, sentence="image", required=("image",)):
+            yield _entry(row, name, place, path.parent)
+    else:
+        for place, value in tables.entries(path, text, name):
+            record = {"image": value} if isinstance(value, str) else value
+            if not isinstance(record, dict):
+                raise DataError(f"{name}: {place} is neither a path nor a record.", HINT)
+            yield _entry(tables.fields_of(record, FIELDS, name, place), name, place, path.parent)
+
+
+def _entry(row: tables.Row, name: str, place: str, folder: Path) -> Listed:
+    file = row.get("image")
+    if not isinstance(file, str) or not file.strip() or "\0" in file:
+        raise DataError(f"{name}: {place} has no image.", HINT)
+    person = row.get("person")
+    known = None if person in (None, "") else records.as_person(person, place, name)
+    time = row.get("time")
+    facts = FileFacts(
+        _text(row.get("camera")),
+        None if time is None else parse_time(str(time)) or str(time),
+        known,
+        _text(row.get("track")),
+        _box(row["box"], name, place) if "box" in row else None,
+    )
+    return Listed(place, folder / expanded(Path(file.strip())), facts)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value).strip() or None
+
+
+def _box(value: object, name: str, place: str) -> Box:
+    written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    numbers = _BOX.fullmatch(written.strip())
+    x, y, width, height = (round(float(part)) for part in numbers.groups()) if numbers else (0, 0, 0, 0)
+    if not width or not height:
+        raise DataError(
+            f"{name}: {place} has the box {written:.60}.", "A box is x, y, width, height in pixels: 120,80,40,96"
+        )
+    return x, y, width, height
+
+
+# Several sources ------------------------------------------------------------------------------
+
+
+def _short(source: Sources) -> str:
+    """What a source is called among others."""
+    return (source.single or source.roots.folder.absolute().name or "root").replace("/", "_")
+
+
+def _root(source: Sources) -> Path:
+    folder = source.roots.folder.absolute()
+    return folder / source.single if source.single else folder
+
+
+def _renamed(item: Item, key: str, source: Sources) -> Item:
+    name = key if source.single else f"{key}/{item.path}"
+    return replace(item, found=replace(item.found, path=name))
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    """The name, with a number when it is taken."""
+    number, made = 1, name
+    while made in taken:
+        number += 1
+        made = f"{name}-{number}"
+    return made
+
+
+def _common(folders: Iterable[Path]) -> Path:
+    """The deepest folder above all of them. Raises UsageError when there is none (several drives)."""
+    try:
+        return Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    except ValueError:
+        raise UsageError("the sources lie on several drives.", "Index them one by one.") from None
