@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.images import UnreadableImage, read_image
+from tbps_cli.data.images import read_image
 from tbps_cli.data.types import Person
 from tbps_cli.features.rows import Box, Row, Rows, encoded
 from tbps_cli.filtering.columns import Columns, Numbers, Texts, times_alike
@@ -67,10 +67,26 @@ class Roots:
 
 
 def crop_of(file: Path, seconds: float | None, box: Box | None) -> Image.Image:
+<<<<<<< HEAD
     """An image file, a part of it, or a part of a frame of a video, as RGB, upright. Raises UnreadableImage."""
     if seconds is not None:
         raise UnreadableImage(file, "frames of videos cannot be read yet")
     image = read_image(file)
+=======
+    """An image file, a part of it, or a part of a frame of a video, as RGB, upright.
+
+    Raises UnreadableImage and UnreadableVideo.
+    """
+    if seconds is None:
+        return part_of(read_image(file), box)
+    from tbps_cli.footage.crops import crop
+
+    return crop(file, seconds, box)
+
+
+def part_of(image: Image.Image, box: Box | None) -> Image.Image:
+    """A box of an image, or all of it."""
+>>>>>>> 0d8e4e3 (searching: videos and frames are indexed; architecture of the search flow)
     if box is None:
         return image
     x, y, width, height = box

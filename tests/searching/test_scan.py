@@ -10,6 +10,7 @@ import pytest
 from tbps_cli.errors import DataError
 from tbps_cli.searching import scan as module
 from tbps_cli.searching.scan import scan
+from tbps_cli.searching.sources import Listing
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -74,7 +75,8 @@ def test_a_folder_that_may_not_be_read_is_named_and_the_rest_goes_on(
     seen = scan(tmp_path)
     assert [image.path for image in seen.files] == ["a/1.png", "z/3.png"]
     assert seen.unreadable == {"secret": "Permission denied"}
-    assert seen.hides("secret/2.png") and not seen.hides("secretly.png")
+    assert Listing([], seen.unreadable).hides("secret/2.png")
+    assert not Listing([], seen.unreadable).hides("secretly.png")
 
 
 @pytest.mark.parametrize("name", ["gone", "file.txt"])
