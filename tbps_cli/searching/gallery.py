@@ -67,12 +67,6 @@ class Roots:
 
 
 def crop_of(file: Path, seconds: float | None, box: Box | None) -> Image.Image:
-<<<<<<< HEAD
-    """An image file, a part of it, or a part of a frame of a video, as RGB, upright. Raises UnreadableImage."""
-    if seconds is not None:
-        raise UnreadableImage(file, "frames of videos cannot be read yet")
-    image = read_image(file)
-=======
     """An image file, a part of it, or a part of a frame of a video, as RGB, upright.
 
     Raises UnreadableImage and UnreadableVideo.
@@ -86,7 +80,6 @@ def crop_of(file: Path, seconds: float | None, box: Box | None) -> Image.Image:
 
 def part_of(image: Image.Image, box: Box | None) -> Image.Image:
     """A box of an image, or all of it."""
->>>>>>> 0d8e4e3 (searching: videos and frames are indexed; architecture of the search flow)
     if box is None:
         return image
     x, y, width, height = box
