@@ -113,8 +113,17 @@ Degrade = Annotated[
         "them without names).",
     ),
 ]
+Calibration = Annotated[
+    bool,
+    typer.Option(
+        "--calibration",
+        help="Instead of ranks: fit on val how likely a hit is right, keep it in the run for tbps search, and measure "
+        "it on the split.",
+    ),
+]
 Svg = Annotated[
-    Path | None, typer.Option("--svg", metavar="FILE", help="Draw what --probe or --degrade finds to an .svg file.")
+    Path | None,
+    typer.Option("--svg", metavar="FILE", help="Draw what --probe, --degrade or --calibration finds to an .svg file."),
 ]
 Seed = Annotated[
     int | None,
@@ -144,6 +153,7 @@ def command(
     attributes: Attributes = False,
     probe: Probe = False,
     degrade: Degrade = None,
+    calibration: Calibration = False,
     svg: Svg = None,
     seed: Seed = None,
     style: Style = Format.table,
@@ -160,9 +170,9 @@ def command(
     from tbps_cli.retrieval.evaluate import evaluate_all
 
     _check(as_json, attributes, style, interval, html, save_features, save_ranks)
-    asked = stress.Asked(probe, degrade, svg, seed)
+    asked = stress.Asked(probe, degrade, calibration, svg, seed)
     others = {"--html": html, "--save-features": save_features, "--save-ranks": save_ranks}
-    asked.check({"--rerank": rerank, "--attributes": attributes, **others}, style)
+    asked.check({"--rerank": rerank, "--attributes": attributes, **others}, style, split.value)
     opened: dict[str, Any] = {
         "data_root": data_root,
         "device": device,

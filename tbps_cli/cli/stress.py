@@ -1,4 +1,4 @@
-"""`tbps eval --probe` and `--degrade`: what a score hides, as tables and drawings.
+"""`tbps eval --probe`, `--degrade` and `--calibration`: what a score hides, as tables and drawings.
 
 Like the rank tables, everything printed comes from the document that `--json` prints.
 """
@@ -19,6 +19,7 @@ from tbps_cli.escape import printable
 if TYPE_CHECKING:
     from tbps_cli.probing.degrade import Degraded
     from tbps_cli.probing.probe import Probed
+    from tbps_cli.trust.calibrate import Calibrated
 
 Document = Mapping[str, Any]
 EVERY = "all"
@@ -28,15 +29,22 @@ SOURCES = {"captions": "the data set", "renderer": "the renderer"}
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of `--probe` and `--degrade`."""
+    """What the command line says of `--probe`, `--degrade` and `--calibration`."""
 
     probe: bool
     degrade: str | None
+    calibration: bool
     svg: Path | None
     seed: int | None
 
     def __bool__(self) -> bool:
-        return self.probe or self.degrade is not None
+        return bool(self.flags)
+
+    @property
+    def flags(self) -> list[str]:
+        """Which of the three were given."""
+        given = {"--probe": self.probe, "--degrade": self.degrade is not None, "--calibration": self.calibration}
+        return [flag for flag, is_given in given.items() if is_given]
 
     @property
     def kinds(self) -> list[str]:
@@ -46,19 +54,23 @@ class Asked:
         named = [name.strip() for name in (self.degrade or "").split(",") if name.strip()]
         return list(DEGRADATIONS) if named == [EVERY] else list(dict.fromkeys(named))
 
-    def check(self, others: Mapping[str, object], style: str) -> None:
+    def check(self, others: Mapping[str, object], style: str, split: str) -> None:
         """Raises for what cannot be meant, before anything is read. others: flag of `tbps eval` -> its value."""
         from tbps_cli.files import check_new_file
 
-        flag = "--probe" if self.probe else "--degrade"
+        if self.seed is not None and not (self.probe or self.degrade is not None):
+            raise UsageError("--seed is that of --probe or --degrade.", "Add one of them.")
         if not self:
             if self.svg:
-                raise UsageError("--svg draws what --probe or --degrade finds.", "Add one of them.")
-            if self.seed is not None:
-                raise UsageError("--seed is that of --probe or --degrade.", "Add one of them.")
+                raise UsageError("--svg draws what --probe, --degrade or --calibration finds.", "Add one of them.")
             return
-        if self.probe and self.degrade is not None:
-            raise UsageError("--probe and --degrade exclude each other.", "Run them one after the other.")
+        flag, *second = self.flags
+        if second:
+            raise UsageError(f"{flag} and {second[0]} exclude each other.", "Run them one after the other.")
+        if self.calibration:
+            from tbps_cli.trust.calibrate import check_split
+
+            check_split(split)
         for other, given in {**others, f"--format {style}": style != "table"}.items():
             if given:
                 raise UsageError(f"{flag} and {other} exclude each other.", "Leave one of them out.")
@@ -68,15 +80,21 @@ class Asked:
 
             check_kinds(self.kinds)
 
-    def work(self) -> Callable[..., Probed | Degraded]:
+    def work(self, level: float | None) -> Callable[..., Probed | Degraded | Calibrated]:
         """The library function that does it. Imported here: to change captions of an exported folder needs no torch."""
+        from tbps_cli.retrieval.interval import LEVEL
+
+        if self.calibration:
+            from tbps_cli.trust.calibrate import calibrate
+
+            return calibrate
         if self.probe:
             from tbps_cli.probing.probe import probe
 
-            return probe
+            return partial(probe, level=level or LEVEL, seed=self.seed or 0)
         from tbps_cli.probing.degrade import degrade
 
-        return partial(degrade, kinds=self.kinds)
+        return partial(degrade, kinds=self.kinds, level=level or LEVEL, seed=self.seed or 0)
 
 
 def run(
@@ -95,19 +113,18 @@ def run(
     as_json: bool,
     plain: bool,
 ) -> None:
-    """Probe or degrade on each data set, print what was found, and draw it."""
+    """Probe, degrade or calibrate on each data set, print what was found, and draw it."""
     from tbps_cli.models.checkpoint import find, open_data, open_encoder
     from tbps_cli.places import cache_dir
     from tbps_cli.probing import plot
     from tbps_cli.probing.probe import changed
-    from tbps_cli.retrieval.interval import LEVEL
 
     owner = find(ckpt, sets, names[0] if names else None)
     datasets = open_data(owner, names, split=split, data_root=data_root)
     if asked.probe:
         for dataset in datasets:  # before weights are read
             changed(dataset, split, asked.seed or 0)
-    model, work = open_encoder(owner, device=device, words=words, data_root=data_root), asked.work()
+    model, work = open_encoder(owner, device=device, words=words, data_root=data_root), asked.work(level)
     found = []
     for dataset in datasets:
         with render.progress(f"Embedding {dataset.name} {split}") as progress:
@@ -118,21 +135,24 @@ def run(
                 batch=batch,
                 cache_dir=cache_dir(),
                 workers=workers,
-                level=level or LEVEL,
-                seed=asked.seed or 0,
                 progress=progress,
             )
         found.append(made)
     documents = [one.document() for one in found]
+    show, draw = _degrade, plot.curves
+    if asked.probe:
+        show, draw = _probe, plot.shares
+    elif asked.calibration:
+        show, draw = _calibration, plot.reliability
     if as_json:
         render.document(documents if len(documents) > 1 else documents[0])
     else:
         for document in documents:
-            (_probe if asked.probe else _degrade)(document, plain)
+            show(document, plain)
     for warning in dict.fromkeys(one.evaluation.warning for one in found if one.evaluation.warning):
         render.note(f"Warning: {warning}")
     if asked.svg:
-        _draw(documents, plot.shares if asked.probe else plot.curves, asked.svg)
+        _draw(documents, draw, asked.svg)
 
 
 def _draw(documents: Sequence[Document], draw: Callable[[Document], str], path: Path) -> None:
@@ -204,6 +224,47 @@ def _degrade(document: Document, plain: bool) -> None:
     render.line(document["protocol"]["line"])
 
 
+def _calibration(document: Document, plain: bool) -> None:
+    fitted, first, hits = document["fitted"], document["first_hit"], document["hits"]
+    headings = ["said", "hits", "mean", "right", "first hits", "first mean", "first right"]
+    tenths = {min(int(row["said"] * 10), 9): None for part in (hits, first) for row in part["bins"]}
+    rows = [
+        [f"{10 * tenth} - {10 * tenth + 10} %", *_said(hits["bins"], tenth), *_said(first["bins"], tenth)]
+        for tenth in sorted(tenths)
+    ]
+    _table(document, headings, rows, headings[1:], [], plain)
+    for name, part in (("first ten hits", hits), ("first hit", first)):
+        render.line(f"{name}: ECE {100 * part['ECE']:.1f} %, Brier {part['Brier']:.3f}")
+    render.line()
+    headings = ["--sure", "holds the person", "images in it", "present refused", "absent refused"]
+    rows = [
+        [
+            f"{one['level']:g}",
+            f"{100 * one['coverage']:.1f} %",
+            f"{one['size']:.1f}",
+            f"{100 * one['present_refused']:.1f} %",
+            f"{100 * one['absent_refused']:.1f} %",
+        ]
+        for one in document["sets"]
+    ]
+    _table(document, headings, rows, headings, [], plain, titled=False)
+    render.line(
+        f"Fitted on {fitted['split']} ({fitted['captions']:,} captions, {fitted['persons']:,} persons), "
+        f"kept in {fitted['file']}"
+    )
+    if document["differs"]:
+        render.line(f"The images of {document['split']} differ from those of {fitted['split']}: read this with care.")
+    render.line(document["protocol"]["line"])
+
+
+def _said(bins: Sequence[Document], tenth: int) -> list[str]:
+    """Hits, mean probability and share of right ones in one tenth of the probabilities; blank where there are none."""
+    for row in bins:
+        if min(int(row["said"] * 10), 9) == tenth:
+            return [f"{row['hits']:,}", f"{100 * row['said']:.1f} %", f"{100 * row['right']:.1f} %"]
+    return ["", "", ""]
+
+
 def _table(
     document: Document,
     headings: Sequence[str],
@@ -211,13 +272,16 @@ def _table(
     right: Sequence[str],
     ends: Sequence[int],
     plain: bool,
+    *,
+    titled: bool = True,
 ) -> None:
     title = (
         f"{document['method']} · {document['run']} · {document['data']} {document['split']} "
         f"({document['queries']:,} captions, {document['gallery']:,} images)"
     )
     if not plain:
-        render.line(title, style="bold")
+        if titled:
+            render.line(title, style="bold")
         render.table(headings, rows, right=right, ends=ends, optional=["R10", "R5", "mAP"])
         return
     from prettytable import PrettyTable
@@ -226,7 +290,8 @@ def _table(
     for heading in right:
         made.align[heading] = "r"
     made.add_rows([[printable(cell) for cell in row] for row in rows])
-    render.line(title)
+    if titled:
+        render.line(title)
     stdout.write(f"{made.get_string()}\n")
 
 

@@ -1,6 +1,6 @@
-"""The findings of `probe` and `degrade` as drawings: SVG, from the same documents as `--json`.
+"""The findings of `probe`, `degrade` and `calibration` as drawings: SVG, from the same documents as `--json`.
 
-Written out by hand: a plotting library would be the largest dependency of all, for two drawings of a few lines and
+Written out by hand: a plotting library would be the largest dependency of all, for three drawings of a few lines and
 dots, and its files would differ from version to version. These are the same bytes for the same document.
 """
 
@@ -106,11 +106,38 @@ def shares(document: Document) -> str:
     return _svg(parts, bottom + 50)
 
 
+def reliability(document: Document) -> str:
+    """How often hits are right, over how likely that was said to be; a dot grows with the hits behind it."""
+    parts = _head(document, "How likely a hit is right", "on the diagonal, what is said is true")
+    side, above = 270, 120
+    for number, (key, name) in enumerate((("hits", "the first ten hits"), ("first_hit", "the first hit"))):
+        found, left = document[key], 70 + number * (side + 80)
+        parts.append(_text(left, above - 12, f"{name}: ECE {100 * found['ECE']:.1f} %", weight="bold"))
+        for tick in range(0, 101, 25):
+            x, y = left + side * tick / 100, above + side * (1 - tick / 100)
+            parts.append(f'<path d="M{left} {y:.1f}h{side}M{x:.1f} {above}v{side}" stroke="{GRID}"/>')
+            parts.append(_text(left - 6, y + 4, str(tick), anchor="end", colour=GREY, size=11))
+            parts.append(_text(x, above + side + 16, str(tick), anchor="middle", colour=GREY, size=11))
+        ends = f"M{left} {above + side}L{left + side} {above}"
+        parts.append(f'<path d="{ends}" stroke="{GREY}" stroke-dasharray="4 3"/>')
+        places = [(left + side * row["said"], above + side * (1 - row["right"])) for row in found["bins"]]
+        parts.append(f'<polyline points="{_places(places)}" fill="none" stroke="{BLUE}" stroke-width="2"/>')
+        most = max(row["hits"] for row in found["bins"])
+        for (x, y), row in zip(places, found["bins"], strict=True):
+            radius = 2.5 + 5 * (row["hits"] / most) ** 0.5
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{BLUE}"/>')
+        bottom = above + side + 33
+        parts.append(_text(left + side / 2, bottom, "said, %", anchor="middle", colour=GREY, size=11))
+        parts.append(_text(left, above - 30, "right, %", colour=GREY, size=11))
+    return _svg(parts, above + side + 50)
+
+
 def _head(document: Document, title: str, finding: str) -> list[str]:
     origin = f"{document['method']} · {document['run']} · {document['data']} {document['split']}"
+    level = f"; {document['level']:g} % intervals over persons" if "level" in document else ""
     return [
         _text(24, 28, title, weight="bold", size=16),
-        _text(24, 50, f"{finding}; {document['level']:g} % intervals over persons"),
+        _text(24, 50, f"{finding}{level}"),
         _text(24, 69, printable(origin), colour=GREY, size=11),
     ]
 

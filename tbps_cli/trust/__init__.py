@@ -1,0 +1,1 @@
+"""How far an answer can be trusted: what a score is worth, who is surely among the hits, what each word found."""
