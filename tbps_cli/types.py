@@ -141,3 +141,9 @@ class Hit:
     first: str | float | None = None
     """When the group was seen first: a time, or seconds into the video where no time is known."""
     last: str | float | None = None
+    percentile: float | None = None
+    """Percent of the gallery's images that score lower for this query."""
+    z: float | None = None
+    """Standard deviations above the gallery's mean score for this query."""
+    probability: float | None = None
+    """That it shows the person, if that person is in the gallery; known where the model was calibrated."""

@@ -95,6 +95,15 @@ GroupBy = Annotated[
 ]
 PerGroup = Annotated[int, typer.Option("--per-group", metavar="N", min=1, help="So many images of each group.")]
 SortBy = Annotated[SortedBy, typer.Option("--sort", help="Show the best by their score, or in order of time.")]
+SureOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sure",
+        metavar="P",
+        help="Only the smallest set of images that holds the person with this probability, e.g. 0.9; or the finding "
+        "that there is no confident match. Needs tbps eval --calibration once.",
+    ),
+]
 Queries = Annotated[
     Path | None,
     typer.Option(
@@ -159,6 +168,7 @@ def command(
     group: GroupBy = None,
     per_group: PerGroup = 1,
     sort: SortBy = SortedBy.score,
+    sure: SureOption = None,
     queries: Queries = None,
     as_json: Json = False,
     as_csv: AsCsv = False,
@@ -223,6 +233,7 @@ def command(
         root=root,
         footage=FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern),
         download=download,
+        sure=sure,
         watch=lambda name: render.progress(f"Embedding {name}", "images"),
     )
     search_view.index_line(found.gallery)
@@ -234,7 +245,7 @@ def command(
         _print(found, "json" if as_json else "csv" if as_csv else "paths", null, queries)
     else:
         search_view.hits(found.answers, found.gallery, images=show_images, blur=blur_heads)
-    if not any(answer.hits for answer in found.answers):
+    if not any(answer.hits or answer.sure for answer in found.answers):
         render.note("No image fits." if found.gallery else "There are no images.")
 
 

@@ -38,11 +38,13 @@ def hits(answers: Sequence[Answer], gallery: Gallery, *, images: bool | None = F
             table(
                 list(columns),
                 list(zip(*columns.values(), strict=True)),
-                right=["rank", "score", "images", "at"],
-                optional=["seen", "track"] if "at" in columns else ["seen"],
+                right=["rank", "score", "above", "z", "likely", "images", "at"],
+                optional=["z", "above", "seen", *(["track"] if "at" in columns else [])],
             )
-        else:
+        elif answer.sure is None:
             line("  no image matches")
+        if answer.sure is not None:
+            line(answer.sure.sentence(len(answer.hits)))
     candidates = answers[0].candidates
     some = f"{candidates:,} of " if candidates != len(gallery) else ""
     groups = "" if answers[0].groups is None else f" in {amount(answers[0].groups, 'group')}"
@@ -71,6 +73,9 @@ def _columns(answer: Answer) -> dict[str, list[str]]:
     return {
         "rank": [str(hit.rank) for hit in hits],
         "score": [f"{hit.score:.4f}" for hit in hits],
+        "above": ["" if hit.percentile is None else f"{hit.percentile:.1f} %" for hit in hits],
+        "z": ["" if hit.z is None else f"{hit.z:+.1f}" for hit in hits],
+        "likely": ["" if hit.probability is None else f"{100 * hit.probability:.0f} %" for hit in hits],
         "images": ["" if hit.members is None else str(hit.members) for hit in hits],
         "file": [hit.source or hit.path for hit in hits],
         "at": ["" if hit.seconds is None else clip_time(hit.seconds) for hit in hits],

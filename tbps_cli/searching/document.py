@@ -14,6 +14,8 @@ from tbps_cli.searching.ranking import Answer
 from tbps_cli.types import Hit
 
 COLUMNS = "query", "rank", "path", "score", "person", "file", "camera", "time", "source", "seconds", "box", "track"
+WORTH = "percentile", "z", "probability"
+"""What a score is worth; the last columns."""
 GROUPED = "group", "members"
 DIGITS = 6
 
@@ -42,6 +44,8 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
         made["persons"] = sorted(answer.persons, key=str)
     if answer.groups is not None:
         made["groups"] = answer.groups
+    if answer.sure is not None:
+        made["sure"] = answer.sure.document()
     return {**made, "hits": [_hit(answer, hit) for hit in answer.hits]}
 
 
@@ -67,6 +71,7 @@ def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
         "box": hit.box,
         "track": hit.track,
         "detection": hit.detection,
+        **dict(zip(WORTH, _worth(hit), strict=True)),
         "right": answer.is_right(hit),
     }
     if hit.members is not None:
@@ -75,19 +80,24 @@ def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
     return made | {key: value for key, value in facts.items() if value is not None}
 
 
+def _worth(hit: Hit) -> list[float | None]:
+    values = hit.percentile, hit.z, hit.probability
+    return [None if value is None else round(value, 4) for value in values]
+
+
 def table(answers: Sequence[Answer]) -> str:
     """All hits as CSV, one a line, with a heading; with two columns more where they are grouped."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     grouped = any(hit.members is not None for answer in answers for hit in answer.hits)
-    writer.writerow((*COLUMNS, *GROUPED) if grouped else COLUMNS)
+    writer.writerow((*COLUMNS, *(GROUPED if grouped else ()), *WORTH))
     for answer in answers:
         for hit in answer.hits:
             place = hit.path, round(hit.score, DIGITS), hit.person, str(hit.file)
             box = None if hit.box is None else ",".join(map(str, hit.box))
             seen = hit.camera, hit.time, hit.source, hit.seconds, box, hit.track
             group = (hit.group, hit.members) if grouped else ()
-            writer.writerow((str(answer.query), hit.rank, *place, *seen, *group))
+            writer.writerow((str(answer.query), hit.rank, *place, *seen, *group, *_worth(hit)))
     return text.getvalue()
 
 

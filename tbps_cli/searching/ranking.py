@@ -22,6 +22,7 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.grouping import Grouping, grouping, span
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 from tbps_cli.searching.query import Query, encode
+from tbps_cli.searching.sure import Sure, check_sure, judge_of, surely
 from tbps_cli.types import Hit
 
 TOP = 10
@@ -38,6 +39,8 @@ class Answer:
     """Images that passed the filter."""
     groups: int | None = None
     """Groups that they form, where they are grouped and all groups were looked for."""
+    sure: Sure | None = None
+    """The set of images that holds the person, where one was asked for."""
 
     def is_right(self, hit: Hit) -> bool | None:
         """Whether a hit shows who was meant; None where either is unknown, as in a folder of images."""
@@ -56,29 +59,42 @@ def answers(
     group: str | Grouping | None = None,
     per_group: int = 1,
     sort: str = "score",
+    sure: float | None = None,
 ) -> list[Answer]:
-    """Rank a gallery for several queries; the filter comes first, so `top` images or groups that fit it remain."""
+    """Rank a gallery for several queries; the filter comes first, so `top` images or groups that fit it remain.
+
+    sure: only images of the smallest set that holds the person with this probability.
+    """
     check_limits(top, min_score, group, per_group, sort)
+    check_sure(sure, queries)
     if sort == SortedBy.time:
         _require_times(gallery)
     groups = grouping(gallery, GroupedBy(group)) if isinstance(group, str) else group
     ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
     query_QE = encode(model, queries)
     itself = [frozenset() if with_self else _places_of_images(gallery, query) for query in queries]
+    judge = judge_of(model, gallery.vector_GE, ranker.index_K, sure)
     # as many more as may have to be left out, so that `top` remain; to group them, all are needed
-    reach = max(1, len(gallery)) if groups else top + max(map(len, itself), default=0)
+    reach = max(1, len(gallery)) if groups else max(top, judge.known) + max(map(len, itself), default=0)
     found = []
-    for query, ranked, left_out in zip(queries, ranker.rank(query_QE, reach), itself, strict=True):
-        score_K, index_K = _kept(*ranked, min_score, left_out)
+    ranks = ranker.rank(query_QE, reach)
+    for query, query_E, ranked, left_out in zip(queries, query_QE, ranks, itself, strict=True):
+        certain = surely(judge, query_E, ranked[0], sure)
+        score_K, index_K = _kept(*ranked, _lowest(min_score, certain), left_out)
         if groups is None:
-            hits = [_hit(gallery, score, place) for score, place in zip(score_K[:top], index_K[:top], strict=True)]
+            chosen = [(place, _hit(gallery, score_K[place], index_K[place])) for place in range(len(index_K[:top]))]
         else:
-            hits = list(_grouped(gallery, groups, score_K, index_K, top, per_group))
-        hits = [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]
+            chosen = list(_grouped(gallery, groups, score_K, index_K, top, per_group))
+        at = [place for place, _ in chosen]
+        figures = judge.figures(query_E, ranked, score_K[at], index_K[at], calibrated=query.plain)
+        hits = [
+            replace(hit, rank=rank, **beside._asdict())
+            for rank, ((_, hit), beside) in enumerate(zip(chosen, figures, strict=True), 1)
+        ]
         if sort == SortedBy.time:
             hits.sort(key=_moment)
         count = groups.count(index_K) if groups else None
-        found.append(Answer(query, hits, _persons(gallery, query), ranker.candidates, count))
+        found.append(Answer(query, hits, _persons(gallery, query), ranker.candidates, count, certain))
     return found
 
 
@@ -153,6 +169,12 @@ class _Ranker:
         return score_1K[0][kept], found_1K[0][kept]
 
 
+def _lowest(min_score: float | None, certain: Sure | None) -> float | None:
+    """The score down to which images count."""
+    limits = [limit for limit in (min_score, certain.lowest if certain else None) if limit is not None]
+    return max(limits, default=None)
+
+
 def _kept(
     score_K: NDArray[Any], index_K: NDArray[np.int64], min_score: float | None, left_out: frozenset[int]
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -165,13 +187,13 @@ def _kept(
 
 def _grouped(
     gallery: Gallery, groups: Grouping, score_K: NDArray[Any], index_K: NDArray[np.int64], top: int, per_group: int
-) -> Iterator[Hit]:
-    """The best images of the best groups."""
+) -> Iterator[tuple[int, Hit]]:
+    """The best images of the best groups, and where among the ranked ones each stands."""
     for group in islice(groups.groups(index_K), top):
         first, last = span(gallery, index_K[group.place_M])
         for place in group.place_M[:per_group].tolist():
             hit = _hit(gallery, score_K[place], index_K[place])
-            yield replace(hit, group=group.name, members=len(group.place_M), first=first, last=last)
+            yield place, replace(hit, group=group.name, members=len(group.place_M), first=first, last=last)
 
 
 def _hit(gallery: Gallery, score: Any, place: int) -> Hit:

@@ -24,6 +24,7 @@ from tbps_cli.searching.query import Query, Term
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
 from tbps_cli.searching.sources import STDIN, find_sources
 from tbps_cli.searching.sums import of_terms, term
+from tbps_cli.searching.sure import check_sure, require_calibration
 from tbps_cli.types import Hit
 
 Place: TypeAlias = str | Path | Sequence[str | Path] | None
@@ -132,19 +133,25 @@ def search_all(
     root: str | Path | None = None,
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
+    sure: float | None = None,
     watch: Watch | None = None,
 ) -> Search:
     """Answer several queries over one gallery; everything else as in `search`.
 
     Cheap checks come first: the filter, the folder, the checkpoint, the data set, and only then weights.
     root: where the images of an index file lie now, if they were moved.
+    sure: only images of the smallest set that holds the person with this probability.
     watch: gives the progress callback of embedding; called with the gallery's name.
     """
     check_limits(top, min_score, group, per_group, sort)
+    check_sure(sure, queries)
     fits = parse(where) if isinstance(where, str) else where
     if isinstance(gallery, Gallery):
         model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
     else:
+        if sure is not None:
+            checkpoint, sets = find(checkpoint, sets), ()
+            require_calibration(checkpoint, sure)
         model, gallery = open_gallery(
             checkpoint,
             gallery,
@@ -170,6 +177,7 @@ def search_all(
         group=group,
         per_group=per_group,
         sort=sort,
+        sure=sure,
     )
     return Search(found, gallery)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import math
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ from tbps_cli.places import cache_dir
 from tbps_cli.retrieval.similarity import product
 from tbps_cli.section import Count, Positive, Section
 from tbps_cli.trust.conformal import ConformalRule
+
+logger = logging.getLogger("tbps")
 
 FILE = "calibration.json"
 MOST_BYTES = 1 << 24
@@ -128,17 +131,15 @@ class Calibration(Section):
         """The highest probability that a set can be asked for."""
         return 1 - 1 / (self.persons + 1)
 
-    def probabilities(self, score_K: NDArray[np.generic], log_total: float, rank: int = 1) -> NDArray[np.float64]:
-        """How likely each hit shows the person, who is somewhere among the candidates.
+    def probabilities(self, share_QK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How likely each hit shows the person, who is somewhere among the candidates, [Q, K].
 
-        score_K: the hits' scores, best first, the first of them at this rank. log_total: of all candidates, as
-        `Population.log_total` has it.
+        share_QK: log of the share of exp(score / temperature) in the sum over all candidates, of the first K hits. No
+        hit is said to be likelier than one that scores higher.
         """
-        share_K = np.asarray(score_K, np.float64) / self.temperature - log_total
-        made_K = self.later(share_K)
-        if rank == 1 and len(made_K):
-            made_K[:1] = self.first(share_K[:1])
-        return made_K
+        made_QK = self.later(share_QK)
+        made_QK[:, :1] = self.first(share_QK[:, :1])
+        return np.minimum.accumulate(made_QK, axis=1)
 
     def shifted(self, vector_SE: NDArray[np.generic]) -> tuple[float, float] | None:
         """(distance, limit) where images look unlike those that it was fitted on; None where they do not."""
@@ -148,12 +149,16 @@ class Calibration(Section):
         return (distance, limit) if distance > limit else None
 
 
+def folder_of(checkpoint: Path) -> Path | None:
+    """The calibration in a checkpoint's own folder, if tbps wrote that; None for files and folders of others."""
+    if checkpoint.is_dir() and ((checkpoint / RECIPE).is_file() or is_exported(checkpoint)):
+        return checkpoint / FILE
+    return None
+
+
 def place_of(model: Encoder) -> Path:
-    """Where the calibration of a checkpoint lies: in its own folder, if tbps wrote that, else in the cache."""
-    folder = model.path
-    if folder.is_dir() and ((folder / RECIPE).is_file() or is_exported(folder)):
-        return folder / FILE
-    return cache_dir() / "calibrations" / f"{model.fingerprint}.json"
+    """Where the calibration of a model lies: in its folder, else in the cache."""
+    return folder_of(model.path) or cache_dir() / "remembered" / f"calibration-{model.fingerprint}.json"
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -180,7 +185,10 @@ def calibration_of(model: Encoder) -> Calibration | None:
     if not path.is_file():
         return None
     found = read_calibration(path)
-    return found if found.fingerprint == model.fingerprint else None
+    if found.fingerprint != model.fingerprint:
+        logger.warning("%s was made with other weights or settings, so it is not used", path)
+        return None
+    return found
 
 
 def write_calibration(model: Encoder, calibration: Calibration) -> Path:

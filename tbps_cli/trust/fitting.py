@@ -323,6 +323,5 @@ class Reliability:
 def reliability(calibration: Calibration, split: Labelled) -> tuple[Reliability, Reliability]:
     """(of the first ten hits, of the first one) of every caption of a split."""
     share_QK, right_QK = shares(split, calibration.temperature)
-    said_QK = calibration.later(share_QK)
-    said_QK[:, 0] = calibration.first(share_QK[:, 0])
+    said_QK = calibration.probabilities(share_QK)
     return Reliability.of(said_QK.ravel(), right_QK.ravel()), Reliability.of(said_QK[:, 0], right_QK[:, 0])

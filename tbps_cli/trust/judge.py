@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tbps_cli.retrieval.similarity import dots
 from tbps_cli.trust.calibration import Calibration
 from tbps_cli.trust.conformal import Verdict
-from tbps_cli.trust.population import Places, Population, Scores
+from tbps_cli.trust.population import KNOWN, Places, Population, Scores
 
 BLOCK = 32768
 """Images counted at a time."""
@@ -37,6 +37,11 @@ class Judge:
     def __init__(self, vector_GE: NDArray[Any], place_K: Places | None, calibration: Calibration | None) -> None:
         self.vector_GE, self.place_K, self.calibration = vector_GE, place_K, calibration
 
+    @property
+    def known(self) -> int:
+        """How many of the first hits it wants to know of, whatever is shown."""
+        return 0 if self.calibration is None else KNOWN
+
     @cached_property
     def gallery(self) -> Population:
         """A sample of all images."""
@@ -48,20 +53,35 @@ class Judge:
         return self.gallery if self.place_K is None else Population.of(self.vector_GE, self.place_K)
 
     def figures(
-        self, query_E: NDArray[np.float32], score_K: Scores, place_K: Places, *, calibrated: bool = True
+        self,
+        query_E: NDArray[np.float32],
+        ranked: tuple[Scores, Places],
+        score_N: Scores,
+        place_N: Places,
+        *,
+        calibrated: bool = True,
     ) -> list[Figures]:
-        """What stands beside hits, best first. calibrated: the query is of the kind that was calibrated, a sentence."""
-        if not len(score_K):
+        """What stands beside N hits.
+
+        ranked: the scores and places of the first images, best first, at least `known` of them where there are so many.
+        calibrated: the query is of the kind that was calibrated, a sentence.
+        """
+        if not len(score_N):
             return []
         score_S = self.gallery.scores(query_E[None])[0]
-        standings = self.gallery.standings(score_S, score_K, place_K)
+        standings = self.gallery.standings(score_S, score_N, place_N)
         if self.calibration is None or not calibrated:
             return [Figures(standing.percentile, standing.z, None) for standing in standings]
         if self.candidates is not self.gallery:
             score_S = self.candidates.scores(query_E[None])[0]
-        total = self.candidates.log_total(score_S, score_K, place_K, self.calibration.temperature)
-        said_K = self.calibration.probabilities(score_K, total).tolist()
-        return [Figures(one.percentile, one.z, said) for one, said in zip(standings, said_K, strict=True)]
+        first_K, place_K = (values[: self.known] for values in ranked)
+        scale = self.calibration.temperature
+        total = self.candidates.log_total(score_S, first_K, place_K, scale)
+        share_N1 = score_N.astype(np.float64)[:, None] / scale - total
+        share_N2 = np.concatenate([np.full_like(share_N1, float(first_K[0]) / scale - total), share_N1], axis=1)
+        said_N2 = self.calibration.probabilities(share_N2)
+        said_N = np.where(place_N == place_K[0], said_N2[:, 0], said_N2[:, 1])
+        return [Figures(one.percentile, one.z, said) for one, said in zip(standings, said_N.tolist(), strict=True)]
 
     def verdict(self, level: float, best: float) -> Verdict:
         """Whether there is a confident match, and down to which score it goes. Needs a calibration."""

@@ -16,6 +16,8 @@ from tbps_cli.retrieval.similarity import dots
 
 SAMPLE = 4096
 """Images that stand for a larger gallery; a smaller one is taken whole."""
+KNOWN = 100
+"""First hits whose scores should be known where the sum over a large gallery is estimated: most of it lies there."""
 SEED = 20
 """Of the draw: the same gallery has the same sample in every process."""
 TIE = 1e-6
