@@ -186,7 +186,7 @@ def test_a_document_and_a_table_know_the_groups(model) -> None:
     made = document(answer, gallery, "run")
     assert made["groups"] == 5
     assert [(hit["group"], hit["members"]) for hit in made["hits"]] == [(hit.group, hit.members) for hit in answer.hits]
-    assert table([answer]).splitlines()[0].endswith(",track,group,members")
+    assert table([answer]).splitlines()[0].endswith(",track,group,members,percentile,z,probability")
     plain = answers(model, gallery, [Query("red")])[0]
     assert "groups" not in document(plain, gallery, "run") and "group" not in document(plain, gallery, "run")["hits"][0]
     assert table([plain]).splitlines()[0].endswith(",track")
