@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from tbps_cli.amounts import amount
 from tbps_cli.cli.options import DataRoot, Json
+from tbps_cli.errors import UsageError
 
 EXTRAS = {
     "audit": ("imagehash",),
@@ -26,15 +29,87 @@ EXTRAS = {
 _PACKAGES = "torch", "torchvision", "open_clip_torch", "numpy", "pillow", "h5py", "safetensors", "pydantic"
 
 
-def command(data_root: DataRoot = None, as_json: Json = False) -> None:
+Clip = Annotated[
+    Path | None,
+    typer.Option(
+        "--detector",
+        metavar="CLIP",
+        help="Instead: run the detector of persons over a video, and say how many it finds and how long it takes.",
+    ),
+]
+TruthFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth",
+        metavar="FILE",
+        help="With --detector: who truly is where, as the drawn street's JSON or the MOTChallenge's gt.txt. Default: "
+        "the one beside the clip.",
+    ),
+]
+Use = Annotated[
+    str | None,
+    typer.Option(
+        "--use", metavar="NAME-OR-FILE", help="With --detector: which detector. Default: the best one that is at hand."
+    ),
+]
+Every = Annotated[
+    str | None,
+    typer.Option("--every", metavar="TIME", help="With --detector: how far apart the frames are. Default: 1s."),
+]
+
+
+def command(
+    data_root: DataRoot = None,
+    clip: Clip = None,
+    truth: TruthFile = None,
+    use: Use = None,
+    every: Every = None,
+    download: Annotated[bool, typer.Option("--download", help="With --use: fetch its weights.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show what this machine offers: Python, packages, devices, extras, folders and free disk space."""
     from tbps_cli.cli import render
 
+    given = {"--truth": truth, "--use": use, "--every": every, "--download": download or None}
+    if clip is not None:
+        _score(clip, truth, use, "1s" if every is None else every, download, as_json)
+        return
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} goes with --detector.", f"tbps doctor --detector CLIP {option} ...")
     found = report(data_root)
     if as_json:
         render.document(found)
         return
     render.facts(_readable(found))
+
+
+def _score(clip: Path, truth: Path | None, use: str | None, every: str, download: bool, as_json: bool) -> None:
+    """Run a detector over a clip and show how it did."""
+    from tbps_cli.amounts import seconds
+    from tbps_cli.cli import detector_view, render
+    from tbps_cli.footage.detector import open_detector
+    from tbps_cli.footage.frames import about
+    from tbps_cli.footage.score import score_detector
+    from tbps_cli.footage.truth import beside, read_truth
+
+    interval = seconds("--every", every)
+    video = about(clip)
+    file = truth or beside(clip)
+    known = None if file is None else read_truth(file, video.rate or 25.0)
+    render.show_log()
+    with render.progress(f"looking at {clip.name}") as tell:
+        score = score_detector(
+            open_detector(use, download=download),
+            clip,
+            known,
+            every=interval,
+            progress=lambda done, whole: tell(round(done), round(whole or 0)),
+        )
+    if as_json:
+        render.document(score.document())
+    else:
+        detector_view.show(score, video)
 
 
 def report(data_root: Path | None = None) -> dict[str, Any]:
