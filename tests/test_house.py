@@ -199,8 +199,10 @@ def test_process_groups_stand_in_one_file() -> None:
 
 def test_torchvision_and_open_clip_are_never_imported() -> None:
     """torchvision from the package index, built for CUDA, cannot be imported beside a CPU build of PyTorch, and
-    open_clip imports it; `augment/ops.py` has the figures. Tests and benchmarks compare with both."""
+    open_clip imports it; `augment/ops.py` has the figures. Tests and benchmarks compare with both. Its detectors are
+    used all the same, by way of `footage/operators.py`, which takes the place of what is missing."""
     assert users_of("torchvision", "open_clip") == set()
+    assert 'import_module("torchvision")' in (PACKAGE / "footage" / "operators.py").read_text()
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -9,6 +9,7 @@ clock that is set back in the middle (recordings that were joined) goes on from 
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import stat
@@ -23,7 +24,7 @@ from typing import IO, NamedTuple
 
 import av
 from av.container import InputContainer
-from av.error import ArgumentError, FFmpegError, InvalidDataError
+from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -216,7 +217,6 @@ def _container(path: Path, handle: IO[bytes]) -> tuple[InputContainer, VideoStre
         container = av.open(
             handle,
             mode="r",
-            options={"max_pixels": str(MAX_PIXELS)},
             container_options={"format_whitelist": _FORMATS, "protocol_whitelist": _NO_PROTOCOL},
             metadata_errors="replace",
             buffer_size=_BUFFER,
@@ -243,6 +243,7 @@ def _stream(path: Path, container: InputContainer) -> VideoStream:
         size = f"{stream.width:,} x {stream.height:,}"
         raise UnreadableVideo(path, f"its frames have {size} pixels, more than {MAX_PIXELS:,} together")
     stream.thread_type = "AUTO"
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size in the middle
     return stream
 
 
@@ -257,7 +258,7 @@ def _why(path: Path, error: Exception) -> str:
         return "it is cut off before the index at its end, or damaged"
     if head.lstrip().startswith((b"#EXTM3U", b"ffconcat")):
         return "it is a list of other files, and only files that hold their own images are opened"
-    if isinstance(error, (InvalidDataError, ArgumentError)):  # no reader, or none of those that are used
+    if isinstance(error, InvalidDataError) or getattr(error, "errno", 0) == errno.EINVAL:
         return "no known video format"
     return _reason(error)
 

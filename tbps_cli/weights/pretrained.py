@@ -171,9 +171,17 @@ def fetch(entry: CatalogueEntry, *, progress: Progress | None = None) -> tuple[P
     return fetched.path, str(fetched)
 
 
-def download(url: str, target: Path, *, sha256: str | None, progress: Progress | None = None) -> Path:
-    """`target`, fetched from `url` unless it is here. sha256: the hash or its first digits.
+def download(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None,
+    progress: Progress | None = None,
+    otherwise: str = "set method.weights to its path",
+) -> Path:
+    """`target`, fetched from `url` unless it is here.
 
+    sha256: the hash or its first digits. otherwise: what else can be done where it cannot be fetched.
     Several processes may ask at once: one downloads, the others wait for it. A download that broke
     off is continued. Raises WeightsError with the URL and the place to put the file by hand.
     """
@@ -182,7 +190,7 @@ def download(url: str, target: Path, *, sha256: str | None, progress: Progress |
     known = _from_openai_cache(target.name, sha256)
     if known is not None:
         return known
-    by_hand = f"Fetch {url} elsewhere and put it at {target}, or set method.weights to its path."
+    by_hand = f"Fetch {url} elsewhere and put it at {target}, or {otherwise}."
     if is_offline():
         raise WeightsError(f"{target.name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.", by_hand)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import wave
@@ -192,6 +193,19 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(tmp_path,
     assert refused(huge)
     monkeypatch.setattr(reading, "MAX_PIXELS", 10_000)
     assert refused(clip) == "its frames have 128 x 96 pixels, more than 10,000 together"
+
+
+def test_a_frame_that_is_too_large_in_the_middle_is_left_out(tmp_path, monkeypatch):
+    content = b""
+    for size in ((128, 96), (256, 192), (128, 96)):
+        image = io.BytesIO()
+        numbered(5, *size).save(image, "JPEG", quality=95)
+        content += image.getvalue()
+    path = tmp_path / "clip.mjpeg"
+    path.write_bytes(content * 5)
+    assert [frame.image.size for frame in frames(path)][:3] == [(128, 96), (256, 192), (128, 96)]
+    monkeypatch.setattr(reading, "MAX_PIXELS", 20_000)
+    assert {frame.image.size for frame in frames(path)} == {(128, 96)}
 
 
 def test_a_cut_off_file_gives_what_it_holds_and_says_so(tmp_path, caplog):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +15,7 @@ from typing import Any
 
 import pytest
 
-TORCHVISION_OPERATORS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-"""What torchvision attaches Python kernels to while it is imported."""
+from tbps_cli.footage import operators
 
 
 @cache
@@ -42,31 +37,9 @@ def torchvision() -> Any:
     """torchvision with its transforms, whether its compiled operators load or not."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    try:
-        package = importlib.import_module("torchvision")
-    except (RuntimeError, ImportError):
-        _forget("torchvision")
-        _declare_operators()
-        package = importlib.import_module("torchvision")
+    package = operators.torchvision()
     importlib.import_module("torchvision.transforms")
     return package
-
-
-def _forget(name: str) -> None:
-    """Remove the remains of an import that failed halfway."""
-    for module in [module for module in sys.modules if module == name or module.startswith(name + ".")]:
-        del sys.modules[module]
-
-
-@cache
-def _declare_operators() -> Any:
-    """Give the missing operators a schema; the library object must stay alive for them to remain."""
-    import torch
-
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in TORCHVISION_OPERATORS:
-        library.define(schema)
-    return library
 
 
 @cache
