@@ -39,7 +39,7 @@ def missing(text: str, minus: tuple[str, ...] = ()) -> str | None:
     lost = [kind for kind in KINDS if kind not in named]
     if not named or len(named) >= ENOUGH:
         return None
-    return "not named: " + ", ".join(lost[:MOST])
+    return ", ".join(lost[:MOST])
 
 
 def _pieces(text: str) -> frozenset[str]:

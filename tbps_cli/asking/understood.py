@@ -82,6 +82,11 @@ class Understood:
         """Whether anything of it goes elsewhere than to the model."""
         return self.text != self.question or bool(self.minus) or self.conditions is not None or self.top is not None
 
+    @property
+    def says(self) -> bool:
+        """Whether there is anything to say of it."""
+        return self.changed or bool(self.remarks or self.suggestions)
+
     def document(self) -> dict[str, Any]:
         """As `tbps search --json` has it under `understood`."""
         return {
@@ -97,7 +102,7 @@ class Understood:
 
 def joined(trees: Iterable[Tree]) -> Tree | None:
     """All of these conditions at once."""
-    parts = tuple(trees)
+    parts = tuple(part for tree in trees for part in (tree.parts if isinstance(tree, And) else (tree,)))
     return None if not parts else parts[0] if len(parts) == 1 else And(parts)
 
 

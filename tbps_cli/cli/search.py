@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,7 +55,16 @@ Places = Annotated[
         "Default: the run's own test set.",
     ),
 ]
-Top = Annotated[int, typer.Option("--top", "-t", metavar="N", min=1, help="How many images to show.")]
+Top = Annotated[
+    int | None,
+    typer.Option("--top", "-t", metavar="N", min=1, help="How many images to show; 10, or what the sentence says."),
+]
+PlainQuery = Annotated[
+    bool,
+    typer.Option(
+        "--plain-query", help="Take the sentence as it is: no cameras, times, counts or negations are read in it."
+    ),
+]
 Images = Annotated[
     list[Path] | None,
     typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence; repeatable."),
@@ -158,7 +168,8 @@ def command(
     sentence: Sentence = None,
     places: Places = None,
     ckpt: Ckpt = None,
-    top: Top = 10,
+    top: Top = None,
+    plain_query: PlainQuery = False,
     image: Images = None,
     with_self: WithSelf = False,
     plus: Plus = None,
@@ -235,10 +246,12 @@ def command(
         download=download,
         sure=sure,
         watch=lambda name: render.progress(f"Embedding {name}", "images"),
+        today=None if plain_query or queries is not None else date.today(),
     )
     search_view.index_line(found.gallery)
     if log:
         _audit(log, found, asked, where, [path for path in (html, copy_to) if path])
+    search_view.understood(found.answers)
     # Files first: whoever reads the output may leave early (tbps search ... | head).
     _save(found, html, copy_to, where=where, whole_frames=whole_frames, blur=blur_heads)
     if as_json or as_csv or as_paths or null:

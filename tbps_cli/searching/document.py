@@ -27,7 +27,7 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
     """
     query = answer.query
     made: dict[str, Any] = {
-        "query": str(query) if query.text is None and query.more else query.text,
+        "query": answer.question if answer.understood or (query.text is None and query.more) else query.text,
         "gallery": gallery.name,
         "size": len(gallery),
         "run": run,
@@ -46,6 +46,8 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
         made["groups"] = answer.groups
     if answer.sure is not None:
         made["sure"] = answer.sure.document()
+    if answer.understood is not None and answer.understood.says:
+        made["understood"] = answer.understood.document()
     return {**made, "hits": [_hit(answer, hit) for hit in answer.hits]}
 
 
@@ -97,7 +99,7 @@ def table(answers: Sequence[Answer]) -> str:
             box = None if hit.box is None else ",".join(map(str, hit.box))
             seen = hit.camera, hit.time, hit.source, hit.seconds, box, hit.track
             group = (hit.group, hit.members) if grouped else ()
-            writer.writerow((str(answer.query), hit.rank, *place, *seen, *group, *_worth(hit)))
+            writer.writerow((answer.question, hit.rank, *place, *seen, *group, *_worth(hit)))
     return text.getvalue()
 
 

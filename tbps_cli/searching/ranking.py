@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.asking.understood import Understood
 from tbps_cli.data.types import Person
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder
@@ -41,6 +42,13 @@ class Answer:
     """Groups that they form, where they are grouped and all groups were looked for."""
     sure: Sure | None = None
     """The set of images that holds the person, where one was asked for."""
+    understood: Understood | None = None
+    """What the question was understood as; None where it was taken as it is."""
+
+    @property
+    def question(self) -> str:
+        """What somebody asked, as far as it is a text; `query` is what was ranked."""
+        return self.understood.question if self.understood else str(self.query)
 
     def is_right(self, hit: Hit) -> bool | None:
         """Whether a hit shows who was meant; None where either is unknown, as in a folder of images."""

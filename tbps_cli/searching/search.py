@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +23,7 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
+from tbps_cli.searching.questions import ask
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
 from tbps_cli.searching.sources import STDIN, find_sources
 from tbps_cli.searching.sums import of_terms, term
@@ -117,7 +120,7 @@ def search_all(
     gallery: Gallery | Place,
     queries: Sequence[Query],
     *,
-    top: int = TOP,
+    top: int | None = None,
     where: str | Where | None = None,
     min_score: float | None = None,
     with_self: bool = True,
@@ -135,6 +138,7 @@ def search_all(
     download: bool = False,
     sure: float | None = None,
     watch: Watch | None = None,
+    today: date | None = None,
 ) -> Search:
     """Answer several queries over one gallery; everything else as in `search`.
 
@@ -142,8 +146,10 @@ def search_all(
     root: where the images of an index file lie now, if they were moved.
     sure: only images of the smallest set that holds the person with this probability.
     watch: gives the progress callback of embedding; called with the gallery's name.
+    today: given, each sentence is understood first (`searching.questions`), and "yesterday" is the day before it; then
+    a sentence may also say how many hits are wanted, unless `top` does.
     """
-    check_limits(top, min_score, group, per_group, sort)
+    check_limits(TOP if top is None else top, min_score, group, per_group, sort)
     check_sure(sure, queries)
     fits = parse(where) if isinstance(where, str) else where
     if isinstance(gallery, Gallery):
@@ -166,12 +172,10 @@ def search_all(
             download=download,
             watch=watch,
         )
-    found = answers(
+    rank = partial(
+        answers,
         model,
         gallery,
-        queries,
-        top=top,
-        where=fits,
         min_score=min_score,
         with_self=with_self,
         group=group,
@@ -179,7 +183,9 @@ def search_all(
         sort=sort,
         sure=sure,
     )
-    return Search(found, gallery)
+    if today is None:
+        return Search(rank(queries, top=TOP if top is None else top, where=fits), gallery)
+    return Search([ask(rank, gallery, query, today=today, top=top, where=fits) for query in queries], gallery)
 
 
 def open_gallery(
