@@ -31,7 +31,7 @@ def understand(text: str, *, today: date, known: Askable = Askable(), alone: boo
     if not text.strip():
         return Understood(text, text)
     if len(text) > LONGEST:
-        done = f"longer than {LONGEST:,} characters: taken as it is"
+        done = f"the question is longer than {LONGEST:,} characters: taken as it is"
         return Understood(text, text, remarks=(Remark("length", "", done),))
     language = other_language(text)
     if language is not None:

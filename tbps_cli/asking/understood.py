@@ -87,6 +87,22 @@ class Understood:
         """Whether there is anything to say of it."""
         return self.changed or bool(self.remarks or self.suggestions)
 
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """What a person is told, as name and value; the words of the question stand in quotes."""
+        said = [
+            (_NAMES.get(remark.kind, "Understood"), f'"{remark.words}": {remark.done}' if remark.words else remark.done)
+            for remark in self.remarks
+        ]
+        if self.changed:
+            said.append(
+                ("Searched for", f"{self.text.strip() or 'the image'} (--plain-query takes the sentence as it is)")
+            )
+        if self.suggestions:
+            words = ", ".join(f'"{offer.words}" ({offer.done})' for offer in self.suggestions)
+            said.append(("Misspelt", f"{words} Searched as it is; otherwise: {self.suggestions[0].offer}"))
+        return said
+
     def document(self) -> dict[str, Any]:
         """As `tbps search --json` has it under `understood`."""
         return {
@@ -98,6 +114,17 @@ class Understood:
             "remarks": [remark.document() for remark in self.remarks],
             "suggestions": [remark.document() for remark in self.suggestions],
         }
+
+
+_NAMES = {
+    "left": "Not understood",
+    "persons": "Note",
+    "length": "Note",
+    "language": "Note",
+    "missing": "Not named",
+    "empty": "Note",
+}
+"""Kind of a remark -> the name of its line; all others were understood."""
 
 
 def joined(trees: Iterable[Tree]) -> Tree | None:

@@ -53,26 +53,9 @@ def hits(answers: Sequence[Answer], gallery: Gallery, *, images: bool | None = F
 
 def understood(answers: Sequence[Answer]) -> None:
     """What questions were understood as: a line for each thing that was read, doubted or is missing."""
-    for found in (answer.understood for answer in answers if answer.understood):
-        for remark in found.remarks:
-            words = f'"{remark.words}": ' if remark.words else ""
-            note(f"{_SAID.get(remark.kind, 'Understood: ')}{words}{remark.done}")
-        if found.changed:
-            note(f"Searched for: {found.text.strip() or 'the image'} (--plain-query takes the sentence as it is)")
-        if found.suggestions:
-            words = ", ".join(f'"{offer.words}" ({offer.done})' for offer in found.suggestions)
-            note(f"Misspelt? {words} Searched as it is; otherwise: {found.suggestions[0].offer}")
-
-
-_SAID = {
-    "left": "Not understood: ",
-    "persons": "Note: ",
-    "length": "Note: the question is ",
-    "language": "Note: ",
-    "missing": "Not named: ",
-    "empty": "Note: ",
-}
-"""Kind of a remark -> how its line begins; all others were understood."""
+    for answer in answers:
+        for name, value in answer.understood.lines if answer.understood else ():
+            note(f"{name}: {value}")
 
 
 def _span(hit: Hit) -> str:

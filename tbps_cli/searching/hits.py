@@ -80,7 +80,8 @@ def _answer(answer: Answer, gallery: Gallery, single: bool, blur: bool) -> Sheet
         places.append(SheetImage(image, label(hit), mark, name, more=more, rank=hit.rank, frame=frame))
     seen, dated = _seen(answer.hits, gallery)
     note = "" if single else _remark(answer)
-    return SheetAnswer("" if single else str(answer.query), places, note, seen=seen, dated=dated)
+    said = answer.understood.lines if answer.understood else []
+    return SheetAnswer("" if single else str(answer.query), places, note, understood=said, seen=seen, dated=dated)
 
 
 def excerpts(hit: Hit, gallery: Gallery, *, blur: bool = False) -> tuple[Excerpt, Excerpt | None]:

@@ -163,7 +163,7 @@ def test_what_was_understood_is_printed_beside_the_results(made: Path, tmp_path:
         'Not understood: "on camera 7": no image of this gallery has a camera: the words stay in the sentence',
         "Not named: the legs (trousers, skirt), shoes, a bag",
         "Searched for: men in a redd coat on camera 7 (--plain-query takes the sentence as it is)",
-        'Misspelt? "redd" (red?) Searched as it is; otherwise: show 2 men in a red coat without a hat on camera 7',
+        'Misspelt: "redd" (red?) Searched as it is; otherwise: show 2 men in a red coat without a hat on camera 7',
     ]
 
 
