@@ -22,9 +22,7 @@ SURE = 0.5
 """How sure the model must be of one other language."""
 READ = 300
 """Characters that it reads."""
-ADVICE = (
-    "the model knows English descriptions: translate it, or search with a multilingual checkpoint (open_clip has some)"
-)
+ADVICE = "translate it into English, unless the checkpoint was trained on this language"
 _ONLY_ENGLISH = re.compile(r"\b(?:and|the|with|wearing|his|from|without)\b", re.IGNORECASE)
 """Words that hardly another language has."""
 NAMES = {
