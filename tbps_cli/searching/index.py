@@ -102,7 +102,7 @@ def index(
     file.compact()
     rows, vector_GE = outcome.wanted(file)
     if not len(rows):
-        raise DataError(f"{given.title} holds no usable images.", _no_images_hint(skipped, persons))
+        raise DataError(f"{given.title} holds no usable images.", _no_images_hint(skipped, len(todo.footage)))
     return Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update)
 
 
@@ -226,9 +226,9 @@ def _open(model: Encoder, given: Sources, path: str | Path | None) -> FeatureFil
         raise CacheError(error.message, f"Delete {place} to rebuild it, or choose another --index file.") from None
 
 
-def _no_images_hint(skipped: SkippedList, persons: PersonReport) -> str:
-    if persons.found:
-        return f"No person was found in {amount(len(persons.found), 'video or frame', 'videos and frames')}."
+def _no_images_hint(skipped: SkippedList, footage: int) -> str:
+    if footage:
+        return f"No person was found in {amount(footage, 'video or frame', 'videos and frames')}."
     if skipped.entries:
         entry = next(iter(skipped.entries.values()))
         return f"{len(skipped.entries):,} were left out, the first: {entry.path} ({entry.reason})."

@@ -38,7 +38,7 @@ SMALLEST = 8
 
 @dataclass
 class PersonReport:
-    """What footage the persons of videos and frames took."""
+    """What finding the persons of videos and frames took."""
 
     added: int = 0
     embedded: int = 0

@@ -1,0 +1,240 @@
+"""Persons in videos and frames become rows of an index, once, and stay there whatever happens to the process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.encoder import FakeEncoder
+from support.videos import Blocks, write_video
+
+from tbps_cli.errors import DataError
+from tbps_cli.features import row_sink
+from tbps_cli.features.store import FeatureFile
+from tbps_cli.footage import detector as detectors
+from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index_state import FootageSettings
+
+
+def walker(place: int) -> Image.Image:
+    """Two persons in red who pass each other."""
+    pixels = np.full((120, 320, 3), 110, np.uint8)
+    for left, head in ((10 + 4 * place, 230), (270 - 4 * place, 30)):
+        pixels[40:100, left : left + 20] = (200, 30, 30)
+        pixels[28:40, left : left + 20] = head
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six seconds, ten frames a second."""
+    frames = [walker(place) for place in range(60)]
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames, keys=12, options={"crf": "10"})
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> Blocks:
+    """The detector that every name opens."""
+    detector = Blocks()
+    monkeypatch.setattr(detectors, "open_detector", lambda *_, **__: detector)
+    return detector
+
+
+@pytest.fixture
+def street(clip: Path, tmp_path: Path, blocks: Blocks) -> Path:
+    """A folder with one video."""
+    folder = tmp_path / "street"
+    folder.mkdir()
+    (folder / "gate.mp4").write_bytes(clip.read_bytes())
+    return folder
+
+
+def facts(gallery: Gallery) -> list[tuple[object, ...]]:
+    return sorted((row.path, row.source, row.seconds, row.box, row.track) for row in gallery.rows)
+
+
+def test_a_row_says_when_and_where_a_person_was_seen(model, street: Path) -> None:
+    gallery = index(model, street)
+    assert len(gallery) == 11, "two persons a second, but for once, when one hides the other"
+    first = gallery.rows[0]
+    assert first.source == "gate.mp4" and first.seconds == 0.0 and first.box is not None
+    assert first.path == f"gate.mp4#t=0.000&xywh={','.join(map(str, first.box))}"
+    assert {row.track for row in gallery.rows} == {"1", "2"}
+    assert gallery.file_of(first) == street / "gate.mp4"
+
+
+def test_a_vector_is_that_of_the_crop_that_is_shown(model, street: Path) -> None:
+    gallery = index(model, street)
+    for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
+        image = gallery.image_of(row)
+        assert row.box is not None and image.size == row.box[2:]
+        assert np.allclose(vector_E, model.encode_images([image])[0], atol=1e-6)
+
+
+def test_a_video_is_looked_at_once(model, street: Path, blocks: Blocks) -> None:
+    first = index(model, street)
+    again = index(model, street)
+    assert (blocks.asked, model.seen, again.update.added) == (6, 11, 0) and facts(first) == facts(again)
+    os.utime(street / "gate.mp4", (1, 1))
+    touched = index(model, street)
+    assert (blocks.asked, model.seen, facts(touched)) == (6, 11, facts(first)), "its content is what it was"
+
+
+def test_a_renamed_video_keeps_its_rows(model, street: Path, blocks: Blocks) -> None:
+    before = index(model, street)
+    (street / "gate.mp4").rename(street / "door.mp4")
+    gallery = index(model, street)
+    assert (blocks.asked, model.seen, len(gallery), gallery.update.removed) == (6, 11, 11, 11)
+    assert {row.source for row in gallery.rows} == {"door.mp4"}
+    assert sorted(row.path.replace("door", "gate") for row in gallery.rows) == sorted(before.rows.paths)
+
+
+def test_a_copy_of_a_video_has_rows_of_its_own(model, street: Path, clip: Path) -> None:
+    index(model, street)
+    (street / "copy.mp4").write_bytes(clip.read_bytes())
+    gallery = index(model, street)
+    assert (len(gallery), model.seen) == (22, 11)
+    (street / "copy.mp4").unlink()
+    assert len(index(model, street)) == 11
+
+
+def test_a_video_that_changed_leaves_no_old_rows(model, street: Path) -> None:
+    index(model, street)
+    write_video(street / "gate.mp4", [walker(place) for place in range(20)], options={"crf": "10"})
+    gallery = index(model, street)
+    assert len(gallery) == 4 and {row.seconds for row in gallery.rows} == {0.0, 1.0}
+
+
+def test_another_interval_replaces_the_rows(model, street: Path) -> None:
+    index(model, street)
+    gallery = index(model, street, footage=FootageSettings(every=2.0))
+    assert len(gallery) == 6 and len(index(model, street)) == 6, "it is remembered"
+
+
+def test_whole_frames_are_looked_at_when_that_is_asked_for(model, street: Path) -> None:
+    (street / "gate.mp4").unlink()
+    walker(3).save(street / "frame.png")
+    whole = index(model, street)
+    assert whole.rows.paths == ["frame.png"]
+    gallery = index(model, street, footage=FootageSettings(detect=True))
+    assert {row.source for row in gallery.rows} == {"frame.png"} and len(gallery) == 2
+    assert all(row.path.startswith("frame.png#xywh=") and row.seconds is None for row in gallery.rows)
+    assert len(index(model, street)) == 2, "it is remembered"
+    assert index(model, street, footage=FootageSettings(detect=False)).rows.paths == ["frame.png"]
+
+
+def test_videos_are_left_out_when_that_is_asked_for(model, street: Path, painted) -> None:
+    painted(street / "red.png", "red")
+    assert index(model, street, footage=FootageSettings(detect=False)).rows.paths == ["red.png"]
+
+
+def test_what_is_no_video_is_left_out_and_named_once(model, street: Path, lines) -> None:
+    (street / "notes.mp4").write_text("no video")
+    gallery = index(model, street)
+    assert len(gallery) == 11 and "1 image is left out: notes.mp4 (" in lines()
+    index(model, street)
+    assert "notes" not in lines()
+
+
+def test_a_video_without_anybody_is_an_empty_answer_that_says_why(model, street: Path, lines) -> None:
+    write_video(street / "gate.mp4", [Image.new("RGB", (320, 120), "grey")] * 20)
+    with pytest.raises(DataError, match="holds no usable images") as caught:
+        index(model, street)
+    assert "No person was found in 1 video" in caught.value.hint and "found nobody in it" in lines()
+    with pytest.raises(DataError) as caught:
+        index(model, street)
+    assert "No person was found in 1 video" in caught.value.hint, "also when it was looked at before"
+
+
+def test_times_count_from_when_a_recording_began(model, clip: Path, blocks: Blocks, tmp_path: Path) -> None:
+    frames = [walker(place) for place in range(30)]
+    started = {"creation_time": "2026-01-05T10:00:00.000000Z"}
+    write_video(tmp_path / "clip.mp4", frames, metadata=started, options={"crf": "10"})
+    gallery = index(model, tmp_path / "clip.mp4")
+    assert {row.time for row in gallery.rows} == {f"2026-01-05T10:00:0{second}" for second in range(3)}
+    assert index(model, clip).rows[0].time is None, "nobody knows"
+
+
+def test_an_index_file_of_a_video_can_be_searched_alone(model, street: Path) -> None:
+    index(model, street / "gate.mp4", "people.h5")
+    gallery = open_index(model, Path("people.h5"))
+    assert len(gallery) == 11 and gallery.image_of(gallery.rows[0]).size == (gallery.rows[0].box or ())[2:]
+
+
+# Killed -----------------------------------------------------------------------------------------
+
+
+class Slow(Blocks):
+    """A detector that takes its time, so that kills fall everywhere."""
+
+    def __call__(self, frame: Image.Image):
+        time.sleep(0.004)
+        return super().__call__(frame)
+
+
+def _index(folder: Path, report: multiprocessing.connection.Connection) -> None:
+    """Index a folder, and say after each write which rows are now safe."""
+    detectors.open_detector = lambda *_, **__: Slow()  # this process ends with the test
+    row_sink.FLUSH_SECONDS = 0.0
+    append = FeatureFile.append
+
+    def telling(self, rows, vectors):
+        append(self, rows, vectors)
+        report.send([row.path for row in rows])
+
+    FeatureFile.append = telling
+    index(FakeEncoder(), folder, batch=4)
+
+
+def _killed_indexing(folder: Path, kills: int, seed: int) -> tuple[Gallery, int]:
+    """Kill a process that indexes again and again, then let it end; returns the gallery and how many kills hit."""
+    draw, hit = random.Random(seed), 0
+    safe: set[str] = set()
+    for _ in range(kills):
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.get_context("fork").Process(target=_index, args=(folder, theirs))
+        process.start()
+        theirs.close()
+        process.join(draw.uniform(0.0, 0.35))
+        hit += process.is_alive()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        while True:
+            try:
+                safe |= set(ours.recv())
+            except EOFError:
+                break
+        known = _known_rows(folder)
+        assert safe <= known, "an acknowledged row is gone"
+    return index(FakeEncoder(), folder, batch=4), hit
+
+
+def _known_rows(folder: Path) -> set[str]:
+    from tbps_cli.features.store import feature_path
+
+    model = FakeEncoder()
+    return set(FeatureFile.open(feature_path("indexes", folder, model.fingerprint), model.fingerprint).known().paths)
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_index_of_videos_loses_nothing_and_goes_on(
+    street: Path, clip: Path, kills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        write_video(street / f"{number}.mp4", [walker(place + number) for place in range(50)], options={"crf": "10"})
+    whole = facts(index(FakeEncoder(), street, Path("whole.h5")))
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(street.parent / "other"))
+    gallery, hit = _killed_indexing(street, kills, seed=kills)
+    assert hit >= kills // 2, "the kills came too late"
+    assert facts(gallery) == whole
+    for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
+        assert np.allclose(vector_E, FakeEncoder().encode_images([gallery.image_of(row)])[0], atol=1e-6)
