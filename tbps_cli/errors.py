@@ -25,7 +25,7 @@ class UsageError(TbpsError):
 
 
 class FilterError(UsageError):
-    """A filter that makes no sense; `excerpt` shows where: its text, and a caret on a line below."""
+    """A filter or pattern that makes no sense; `excerpt` shows where: its text, and a caret on a line below."""
 
     def __init__(self, message: str, excerpt: tuple[str, str], hint: str | None = None) -> None:
         super().__init__(message, hint)
