@@ -16,8 +16,10 @@ from tbps_cli.cli.options import (
     Device,
     Download,
     Every,
+    ImagePrecision,
     Json,
     Pattern,
+    Precision,
     Sets,
     Words,
     Workers,
@@ -49,6 +51,7 @@ def command(
     detector: Detector = None,
     pattern: Pattern = None,
     download: Download = False,
+    precision: ImagePrecision = Precision.auto,
     batch: BatchSize = None,
     workers: Workers = None,
     data_root: DataRoot = None,
@@ -61,7 +64,7 @@ def command(
     from tbps_cli.amounts import seconds
     from tbps_cli.cli import output, render, search_view
     from tbps_cli.searching import galleries
-    from tbps_cli.searching.index import BATCH, index
+    from tbps_cli.searching.index import index
     from tbps_cli.searching.index_state import FootageSettings
 
     footage = FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern)
@@ -78,7 +81,8 @@ def command(
             footage=footage,
             download=download,
             workers=workers,
-            batch=batch or BATCH,
+            batch=batch,
+            precision=precision.value,
             data_root=data_root,
             device=device,
             sets=sets or (),

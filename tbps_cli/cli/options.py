@@ -22,6 +22,13 @@ class SplitName(StrEnum):
     test = "test"
 
 
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    int8 = "int8"
+
+
 Ckpt = Annotated[
     Path | None,
     typer.Option(
@@ -90,6 +97,13 @@ Pattern = Annotated[
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Agree that weights which are not there yet are fetched.")]
+ImagePrecision = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="Of embedding images. auto: as the index was begun; a new one in the fastest way that agrees with fp32.",
+    ),
+]
 Ranked = Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")]
 
 

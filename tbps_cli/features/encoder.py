@@ -7,7 +7,8 @@ fulfils it. The classes are `models.model.Model` and `models.exported.ExportedMo
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,6 +28,22 @@ logger = logging.getLogger("tbps")
 
 Embeddings = NDArray[np.float32]
 """[B, E], one unit vector a row."""
+
+
+@dataclass(frozen=True)
+class ImageWay:
+    """One way of embedding images."""
+
+    name: str
+    """As messages say it, such as `bf16 (OpenVINO)`."""
+    precision: str
+    """fp32, bf16 or int8."""
+    suffix: str
+    """What the fingerprint of its vectors ends in; empty for the encoder's own way."""
+    embed: Callable[[NDArray[np.float32]], Embeddings]
+    """Images that the encoder's transform has prepared, one batch -> [B, E]."""
+    batch: int
+    """How many images it takes at a time best."""
 
 
 class ImageEncoder(Protocol):
@@ -108,6 +125,10 @@ class Encoder(ImageEncoder, Protocol):
     @property
     def settings(self) -> tuple[str, ...]:
         """What was set when it was opened (`KEY=VALUE`), other than it was trained with."""
+        ...
+
+    def image_ways(self) -> list[ImageWay]:
+        """How its images can be embedded here: its own way first, then quicker ones, the quickest last."""
         ...
 
     def weights_changed(self) -> bool:

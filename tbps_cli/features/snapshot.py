@@ -126,6 +126,18 @@ def read_about(path: Path) -> dict[str, object] | None:
     raise _busy(path)
 
 
+def read_fingerprint(path: Path) -> str | None:
+    """The fingerprint of what made a feature file, or its parts; None when there is none. Raises BadFile."""
+    there = next((file for file in (path, *part_paths(path)) if file.exists()), None)
+    if there is None:
+        return None
+    try:
+        with there.open("rb") as file:
+            return str(_contents(file).facts.get("fingerprint"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(there, error) from error
+
+
 def _generation(path: Path, fingerprint: str) -> list[Part] | None:
     """The file and its parts; None when somebody merged them meanwhile."""
     try:

@@ -19,6 +19,7 @@ from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
 from tbps_cli.models.located import Located, located, unknown_hint
+from tbps_cli.models.ready_weights import agreed
 from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.summary import STOPPED, summarise
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tbps")
 
 RUNS = Path("runs")
+
+
+class NoCheckpointError(WeightsError):
+    """None was named, and there is nothing that could be taken instead."""
 
 
 @dataclass(frozen=True)
@@ -224,14 +229,18 @@ def opened(
 # ------------------------------------------------------------------------------------------------
 
 
-def _newest(runs: Path) -> Path:
+def _newest(runs: Path) -> Path | str:
     path = newest(runs)
-    if path is None:
-        raise WeightsError(
-            f"there is no finished run in {runs}.", "Name one: --ckpt RUN-OR-FILE; or make one: tbps train demo"
+    if path is not None:
+        logger.info("ckpt: %s (the newest run in %s)", path, runs)
+        return path
+    ready = agreed()
+    if ready is None:
+        raise NoCheckpointError(
+            f"there is no finished run in {runs}.", "Name one: --ckpt RUN-OR-NAME; or make one: tbps train demo"
         )
-    logger.info("ckpt: %s (the newest run in %s)", path, runs)
-    return path
+    logger.info("ckpt: %s (there is no run in %s, and these weights were agreed to before)", ready, runs)
+    return ready
 
 
 def _fixed(path: Path, flag: str) -> UsageError:

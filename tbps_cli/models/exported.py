@@ -12,6 +12,8 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +24,9 @@ from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
 from tbps_cli.data.images import MAX_PIXELS, read_image, to_rgb
 from tbps_cli.errors import MissingExtra, WeightsError
+from tbps_cli.features.encoder import ImageWay
+from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
+from tbps_cli.models.openvino_graph import OpenVinoGraph
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer, from_description
 
@@ -88,6 +93,14 @@ class ExportedModel:
         # opened at their first use: a sentence needs no image graph, an index no text graph
         self._image = _Graph(folder / "image.onnx")
         self._text = _Graph(folder / "text.onnx")
+
+    def image_ways(self) -> list[ImageWay]:
+        """The graph as onnxruntime runs it, and in bfloat16 by OpenVINO where that is installed (extra `openvino`)."""
+        own = replace(own_way(self), batch=ON_CPU)
+        if self.precision != "fp32" or not has_bf16() or find_spec("openvino") is None:
+            return [own]
+        graph = OpenVinoGraph(self.path / "image.onnx")
+        return [own, ImageWay("bf16 (OpenVINO)", "bf16", "-openvinobf16", graph, ON_CPU)]
 
     def weights_changed(self) -> bool:
         """Never: a graph holds its weights as constants."""

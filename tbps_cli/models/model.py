@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
 from tbps_cli.data.images import read_image, to_rgb
 from tbps_cli.errors import UsageError
+from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.fingerprint import fingerprint
+from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
 from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models.device import choose
 from tbps_cli.models.official import Official
@@ -207,6 +210,19 @@ class Model:
     def image_arrays(self, image_BCHW: Rows | Tensor) -> Rows:
         """Transformed images [B, 3, H, W] -> float32 [B, E] unit rows."""
         return self._embedded(self.method.encode_images, image_BCHW)
+
+    def image_ways(self) -> list[ImageWay]:
+        """float32, and bfloat16 where the device has it."""
+        size = ON_CPU if self.device.type == "cpu" else self.batch
+        exact = replace(own_way(self), batch=size)
+        if self.batch_dependent or not (has_bf16() if self.device.type == "cpu" else self.device.type == "cuda"):
+            return [exact]
+        return [exact, ImageWay("bf16", "bf16", "-bf16", self._bf16_arrays, size)]
+
+    def _bf16_arrays(self, image_BCHW: Rows) -> Rows:
+        """`image_arrays` with products in bfloat16; sums, norms and the embeddings themselves are float32."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.image_arrays(image_BCHW)
 
     def text_arrays(self, token_BT: NDArray[np.int64] | Tensor) -> Rows:
         """Token ids [B, T] -> float32 [B, E] unit rows."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from tbps_cli.amounts import amount
 from tbps_cli.data.images import UnreadableImage
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
-from tbps_cli.features.encoder import Encoder
+from tbps_cli.features.encoder import Encoder, ImageEncoder
+from tbps_cli.features.image_ways import ImagesBy
 from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, embed_images
 from tbps_cli.features.rows import Rows
 from tbps_cli.features.snapshot import read_about
@@ -30,12 +31,12 @@ from tbps_cli.footage.video import UnreadableVideo, is_video
 from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.searching.gallery import Gallery, Roots, Skipped, Update
 from tbps_cli.searching.index_state import FootageSettings, IndexState
+from tbps_cli.searching.index_way import choose, fingerprint_of
 from tbps_cli.searching.persons import PersonReport, embed_persons
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
 from tbps_cli.searching.sources import Item, Listing, Sources, find_sources
 
 logger = logging.getLogger("tbps")
-BATCH = 64
 _TRIED = 20
 """Images of an index that are looked for, to find out where its folder is now."""
 LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=True)
@@ -50,7 +51,8 @@ def index(
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
     workers: int | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
+    precision: str = "auto",
     data_root: str | Path | None = None,
     device: str = "auto",
     sets: Sequence[str] = (),
@@ -65,6 +67,9 @@ def index(
     gallery: the name of a gallery of these sources (see `galleries`); it tells their index from others.
     footage: how persons are found in videos and whole frames; download: whether a detector's weights may be fetched.
     workers: threads that decode images; default one a core, at most eight.
+    batch: how many images are embedded at a time; default what the device does best.
+    precision: fp32, bf16 or int8; auto goes on as the index was begun, and begins one in the fastest way that agrees
+    with float32 here (`features.fastest_way`).
     progress: called with (images and frames done, those to do), when there are any.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
@@ -72,17 +77,19 @@ def index(
     given = find_sources([sources] if isinstance(sources, str | Path) else sources, gallery=gallery)
     model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
     refuse_batch_dependent(model)
+    way = choose(model, given, path, precision, footage)
+    encoder, batch = ImagesBy(model, way), batch or way.batch
     # The index first: a row of it without a file in the source is then one whose file is gone, and never
     # one of a file that came after the source was listed, which another process has embedded meanwhile.
-    file = _open(model, given, path)
+    file = _open(encoder, given, path)
     state = IndexState(file.path)
     footage = footage.after(state.footage)
     listing = given.list()
     skipped = SkippedList(file.path)
     todo = _Division(given, footage, [item for item in listing.items if not skipped.knows(item.found)])
-    images = embed_images(model, todo.images, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
+    images = embed_images(encoder, todo.images, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
     persons = embed_persons(
-        model, todo.footage, file, state, footage, batch=batch, download=download, progress=progress
+        encoder, todo.footage, file, state, footage, batch=batch, download=download, progress=progress
     )
     state.remember(footage)
     outcome = _Outcome(given, listing, todo, images, persons)
@@ -138,7 +145,7 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
     about = read_index(path)
     folder = about["folder"]
     try:
-        file = FeatureFile.open(path, model.fingerprint)
+        file = FeatureFile.open(path, fingerprint_of(path, model))
     except CacheError as error:
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
     file.compact()
@@ -200,7 +207,7 @@ def refuse_batch_dependent(model: Encoder) -> None:
         raise TbpsError(f"search: {model.batch_dependent}")
 
 
-def _open(model: Encoder, given: Sources, path: str | Path | None) -> FeatureFile:
+def _open(model: ImageEncoder, given: Sources, path: str | Path | None) -> FeatureFile:
     folder = given.roots.folder
     real = str(folder.resolve())
     about: dict[str, object] = {"run": str(model.path), "folder": real}

@@ -137,13 +137,14 @@ def search_all(
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
     sure: float | None = None,
+    precision: str = "auto",
     watch: Watch | None = None,
     today: date | None = None,
 ) -> Search:
     """Answer several queries over one gallery; everything else as in `search`.
 
     Cheap checks come first: the filter, the folder, the checkpoint, the data set, and only then weights.
-    root: where the images of an index file lie now, if they were moved.
+    root: where the images of an index file lie now, if they were moved. precision: of embedding, as in `index`.
     sure: only images of the smallest set that holds the person with this probability.
     watch: gives the progress callback of embedding; called with the gallery's name.
     today: given, each sentence is understood first (`searching.questions`), and "yesterday" is the day before it; then
@@ -170,6 +171,7 @@ def search_all(
             root=root,
             footage=footage,
             download=download,
+            precision=precision,
             watch=watch,
         )
     rank = partial(
@@ -194,6 +196,7 @@ def open_gallery(
     *,
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
+    precision: str = "auto",
     split: str = "test",
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -231,7 +234,14 @@ def open_gallery(
         return model, open_index(model, index_file, root=Path(root).expanduser() if root is not None else None)
     with watch(named or ", ".join(map(str, places))) if watch else nullcontext() as progress:
         return model, index(
-            model, places, gallery=named, footage=footage, download=download, workers=workers, progress=progress
+            model,
+            places,
+            gallery=named,
+            footage=footage,
+            download=download,
+            precision=precision,
+            workers=workers,
+            progress=progress,
         )
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
 from tbps_cli.data.images import MAX_PIXELS, read_image
-from tbps_cli.features.encoder import Embeddings
+from tbps_cli.features.encoder import Embeddings, ImageWay
+from tbps_cli.features.image_ways import own_way
 from tbps_cli.text.bpe import Bpe
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class FakeEncoder:
     def seen(self) -> int:
         """How many images it has embedded."""
         return sum(self.batches)
+
+    def image_ways(self) -> list[ImageWay]:
+        return [own_way(self)]
 
     def weights_changed(self) -> bool:
         return False

@@ -1,0 +1,92 @@
+"""In which way the images of a gallery are embedded: as its index was begun, else the fastest that agrees with float32.
+
+Images of the gallery are read for the trial, so it belongs here and not to the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.data.images import UnreadableImage, read_image
+from tbps_cli.features.encoder import Encoder, ImageWay
+from tbps_cli.features.fastest_way import choose_way
+from tbps_cli.features.image_ways import SUFFIXES
+from tbps_cli.features.parts import part_paths
+from tbps_cli.features.snapshot import BadFile, read_fingerprint
+from tbps_cli.features.store import feature_path
+from tbps_cli.footage.video import is_video
+from tbps_cli.searching.index_state import FootageSettings
+from tbps_cli.searching.sources import Sources
+
+_TRIED = 4
+"""How many images may be unreadable for each one of the sample."""
+
+
+def choose(
+    model: Encoder, given: Sources, path: str | Path | None, precision: str, footage: FootageSettings
+) -> ImageWay:
+    """The way for an index of these sources. path, footage: as `index` takes them.
+
+    Raises UsageError for a precision that the model does not have.
+    """
+    images = _Images(model, given, footage)
+    file = Path(path).expanduser() if path is not None else None
+
+    def begun(way: ImageWay) -> bool:
+        wanted = model.fingerprint + way.suffix
+        if file is None:
+            place = feature_path("indexes", given.roots.folder, wanted, given.part)
+            return place.exists() or bool(part_paths(place))
+        try:
+            return file.is_file() and read_fingerprint(file) == wanted
+        except BadFile:
+            return False  # said when it is opened
+
+    if file is not None and file.exists() and not any(begun(way) for way in model.image_ways()):
+        return model.image_ways()[0]  # not an index of this model: said when it is opened, not after a trial
+    return choose_way(model, precision, begun=begun, new=images.count, sample=images.sample)
+
+
+def fingerprint_of(path: Path, model: Encoder) -> str:
+    """The fingerprint of an index file if this model made it, in whatever way; else the model's own."""
+    made_by = read_fingerprint(path)
+    return next((mark for suffix in SUFFIXES if (mark := model.fingerprint + suffix) == made_by), model.fingerprint)
+
+
+class _Images:
+    """The images of a gallery that are embedded whole, listed when somebody asks."""
+
+    def __init__(self, model: Encoder, given: Sources, footage: FootageSettings) -> None:
+        self.model, self.given, self.footage = model, given, footage
+        self._files: Sequence[Path] | None = None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        if self._files is None:
+            whole = [] if self.footage.detect else self.given.list().items
+            self._files = [item.file for item in whole if not is_video(item.file) and not item.facts.box]
+        return self._files
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.files)
+
+    def sample(self, wanted: int) -> NDArray[np.float32]:
+        """Some of them, from all over the gallery, prepared; fewer where most cannot be read."""
+        spread = np.linspace(0, len(self.files) - 1, min(len(self.files), wanted * _TRIED)).astype(int)
+        # one of each part of the gallery first, the others in place of those that cannot be read
+        order = [place for first in range(_TRIED) for place in spread[first::_TRIED].tolist()]
+        found: list[NDArray[np.float32]] = []
+        for place in order:
+            try:
+                image = read_image(self.files[place], max_pixels=self.model.max_pixels)
+                found.append(self.model.transform(image))
+            except (UnreadableImage, OSError):
+                continue
+            if len(found) == wanted:
+                break
+        return np.stack(found) if found else np.empty((0, 3, *self.model.transform.size), np.float32)
