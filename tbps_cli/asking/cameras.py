@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from tbps_cli.asking.counts import NUMBERS
 from tbps_cli.asking.lexicon import forms
 from tbps_cli.asking.understood import Askable, Passage
 from tbps_cli.escape import printable
@@ -21,14 +22,17 @@ SHOWN = 8
 _NOT = r"(?P<not>(?:but )?(?:not|except(?: for)?|excluding|other than)\s+)?"
 _CAMERA = r"(?:cameras?|cams?|webcams?)"
 _NO_CLOCK = r"(?!\s*(?:[ap]\.?m\b|:\d|years|men|women|people|o'clock))"
+_NUMBERS = "|".join(word for word in NUMBERS if word != "zero")
+_ONE_BY_ONE = "man|men|woman|women|person|people|boy|girl|guy|lady|child|kid"
 _AND_MORE = (
     r"(?:\s*(?:,|&|/|\bor\b|\band\b|,\s*or\b|,\s*and\b)\s*(?:(?:on|from|at)\s+)?(?:the\s+)?"
     rf"(?:cameras?|cams?)?[ _-]?(?:\#\s?)?\d+\b{_NO_CLOCK})*"
 )
 _NUMBERED = re.compile(
     rf"(?<![\w-]){_NOT}(?:(?:on|from|at|by|in|via|through|under)\s+)?(?:the\s+)?"
-    rf"{_CAMERA}[ _-]?(?:\#\s?|no\.?\s?|nr\.?\s?|number\s)?(?P<name>[a-z]?\d+[a-z]?|[a-z](?![\w'’]))(?![\w'’])"
-    rf"(?:\s*(?:-|–|to|through)\s*(?P<last>\d+)\b{_NO_CLOCK})?(?P<more>{_AND_MORE})",
+    rf"{_CAMERA}(?:[ _-]|:\s?)?(?:\#\s?|no\.?\s?|nr\.?\s?|number\s)?"
+    rf"(?P<name>[a-z]?\d+[a-z]?|(?:{_NUMBERS})\b(?!\s+(?:of|{_ONE_BY_ONE}))|[a-z](?![\w'’]))(?![\w'’])"
+    rf"(?:\s*(?:-|–|to|through)\s*(?P<last>\d+)\b{_NO_CLOCK})?(?P<more>{_AND_MORE})(?:\s+only\b)?",
     re.IGNORECASE,
 )
 _NAMED = re.compile(
@@ -131,7 +135,7 @@ def _made(start: int, end: int, tree: Compare | In, negated: bool) -> Passage:
 
 def same_camera(name: str, cameras: Sequence[str]) -> tuple[str, ...]:
     """The cameras that somebody means who writes `3`, `c3` or `platform`: equal spelling first, then the number."""
-    wanted = _plain(name)
+    wanted = _plain(str(NUMBERS.get(name.lower(), name)))
     exact = tuple(camera for camera in cameras if _plain(camera) == wanted)
     if exact or not re.fullmatch(r"\d+[a-z]?", wanted):
         return exact
