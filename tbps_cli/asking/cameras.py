@@ -56,7 +56,16 @@ def cameras(text: str, known: Askable) -> list[Passage]:
     for entry in found:
         if not kept or entry.start >= kept[-1].end:
             kept.append(entry)
-    return _merged(text, kept)
+    return _united(_merged(text, kept))
+
+
+def _united(found: list[Passage]) -> list[Passage]:
+    """No image is of two cameras: where several are named apart, images of each of them count."""
+    named = [entry for entry in found if isinstance(entry.tree, Compare | In)]
+    values = tuple(dict.fromkeys(value for entry in named for value in _values(entry.tree)))
+    if len(named) < 2 or len(values) < 2:
+        return found
+    return [_made(entry.start, entry.end, In("camera", values), False) if entry in named else entry for entry in found]
 
 
 def _numbered(text: str, known: Askable) -> Iterator[Passage]:

@@ -27,6 +27,7 @@ _CLOCKS = tuple(
     re.compile(expression, re.IGNORECASE)
     for expression in (
         rf"(?P<past>half past|(?:a )?quarter (?:past|to))\s+(?P<hour>\d{{1,2}}|{_HOURS})\b(?:\s+o'clock)?{_HALF}?",
+        rf"(?P<minute>[1-5]?\d|five|ten|twenty|twenty[- ]five)\s+past\s+(?P<hour>\d{{1,2}}|{_HOURS}){_HALF}",
         rf"(?P<hour>\d{{1,2}}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:/-])(?:\s*(?:h|hrs|hours|o'clock)\b)?{_HALF}?",
         rf"(?P<hour>\d{{1,2}})[.](?P<minute>[0-5]\d){_HALF}",
         rf"(?P<hour>\d{{1,2}}|{_HOURS})(?:\s+o'clock)?{_HALF}",
@@ -61,10 +62,20 @@ class Stretch:
         """Whether it goes over midnight."""
         return self.low is not None and self.high is not None and self.high <= self.low
 
+    def meets(self, other: Stretch) -> bool:
+        """Whether a time of day is in both."""
+        pairs = ((one, two) for one in self._pieces for two in other._pieces)
+        return any(one[0] < two[1] and two[0] < one[1] for one, two in pairs)
+
+    @property
+    def _pieces(self) -> tuple[tuple[int, int], ...]:
+        low, high = self.low or 0, DAY if self.high is None else self.high
+        return ((low, DAY), (0, high)) if self.wraps else ((low, high),)
+
     def __str__(self) -> str:
         if self.low is None:
             return f"before {spelt(self.high or 0)}"
-        return f"from {spelt(self.low)} on" if self.high is None else f"from {spelt(self.low)} to {spelt(self.high)}"
+        return f"after {spelt(self.low)}" if self.high is None else f"from {spelt(self.low)} to {spelt(self.high)}"
 
 
 def spelt(minutes: int) -> str:
@@ -79,19 +90,21 @@ def clock_at(text: str, place: int, *, bare: bool = False) -> TimeOfDay | None:
         if match and (found := _clock(match.groupdict(), match.end())) is not None:
             return found
     match = _BARE.match(text, place) if bare else None
-    if match is None or (hour := _hour(match["hour"])) > 24:
+    if match is None or (hour := _number(match["hour"])) > 24:
         return None
     return TimeOfDay(hour * 60, match.end(), bare=True)
 
 
-def _hour(text: str) -> int:
+def _number(text: str) -> int:
+    if text.lower().startswith("twenty") and len(text) > len("twenty"):
+        return 25
     return NUMBERS.get(text.lower(), 0) or int(text)
 
 
 def _clock(said: dict[str, str | None], end: int) -> TimeOfDay | None:
     if noon := said.get("noon"):
         return TimeOfDay(0 if noon.lower() == "midnight" else DAY // 2, end)
-    hour, minute = _hour(said["hour"] or "0"), int(said.get("minute") or 0)
+    hour, minute = _number(said["hour"] or "0"), _number(said.get("minute") or "0")
     past = (said.get("past") or "").lower()
     minute += 30 if "half" in past else 15 if "quarter past" in past else -15 if past else 0
     half = said.get("half") or _half_of_part(said.get("part"), hour)

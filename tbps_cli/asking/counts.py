@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from tbps_cli.asking.lexicon import forms, pattern
+from tbps_cli.asking.lexicon import forms, pattern, plural
 from tbps_cli.asking.understood import Passage
 
 MOST = 10_000
@@ -80,6 +80,10 @@ def _describes(text: str, place: int) -> bool:
     if after is None:
         return False
     words = [word.lower() for word in after.groups() if word]
+    if words[0] in forms("things") and plural(words[0]) != words[0] and not words[0].endswith("s"):
+        return True  # "top 10 shirt": several would be shirts
+    if words == ["a", "side"]:
+        return True
     described = forms("parts") | forms("others", "measured")
     return words[0] in described or (len(words) == 2 and words[1] in ("buttons", "button"))
 

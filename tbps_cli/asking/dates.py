@@ -152,7 +152,7 @@ def _number(text: str) -> int:
     return NUMBERS.get(text.lower(), 1 if text.lower() == "a" else 0) or int(text)
 
 
-def _of(expression: str, after: str = r"(?![\w-])") -> re.Pattern[str]:
+def _of(expression: str, after: str = r"(?![\w-]|['’]\w)") -> re.Pattern[str]:
     return re.compile(expression + after, re.IGNORECASE)
 
 

@@ -49,7 +49,7 @@ _OVER = re.compile(
     re.IGNORECASE,
 )
 _LEFT = re.compile(
-    r"\b(?:not|without|never|neither|nor|no)\b(?!\s+(?:one|only|longer|doubt|idea|sure|more|matter|problem|\.|\d|#))|n['’]t\b",
+    r"\b(?:not|without|never|neither|nor|no)\b(?!\s+(?:one|only|longer|doubt|idea|sure|more|matter|problem|\.|\d|#))|\b\w+n['’]t\b",
     re.IGNORECASE,
 )
 _OF_A_GARMENT = frozenset({"hair", "one", "only", "else", "body"})

@@ -16,6 +16,8 @@ AT = 15
 ABOUT = 30
 """Minutes before and after "around 5 pm"."""
 
+_NAME = re.compile(r"noon|midday|midnight", re.IGNORECASE)
+"""Without "at" they are often something else: midnight blue."""
 _BLANK = re.compile(r"[\s,]*")
 _JOIN = re.compile(r"\s*,?\s*(?:(?:at|on|of|in|from)\s+)?", re.IGNORECASE)
 _START = re.compile(r"(?<![\w'’-])(?=[a-z\d])", re.IGNORECASE)
@@ -33,7 +35,7 @@ _AND = re.compile(r"\s*(?:\band\b|&|-|–|\bto\b)\s*", re.IGNORECASE)
 _TO = re.compile(r"\s*(?:\bto\b|\buntil\b|\btill\b|\bthrough\b|-|–)\s*", re.IGNORECASE)
 _ONWARDS = re.compile(r"\s+(?:on|onwards?)\b(?!\s+(?:the|cam|his|her|a)\b)", re.IGNORECASE)
 _PART = re.compile(
-    rf"(?:(?:in|during|over)\s+the\s+(?:(?P<half>early|late)\s+)?(?P<part>{PART})|(?P<night>at night|by night)|"
+    rf"(?:(?P<in>in|during|over|on)\s+the\s+(?:(?P<half>early|late)\s+)?(?P<part>{PART})|(?P<night>at night|by night)|"
     r"(?P<whole>during the day|by day))(?![\w-])",
     re.IGNORECASE,
 )
@@ -42,6 +44,12 @@ _THIS = re.compile(
     rf"(?P<this>this|last|yesterday|tomorrow)\s+(?:(?P<half>early|late)\s+)?(?P<part>{PART})(?![\w-])|(?P<tonight>tonight)\b",
     re.IGNORECASE,
 )
+_WRITTEN = re.compile(
+    r"\b(?:show(?:s|ing)|read(?:s|ing)|say(?:s|ing)|said|set (?:to|at)|display(?:s|ing)"
+    r"|printed|written|titled|labell?ed|the words?)\s+[\"'“‘]?$",
+    re.IGNORECASE,
+)
+"""A time behind it stands on a watch or a shirt."""
 _NOT_A_TIME = re.compile(
     r"\s+(?:dress|gown|suit|wear|coat|sun|sunlight|light|rush|shift|rain|snow|best|clothes|outfit|school|league|market|paper"
     r"|shadow|sky|walk|jog|run|commute)\b",
@@ -68,6 +76,8 @@ class When:
     stretch: Stretch | None = None
     since: datetime | date | None = None
     until: datetime | date | None = None
+    also: tuple[Stretch, ...] = ()
+    """Further times of day that count as well: at 5 pm or 6 pm."""
     others: tuple[Days, ...] = ()
     """Further days that count as well: on Monday or Tuesday."""
     never: bool = False
@@ -86,6 +96,8 @@ def phrases(text: str, today: date) -> Iterator[When]:
             continue
         when = _when(text, match.start(), today)
         if when is None or _NOT_A_TIME.match(text, when.end) or _names_clothes(text, when.end):
+            continue
+        if _WRITTEN.search(text, 0, match.start()):
             continue
         when = _with_others(text, when, today)
         refused = _EXCEPT.search(text, at, when.start)
@@ -285,7 +297,7 @@ def _about(text: str, start: int, today: date) -> When | None:
     """at 5 pm · around 17:05 · 5 pm."""
     opening = _ABOUT.match(text, start)
     moment = _moment(text, opening.end() if opening else start, today)
-    if moment is None or moment.clock is None:
+    if moment is None or moment.clock is None or (opening is None and _NAME.match(text, start)):
         return None
     return When(start, moment.end, moment.days, _around(moment.clock, ABOUT if opening and opening["about"] else AT))
 
@@ -307,4 +319,6 @@ def _part(text: str, start: int, today: date) -> When | None:
     stretch = part_of_day("night" if match["night"] else match["part"], match["half"])
     of = re.compile(r"\s+(?:of|on)\s+(?=\S)", re.IGNORECASE).match(text, match.end())
     days = days_at(text, of.end(), today, bare=True) if of else None
-    return When(start, days.end, days, stretch) if days else When(start, match.end(), stretch=stretch)
+    if days is None:
+        return None if (match["in"] or "").lower() == "on" else When(start, match.end(), stretch=stretch)
+    return When(start, days.end, days, stretch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from itertools import combinations
 
 from tbps_cli.asking.clocks import Stretch, spelt
 from tbps_cli.asking.dates import TWO_READINGS, Days
@@ -16,6 +17,7 @@ from tbps_cli.asking.phrases import When, at_minute, phrases
 from tbps_cli.asking.understood import Askable, Passage
 from tbps_cli.filtering.tree import And, Between, Compare, Not, Or, Tree
 
+_BESIDE = re.compile(r"\s*,?\s*(?:\b(?:or|and)\s+)?", re.IGNORECASE)
 OTHER_DAY = "no image can be from then and from the days before: the words stay in the sentence"
 ONLY_DAYS = "the images of this gallery have days and no times of day: the words stay in the sentence"
 
@@ -34,14 +36,28 @@ def times(text: str, today: date, known: Askable) -> list[Passage]:
 
 
 def _combined(text: str, whens: list[When]) -> list[When]:
-    """Phrases that one sentence parts: one day and one time of day are one stretch, wherever they stand."""
-    days = [when for when in whens if _is_one_day(when)]
-    clocks = [when for when in whens if when.stretch and not when.days and not when.never]
-    if len(days) != 1 or len(clocks) != 1 or len(whens) != 2:
+    """Phrases that one sentence parts: a day and times of day belong together, wherever they stand.
+
+    Times of day that exclude each other ("at 5 pm or 6 pm") are alternatives; those that overlap ("in the afternoon,
+    after 3 pm") count both.
+    """
+    days = list(dict.fromkeys((when.days.first, when.days.last) for when in whens if when.days))
+    stretches = [when.stretch for when in whens if when.stretch]
+    plain = all(when.stretch or _is_one_day(when) for when in whens) and not any(when.never for when in whens)
+    if not plain or not stretches or len(days) > 1 or (days and days[0][0] != days[0][1]):
         return whens
-    one, other = (replace(when, days=days[0].days, stretch=clocks[0].stretch) for when in whens)
-    beside = not text[one.end : other.start].strip(" ,\t\n")
-    return [replace(one, end=other.end)] if beside else [one, other]
+    apart = any(not one.meets(other) for one, other in combinations(stretches, 2))
+    if len(stretches) > 1 and not apart:
+        return whens
+    day = next((when.days for when in whens if when.days), None)
+    said = [replace(when, days=day, stretch=stretches[0], also=tuple(stretches[1:])) for when in whens]
+    joined = said[:1]
+    for when in said[1:]:
+        if _BESIDE.fullmatch(text, joined[-1].end, when.start):
+            joined[-1] = replace(joined[-1], end=when.end)
+        else:
+            joined.append(when)
+    return joined
 
 
 def _read(when: When, before: list[When], known: Askable) -> Passage:
@@ -98,6 +114,9 @@ def condition(when: When) -> tuple[Tree, str]:
     if when.never:
         tree, said = condition(replace(when, never=False))
         return Not(tree), f"not {said}"
+    if when.also:
+        found = [condition(replace(when, stretch=stretch, also=())) for stretch in (when.stretch, *when.also)]
+        return Or(tuple(tree for tree, _ in found)), " or ".join(said for _, said in found)
     if when.days and when.others:
         listed = (when.days, *when.others)
         return Or(tuple(map(_of_days, listed))), "of " + " or ".join(map(str, listed))

@@ -99,7 +99,7 @@ def _understood(text: str, found: list[Passage]) -> Understood:
     remarks = [
         Remark(
             entry.kind,
-            text[entry.start : entry.end].strip(" ,;"),
+            text[entry.start : entry.end].strip(" ,;:."),
             entry.done,
             cut=None if entry.keep else (entry.start, entry.end),
         )

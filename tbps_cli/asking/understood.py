@@ -142,9 +142,10 @@ def without(text: str, spans: Iterable[Span]) -> str:
     return "".join([*parts, text[at:]])
 
 
+_WAS = r"(?:who|that|which) (?:was|were|is|are)"
 _SEEN = (
-    r"(?:\b(?:(?:who|that|which) )?(?:(?:was|were|is|are) )?(?:(?:last|first|only) )?"
-    r"(?:seen|recorded|filmed|captured|spotted|caught|photographed|visible)(?: there)?\s+)?"
+    rf"(?:\b(?:{_WAS} |(?:was|were|is|are) )?(?:(?:last|first|only) )?"
+    rf"(?:seen|recorded|filmed|captured|spotted|caught|photographed|visible)(?: there)?\s+|\b{_WAS}\s+)?"
 )
 _BEFORE = re.compile(rf"(?:\s*[,;]?\s*(?:\band\s+)?|\s+[-–]\s+){_SEEN}$", re.IGNORECASE)
 _AFTER = re.compile(r"\s*[,.;:]?\s*(?:(?:and|[-–])\s+)?", re.IGNORECASE)

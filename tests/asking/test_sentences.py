@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,10 @@ from tbps_cli.asking.understand import LONGEST, understand
 from tbps_cli.asking.understood import Askable, Understood, without
 from tbps_cli.filtering.parse import parse
 from tbps_cli.filtering.tree import render
+from tbps_cli.synthetic.camera import Shot
+from tbps_cli.synthetic.captions import describe
+from tbps_cli.synthetic.figure import draw_stance
+from tbps_cli.synthetic.person import people
 
 HERE = Path(__file__).parent
 TODAY = date(2026, 11, 28)
@@ -92,6 +97,15 @@ on Monday|last night|at 17:05|from|to|until|since|2026-11-05|5 November|in the|a
 who|with|but|two men|5|17|pm|o'clock|\t|-|–|#|redd|shrit|cam1 or cam2|every|except|not before|at night|in the morning
 """
 PIECES = sorted(vocabulary()) + GLUE.strip("\n").replace("\n", "|").split("|")
+
+
+def test_no_caption_of_drawn_persons_is_changed_or_doubted() -> None:
+    rng = np.random.default_rng(0)
+    shots = [Shot(b"", (80, 200), draw_stance(person, rng), frozenset()) for person in people(500, 0, [0])]
+    texts = [describe(person, shot, rng).text for person, shot in zip(people(500, 0, [0]), shots, strict=True)]
+    changed = [text for text in texts if (found := read(text)).changed or found.suggestions]
+    doubted = [text for text in texts if {remark.kind for remark in read(text).remarks} - {"missing"}]
+    assert (changed, doubted) == ([], [])
 
 
 @settings(max_examples=300, deadline=None)

@@ -57,6 +57,38 @@ def test_days_that_exclude_each_other_never_give_an_empty_answer() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("at 11 am or 1 pm", 'clock >= "10:45" and clock < "11:15" or clock >= "12:45" and clock < "13:15"'),
+        ("in the afternoon, after 3 pm", 'clock >= "12:00" and clock < "18:00" and clock >= "15:00"'),
+        ("on c1 and later on c2", 'camera in ("c1", "c2")'),
+        ("not before 10 am", 'clock >= "10:00"'),
+        ("not on c1 and not on Monday", 'not camera == "c1" and not time == "2026-11-23"'),
+    ],
+)
+def test_conditions_that_one_image_cannot_fulfil_are_alternatives(text: str, where: str) -> None:
+    found = understand(f"a man in a coat {text}", today=TODAY, known=KNOWN)
+    assert found.conditions is not None
+    assert render(found.conditions) == where
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a man with a watch showing 5:30",
+        "a man in a midnight blue suit",
+        "a man with Friday's paper and yesterday's bread",
+        "top 10 shirt",
+        "a man who was never on c1",
+        "a woman who wasn't there yesterday",
+    ],
+)
+def test_what_only_looks_like_a_condition_stays(text: str) -> None:
+    found = understand(text, today=TODAY, known=KNOWN)
+    assert (found.text, found.conditions, found.top) == (text, None, None)
+
+
+@pytest.mark.parametrize(
     ("today", "where"),
     [
         (date(2026, 3, 1), 'time == "2026-02-28"'),
