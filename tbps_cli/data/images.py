@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from tbps_cli.data import fast_jpeg
 from tbps_cli.errors import DataError
 
 MAX_PIXELS = 100_000_000
@@ -30,6 +31,8 @@ TRUNCATED = "truncated"
 
 MAX_BYTES = 1 << 30
 """A larger file is a video or a disk under an image's name: 100 million pixels with 16 bits a channel take 0.8 GB."""
+
+HEIF = frozenset((".heic", ".heif"))
 
 _LISTINGS = 1024
 """Folders whose names are held at a time: sets of millions of images have a folder a person."""
@@ -61,6 +64,22 @@ class UnreadableImage(DataError):
         return type(self), (self.path, self.reason, self.lasting)
 
 
+@lru_cache(maxsize=1)
+def reads_heif() -> bool:
+    """Whether photographs of phones (HEIC) can be read: with the library pillow-heif (extra `heif`)."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _register_heif(path: Path | str) -> None:
+    if not reads_heif():
+        raise UnreadableImage(path, "HEIC is read with pillow-heif, which is missing: pip install 'tbps[heif]'", False)
+
+
 def check_size(path: Path | str) -> None:
     """Raise UnreadableImage for a file that is empty or too large, before anything of it is read."""
     try:
@@ -88,6 +107,8 @@ def read_image(
     max_pixels: images of more are refused before they are decoded.
     Raises UnreadableImage.
     """
+    if (fast := fast_jpeg.decoded(content if content is not None else path, max_pixels)) is not None:
+        return fast
     try:
         with _opened(path, content, max_pixels) as image:
             return _loaded(image, partial(_opened, path, content, max_pixels))
@@ -104,6 +125,8 @@ def _opened(path: Path | str, content: bytes | None, max_pixels: int) -> Image.I
         Image.MAX_IMAGE_PIXELS = max_pixels  # our own limit, checked below, is the one that a user can set
     if content is None:
         check_size(path)
+    if os.path.splitext(path)[1].lower() in HEIF:  # noqa: PTH122 - called for every image
+        _register_heif(path)
     try:
         image = Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tbps_cli.data.images import HEIF
 from tbps_cli.data.layouts.folder import SUFFIXES as COMMON
 from tbps_cli.errors import DataError
 from tbps_cli.features.rows import change_time
 from tbps_cli.footage.video import SUFFIXES as VIDEOS
 
-SUFFIXES = frozenset((*COMMON, ".jfif", ".pgm", ".jp2", ".avif"))
+SUFFIXES = frozenset((*COMMON, ".jfif", ".pgm", ".jp2", ".avif", *HEIF))
 _SOUGHT = SUFFIXES | VIDEOS
 SYSTEM = frozenset(
     ("$recycle.bin", "system volume information", "lost+found", "__macosx", "@eadir", "thumbs.db", "node_modules")
