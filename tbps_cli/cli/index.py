@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +54,23 @@ def command(
     pattern: Pattern = None,
     download: Download = False,
     precision: ImagePrecision = Precision.auto,
+    expire: Annotated[
+        str | None,
+        typer.Option(
+            "--expire",
+            metavar="TIME",
+            help="Remove what is older, now and at every later use (30d, 12h); never: end that. See "
+            "docs/responsible-use.md.",
+        ),
+    ] = None,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--forget",
+            metavar="PATH",
+            help="Remove a file, a folder or one crop from all indexes, and never index it again; repeatable.",
+        ),
+    ] = None,
     batch: BatchSize = None,
     workers: Workers = None,
     data_root: DataRoot = None,
@@ -67,6 +86,11 @@ def command(
     from tbps_cli.searching.index import index
     from tbps_cli.searching.index_state import FootageSettings
 
+    if forget:
+        _forget(forget, path, as_json=as_json and not sources)
+        if not sources and gallery is None:
+            return
+    period = None if expire is None else math.inf if expire == "never" else seconds("--expire", expire)
     footage = FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern)
     given = list(sources or ())
     if gallery is not None:
@@ -80,6 +104,7 @@ def command(
             gallery=gallery,
             footage=footage,
             download=download,
+            expire=period,
             workers=workers,
             batch=batch,
             precision=precision.value,
@@ -98,3 +123,20 @@ def command(
         options += [("--ckpt", ckpt), ("--words", words)]
         options += [("--set", setting) for setting in sets or ()]
         search_view.index_report(found, [str(part) for one in options if one[1] is not None for part in one])
+
+
+def _forget(paths: Sequence[str], index_file: Path | None, *, as_json: bool) -> None:
+    from tbps_cli.amounts import amount
+    from tbps_cli.cli import render
+    from tbps_cli.searching.forget import forget
+
+    report = forget(paths, index_file)
+    if as_json:
+        render.document({"forgotten": report.document()})
+        return
+    images = f"{amount(report.images, 'image')} in {amount(report.indexes, 'index', 'indexes')}"
+    detections = amount(report.detections, "list of detections", "lists of detections")
+    render.line(f"Forgotten: {images}, {amount(report.thumbnails, 'thumbnail')}, {detections}")
+    for error in report.failed:
+        render.note(f"{error.message} What was forgotten goes from it when it is used.")
+    render.note(f"Not indexed again, as listed in {', '.join(map(str, report.lists))}")

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from tbps_cli import files
@@ -125,3 +125,20 @@ def make_room() -> None:
         with suppress(OSError):
             file.unlink()
         total -= size
+
+
+def drop(contents: Collection[str]) -> int:
+    """Remove what any detector found in files with these hashes; how many files and lines that were."""
+    gone = 0
+    for path in (cache_dir() / FOLDER).glob("*/*.jsonl"):
+        if not path.name.startswith("images-"):
+            if path.stem in contents:
+                path.unlink(missing_ok=True)
+                gone += 1
+            continue
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if (entry := _entry(line.rstrip(b"\n"))) is None or entry[0] not in contents]
+        if len(kept) < len(lines):  # a line that another process adds meanwhile is found again
+            files.write_bytes(path, b"".join(kept), CacheError)
+            gone += len(lines) - len(kept)
+    return gone

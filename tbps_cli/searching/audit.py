@@ -9,68 +9,24 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tbps_cli import files
-from tbps_cli.escape import exact_bytes, json_text
 from tbps_cli.features.rows import content_hash
 from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.line_log import LineLog
 from tbps_cli.searching.ranking import Answer
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process at a time
-    fcntl = None  # type: ignore[assignment]
 
 HINT = "No search is answered without its line in the log. Name another file: --audit FILE"
 
 
-class AuditLog:
-    """A file of lines, made where it is missing (readable by its owner alone)."""
+class AuditLog(LineLog):
+    """The file of a log."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def check(self) -> None:
-        """Raises TbpsError unless a line could be written now; nothing is written."""
-        with self._opened():
-            pass
-
-    def append(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Write a line for each entry, all or none, on the disk before this returns. Raises TbpsError."""
-        text = "".join(json_text(entry, indent=None) + "\n" for entry in entries)
-        with self._opened() as handle:
-            before = os.fstat(handle).st_size
-            try:
-                data = exact_bytes(("" if _ends_a_line(handle, before) else "\n") + text)
-                while data:
-                    data = data[os.write(handle, data) :]
-                os.fsync(handle)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(handle, before)
-                raise
-
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
-        """The file for appending, locked."""
-        with files.explained(f"--audit {self.path}", then=HINT):
-            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-            try:
-                if fcntl is not None:
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-                yield handle
-            finally:
-                os.close(handle)
-
-
-def _ends_a_line(handle: int, size: int) -> bool:
-    """Whether the file is empty or ends in a line break: a process that was killed may have left half a line."""
-    return size == 0 or os.pread(handle, 1, size - 1) == b"\n"
+        super().__init__(path, f"--audit {path}", HINT)
 
 
 def entries(

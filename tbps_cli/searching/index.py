@@ -35,6 +35,7 @@ from tbps_cli.searching.index_way import choose, fingerprint_of
 from tbps_cli.searching.persons import PersonReport, embed_persons
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
 from tbps_cli.searching.sources import Item, Listing, Sources, find_sources
+from tbps_cli.searching.withheld import Withheld
 
 logger = logging.getLogger("tbps")
 _TRIED = 20
@@ -50,6 +51,7 @@ def index(
     gallery: str | None = None,
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
+    expire: float | None = None,
     workers: int | None = None,
     batch: int | None = None,
     precision: str = "auto",
@@ -66,6 +68,7 @@ def index(
     path: the index file; default one in the cache that belongs to these sources and this model.
     gallery: the name of a gallery of these sources (see `galleries`); it tells their index from others.
     footage: how persons are found in videos and whole frames; download: whether a detector's weights may be fetched.
+    expire: after how many seconds images go from the index, from now on; infinity: never. None: as it was.
     workers: threads that decode images; default one a core, at most eight.
     batch: how many images are embedded at a time; default what the device does best.
     precision: fp32, bf16 or int8; auto goes on as the index was begun, and begins one in the fastest way that agrees
@@ -86,7 +89,11 @@ def index(
     footage = footage.after(state.footage)
     listing = given.list()
     skipped = SkippedList(file.path)
-    todo = _Division(given, footage, [item for item in listing.items if not skipped.knows(item.found)])
+    withheld = Withheld(file.path, given.roots)
+    if expire is not None:
+        withheld.expiry.after(expire)
+    wanted = [item for item in listing.items if not skipped.knows(item.found) and not withheld.knows(item)]
+    todo = _Division(given, footage, wanted)
     images = embed_images(encoder, todo.images, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
     persons = embed_persons(
         encoder, todo.footage, file, state, footage, batch=batch, download=download, progress=progress
@@ -94,6 +101,7 @@ def index(
     state.remember(footage)
     outcome = _Outcome(given, listing, todo, images, persons)
     update = outcome.settle(file, skipped)
+    update.removed += withheld.remove(file)
     state.forget_others(item.path for item in todo.footage)
     for inside, reason in listing.unreadable.items():
         logger.warning("%s: %s cannot be read (%s).", given.title, inside, reason)
@@ -109,7 +117,8 @@ def index(
     file.compact()
     rows, vector_GE = outcome.wanted(file)
     if not len(rows):
-        raise DataError(f"{given.title} holds no usable images.", _no_images_hint(skipped, len(todo.footage)))
+        hint = _no_images_hint(skipped, len(todo.footage), len(listing.items) - len(wanted))
+        raise DataError(f"{given.title} holds no usable images.", hint)
     return Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update)
 
 
@@ -152,7 +161,12 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
     named = about.get("sources", {})
     places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
     roots = _roots(path, Roots(Path(str(folder)), places), file.known(), root)
-    return Gallery(str(path), roots, file.known(), file.matrix(), run=str(model.path))
+    rows, vector_GE = file.known(), file.matrix()
+    hidden = Withheld(path, roots).covers(rows)
+    if hidden.any():  # the file stays as it is: it may lie where nobody can write
+        shown = np.flatnonzero(~hidden)
+        rows, vector_GE = rows.take(shown), file.vectors(shown)
+    return Gallery(str(path), roots, rows, vector_GE, run=str(model.path))
 
 
 def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> Roots:
@@ -233,12 +247,14 @@ def _open(model: ImageEncoder, given: Sources, path: str | Path | None) -> Featu
         raise CacheError(error.message, f"Delete {place} to rebuild it, or choose another --index file.") from None
 
 
-def _no_images_hint(skipped: SkippedList, footage: int) -> str:
+def _no_images_hint(skipped: SkippedList, footage: int, passed_over: int) -> str:
     if footage:
         return f"No person was found in {amount(footage, 'video or frame', 'videos and frames')}."
     if skipped.entries:
         entry = next(iter(skipped.entries.values()))
         return f"{len(skipped.entries):,} were left out, the first: {entry.path} ({entry.reason})."
+    if passed_over:
+        return f"{amount(passed_over, 'file')} were forgotten (--forget) or are too old (--expire)."
     return (
         "Images end in .jpg, .png, .bmp, .webp and the like, videos in .mp4 and the like; hidden folders are left out."
     )

@@ -122,9 +122,9 @@ class ThumbnailCache:
             path.unlink(missing_ok=True)
             left -= size
 
-    def forget(self, content: str) -> int:
-        """Delete all thumbnails of a file with this hash; how many there were."""
-        gone = [path for path, _ in self._entries() if path.name.startswith(f"{content}-")]
+    def forget(self, contents: set[str]) -> int:
+        """Delete all thumbnails of files with these hashes; how many there were."""
+        gone = [path for path, _ in self._entries() if path.name.partition("-")[0] in contents]
         for path in gone:
             path.unlink(missing_ok=True)
         return len(gone)

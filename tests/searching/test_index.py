@@ -136,10 +136,10 @@ def test_a_file_that_may_not_be_read_is_tried_again_next_time(
 ) -> None:
     real = Path.open
 
-    def guarded(path: Path, *arguments):
+    def guarded(path: Path, *arguments, **named):
         if path.name == "red.png":
             raise PermissionError(13, "Permission denied")
-        return real(path, *arguments)
+        return real(path, *arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", guarded)

@@ -1,0 +1,148 @@
+"""`tbps index --forget PATH`: a file, folder or person leaves every index at once, and stays out.
+
+First the lists are written that keep it out (see `withheld`), then rows, thumbnails and detections go. So whatever is
+killed in between, the next use of an index drops what is left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tbps_cli.errors import CacheError, DataError
+from tbps_cli.features.rows import content_hash
+from tbps_cli.features.snapshot import read_about, read_fingerprint
+from tbps_cli.features.store import FeatureFile
+from tbps_cli.footage import seen
+from tbps_cli.footage.video import is_video
+from tbps_cli.places import cache_dir
+from tbps_cli.searching.gallery import Roots
+from tbps_cli.searching.index_state import IndexState
+from tbps_cli.searching.thumbnails import ThumbnailCache
+from tbps_cli.searching.withheld import Forgotten, list_beside, list_in_cache, remember, split
+
+
+@dataclass
+class ForgetReport:
+    """What has gone."""
+
+    images: int = 0
+    indexes: int = 0
+    thumbnails: int = 0
+    detections: int = 0
+    lists: list[Path] = field(default_factory=list)
+    """Where it is remembered."""
+    failed: list[CacheError] = field(default_factory=list)
+    """Indexes that could not be opened; what was forgotten goes from them when they are used."""
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON-able values."""
+        counts = {"images": self.images, "indexes": self.indexes, "thumbnails": self.thumbnails}
+        return {**counts, "detections": self.detections, "lists": [str(path) for path in self.lists]}
+
+
+class _Index(NamedTuple):
+    file: FeatureFile
+    roots: Roots
+
+
+def forget(given: Sequence[str], index_file: Path | None = None) -> ForgetReport:
+    """Remove files, folders or crops (`street.mp4#t=12.480&xywh=...`) from all indexes of the cache, for good.
+
+    index_file: an index elsewhere that forgets them too. Raises DataError for a path that nobody knows, before anything
+    is removed, and TbpsError when a list cannot be written.
+    """
+    report = ForgetReport()
+    indexes = list(_indexes(index_file, report))
+    asked, contents = Forgotten(), set[str]()
+    for path in given:
+        one = Forgotten()
+        one.add({"path": _absolute(path)})
+        found = _contents(one, path, indexes)
+        if not found and not os.path.lexists(split(path)[0]):
+            raise DataError(f"--forget {path}: there is no such file, and no index has it.", "See: tbps cache")
+        asked.paths |= one.paths
+        contents |= found
+    videos = {content for index in indexes for content in _videos(index, asked)}
+    _remember([_absolute(path) for path in given], contents | videos, index_file, report)
+    asked.contents = contents
+    for index in indexes:
+        _drop(index, asked, report)
+    report.thumbnails = ThumbnailCache().forget(contents | videos)
+    report.detections = seen.drop(contents | videos)
+    return report
+
+
+def _absolute(path: str) -> str:
+    file, fragment = split(path)
+    return os.path.abspath(os.path.expanduser(file)) + fragment  # noqa: PTH100, PTH111 - links stay, files may be gone
+
+
+def _indexes(index_file: Path | None, report: ForgetReport) -> Iterator[_Index]:
+    """Every index in the cache, and the one elsewhere; one that cannot be opened is in the report."""
+    folder = cache_dir() / "indexes"
+    there = {path.with_name(path.name.removesuffix(".parts")) for path in folder.glob("*.h5*") if _is_index(path)}
+    for path in [*sorted(there), *([index_file] if index_file else [])]:
+        try:
+            about, fingerprint = read_about(path), read_fingerprint(path)
+            if about is None or fingerprint is None or about.get("folder") is None:
+                raise CacheError(f"{path} is not an index.", "Make one: tbps index FOLDER --index FILE")
+            named = about.get("sources") or {}
+            places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
+            yield _Index(FeatureFile.open(path, fingerprint), Roots(Path(str(about["folder"])), places))
+        except CacheError as error:
+            if path == index_file:
+                raise
+            report.failed.append(error)
+
+
+def _is_index(path: Path) -> bool:
+    return path.name.endswith((".h5", ".h5.parts"))
+
+
+def _contents(asked: Forgotten, path: str, indexes: Sequence[_Index]) -> set[str]:
+    """What the indexes say that these files hold, and what an image that is there holds now."""
+    found = set()
+    for index in indexes:
+        rows = index.file.known()
+        for place in np.flatnonzero(asked.covers(rows, index.roots)):
+            found.add(rows[place].content)
+    file = Path(path).expanduser()
+    if file.is_file() and not is_video(file):
+        found.add(content_hash(file))
+    return found - {""}
+
+
+def _videos(index: _Index, asked: Forgotten) -> Iterator[str]:
+    """The contents of whole videos and frames that are forgotten, as detections are kept under them."""
+    for name, done in IndexState(index.file.path).done.items():
+        if asked.covers_file(os.path.realpath(index.roots.file_of(name))):
+            yield done.content
+
+
+def _remember(paths: Sequence[str], contents: set[str], index_file: Path | None, report: ForgetReport) -> None:
+    when = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    entries: list[dict[str, Any]] = [{"when": when, "path": path} for path in paths]
+    entries += [{"when": when, "content": content} for content in sorted(contents)]
+    report.lists = [list_in_cache(), *([list_beside(index_file)] if index_file else [])]
+    for path in report.lists:
+        remember(entries, path)
+
+
+def _drop(index: _Index, asked: Forgotten, report: ForgetReport) -> None:
+    rows = index.file.known()
+    mask = asked.covers(rows, index.roots)
+    if mask.any():
+        index.file.keep(~mask)
+        report.images += int(mask.sum())
+        report.indexes += 1
+    state = IndexState(index.file.path)
+    state.forget_others(
+        name for name in state.done if not asked.covers_file(os.path.realpath(index.roots.file_of(name)))
+    )

@@ -1,0 +1,223 @@
+"""What an index must not hold although the files are there: what was forgotten on request, and what is too old.
+
+The list of what was forgotten lies in the cache folder and holds for every index made there, whatever the model; it is
+kept beside an index file of one's own too. It has absolute paths, and hashes of what the files held, so that a copy
+under another name stays out as well. The period after which images expire belongs to one index and lies beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli import files
+from tbps_cli.errors import CacheError
+from tbps_cli.features.rows import Rows
+from tbps_cli.features.store import FeatureFile
+from tbps_cli.places import cache_dir
+from tbps_cli.searching.gallery import Roots
+from tbps_cli.searching.line_log import LineLog
+from tbps_cli.searching.scan import Found
+from tbps_cli.searching.sources import Item
+
+logger = logging.getLogger("tbps")
+_DATED = re.compile(rb"\d{4}-\d\d-\d\dT")
+_FRAGMENT = re.compile(r"#(?:t=|xywh=)")
+
+
+def list_in_cache() -> Path:
+    """The list that holds for every index in the cache; `tbps cache --clean` leaves it."""
+    return cache_dir() / "forgotten.jsonl"
+
+
+def list_beside(index: Path) -> Path:
+    """The list that goes with one index file."""
+    return index.with_name(index.name + ".forgotten.jsonl")
+
+
+def remember(entries: list[dict[str, Any]], path: Path) -> None:
+    """Add to a list, on the disk before this returns. Raises TbpsError."""
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    LineLog(path, str(path)).append(entries)
+
+
+@dataclass
+class Forgotten:
+    """What was forgotten: paths of files and folders, parts of files, and contents under whatever name."""
+
+    paths: set[str] = field(default_factory=set)
+    """Absolute; of a crop with its media fragment."""
+    contents: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of_index(cls, index: Path) -> Forgotten:
+        """What the lists say that count for an index."""
+        made = cls()
+        for entry in (entry for path in (list_in_cache(), list_beside(index)) for entry in _lines(path)):
+            made.add(entry)
+        return made
+
+    def __bool__(self) -> bool:
+        return bool(self.paths or self.contents)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Take up one line of a list."""
+        if path := entry.get("path"):
+            self.paths |= {str(path), os.path.realpath(str(path))} if not split(str(path))[1] else {str(path)}
+        if content := entry.get("content"):
+            self.contents.add(str(content))
+
+    def covers_file(self, file: str) -> bool:
+        """Whether a file, by its absolute path, or a folder above it was forgotten."""
+        if not self.paths:
+            return False
+        return file in self.paths or any(str(folder) in self.paths for folder in Path(file).parents)
+
+    def covers(self, rows: Rows, roots: Roots) -> NDArray[np.bool_]:
+        """Which rows are of something that was forgotten."""
+        contents = {content.encode() for content in self.contents}
+        by_content = [content in contents for content in rows.columns["content"].tolist()] if contents else []
+        mask = np.array(by_content, bool) if contents else np.zeros(len(rows), bool)
+        if self.paths:
+            known: dict[str, bool] = {}
+            for place, (path, source) in enumerate(zip(rows.paths, rows.sources, strict=True)):
+                name = source or path
+                if name not in known:
+                    known[name] = any(map(self.covers_file, _addresses(roots, name)))
+                mask[place] |= known[name] or self._covers_part(roots, path, source)
+        return mask
+
+    def _covers_part(self, roots: Roots, path: str, source: str) -> bool:
+        if not source:
+            return False
+        fragment = path.removeprefix(source)
+        return any(file + fragment in self.paths for file in _addresses(roots, source))
+
+
+def split(path: str) -> tuple[str, str]:
+    """A path and the media fragment behind it, `#t=12.480&xywh=120,80,40,96`; empty where the path has none."""
+    found = None if os.path.lexists(path) else _FRAGMENT.search(path)
+    return (path[: found.start()], path[found.start() :]) if found else (path, "")
+
+
+def _addresses(roots: Roots, name: str) -> Iterable[str]:
+    """The absolute paths of a file of a gallery: as its folder is named, and where that really lies."""
+    file = str(roots.file_of(name).absolute())
+    return dict.fromkeys((os.path.normpath(file), os.path.realpath(file)))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a list; one that cannot be read is said, since what it named may come back."""
+    try:
+        text = path.read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error.strerror}.", "It lists what must not be indexed.") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError
+            yield entry
+        except ValueError:
+            logger.warning("%s: line %s is damaged; what it named may be indexed again.", path, number)
+
+
+class Expiry:
+    """The file `INDEX.expired.json`: after how long images go, and which have gone, so that none is embedded again."""
+
+    def __init__(self, index: Path) -> None:
+        self.path = index.with_name(index.name + ".expired.json")
+        self.seconds: float | None = None
+        self.gone: dict[str, tuple[int, int]] = {}
+        """Path -> size and mtime of an image that is not to be embedded again."""
+        try:
+            text = json.loads(self.path.read_text("utf-8"))
+            self.seconds = None if text["seconds"] is None else float(text["seconds"])
+            self.gone = {str(path): (int(size), int(mtime)) for path, (size, mtime) in text["gone"].items()}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CacheError(
+                f"{self.path} cannot be read ({error}); it says which images are too old.",
+                "Delete it, and say the period again: tbps index SOURCE --expire 30d",
+            ) from None
+
+    def after(self, seconds: float) -> None:
+        """Change the period; infinity ends it. What a longer one lets in again is embedded again."""
+        if seconds != self.seconds:
+            if seconds > (self.seconds or 0):
+                self.gone = {}
+            self.seconds = None if math.isinf(seconds) else seconds
+            self._write()
+
+    def knows(self, found: Found) -> bool:
+        """Whether an image went before, and has not changed since."""
+        return self.gone.get(found.path) == found.state
+
+    def covers(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which rows are older than the period: by when they were taken, else by their file's last change."""
+        if self.seconds is None:
+            return np.zeros(len(rows), bool)
+        now = datetime.now()
+        oldest = (now - timedelta(seconds=self.seconds)).isoformat(timespec="seconds").encode()
+        changed = rows.columns["mtime"] < int((now.timestamp() - self.seconds) * 1e9)
+        times = rows.columns["time"].tolist()
+        taken = np.fromiter((bool(_DATED.match(time)) for time in times), bool, len(rows))
+        return np.where(taken, np.fromiter((time < oldest for time in times), bool, len(rows)), changed)
+
+    def note(self, rows: Rows) -> None:
+        """Remember these rows as gone; crops come back with their video alone, which is not looked at again."""
+        new = {row.path: (row.size, row.mtime) for row in rows if row.source is None}
+        if new.keys() - self.gone.keys():
+            self.gone |= new
+            self._write()
+
+    def _write(self) -> None:
+        with files.explained(self.path, CacheError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(self.path, json.dumps({"seconds": self.seconds, "gone": self.gone}) + "\n", CacheError)
+
+
+class Withheld:
+    """Both for one index."""
+
+    def __init__(self, index: Path, roots: Roots) -> None:
+        self.index, self.roots = index, roots
+        self.forgotten = Forgotten.of_index(index)
+
+    @cached_property
+    def expiry(self) -> Expiry:
+        return Expiry(self.index)
+
+    def knows(self, item: Item) -> bool:
+        """Whether a file is not even to be looked at."""
+        forgotten = self.forgotten.paths and any(map(self.forgotten.covers_file, _addresses(self.roots, item.path)))
+        return bool(forgotten) or self.expiry.knows(item.found)
+
+    def covers(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which rows must not be shown."""
+        return self.forgotten.covers(rows, self.roots) | self.expiry.covers(rows)
+
+    def remove(self, file: FeatureFile) -> int:
+        """Drop such rows from the index; returns how many. Raises CacheError."""
+        rows = file.known()
+        mask = self.covers(rows)
+        if mask.any():
+            self.expiry.note(rows.take(np.flatnonzero(mask)))
+            file.keep(~mask)
+        return int(mask.sum())
