@@ -112,24 +112,12 @@ def read_about(path: Path) -> dict[str, object] | None:
 
     Raises BadFile when it is damaged or foreign.
     """
-    found = _of_one(path)
-    return found and _about(*found)
-
-
-def read_fingerprint(path: Path) -> str | None:
-    """What a feature file says that its vectors were made by; None when there is no file. Raises BadFile as above."""
-    found = _of_one(path)
-    return found and found[1].facts.get("fingerprint")
-
-
-def _of_one(path: Path) -> tuple[Path, Contents] | None:
-    """The contents of a feature file or of its last part; None when there is none."""
     for _ in range(TRIES):
         parts = part_paths(path)
         there = path if path.exists() or not parts else parts[-1]
         try:
             with there.open("rb") as file:
-                return there, _contents(file)
+                return _about(there, _contents(file))
         except FileNotFoundError:
             if not parts:
                 return None
