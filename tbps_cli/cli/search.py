@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,9 +30,12 @@ from tbps_cli.cli.options import (
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 
 if TYPE_CHECKING:
+    from tbps_cli.cli.interactive import Drawing
     from tbps_cli.searching.audit import AuditLog
     from tbps_cli.searching.query import Query
+    from tbps_cli.searching.ranking import Answer
     from tbps_cli.searching.search import Search
+    from tbps_cli.searching.session import Dialogue
 
 
 class SearchedSplit(StrEnum):
@@ -116,6 +119,10 @@ SureOption = Annotated[
         "that there is no confident match. Needs tbps eval --calibration once.",
     ),
 ]
+Interactive = Annotated[
+    bool,
+    typer.Option("--interactive", "-i", help="Type, see, refine: the model is loaded once; help lists the commands."),
+]
 Queries = Annotated[
     Path | None,
     typer.Option(
@@ -183,6 +190,7 @@ def command(
     sort: SortBy = SortedBy.score,
     sure: SureOption = None,
     queries: Queries = None,
+    interactive: Interactive = False,
     as_json: Json = False,
     as_csv: AsCsv = False,
     as_paths: AsPaths = False,
@@ -218,15 +226,40 @@ def command(
 
     if as_json + as_csv + (as_paths or null) > 1:
         raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")
-    asked = _queries(sentence or [], image or [], plus or [], minus or [], queries)
+    if interactive and (as_json or as_csv or as_paths or null or html or copy_to or queries):
+        raise UsageError("-i answers at the terminal alone.", "In it, html FILE and copy DIR write the hits.")
+    opening = sentence or [], image or [], plus or [], minus or []
+    asked = [] if interactive and not any(opening) else _queries(*opening, queries)
     check_new_file("--html", html, (".html", ".htm"))
     if copy_to:
         check_new_folder("--copy-to", copy_to, inside=True)
-    elif whole_frames:
+    elif whole_frames and not interactive:
         raise UsageError("--whole-frames says what is copied.", "Name a folder as well: --copy-to DIR")
     log = AuditLog(audit) if audit else None
     if log:
         log.check()
+    opening_options: dict[str, Any] = {
+        "split": split.value,
+        "data_root": data_root,
+        "device": device,
+        "sets": sets or (),
+        "words": words,
+        "workers": workers,
+        "root": root,
+        "footage": FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern),
+        "download": download,
+        "precision": precision.value,
+        "watch": lambda name: render.progress(f"Embedding {name}", "images"),
+    }
+    if interactive:
+        from tbps_cli.cli.interactive import Drawing
+        from tbps_cli.searching.session import Dialogue
+
+        terms = asked[0].terms if asked else ()
+        start = Dialogue(terms, where, top, group, per_group, sort, min_score, with_self, sure)
+        drawing = Drawing(show_images, blur_heads, whole_frames)
+        today = None if plain_query else date.today
+        raise typer.Exit(_talk(ckpt, places, start, opening_options, drawing, log, today))
     found = search_all(
         ckpt,
         places,
@@ -238,19 +271,9 @@ def command(
         group=group,
         per_group=per_group,
         sort=sort,
-        split=split.value,
-        data_root=data_root,
-        device=device,
-        sets=sets or (),
-        words=words,
-        workers=workers,
-        root=root,
-        footage=FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern),
-        download=download,
         sure=sure,
-        precision=precision.value,
-        watch=lambda name: render.progress(f"Embedding {name}", "images"),
         today=None if plain_query or queries is not None else date.today(),
+        **opening_options,
     )
     search_view.index_line(found.gallery)
     if log:
@@ -296,6 +319,45 @@ def _audit(log: AuditLog, found: Search, asked: Sequence[Query], where: str | No
 
     questions = [str(query) for query in asked]
     log.append(entries(found.answers, found.gallery, asked=questions, filtered=where, written=written))
+
+
+def _talk(
+    ckpt: Path | None,
+    places: list[str] | None,
+    start: Dialogue,
+    options: dict[str, Any],
+    drawing: Drawing,
+    log: AuditLog | None,
+    today: Callable[[], date] | None,
+) -> int:
+    """The dialogue of -i; options: those of `open_gallery`. Returns the exit status."""
+    from tbps_cli.cli import search_view
+    from tbps_cli.cli.interactive import talk
+    from tbps_cli.errors import UsageError
+    from tbps_cli.filtering.parse import parse
+    from tbps_cli.searching.audit import entries
+    from tbps_cli.searching.ranking import TOP, check_limits
+    from tbps_cli.searching.search import Search, open_gallery
+    from tbps_cli.searching.session import Session
+
+    check_limits(start.top or TOP, start.min_score, start.group, start.per_group, start.sort)
+    if start.where:
+        parse(start.where)
+    if "-" in (places or ()):
+        raise UsageError("--in -: with -i standard input is what is asked.", "Name the sources themselves.")
+    model, gallery = open_gallery(ckpt, places, **options)
+    search_view.index_line(gallery)
+
+    def record(line: str, answer: Answer, where: str | None, written: Sequence[Path] = ()) -> None:
+        if log:
+            log.append(entries([answer], gallery, asked=[line], filtered=where, written=written))
+
+    def save(line: str, answer: Answer, where: str | None, html: Path | None, folder: Path | None) -> None:
+        record(line, answer, where, [path for path in (html, folder) if path])
+        found = Search([answer], gallery)
+        _save(found, html, folder, where=where, whole_frames=drawing.whole_frames, blur=drawing.blur)
+
+    return talk(Session(model, gallery, start, today=today, record=record), save, drawing)
 
 
 def _save(

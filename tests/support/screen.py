@@ -23,9 +23,12 @@ PATIENCE = 60.0
 
 
 class Terminal:
-    """stdout and stderr of a program are a terminal; its stdin is a pipe, so that nothing typed is echoed."""
+    """stdout and stderr of a program are a terminal; its stdin is a pipe, so that nothing typed is echoed.
 
-    def __init__(self, words: Sequence[str], columns: int, lines: int = 40) -> None:
+    keyboard: stdin is the terminal too, and Ctrl-C reaches the program.
+    """
+
+    def __init__(self, words: Sequence[str], columns: int, lines: int = 40, *, keyboard: bool = False) -> None:
         self.screen = pyte.Screen(columns, lines)
         self.stream = pyte.ByteStream(self.screen)
         self.master, slave = os.openpty()
@@ -33,10 +36,12 @@ class Terminal:
         plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             words,
-            stdin=subprocess.PIPE,
+            stdin=slave if keyboard else subprocess.PIPE,
             stdout=slave,
             stderr=slave,
             env=plain | {"TERM": KIND, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+            start_new_session=keyboard,
+            preexec_fn=_take_terminal if keyboard else None,
         )
         os.close(slave)
 
@@ -59,6 +64,24 @@ class Terminal:
         assert self.process.stdin is not None
         os.write(self.process.stdin.fileno(), b"\n")
 
+    def type(self, text: str) -> None:
+        """Press keys; \\r is Enter, \\x03 Ctrl-C, \\x04 Ctrl-D, \\x1b[A the arrow up."""
+        os.write(self.master, text.encode())
+
+    def until_line(self, wanted: str) -> list[str]:
+        """Read until the last line of the screen is this one, or patience ends; returns what the screen shows."""
+        end = time.monotonic() + PATIENCE
+        while self.shown()[-1:] != [wanted] and time.monotonic() < end and self._read():
+            pass
+        return self.shown()
+
+    def until_first(self, wanted: str) -> list[str]:
+        """The same for the first line of the screen."""
+        end = time.monotonic() + PATIENCE
+        while self.shown()[:1] != [wanted] and time.monotonic() < end and self._read():
+            pass
+        return self.shown()
+
     def finish(self) -> list[str]:
         """Read until the program ends; returns the last screen."""
         while self._read():
@@ -79,15 +102,20 @@ class Terminal:
         return bool(data)
 
 
+def _take_terminal() -> None:
+    """Make the terminal at stdin the one that sends Ctrl-C."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def plain(line: str) -> str:
     """A line without what differs from one moment to the next: how far a bar is, and the time left."""
     return re.sub(r"-:--:--|\d:\d\d:\d\d", "TIME", re.sub("[━╸╺]", "━", line)).rstrip()
 
 
 @contextmanager
-def terminal(*words: str, columns: int, lines: int = 40) -> Iterator[Terminal]:
+def terminal(*words: str, columns: int, lines: int = 40, keyboard: bool = False) -> Iterator[Terminal]:
     """`python WORDS` in a terminal; ended and closed afterwards."""
-    opened = Terminal([sys.executable, *words], columns, lines)
+    opened = Terminal([sys.executable, *words], columns, lines, keyboard=keyboard)
     try:
         yield opened
     finally:

@@ -1,0 +1,140 @@
+"""`tbps search -i`: type, see, refine. Reads lines from a terminal or a pipe, draws what `searching.session` answers.
+
+The history of a session (arrow up) ends with it: nothing that was asked is kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from tbps_cli.amounts import amount
+from tbps_cli.cli import output, render, search_view
+from tbps_cli.errors import DataError, TbpsError
+from tbps_cli.files import check_new_file, check_new_folder
+from tbps_cli.searching.session import ENDS, HELP, Session, Wish
+
+if TYPE_CHECKING:
+    from tbps_cli.searching.ranking import Answer
+
+PROMPT = "> "
+Save = Callable[[str, "Answer", str | None, Path | None, Path | None], None]
+"""Writes an answer to a page or copies its hits: (line, answer, where, html, copy_to)."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How hits are shown and copied, see the options of `tbps search`."""
+
+    images: bool | None = None
+    blur: bool = False
+    whole_frames: bool = False
+
+
+def talk(session: Session, save: Save, drawing: Drawing) -> int:
+    """Answer line by line until the end; mistakes are told and end nothing.
+
+    Returns the exit status: 1 when a line of a file was a mistake; a person at a terminal has seen it.
+    """
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    render.note(f"{session.gallery.name}: {amount(len(session.gallery), 'image')}. Type what the person looks like.")
+    render.note("help lists the commands; quit or Ctrl-D ends.")
+    mistakes = 0
+    if session.now.terms:
+        mistakes += not _told(session, None, save, drawing)
+    for line in _typed() if typed else _given():
+        if line.strip().lower() in ENDS:
+            break
+        mistakes += not _told(session, line, save, drawing)
+        output.stdout.flush()
+    return 0 if typed else min(mistakes, 1)
+
+
+def _told(session: Session, line: str | None, save: Save, drawing: Drawing) -> bool:
+    """Answer one line, or what was asked to begin with; whether it was no mistake."""
+    try:
+        if line is not None and "\ufffd" in line:
+            raise DataError(f"-i: not UTF-8: {line.strip()!r:.80}", "Save the lines as UTF-8.")
+        reply = session.refresh() if line is None else session.said(line)
+        if isinstance(reply, Wish):
+            _fulfil(session, reply, save, line or "")
+        elif reply is not None:
+            _show(session, drawing)
+    except TbpsError as mistake:
+        render.error(mistake)
+        return False
+    except OSError as error:
+        render.error(TbpsError(f"{error.filename or 'the system'}: {error.strerror or error}."))
+        return False
+    except KeyboardInterrupt:
+        render.note("")  # the terminal has written ^C
+        render.note("interrupted.")
+    return True
+
+
+def _show(session: Session, drawing: Drawing) -> None:
+    assert session.answer is not None
+    search_view.understood([session.answer])
+    search_view.hits([session.answer], session.gallery, images=drawing.images, blur=drawing.blur)
+    if session.now.where:
+        render.note(f"where {session.now.where}")
+
+
+def _fulfil(session: Session, wish: Wish, save: Save, line: str) -> None:
+    """Show the help, open hits, or write files."""
+    if wish.name == "help":
+        render.definitions(list(HELP), max(len(name) for name, _ in HELP), indent=2)
+    elif wish.name == "open":
+        for hit in wish.hits:
+            render.note(str(hit.file))
+            if not hit.file.is_file():
+                raise DataError(f"{hit.file}: there is no such file.")
+            if typer.launch(str(hit.file.absolute())):
+                raise TbpsError("no program here opens images.", "The file is named above.")
+    elif session.answer is not None and wish.path is not None:
+        if wish.name == "html":
+            check_new_file("html", wish.path, (".html", ".htm"))
+            save(line.strip(), session.answer, session.now.where, wish.path, None)
+        else:
+            check_new_folder("copy", wish.path, inside=True)
+            save(line.strip(), session.answer, session.now.where, None, wish.path)
+
+
+def _typed() -> Iterator[str]:
+    """Lines from a terminal, edited and recalled by readline where Python has it. Ctrl-C forgets one, Ctrl-D ends."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 (input() uses it once it is there)
+    while True:
+        try:
+            yield _line()
+        except EOFError:
+            render.note("")
+            return
+        except KeyboardInterrupt:
+            render.note("")
+
+
+def _line() -> str:
+    if output.stdout.isatty():
+        output.stdout.flush()
+        return input(PROMPT)
+    output.stderr.write(PROMPT)  # what goes to a file or a pipe are the answers alone
+    output.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _given() -> Iterator[str]:
+    """Lines of standard input that is no terminal, as UTF-8 whatever the system has set."""
+    if sys.stdin is None:
+        raise DataError("-i: standard input is closed.", "Leave -i out for a single query.")
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace")
