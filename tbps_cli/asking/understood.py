@@ -100,7 +100,7 @@ class Understood:
             )
         if self.suggestions:
             words = ", ".join(f'"{offer.words}" ({offer.done})' for offer in self.suggestions)
-            said.append(("Misspelt", f"{words} Searched as it is; otherwise: {self.suggestions[0].offer}"))
+            said.append(("Misspelt", f"{words}: searched as it stands. Corrected: {self.suggestions[0].offer}"))
         return said
 
     def document(self) -> dict[str, Any]:

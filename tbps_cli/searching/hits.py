@@ -13,6 +13,7 @@ from tbps_cli import files
 from tbps_cli.amounts import amount
 from tbps_cli.errors import TbpsError
 from tbps_cli.escape import printable
+from tbps_cli.filtering.tree import render
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.ranking import Answer
 from tbps_cli.searching.timeline import clip_time
@@ -51,7 +52,7 @@ def page(
     facts = [
         ("gallery", gallery.name),
         ("ranked", ranked if first.candidates == len(gallery) else f"{first.candidates:,} of {ranked}"),
-        *([("filter", filtered)] if filtered else []),
+        *([("filter", passed)] if (passed := _passed(first, filtered) if single else filtered) else []),
         ("model", run),
         *([("result", remark)] if single and (remark := _remark(first)) else []),
         ("asked", f"{datetime.now():%Y-%m-%d %H:%M}"),
@@ -66,6 +67,14 @@ def page(
         cache=cache,
         progress=progress,
     )
+
+
+def _passed(answer: Answer, filtered: str | None) -> str:
+    """What images had to pass: the filter as it was asked for, and what the question said of camera and time."""
+    said = answer.understood.conditions if answer.understood else None
+    if said is None:
+        return filtered or ""
+    return f"({filtered}) and {render(said)}" if filtered else render(said)
 
 
 def _answer(answer: Answer, gallery: Gallery, single: bool, blur: bool) -> SheetAnswer:

@@ -163,7 +163,7 @@ def test_what_was_understood_is_printed_beside_the_results(made: Path, tmp_path:
         'Not understood: "on camera 7": no image of this gallery has a camera: the words stay in the sentence',
         "Not named: the legs (trousers, skirt), shoes, a bag",
         "Searched for: men in a redd coat on camera 7 (--plain-query takes the sentence as it is)",
-        'Misspelt: "redd" (red?) Searched as it is; otherwise: show 2 men in a red coat without a hat on camera 7',
+        'Misspelt: "redd" (red?): searched as it stands. Corrected: show 2 men in a red coat without a hat on camera 7',
     ]
 
 
@@ -186,3 +186,18 @@ def test_odd_questions_are_answered_and_shown_safely(made: Path, tmp_path: Path,
     out, err = run(made, tmp_path, text)
     assert len([line for line in out.splitlines() if ".jpg" in line]) == 4
     assert "\x1b" not in err + out and "\u202e" not in err + out
+
+
+def test_the_page_shows_what_was_understood_and_the_whole_filter(made: Path, tmp_path: Path) -> None:
+    run(
+        made,
+        tmp_path,
+        "a man in red without a <hat> or gloves, since 2020-01-31",
+        "--where",
+        'path like "*"',
+        "--html",
+        "a.html",
+    )
+    page = (tmp_path / "a.html").read_text()
+    assert "&#34;since 2020-01-31&#34;: only images from 2020-01-31" in page
+    assert "(path like &#34;*&#34;) and time &gt;= &#34;2020-01-31&#34;" in page
