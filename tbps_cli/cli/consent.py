@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from tbps_cli.models.checkpoint import NoCheckpointError
     from tbps_cli.models.ready_weights import ReadyWeights
 
 
-def weights(missing: NoCheckpointError, command: Sequence[str], *, download: bool) -> str:
+Result = TypeVar("Result")
+
+
+def with_weights(
+    run: Callable[[Path | str | None], Result], ckpt: Path | None, command: Sequence[str], *, download: bool
+) -> Result:
+    """What a command gives with the checkpoint that was named; where there is none, with weights agreed to now."""
+    from tbps_cli.models.checkpoint import NoCheckpointError
+
+    try:
+        return run(ckpt)
+    except NoCheckpointError as missing:
+        agreed = _weights(missing, command, download=download)
+    return run(agreed)
+
+
+def _weights(missing: NoCheckpointError, command: Sequence[str], *, download: bool) -> str:
     """What `--ckpt` takes instead of a run, fetched now. Says which choices there are.
 
     command: what was typed, for the commands to copy; download: fetching was agreed to on the command line, else a
@@ -25,7 +42,8 @@ def weights(missing: NoCheckpointError, command: Sequence[str], *, download: boo
     _show(missing.message, CHOICES, command)
     first = CHOICES[0]
     if not download and not (_is_asked() and _says_yes(f"Fetch {first.name} ({first.size}) now? [y/N] ")):
-        raise WeightsError("there are no weights to search with, and none were fetched.", "Choose one of those above.")
+        hint = "Choose one of those above; or train one: tbps train demo"
+        raise WeightsError("there are no weights to search with, and none were fetched.", hint)
     render.note(f"Fetching {first.name}, {first.size}: {first.ckpt}")
     return agree(first)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from tbps_cli.cli.options import (
     Words,
     Workers,
 )
+
+if TYPE_CHECKING:
+    from tbps_cli.searching.gallery import Gallery
 
 
 def command(
@@ -81,7 +84,7 @@ def command(
 ) -> None:
     """Embed images and the persons in videos, so that searches start at once. Run again, it embeds only what is new."""
     from tbps_cli.amounts import seconds
-    from tbps_cli.cli import output, render, search_view
+    from tbps_cli.cli import consent, output, render, search_view
     from tbps_cli.searching import galleries
     from tbps_cli.searching.index import index
     from tbps_cli.searching.index_state import FootageSettings
@@ -96,24 +99,28 @@ def command(
     if gallery is not None:
         given = galleries.define(gallery, given) if given else galleries.sources_of(gallery)
     shown = gallery or ", ".join(given)
-    with render.progress(f"Embedding {shown}", "images") as progress:
-        found = index(
-            ckpt,
-            given,
-            path,
-            gallery=gallery,
-            footage=footage,
-            download=download,
-            expire=period,
-            workers=workers,
-            batch=batch,
-            precision=precision.value,
-            data_root=data_root,
-            device=device,
-            sets=sets or (),
-            words=words,
-            progress=progress,
-        )
+
+    def embed(chosen: Path | str | None) -> Gallery:
+        with render.progress(f"Embedding {shown}", "images") as progress:
+            return index(
+                chosen,
+                given,
+                path,
+                gallery=gallery,
+                footage=footage,
+                download=download,
+                expire=period,
+                workers=workers,
+                batch=batch,
+                precision=precision.value,
+                data_root=data_root,
+                device=device,
+                sets=sets or (),
+                words=words,
+                progress=progress,
+            )
+
+    found = consent.with_weights(embed, ckpt, ["tbps", "index", *given], download=download)
     output.stdout.written.append(str(path or f"the index of {shown}"))
     if as_json:
         render.document(found.document())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import date
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -217,7 +218,7 @@ def command(
 ) -> None:
     """Rank images for a sentence, an image, or both."""
     from tbps_cli.amounts import seconds
-    from tbps_cli.cli import render, search_view
+    from tbps_cli.cli import consent, render, search_view
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file, check_new_folder
     from tbps_cli.searching.audit import AuditLog
@@ -260,10 +261,10 @@ def command(
         drawing = Drawing(show_images, blur_heads, whole_frames)
         today = None if plain_query else date.today
         raise typer.Exit(_talk(ckpt, places, start, opening_options, drawing, log, today))
-    found = search_all(
-        ckpt,
-        places,
-        asked,
+    answer = partial(
+        search_all,
+        gallery=places,
+        queries=asked,
         top=top,
         where=where,
         min_score=min_score,
@@ -275,6 +276,8 @@ def command(
         today=None if plain_query or queries is not None else date.today(),
         **opening_options,
     )
+    typed = ["tbps", "search", *([" ".join(sentence)] if sentence else []), "--in", *(places or ["DIR"])]
+    found = consent.with_weights(answer, ckpt, typed, download=download)
     search_view.index_line(found.gallery)
     if log:
         _audit(log, found, asked, where, [path for path in (html, copy_to) if path])
@@ -331,7 +334,7 @@ def _talk(
     today: Callable[[], date] | None,
 ) -> int:
     """The dialogue of -i; options: those of `open_gallery`. Returns the exit status."""
-    from tbps_cli.cli import search_view
+    from tbps_cli.cli import consent, search_view
     from tbps_cli.cli.interactive import talk
     from tbps_cli.errors import UsageError
     from tbps_cli.filtering.parse import parse
@@ -345,7 +348,9 @@ def _talk(
         parse(start.where)
     if "-" in (places or ()):
         raise UsageError("--in -: with -i standard input is what is asked.", "Name the sources themselves.")
-    model, gallery = open_gallery(ckpt, places, **options)
+    opened = partial(open_gallery, place=places, **options)
+    typed = ["tbps", "search", "-i", "--in", *(places or ["DIR"])]
+    model, gallery = consent.with_weights(opened, ckpt, typed, download=options["download"])
     search_view.index_line(gallery)
 
     def record(line: str, answer: Answer, where: str | None, written: Sequence[Path] = ()) -> None:
