@@ -43,6 +43,18 @@ def understand(text: str, *, today: date, known: Askable = Askable(), alone: boo
     return _understood(text, found)
 
 
+_PLACED = re.compile(
+    r"\d|cam|mon|tue|wed|thu|fri|sat|sun|day|night|morning|noon|evening|week|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+    r"|o'clock|[ap]\.?m\b",
+    re.IGNORECASE,
+)
+
+
+def may_say_where_or_when(text: str) -> bool:
+    """Whether a sentence has letters of a camera or a time at all; otherwise nobody need look what the gallery has."""
+    return len(text) <= LONGEST and _PLACED.search(text) is not None
+
+
 _NOT_THERE = re.compile(
     r"(?:\bnot|n['’]t|\bnever|\bnobody|\bno one)\s+"
     r"(?:(?:been|be|was|were|is|are|seen|there|here|around|recorded|filmed|visible|present|"

@@ -6,14 +6,14 @@ the number of hits where none was given. A caption of the data set is searched a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tbps_cli.asking.understand import understand
+from tbps_cli.asking.understand import may_say_where_or_when, understand
 from tbps_cli.asking.understood import Askable, Remark, Understood, joined
 from tbps_cli.filtering.columns import Texts
 from tbps_cli.filtering.parse import Where
@@ -21,8 +21,6 @@ from tbps_cli.filtering.tree import render
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import MINUS, Query, Term
 from tbps_cli.searching.ranking import TOP, Answer
-
-_A_DAY = re.compile(rb"\d{4}-\d{2}-\d{2}")
 
 
 def ask(
@@ -60,7 +58,8 @@ def understanding(gallery: Gallery, query: Query, *, today: date) -> Understood 
     if text is None or not text.strip() or text.strip() in gallery.truth:
         return None
     alone = not any(term.weight > 0 and term.what != text for term in query.terms)
-    return understand(text, today=today, known=askable(gallery), alone=alone)
+    known = askable(gallery) if may_say_where_or_when(text) else Askable()
+    return understand(text, today=today, known=known, alone=alone)
 
 
 def understood_query(query: Query, found: Understood) -> Query:
@@ -78,7 +77,7 @@ def askable(gallery: Gallery) -> Askable:
     """The cameras and times that a question can ask for."""
     cameras, times = gallery.columns.column("camera"), gallery.columns.column("time")
     named = sorted(cameras.text_V[cameras.known_V].tolist()) if isinstance(cameras, Texts) else []
-    days = [text for text in _edges(times) if _A_DAY.match(text)] if isinstance(times, Texts) else []
+    days = _edges(times) if isinstance(times, Texts) else []
     return Askable(
         tuple(dict.fromkeys(name.decode("utf-8", "replace") for name in named)),
         days[0].decode() if days else None,
@@ -88,10 +87,24 @@ def askable(gallery: Gallery) -> Askable:
 
 
 def _edges(times: Texts) -> list[bytes]:
-    """The earliest and the latest time; those that do not begin with a year sort elsewhere and are no days."""
-    known_V = times.text_V[times.known_V]
-    dated_V = known_V[(known_V >= b"0") & (known_V < b":")]
-    return [bytes(text) for text in np.sort(dated_V)[[0, -1]]] if len(dated_V) else []
+    """The earliest and the latest time among those that are written as dates."""
+    byte_VW = np.ascontiguousarray(times.text_V).view(np.uint8).reshape(len(times.text_V), -1)
+    if byte_VW.shape[1] < len("2026-01-31"):
+        return []
+    digit_VW = (byte_VW[:, :10] >= ord("0")) & (byte_VW[:, :10] <= ord("9"))
+    dash_VW = byte_VW[:, :10] == ord("-")
+    dated = np.flatnonzero(np.where([place in (4, 7) for place in range(10)], dash_VW, digit_VW).all(axis=1))
+    return [_extreme(times.text_V, byte_VW, dated, pick) for pick in (np.min, np.max)] if len(dated) else []
+
+
+def _extreme(
+    text_V: NDArray[np.bytes_], byte_VW: NDArray[np.uint8], places: NDArray[np.int64], pick: Callable[..., np.uint8]
+) -> bytes:
+    """The first or the last of these texts in byte order, letter by letter: numpy has no minimum of texts."""
+    for letter_V in byte_VW.T:
+        letters = letter_V[places]
+        places = places[letters == pick(letters)]
+    return bytes(text_V[places[0]])
 
 
 def _noted(found: Understood, kind: str, done: str) -> Understood:

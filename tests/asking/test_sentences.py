@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.asking.lexicon import vocabulary
-from tbps_cli.asking.understand import LONGEST, understand
+from tbps_cli.asking.understand import LONGEST, may_say_where_or_when, understand
 from tbps_cli.asking.understood import Askable, Understood, without
 from tbps_cli.filtering.parse import parse
 from tbps_cli.filtering.tree import render
@@ -81,6 +81,7 @@ def check_that_nothing_is_silent(text: str) -> Understood:
     assert bool(found.minus) <= ("minus" in kinds)
     assert (found.top is not None) <= ("count" in kinds)
     assert all(remark.words in text and remark.done for remark in found.remarks)
+    assert may_say_where_or_when(text) or not kinds & {"camera", "time"}
     assert found.conditions is None or parse(render(found.conditions)).tree == found.conditions
     return found
 
