@@ -23,7 +23,6 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
-from tbps_cli.searching.questions import ask
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
 from tbps_cli.searching.sources import STDIN, find_sources
 from tbps_cli.searching.sums import of_terms, term
@@ -187,6 +186,8 @@ def search_all(
     )
     if today is None:
         return Search(rank(queries, top=TOP if top is None else top, where=fits), gallery)
+    from tbps_cli.searching.questions import ask  # its grammars take a moment to compile
+
     return Search([ask(rank, gallery, query, today=today, top=top, where=fits) for query in queries], gallery)
 
 
