@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.amounts import amount
+from tbps_cli.data.file_names import NamePattern
 from tbps_cli.data.images import UnreadableImage
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder, ImageEncoder
@@ -32,6 +33,7 @@ from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.searching.gallery import Gallery, Roots, Skipped, Update
 from tbps_cli.searching.index_state import FootageSettings, IndexState
 from tbps_cli.searching.index_way import choose, fingerprint_of
+from tbps_cli.searching.naming import with_names
 from tbps_cli.searching.persons import PersonReport, embed_persons
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
 from tbps_cli.searching.sources import Item, Listing, Sources, find_sources
@@ -78,6 +80,8 @@ def index(
     TbpsError for a model whose embeddings depend on the rest of the batch.
     """
     given = find_sources([sources] if isinstance(sources, str | Path) else sources, gallery=gallery)
+    if footage.pattern:
+        NamePattern(footage.pattern)  # a mistake in it is told before weights are read
     model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
     refuse_batch_dependent(model)
     way = choose(model, given, path, precision, footage)
@@ -93,7 +97,8 @@ def index(
     if expire is not None:
         withheld.expiry.after(expire)
     wanted = [item for item in listing.items if not skipped.knows(item.found) and not withheld.knows(item)]
-    todo = _Division(given, footage, wanted)
+    pattern = NamePattern(footage.pattern) if footage.pattern else None
+    todo = _Division(given, footage, with_names(wanted, pattern, given.title))
     images = embed_images(encoder, todo.images, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
     persons = embed_persons(
         encoder, todo.footage, file, state, footage, batch=batch, download=download, progress=progress

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps_cli import files
+from tbps_cli.data.types import Person
 from tbps_cli.errors import TbpsError
 from tbps_cli.features.parts import locked
 from tbps_cli.searching.sources import Item
@@ -49,6 +50,9 @@ class DoneVideo:
     content: str
     every: float
     detector: str
+    camera: str | None = None
+    time: str | None = None
+    person: Person | None = None
 
 
 class IndexState:
@@ -65,6 +69,7 @@ class IndexState:
         return (
             done is not None
             and (done.size, done.mtime) == item.found.state
+            and (done.camera, done.time, done.person) == item.facts[:3]
             and (footage.every or EVERY) == done.every
             and footage.detector in (None, done.detector)
         )

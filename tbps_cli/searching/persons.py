@@ -129,13 +129,15 @@ class _Work:
             self.sink.embed()
         finally:
             self.sink.flush()
-        self.state.finished(item.path, DoneVideo(*item.found.state, content, self.every, self.detector.name))
+        known = item.facts
+        done = DoneVideo(*item.found.state, content, self.every, self.detector.name)
+        self.state.finished(item.path, replace(done, camera=known.camera, time=known.time, person=known.person))
         return paths
 
     def _renamed(self, item: Item, content: str) -> set[str]:
-        """The rows of a file that had another name are its own; none when its content is new."""
+        """The rows of a file that had another name, or of which something else was known; none for a new content."""
         same = (name for name, done in self.state.done.items() if self._is_same(done, content))
-        old = next((name for name in same if name != item.path), None)
+        old = next(same, None)
         paths = set()
         start = _start_of(item)
         for row in self.file.known() if old else ():
@@ -170,7 +172,7 @@ class _Work:
         x, y, width, height = sighting.box
         named = _named(item, sighting.seconds, sighting.box, start)
         part = content_hash(f"{content}{named['path'][len(item.path) :]}".encode("utf-8", "surrogateescape"))
-        found = Row("", *item.found.state, part, person=item.facts.person)
+        found = Row("", *item.found.state, part)
         row = replace(found, track=sighting.track, detection=sighting.detection, **named)
         if not (self.sink.knows(part) and self.sink.add(ReadyRow(row, None))):
             self.sink.add(ReadyRow(row, self.encoder.transform(frame.image.crop((x, y, x + width, y + height)))))
@@ -191,6 +193,7 @@ def _named(item: Item, seconds: float | None, box: Box | None, start: datetime |
         "seconds": seconds,
         "box": box,
         "camera": item.facts.camera,
+        "person": item.facts.person,
         "time": None if time is None else time.isoformat(timespec="milliseconds" if time.microsecond else "seconds"),
     }
 

@@ -123,7 +123,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of a list; one that cannot be read is said, since what it named may come back."""
     try:
         text = path.read_text("utf-8", "surrogateescape")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}.", "It lists what must not be indexed.") from None

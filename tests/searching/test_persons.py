@@ -164,6 +164,18 @@ def test_times_count_from_when_a_recording_began(model, clip: Path, blocks: Bloc
     assert index(model, clip).rows[0].time is None, "nobody knows"
 
 
+def test_what_a_name_says_can_change_without_looking_again(model, street: Path, blocks: Blocks) -> None:
+    (street / "gate.mp4").rename(street / "cam3_2026-01-05T10-00-00.mp4")
+    rows = index(model, street).rows
+    assert {row.camera for row in rows} == {"cam3"}
+    assert rows[-1].time == "2026-01-05T10:00:05" and rows[-1].seconds == 5.0
+    asked = blocks.asked
+    other = FootageSettings(pattern="{}_{time:%Y-%d-%mT%H-%M-%S}")
+    rows = index(model, street, footage=other).rows
+    assert {row.camera for row in rows} == {None} and rows[-1].time == "2026-05-01T10:00:05"
+    assert (blocks.asked, model.seen, len(rows)) == (asked, 11, 11)
+
+
 def test_an_index_file_of_a_video_can_be_searched_alone(model, street: Path) -> None:
     index(model, street / "gate.mp4", "people.h5")
     gallery = open_index(model, Path("people.h5"))

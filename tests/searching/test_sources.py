@@ -186,3 +186,30 @@ def test_settings_of_an_index_are_remembered(model, photos: Path) -> None:
     assert IndexState(made).footage == FootageSettings(detect=False, every=2.0)
     index(model, photos, made, footage=FootageSettings(every=3.0))
     assert IndexState(made).footage == FootageSettings(detect=False, every=3.0)
+
+
+def test_names_of_files_tell_camera_and_time(model, photos: Path, painted) -> None:
+    painted(photos / "cam3_2026-01-05T10-11-12.jpg", "yellow")
+    painted(photos / "0007_c1s2_000151_01.jpg", "red", (16, 40))
+    rows = {row.path: row for row in index(model, photos).rows}
+    assert (rows["cam3_2026-01-05T10-11-12.jpg"].camera, rows["cam3_2026-01-05T10-11-12.jpg"].time) == (
+        "cam3",
+        "2026-01-05T10:11:12",
+    )
+    assert (rows["0007_c1s2_000151_01.jpg"].camera, rows["0007_c1s2_000151_01.jpg"].person) == ("c1", 7)
+    assert rows["red.png"].camera is None
+
+
+def test_a_pattern_of_ones_own_decides_and_is_remembered(model, photos: Path, painted, lines) -> None:
+    painted(photos / "gate_05.01.2026 101112.jpg", "yellow")
+    pattern = FootageSettings(pattern="{camera}_{time:%d.%m.%Y %H%M%S}")
+    for settings in (pattern, FootageSettings()):
+        rows = {row.path: row for row in index(model, photos, footage=settings).rows}
+        named = rows["gate_05.01.2026 101112.jpg"]
+        assert (named.camera, named.time) == ("gate", "2026-01-05T10:11:12")
+    assert "3 of 4 names do not fit --pattern {camera}_{time:%d.%m.%Y %H%M%S}, for example " in lines()
+
+
+def test_a_mistake_in_a_pattern_is_told_first(photos: Path) -> None:
+    with pytest.raises(UsageError, match="--pattern"):
+        index("no such model", photos, footage=FootageSettings(pattern="{kamera}"))
