@@ -171,6 +171,10 @@ Audit = Annotated[
         help="Append who asked what, when, and the hits to this log; without its line there is no answer.",
     ),
 ]
+NoIndex = Annotated[
+    bool,
+    typer.Option("--no-index", "--no-indexing", "-n", help="Search the index as it is: no look for new files."),
+]
 Split = Annotated[SearchedSplit, typer.Option("--split", help="Without --in: which split of the data set is searched.")]
 
 
@@ -208,6 +212,7 @@ def command(
     detector: Detector = None,
     pattern: Pattern = None,
     download: Download = False,
+    no_index: NoIndex = False,
     precision: ImagePrecision = Precision.auto,
     split: Split = SearchedSplit.test,
     data_root: DataRoot = None,
@@ -249,6 +254,7 @@ def command(
         "root": root,
         "footage": FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern),
         "download": download,
+        "refresh": not no_index,
         "precision": precision.value,
         "watch": lambda name: render.progress(f"Embedding {name}", "images"),
     }

@@ -12,7 +12,7 @@ different persons.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import UsageError
-from tbps_cli.filtering.columns import Bytes
 from tbps_cli.retrieval.similarity import dots
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.orders import GroupedBy
@@ -64,21 +63,20 @@ def grouping(gallery: Gallery, by: GroupedBy) -> Grouping:
         )
     column = gallery.rows.columns
     if by is GroupedBy.person:
-        code_G, names = _coded([column["person"]], b"null")
-        return _Known(code_G, [str(json.loads(name)) for (name,) in names])
-    sources = np.where(column["source"] == b"", column["path"], column["source"])
+        return _Known(*_coded(column["person"].tolist(), b"null"), lambda stored: str(json.loads(stored)))
+    source_G = np.where(column["source"] == b"", column["path"], column["source"])
     if by is GroupedBy.source:
-        code_G, names = _coded([sources])
-        return _Known(code_G, [_text(name) for (name,) in names])
-    code_G, names = _coded([column["track"], sources])
-    return _Known(code_G, [f"{_text(source)}#track={_text(track)}" for track, source in names])
+        return _Known(*_coded(source_G.tolist()), _text)
+    pairs = zip(column["track"].tolist(), source_G.tolist(), strict=True)
+    tracks = [(track, source) if track else b"" for track, source in pairs]
+    return _Known(*_coded(tracks), lambda track: f"{_text(track[1])}#track={_text(track[0])}")
 
 
-def _coded(columns: Sequence[Bytes], nothing: bytes = b"") -> tuple[NDArray[np.int64], list[tuple[bytes, ...]]]:
-    """A number for each different row, and what it stands for; -1 where the first column has nothing."""
-    rows = list(zip(*(column.tolist() for column in columns), strict=True))
-    code = {row: place for place, row in enumerate(dict.fromkeys(row for row in rows if row[0] not in (b"", nothing)))}
-    return np.fromiter((code.get(row, -1) for row in rows), np.int64, len(rows)), list(code)
+def _coded(values: Sequence[Any], nothing: bytes = b"") -> tuple[NDArray[np.int64], list[Any]]:
+    """A number for each different value, and the values; -1 for none."""
+    found = [value for value in dict.fromkeys(values) if value not in (b"", nothing)]
+    code = {b"": -1, nothing: -1, **{value: place for place, value in enumerate(found)}}
+    return np.fromiter(map(code.__getitem__, values), np.int64, len(values)), found
 
 
 def _text(name: bytes) -> str:
@@ -87,10 +85,12 @@ def _text(name: bytes) -> str:
 
 @dataclass(frozen=True)
 class _Known:
-    """Groups that the rows say: `code_G` is a place in `names`, or -1."""
+    """Groups that the rows say: `code_G` is a place in `values`, or -1."""
 
     code_G: NDArray[np.int64]
-    names: list[str]
+    values: list[Any]
+    name: Callable[[Any], str]
+    """How a value is called."""
 
     def groups(self, index_K: Places) -> Iterator[HitGroup]:
         code_K = self._codes(index_K)
@@ -100,7 +100,7 @@ class _Known:
         for group in np.argsort(first_N).tolist():
             place_M = sorted_K[start_N[group] : start_N[group] + size_N[group]]
             code = self.code_G[index_K[place_M[0]]]
-            yield HitGroup(None if code < 0 else self.names[code], place_M)
+            yield HitGroup(None if code < 0 else self.name(self.values[code]), place_M)
 
     def count(self, index_K: Places) -> int:
         return len(np.unique(self._codes(index_K)))
@@ -108,7 +108,7 @@ class _Known:
     def _codes(self, index_K: Places) -> NDArray[np.int64]:
         """The groups of these rows; one of its own for each that belongs to none."""
         code_K = self.code_G[index_K]
-        return np.where(code_K < 0, len(self.names) + index_K, code_K)
+        return np.where(code_K < 0, len(self.values) + index_K, code_K)
 
 
 @dataclass(frozen=True)

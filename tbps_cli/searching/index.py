@@ -54,6 +54,7 @@ def index(
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
     expire: float | None = None,
+    refresh: bool = True,
     workers: int | None = None,
     batch: int | None = None,
     precision: str = "auto",
@@ -71,6 +72,7 @@ def index(
     gallery: the name of a gallery of these sources (see `galleries`); it tells their index from others.
     footage: how persons are found in videos and whole frames; download: whether a detector's weights may be fetched.
     expire: after how many seconds images go from the index, from now on; infinity: never. None: as it was.
+    refresh: False takes an index that has images as it is, without a look at the sources.
     workers: threads that decode images; default one a core, at most eight.
     batch: how many images are embedded at a time; default what the device does best.
     precision: fp32, bf16 or int8; auto goes on as the index was begun, and begins one in the fastest way that agrees
@@ -89,6 +91,8 @@ def index(
     # The index first: a row of it without a file in the source is then one whose file is gone, and never
     # one of a file that came after the source was listed, which another process has embedded meanwhile.
     file = _open(encoder, given, path)
+    if not refresh and len(file):
+        return _as_it_is(file, given.title, given.roots, str(model.path))
     state = IndexState(file.path)
     footage = footage.after(state.footage)
     listing = given.list()
@@ -166,12 +170,17 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
     named = about.get("sources", {})
     places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
     roots = _roots(path, Roots(Path(str(folder)), places), file.known(), root)
+    return _as_it_is(file, str(path), roots, str(model.path))
+
+
+def _as_it_is(file: FeatureFile, name: str, roots: Roots, run: str) -> Gallery:
+    """What an index holds, less what must not be shown."""
     rows, vector_GE = file.known(), file.matrix()
-    hidden = Withheld(path, roots).covers(rows)
+    hidden = Withheld(file.path, roots).covers(rows)
     if hidden.any():  # the file stays as it is: it may lie where nobody can write
         shown = np.flatnonzero(~hidden)
         rows, vector_GE = rows.take(shown), file.vectors(shown)
-    return Gallery(str(path), roots, rows, vector_GE, run=str(model.path))
+    return Gallery(name, roots, rows, vector_GE, run=run)
 
 
 def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> Roots:

@@ -135,6 +135,7 @@ def search_all(
     root: str | Path | None = None,
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
+    refresh: bool = True,
     sure: float | None = None,
     precision: str = "auto",
     watch: Watch | None = None,
@@ -170,6 +171,7 @@ def search_all(
             root=root,
             footage=footage,
             download=download,
+            refresh=refresh,
             precision=precision,
             watch=watch,
         )
@@ -197,6 +199,7 @@ def open_gallery(
     *,
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
+    refresh: bool = True,
     precision: str = "auto",
     split: str = "test",
     data_root: str | Path | None = None,
@@ -212,7 +215,7 @@ def open_gallery(
     place: what `searching.sources` takes (a folder, a video, a list, ...), several of them, the name of a gallery,
     all of which are brought up to date; or an index file as it is. Left out, a split of the data set that the model
     was trained on. footage: how persons are found in videos and whole frames; download: whether a detector's weights
-    may be fetched. Everything else as in `search_all`.
+    may be fetched; refresh: False takes an index that is there as it is. Everything else as in `search_all`.
     """
     places = [] if place is None else [place] if isinstance(place, str | Path) else list(place)
     index_file = _index_file(places)
@@ -240,6 +243,7 @@ def open_gallery(
             gallery=named,
             footage=footage,
             download=download,
+            refresh=refresh,
             precision=precision,
             workers=workers,
             progress=progress,

@@ -115,6 +115,18 @@ def test_an_index_is_made_and_searched() -> None:
     assert (document["size"], document["added"], document["left_out_in_all"]) == (5, 0, 2)
 
 
+def test_an_index_can_be_taken_as_it_is() -> None:
+    first = json.loads(run("search", "red", "--in", "photos", "--json", "-n").stdout)
+    assert first["size"] == 5, "without an index there is one now"
+    save_image(Path("photos/new.jpg"), 77)
+    Path("photos/0.jpg").unlink()
+    as_it_is = json.loads(run("search", "red", "--in", "photos", "--json", "--no-index").stdout)
+    assert as_it_is["hits"] == first["hits"]
+    assert {hit["path"] for hit in json.loads(run("search", "red", "--in", "photos", "--json").stdout)["hits"]} == {
+        *("1.jpg", "2.jpg", "3.jpg", "4.jpg", "new.jpg")
+    }
+
+
 def test_an_image_is_left_out_of_its_own_hits_unless_it_is_asked_for() -> None:
     shutil.copy("photos/3.jpg", "photos/copy.jpg")
     shutil.copy("photos/3.jpg", "elsewhere.jpg")
