@@ -149,7 +149,7 @@ class Expiry:
             text = json.loads(self.path.read_text("utf-8"))
             self.seconds = None if text["seconds"] is None else float(text["seconds"])
             self.gone = {str(path): (int(size), int(mtime)) for path, (size, mtime) in text["gone"].items()}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CacheError(
