@@ -111,6 +111,18 @@ class Scores(NamedTuple):
     mINP: float
 
 
+class WordSupport(NamedTuple):
+    """What an image says of one word of the query."""
+
+    word: str
+    support: float
+    """How much better the sentence fits with it than without it or with another word; 0 or less: not supported."""
+    instead: str | None = None
+    """The word of its kind that fits better."""
+    grid: tuple[tuple[float, ...], ...] | None = None
+    """Where in the image: rows of cells that lie evenly over the whole of it, each 0 to 1; None where nobody knows."""
+
+
 @dataclass(frozen=True)
 class Hit:
     """One image of an answer. `score` is the cosine unless the document says otherwise."""
@@ -147,3 +159,5 @@ class Hit:
     """Standard deviations above the gallery's mean score for this query."""
     probability: float | None = None
     """That it shows the person, if that person is in the gallery; known where the model was calibrated."""
+    explain: tuple[WordSupport, ...] = ()
+    """The words of the query, where that was asked for."""

@@ -64,6 +64,15 @@ def line(text: str = "", *, stderr: bool = False, style: str | None = None) -> N
     _print(Text(printable(text), style=style or ""), stderr)
 
 
+def styled(parts: Sequence[tuple[str, str]], *, indent: int = 0) -> None:
+    """One line on stdout of parts with styles; what is struck through stands between ~~ where there are no styles."""
+    from rich.text import Text
+
+    plain = not output.stdout.isatty()
+    shown = [(f"~~{text}~~" if plain and style == "strike" else text, style) for text, style in parts]
+    _print(Text.assemble(*((printable(text), style) for text, style in shown)), stderr=False, indent=indent)
+
+
 def note(text: str) -> None:
     """One line for the person at the terminal, on stderr."""
     line(text, stderr=True)

@@ -124,6 +124,13 @@ Interactive = Annotated[
     bool,
     typer.Option("--interactive", "-i", help="Type, see, refine: the model is loaded once; help lists the commands."),
 ]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain",
+        help="Say of each hit which words of the sentence it supports, and in --json and --html where in the image.",
+    ),
+]
 Queries = Annotated[
     Path | None,
     typer.Option(
@@ -194,6 +201,7 @@ def command(
     per_group: PerGroup = 1,
     sort: SortBy = SortedBy.score,
     sure: SureOption = None,
+    explain: Explain = False,
     queries: Queries = None,
     interactive: Interactive = False,
     as_json: Json = False,
@@ -234,6 +242,8 @@ def command(
         raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")
     if interactive and (as_json or as_csv or as_paths or null or html or copy_to or queries):
         raise UsageError("-i answers at the terminal alone.", "In it, html FILE and copy DIR write the hits.")
+    if interactive and explain:
+        raise UsageError("--explain is not for -i.", "Ask a single question without -i.")
     opening = sentence or [], image or [], plus or [], minus or []
     asked = [] if interactive and not any(opening) else _queries(*opening, queries)
     check_new_file("--html", html, (".html", ".htm"))
@@ -279,6 +289,7 @@ def command(
         per_group=per_group,
         sort=sort,
         sure=sure,
+        explain=explain,
         today=None if plain_query or queries is not None else date.today(),
         **opening_options,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tbps_cli.amounts import amount
-from tbps_cli.cli.render import document, line, note, table
+from tbps_cli.cli.render import document, line, note, styled, table
 from tbps_cli.cli.terminal_images import chosen, strip
 from tbps_cli.searching.timeline import clip_time
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tbps_cli.searching.ranking import Answer
     from tbps_cli.types import Hit
 
+BARS = "▁▂▃▄▅▆▇█"
 SHOWN = 24
 """Hits of an answer that are looked at as images in the terminal."""
 
@@ -43,12 +44,28 @@ def hits(answers: Sequence[Answer], gallery: Gallery, *, images: bool | None = F
             )
         elif answer.sure is None:
             line("  no image matches")
+        if any(hit.explain for hit in answer.hits):
+            _words(answer.hits)
         if answer.sure is not None:
             line(answer.sure.sentence(len(answer.hits)))
     candidates = answers[0].candidates
     some = f"{candidates:,} of " if candidates != len(gallery) else ""
     groups = "" if answers[0].groups is None else f" in {amount(answers[0].groups, 'group')}"
     note(f"{gallery.name}: {some}{amount(len(gallery), 'image')} ranked{groups}")
+
+
+def _words(hits: Sequence[Hit]) -> None:
+    """The words of the query for each hit: a bar for what supports them, struck through where nothing does."""
+    most = max(word.support for hit in hits for word in hit.explain)
+    line("Words: the higher the bar, the more the image supports the word; struck through: not supported")
+    for hit in hits:
+        parts: list[tuple[str, str]] = [(f"{hit.rank:>4} ", "")]
+        for word in hit.explain:
+            if word.support > 0:
+                parts += [("  ", ""), (word.word, "bold"), (f" {BARS[int(7.99 * word.support / most)]}", "green")]
+            else:
+                parts += [("  ", ""), (word.word, "strike"), (f" ({word.instead}?)" if word.instead else "", "")]
+        styled(parts, indent=7)
 
 
 def understood(answers: Sequence[Answer]) -> None:

@@ -79,6 +79,8 @@ def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
     if hit.members is not None:
         made |= {"group": hit.group, "members": hit.members}
         facts |= {"first": hit.first, "last": hit.last}
+    if hit.explain:
+        facts["explain"] = [word._asdict() for word in hit.explain]
     return made | {key: value for key, value in facts.items() if value is not None}
 
 

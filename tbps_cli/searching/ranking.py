@@ -19,6 +19,7 @@ from tbps_cli.features.rows import content_hash
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where, parse, require
 from tbps_cli.retrieval.rank import topk
+from tbps_cli.searching.explaining import check_explain, explanations
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.grouping import Grouping, grouping, span
 from tbps_cli.searching.orders import GroupedBy, SortedBy
@@ -68,13 +69,16 @@ def answers(
     per_group: int = 1,
     sort: str = "score",
     sure: float | None = None,
+    explain: bool = False,
 ) -> list[Answer]:
     """Rank a gallery for several queries; the filter comes first, so `top` images or groups that fit it remain.
 
-    sure: only images of the smallest set that holds the person with this probability.
+    sure: only images of the smallest set that holds the person with this probability. explain: say of each hit
+    which words of the sentence it supports, and where.
     """
     check_limits(top, min_score, group, per_group, sort)
     check_sure(sure, queries)
+    check_explain(explain, queries)
     if sort == SortedBy.time:
         _require_times(gallery)
     groups = grouping(gallery, GroupedBy(group)) if isinstance(group, str) else group
@@ -99,6 +103,9 @@ def answers(
             replace(hit, rank=rank, **beside._asdict())
             for rank, ((_, hit), beside) in enumerate(zip(chosen, figures, strict=True), 1)
         ]
+        if explain:
+            said = explanations(model, gallery, query, index_K[at])
+            hits = [replace(hit, explain=words) for hit, words in zip(hits, said, strict=True)]
         if sort == SortedBy.time:
             hits.sort(key=_moment)
         count = groups.count(index_K) if groups else None

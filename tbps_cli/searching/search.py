@@ -18,6 +18,7 @@ from tbps_cli.files import expanded
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
 from tbps_cli.searching.dataset import of_split
+from tbps_cli.searching.explaining import check_explain
 from tbps_cli.searching.galleries import is_gallery, sources_of
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
@@ -137,6 +138,7 @@ def search_all(
     download: bool = False,
     refresh: bool = True,
     sure: float | None = None,
+    explain: bool = False,
     precision: str = "auto",
     watch: Watch | None = None,
     today: date | None = None,
@@ -146,12 +148,14 @@ def search_all(
     Cheap checks come first: the filter, the folder, the checkpoint, the data set, and only then weights.
     root: where the images of an index file lie now, if they were moved. precision: of embedding, as in `index`.
     sure: only images of the smallest set that holds the person with this probability.
+    explain: say of each hit which words of the sentence it supports, and where (`Hit.explain`).
     watch: gives the progress callback of embedding; called with the gallery's name.
     today: given, each sentence is understood first (`searching.questions`), and "yesterday" is the day before it; then
     a sentence may also say how many hits are wanted, unless `top` does.
     """
     check_limits(TOP if top is None else top, min_score, group, per_group, sort)
     check_sure(sure, queries)
+    check_explain(explain, queries)
     fits = parse(where) if isinstance(where, str) else where
     if isinstance(gallery, Gallery):
         model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
@@ -185,6 +189,7 @@ def search_all(
         per_group=per_group,
         sort=sort,
         sure=sure,
+        explain=explain,
     )
     if today is None:
         return Search(rank(queries, top=TOP if top is None else top, where=fits), gallery)

@@ -76,7 +76,10 @@ def check_sure(sure: float | None, queries: Sequence[Query]) -> None:
         return
     check_level(sure)
     if not all(query.plain for query in queries):
-        raise UsageError("--sure is for a sentence alone: nothing else was calibrated.", "Leave the other parts out.")
+        raise UsageError(
+            "--sure is for a sentence alone: nothing else was calibrated.",
+            'Leave the other parts out; a "no ..." in the sentence is one, unless you add --plain-query.',
+        )
 
 
 def require_calibration(owner: Encoder | Checkpoint, sure: float | None) -> None:

@@ -53,8 +53,8 @@ class _Seen:
 def heat_maps(method: Method, image_CHW: Tensor, direction_WE: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Where an image's embedding gets what it has of each direction, [W, rows, columns], each map 0 to 1.
 
-    image_CHW: as the model's transform gives it. Cells lie evenly over the whole of it. A map is all zeros where nothing
-    speaks for the direction. None where the method has no tower of ours, or its images do not go through it.
+    image_CHW: as the model's transform gives it. Cells lie evenly over the whole of it. A map is all zeros where
+    nothing speaks for the direction. None where the method has no tower of ours, or its images do not go through it.
     """
     tower = image_tower(method)
     if tower is None:
