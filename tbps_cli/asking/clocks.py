@@ -28,7 +28,7 @@ _CLOCKS = tuple(
     for expression in (
         rf"(?P<past>half past|(?:a )?quarter (?:past|to))\s+(?P<hour>\d{{1,2}}|{_HOURS})\b(?:\s+o'clock)?{_HALF}?",
         rf"(?P<minute>[1-5]?\d|five|ten|twenty|twenty[- ]five)\s+past\s+(?P<hour>\d{{1,2}}|{_HOURS}){_HALF}",
-        rf"(?P<hour>\d{{1,2}}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:/-])(?:\s*(?:h|hrs|hours|o'clock)\b)?{_HALF}?",
+        rf"(?P<hour>\d{{1,2}}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:/]|-(?!\d))(?:\s*(?:h|hrs|hours|o'clock)\b)?{_HALF}?",
         rf"(?P<hour>\d{{1,2}})[.](?P<minute>[0-5]\d){_HALF}",
         rf"(?P<hour>\d{{1,2}}|{_HOURS})(?:\s+o'clock)?{_HALF}",
         r"(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d)\s?(?:h|hrs|hours)\b",
@@ -47,7 +47,11 @@ class TimeOfDay:
     minutes: int
     end: int
     bare: bool = False
-    """A number alone."""
+    """Said without its half of the day, so that alone it is no time: 5, half past five."""
+    vague: bool = False
+    """5:30, which is in the morning unless the other end of a range says pm."""
+    halved: bool = False
+    """Said with its half of the day."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def clock_at(text: str, place: int, *, bare: bool = False) -> TimeOfDay | None:
     """The time of day that begins there; bare: a number alone counts too."""
     for expression in _CLOCKS:
         match = expression.match(text, place)
-        if match and (found := _clock(match.groupdict(), match.end())) is not None:
+        found = _clock(match.groupdict(), match.end()) if match else None
+        if found is not None and (bare or not found.bare):
             return found
     match = _BARE.match(text, place) if bare else None
     if match is None or (hour := _number(match["hour"])) > 24:
@@ -103,20 +108,21 @@ def _number(text: str) -> int:
 
 def _clock(said: dict[str, str | None], end: int) -> TimeOfDay | None:
     if noon := said.get("noon"):
-        return TimeOfDay(0 if noon.lower() == "midnight" else DAY // 2, end)
+        return TimeOfDay(0 if noon.lower() == "midnight" else DAY // 2, end, halved=True)
     hour, minute = _number(said["hour"] or "0"), _number(said.get("minute") or "0")
     past = (said.get("past") or "").lower()
     minute += 30 if "half" in past else 15 if "quarter past" in past else -15 if past else 0
     half = said.get("half") or _half_of_part(said.get("part"), hour)
-    if past and half is None:
-        return None  # half past five: in which half of the day?
+    if past and half is None:  # half past five: in which half of the day?
+        return TimeOfDay(hour * 60 + minute, end, bare=True) if 1 <= hour <= 12 else None
     if half and not 1 <= hour <= 12 and not (said.get("minute") and hour < 24):
         return None
     if hour > 24 or (hour == 24 and minute):
         return None
     if half and hour <= 12:
         hour = hour % 12 + (12 if half.lower() == "p" else 0)
-    return TimeOfDay((hour * 60 + minute) % (DAY + 1), end)
+    vague = half is None and 1 <= hour <= 12 and said.get("minute") is not None
+    return TimeOfDay((hour * 60 + minute) % (DAY + 1), end, vague=vague, halved=half is not None)
 
 
 def _half_of_part(part: str | None, hour: int) -> str | None:
@@ -127,13 +133,15 @@ def _half_of_part(part: str | None, hour: int) -> str | None:
 
 
 def between(low: TimeOfDay, high: TimeOfDay) -> Stretch | None:
-    """A range of two clocks, the bare one in the half of the day that makes it shortest. None: both are bare."""
+    """A range of two clocks. What lacks its half of the day gets the one that is nearest to the other end, if that says
+    it; else it counts as written, from 0 to 24. None: both are bare.
+    """
     if low.bare and high.bare:
         return None
     first, last = low.minutes, high.minutes
-    if low.bare:
+    if (low.bare or low.vague) and high.halved:
         first = min(_halves(first), key=lambda at: (last - at) % DAY or DAY)
-    if high.bare:
+    if (high.bare or high.vague) and low.halved:
         last = min(_halves(last), key=lambda at: (at - first) % DAY or DAY)
     return Stretch(first % DAY, last % DAY)
 

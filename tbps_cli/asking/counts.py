@@ -25,7 +25,7 @@ _HITS = (
     r"(?:results?|hits?|images?|photos?|pictures?|pics?|match|matches|crops?|shots?|answers?|candidates?|examples?)"
 )
 _ASK = (
-    r"(?:please\s+)?(?:(?:can|could)\s+you\s+)?(?:show|give|find|list|get|return|display|fetch|bring)"
+    r"(?:please\s+)?(?:(?:can|could)\s+you\s+|i\s+)?(?:need|want|show|give|find|list|get|return|display|fetch|bring)"
     r"(?:\s+(?:me|us))?(?:\s+(?:only|just))?(?:\s+up\s+to)?"
 )
 _RANKED = r"(?:the\s+)?(?:very\s+)?(?:top|first|best)"

@@ -163,7 +163,7 @@ _READERS: tuple[tuple[re.Pattern[str], Callable[[Said, date], Range | None]], ..
     (_of(rf"{_COUNT}\s+days?\s+ago"), _ago),
     (
         _of(
-            r"(?:(?:in|during|over|within|at|on)\s+)?(?:the\s+)?(?P<which>last|past|previous|this)\s+(?P<unit>weekend|week|month)"
+            r"(?:(?:in|during|over|within|at|on)\s+)?(?:all\s+(?:of\s+)?)?(?:the\s+)?(?P<which>last|past|previous|this)\s+(?P<unit>weekend|week|month)"
         ),
         _unit,
     ),

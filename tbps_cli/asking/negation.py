@@ -22,7 +22,8 @@ _BE = r"(?:is|was|are|were|does|did|do|has|have|had)"
 _NOT = r"(?:n['’]?t|\s+not)"
 _WHO = r"(?:(?:,\s*)?\b(?:who|that|which|and|but|he|she|they|it)\s+){0,2}"
 _HEADS = {
-    "no": rf"(?:\b(?:but|and)\s+)?(?:\b(?P<lead>{_VERB}|there\s+(?:is|was)|there's)\s+)?\b(?:no|zero)\s+(?:any\s+)?",
+    "no": r"(?:\b(?:but|and)\s+)?"
+    rf"(?:(?:(?:he|she|they|who|that)\s+)?\b(?P<lead>{_VERB}|there\s+(?:is|was)|there's)\s+)?\b(?:no|zero)\s+(?:any\s+)?",
     "without": r"(?:\bbut\s+)?\b(?P<lead>without|w/o)\s+(?:(?:wearing|carrying|having|holding|using)\s+)?(?:any\s+)?",
     "isn't": rf"{_WHO}\b{_BE}{_NOT}\s+(?:(?:got|currently|really|actually)\s+)?{_VERB}\s+(?:got\s+|on\s+)?(?:any\s+)?",
     "not wearing": rf"(?:\b(?:but|and|who|he|she)\s+)?\bnot\s+{_VERB}\s+(?:any\s+)?",
@@ -43,7 +44,9 @@ _FRESH = re.compile(r"(?:[,;.]\s*|\b(?:and|or|but|nor)\s+)$", re.IGNORECASE)
 _AND = re.compile(r"\s*,?\s*\b(?:and|but)\s+(?P<next>[\w'’-]+)", re.IGNORECASE)
 _NEGATING = frozenset({"no", "without", "not", "neither", "w/o", "isn't", "doesn't"})
 _ARTICLES = frozenset({"a", "an", "the", "his", "her"})
-_ADDED = re.compile(r"\s+(?:at all|whatsoever|anywhere|to be seen|visible|on(?!\s*\w))(?![\w-])", re.IGNORECASE)
+_ADDED = re.compile(
+    r"\s+(?:at all|whatsoever|anywhere|with (?:him|her|them)|to be seen|visible|on(?!\s*\w))(?![\w-])", re.IGNORECASE
+)
 _OVER = re.compile(
     r"\s+(?:over|under|underneath|beneath|inside|below|except|besides|apart from|other than|like|as|than)\b",
     re.IGNORECASE,
@@ -155,7 +158,7 @@ def _left(text: str, found: list[Passage]) -> Iterator[Passage]:
     for match in _LEFT.finditer(text):
         if any(entry.start <= match.start() < entry.end for entry in found):
             continue
-        words = re.findall(r"[\w'’-]+", text[match.end() : match.end() + 60])[:3]
+        words = re.findall(r"[\w'’-]+", text[match.end() : match.end() + 60])[:4]
         if any(word.lower() in forms("parts") or word.lower() in _OF_A_GARMENT for word in words):
             continue
         after = re.compile(r"\s+[\w'’-]+").match(text, match.end())

@@ -20,7 +20,7 @@ _NAME = re.compile(r"noon|midday|midnight", re.IGNORECASE)
 """Without "at" they are often something else: midnight blue."""
 _BLANK = re.compile(r"[\s,]*")
 _JOIN = re.compile(r"\s*,?\s*(?:(?:at|on|of|in|from)\s+)?", re.IGNORECASE)
-_START = re.compile(r"(?<![\w'’-])(?=[a-z\d])", re.IGNORECASE)
+_START = re.compile(r"(?<![\w'’-])(?<!\d[:.,/])(?=[a-z\d])", re.IGNORECASE)
 _SINCE = re.compile(r"(?P<since>since|after|later than|not before|not earlier than|not until)\s+", re.IGNORECASE)
 _BEFORE = re.compile(r"(?P<before>before|until|till|up to|earlier than|not later than|not after)\s+", re.IGNORECASE)
 _EXCEPT = re.compile(r"(?:\b(?:but|and)\s+)?\b(?:not|except(?:\s+for)?|excluding)\s+$", re.IGNORECASE)
@@ -184,7 +184,7 @@ def _ranged(start: int, low: Moment, high: Moment, opened: bool) -> When | None:
         or high.clock
         or low.days is None
         or high.days is None
-        or (not opened and (low.days.bare or high.days.bare))
+        or (not opened and low.days.bare != high.days.bare)
     ):
         return None
     first, last = low.days.first, high.days.last

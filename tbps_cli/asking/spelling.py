@@ -84,6 +84,9 @@ def _near(word: str, *, rare: bool) -> str | None:
 
     distance = 2 if len(word) >= TWO_MISTAKES and not rare else 1
     found = _symspell().lookup(word, Verbosity.CLOSEST, max_edit_distance=distance)
+    if not found and len(word) == TWO_MISTAKES - 1:  # "kakhi": all letters are there
+        twice = _symspell().lookup(word, Verbosity.CLOSEST, max_edit_distance=2)
+        found = [entry for entry in twice if sorted(entry.term) == sorted(word)]
     fitting = [entry for entry in found if entry.distance == 1 or entry.term[0] == word[0] or len(word) > 7]
     best = max(
         fitting, key=lambda entry: (_shares(entry.term, word), entry.count, english().get(entry.term, 0)), default=None
@@ -113,7 +116,8 @@ def _symspell() -> SymSpell:
     return made
 
 
-def share_of_english(text: str) -> float:
-    """How much of a sentence's words are English ones, 1 where it has no words."""
+def shares(text: str) -> tuple[float, float]:
+    """How much of a sentence's words are words for persons and clothes, and how much English ones at all."""
     words = [match[0].lower() for match in _WORDS.finditer(text)]
-    return sum(map(is_english, words)) / len(words) if words else 1.0
+    count = max(1, len(words))
+    return sum(word in vocabulary() for word in words) / count, sum(map(is_english, words)) / count
