@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tbps_cli.retrieval.evaluate import evaluate
     from tbps_cli.searching.index import index
     from tbps_cli.searching.search import search
+    from tbps_cli.searching.watching import watch
 else:
     _WHERE = {
         "convert": ("models.conversion", "convert"),
@@ -34,6 +35,7 @@ else:
         "probe": ("probing.probe", "probe"),
         "search": ("searching.search", "search"),
         "train": ("engine.train", "train"),
+        "watch": ("searching.watching", "watch"),
     }
 
     def __getattr__(name: str) -> object:
@@ -49,4 +51,4 @@ else:
         return sorted({*globals(), *_WHERE})
 
 
-__all__ = ["convert", "degrade", "evaluate", "export", "index", "load", "probe", "search", "train"]
+__all__ = ["convert", "degrade", "evaluate", "export", "index", "load", "probe", "search", "train", "watch"]

@@ -89,7 +89,7 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
 
 def test_every_command_of_the_contract_is_there() -> None:
     """The names that people's scripts type. A command more or less is a decision, so it is made here too."""
-    contract = "prepare-data train eval compare index search export convert recipes runs cache doctor"
+    contract = "prepare-data train eval compare index search watch export convert recipes runs cache doctor"
     assert sorted(commands()) == sorted(contract.split())
 
 
@@ -103,11 +103,11 @@ def test_every_option_has_help_and_every_command_a_sentence(name: str) -> None:
 
 # A command that prints a document needs --json; one that opens a model what belongs to a model.
 NEEDS = {
-    **{name: {"--json"} for name in ("prepare-data", "eval", "search", "recipes", "runs", "cache", "doctor")},
+    **{name: {"--json"} for name in ("prepare-data", "eval", "search", "watch", "recipes", "runs", "cache", "doctor")},
     **{name: {"--ckpt", "--device", "--set", "--words"} for name in ("index", "export")},
     "train": {"--set", "--data-root", "--out", "--init", "--resume", "--device", "--workers"},
 }
-NEEDS["eval"] = NEEDS["search"] = {"--ckpt", "--device", "--set", "--words", "--json"}
+NEEDS["eval"] = NEEDS["search"] = NEEDS["watch"] = {"--ckpt", "--device", "--set", "--words", "--json"}
 
 
 @pytest.mark.parametrize("name", commands())

@@ -42,6 +42,9 @@ COMMANDS = {
     "compare": ListedCommand("Evaluation", "compare", "tbps compare runs/irra-0001 runs/rde-0001"),
     "index": ListedCommand("Search", "index", "tbps index photos --ckpt runs/mine"),
     "search": ListedCommand("Search", "search", 'tbps search "a man in a white shirt" --in photos --html answer.html'),
+    "watch": ListedCommand(
+        "Search", "watch", 'tbps watch cameras --query "a man in a red coat" --budget 5/day --jsonl alerts.jsonl'
+    ),
     "export": ListedCommand("Files", "export", "tbps export --ckpt runs/mine --out exported"),
     "convert": ListedCommand("Files", "convert", "tbps convert logs/CUHK-PEDES/irra --out runs/irra-official"),
     "cache": ListedCommand("Files", "cache", "tbps cache --clean features --older-than 30"),

@@ -47,7 +47,7 @@ LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=Tr
 
 def index(
     checkpoint: Encoder | Checkpoint | str | Path | None,
-    sources: str | Path | Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path] | Sources,
     path: str | Path | None = None,
     *,
     gallery: str | None = None,
@@ -81,7 +81,10 @@ def index(
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
     """
-    given = find_sources([sources] if isinstance(sources, str | Path) else sources, gallery=gallery)
+    if isinstance(sources, Sources):
+        given = sources
+    else:
+        given = find_sources([sources] if isinstance(sources, str | Path) else sources, gallery=gallery)
     if footage.pattern:
         NamePattern(footage.pattern)  # a mistake in it is told before weights are read
     model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)

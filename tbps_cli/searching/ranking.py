@@ -94,7 +94,7 @@ def answers(
         certain = surely(judge, query_E, ranked[0], sure)
         score_K, index_K = _kept(*ranked, _lowest(min_score, certain), left_out)
         if groups is None:
-            chosen = [(place, _hit(gallery, score_K[place], index_K[place])) for place in range(len(index_K[:top]))]
+            chosen = [(place, hit_of(gallery, score_K[place], index_K[place])) for place in range(len(index_K[:top]))]
         else:
             chosen = list(_grouped(gallery, groups, score_K, index_K, top, per_group))
         at = [place for place, _ in chosen]
@@ -207,11 +207,11 @@ def _grouped(
     for group in islice(groups.groups(index_K), top):
         first, last = span(gallery, index_K[group.place_M])
         for place in group.place_M[:per_group].tolist():
-            hit = _hit(gallery, score_K[place], index_K[place])
+            hit = hit_of(gallery, score_K[place], index_K[place])
             yield place, replace(hit, group=group.name, members=len(group.place_M), first=first, last=last)
 
 
-def _hit(gallery: Gallery, score: Any, place: int) -> Hit:
+def hit_of(gallery: Gallery, score: Any, place: int) -> Hit:
     row = gallery.rows[place]
     facts = row.camera, row.time, row.source, row.seconds, row.box, row.track, row.detection
     return Hit(0, row.path, float(score), gallery.file_of(row), row.person, *facts)

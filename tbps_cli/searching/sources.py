@@ -117,7 +117,11 @@ def find_sources(given: Sequence[str | Path], *, gallery: str | None = None) -> 
 def _joined(named: Mapping[str, Sources]) -> Listing:
     whole = Listing([])
     for key, one in named.items():
-        listing = one.list()
+        try:
+            listing = one.list()
+        except DataError as error:  # gone by now: the others go on
+            whole.unreadable[key] = error.message
+            continue
         whole.items += [_renamed(item, key, one) for item in listing.items]
         whole.unreadable |= {f"{key}/{at}" if at else key: why for at, why in listing.unreadable.items()}
     return whole

@@ -1,0 +1,183 @@
+"""Which files of a watched source are there, which have stopped growing, and when it is worth looking again.
+
+A file is taken when its size and time of change have stayed the same for a while by our own clock; the times that
+files state are not believed, since copies keep those of their originals and network disks have clocks of their own.
+A source that vanishes is waited for; nothing is forgotten meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tbps_cli.errors import DataError
+from tbps_cli.searching.sources import FileFacts, Item, Listing, Sources, find_sources
+
+logger = logging.getLogger("tbps")
+SETTLED = 2.0
+"""Seconds for which a file must stay as it is."""
+LOOK = 60.0
+"""Seconds from one listing to the next where nothing was noticed; changes in linked folders are seen then."""
+LOOK_REMOTE = 10.0
+"""The same on disks of which other machines' changes are not noticed."""
+_REMOTE = ("nfs", "cifs", "smb", "fuse.sshfs", "fuse.rclone", "9p", "afs", "ceph", "glusterfs", "fuse.s3fs")
+
+
+@dataclass
+class Taken(Listing):
+    """The files that have stopped growing; of the others rows may be there already, which stay."""
+
+    waiting: set[str] = field(default_factory=set)
+
+    def hides(self, path: str) -> bool:
+        return path in self.waiting or super().hides(path)
+
+
+class Arrivals:
+    """The files of some sources, listed again and again."""
+
+    def __init__(
+        self,
+        places: Sequence[str | Path],
+        *,
+        gallery: str | None = None,
+        settled: float = SETTLED,
+        facts: Mapping[Path, Callable[[Path], FileFacts]] | None = None,
+    ) -> None:
+        """facts: what is known of the files directly in a folder. Raises DataError for a source that is not there."""
+        self.places, self.gallery, self.settled, self.facts = list(places), gallery, settled, facts or {}
+        self._sources = find_sources(self.places, gallery=gallery)
+        self._seen: dict[str, tuple[tuple[int, int], float]] = {}
+        self.taken = Taken([])
+        self.any_before = False
+
+    @property
+    def sources(self) -> Sources:
+        """The sources as `index` takes them: their list is the last one that `look` made."""
+        return replace(self._sources, list=lambda: self.taken)
+
+    @property
+    def present(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of change of all files, also of those that are still growing."""
+        return [(path, *state) for path, (state, _) in self._seen.items()]
+
+    @property
+    def folders(self) -> list[Path]:
+        """What is to be watched."""
+        roots = self._sources.roots
+        there = [*roots.named.values()] if roots.named else [roots.folder]
+        return [path for path in there if path.exists()]
+
+    def look(self) -> bool:
+        """List the files; whether the taken ones differ from the last time. Raises DataError when all are gone."""
+        try:
+            self._sources = find_sources(self.places, gallery=self.gallery)  # a pattern may fit more by now
+        except DataError:
+            if len(self.places) == 1:
+                raise
+        listing, now = self._sources.list(), time.monotonic()
+        if not listing.items and self.any_before:
+            raise DataError(f"{self._sources.title} holds no images any more.")
+        seen = {}
+        taken = Taken([], dict(listing.unreadable))
+        for item in listing.items:
+            known = self._seen.get(item.path)
+            since = known[1] if known and known[0] == item.found.state else now
+            seen[item.path] = item.found.state, since
+            if now - since >= self.settled:
+                taken.items.append(self._with_facts(item))
+            else:
+                taken.waiting.add(item.path)
+        before, self.taken, self._seen = self.taken, taken, seen
+        self.any_before |= bool(listing.items)
+        return [(item.path, item.found.state) for item in before.items] != [
+            (item.path, item.found.state) for item in taken.items
+        ]
+
+    def _with_facts(self, item: Item) -> Item:
+        of = self.facts.get(item.file.parent)
+        return item if of is None else replace(item, facts=of(item.file))
+
+
+class Noticing:
+    """Waits until something changes in some folders, by `watchfiles`; where that fails, until the time is over."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Event()
+        self._over = threading.Event()
+        self._folders: list[tuple[Path, tuple[int, int]]] = []
+        self._told = False
+
+    def follow(self, folders: Sequence[Path]) -> None:
+        """Watch these folders from now on, anew where one of them is another by now."""
+        named = [(folder, _identity(folder)) for folder in folders]
+        if named == self._folders:
+            return
+        self.close()
+        self._folders, self._over = named, threading.Event()
+        if named:
+            threading.Thread(target=self._notice, args=(self._over, folders), daemon=True, name="watch").start()
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        """Until something has changed, so many seconds have passed, or `stop` is set."""
+        until = time.monotonic() + seconds
+        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+            if self._changed.wait(min(left, 0.25)):
+                break
+        self._changed.clear()
+
+    def close(self) -> None:
+        self._over.set()
+
+    def _notice(self, over: threading.Event, folders: Sequence[Path]) -> None:
+        from watchfiles import watch
+
+        try:
+            for _ in watch(
+                *folders,
+                watch_filter=None,
+                stop_event=over,
+                debounce=400,
+                step=100,
+                rust_timeout=1000,
+                raise_interrupt=False,
+                ignore_permission_denied=True,
+            ):
+                self._changed.set()
+        except (OSError, RuntimeError, ValueError) as error:
+            if not over.is_set() and not self._told:
+                self._told = True
+                logger.warning("Changes cannot be noticed (%s); the sources are listed every %g s.", error, LOOK)
+
+
+def look_every(folders: Sequence[Path]) -> float:
+    """How many seconds may pass from one listing to the next, by the kind of disk."""
+    return LOOK_REMOTE if any(is_remote(folder) for folder in folders) else LOOK
+
+
+def is_remote(folder: Path) -> bool:
+    """Whether a folder lies on a disk of another machine, as far as the system says it (Linux)."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+        device = folder.stat().st_dev
+    except OSError:
+        return False
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted:
+            return after.split()[0].startswith(_REMOTE)
+    return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    with suppress(OSError):
+        state = folder.stat()
+        return state.st_dev, state.st_ino
+    return 0, 0
