@@ -20,6 +20,7 @@ from tbps_cli.escape import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
     from rich.table import Table
     from rich.text import Text
 
@@ -170,7 +171,7 @@ def table(
     for hidden in range(len(optional) + 1):
         places = [place for place, heading in enumerate(headings) if heading not in optional[:hidden]]
         shown = [[printable("" if row[place] is None else str(row[place])) for place in places] for row in rows]
-        made, needed = _grid([headings[place] for place in places], shown, right, prose, ends)
+        made, needed = grid([headings[place] for place in places], shown, right, prose, ends)
         if needed <= width:
             break
     if needed > width:
@@ -180,7 +181,7 @@ def table(
     screen.print(made, crop=False)
 
 
-def _grid(
+def grid(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     right: Sequence[str],
@@ -242,6 +243,13 @@ def progress(title: str, unit: str = "") -> Iterator[Callable[[int, int], None]]
     if not moving():
         yield lambda done, total: None
         return
+    bar, told = progress_bar(title, unit)
+    with bar:
+        yield told
+
+
+def progress_bar(title: str, unit: str = "") -> tuple[Progress, Callable[[int, int], None]]:
+    """A bar of stderr that is not shown yet, and the callback (done, total) that moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     screen = console(stderr=True)
@@ -251,9 +259,9 @@ def progress(title: str, unit: str = "") -> Iterator[Callable[[int, int], None]]
         MofNCompleteColumn(),
     ]
     columns += [TextColumn(unit)] * bool(unit) + [TimeRemainingColumn()]
-    with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task(shortened(title, screen.width // 3), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=screen, transient=True)
+    task = bar.add_task(shortened(title, screen.width // 3), total=None)
+    return bar, lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

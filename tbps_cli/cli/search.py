@@ -131,6 +131,9 @@ Explain = Annotated[
         help="Say of each hit which words of the sentence it supports, and in --json and --html where in the image.",
     ),
 ]
+Now = Annotated[
+    bool, typer.Option("--now", help="While images are embedded, show the best of those so far (on a terminal).")
+]
 Queries = Annotated[
     Path | None,
     typer.Option(
@@ -204,6 +207,7 @@ def command(
     explain: Explain = False,
     queries: Queries = None,
     interactive: Interactive = False,
+    now: Now = False,
     as_json: Json = False,
     as_csv: AsCsv = False,
     as_paths: AsPaths = False,
@@ -232,6 +236,7 @@ def command(
     """Rank images for a sentence, an image, or both."""
     from tbps_cli.amounts import seconds
     from tbps_cli.cli import consent, render, search_view
+    from tbps_cli.cli.live_view import LiveView
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file, check_new_folder
     from tbps_cli.searching.audit import AuditLog
@@ -254,6 +259,7 @@ def command(
     log = AuditLog(audit) if audit else None
     if log:
         log.check()
+    live = LiveView()
     opening_options: dict[str, Any] = {
         "split": split.value,
         "data_root": data_root,
@@ -266,8 +272,10 @@ def command(
         "download": download,
         "refresh": not no_index,
         "precision": precision.value,
-        "watch": lambda name: render.progress(f"Embedding {name}", "images"),
+        "watch": live.watch if now else lambda name: render.progress(f"Embedding {name}", "images"),
     }
+    if now and (interactive or queries is not None):
+        raise UsageError("--now shows one answer: leave out --queries and -i.", "Give one sentence.")
     if interactive:
         from tbps_cli.cli.interactive import Drawing
         from tbps_cli.searching.session import Dialogue
@@ -290,6 +298,7 @@ def command(
         sort=sort,
         sure=sure,
         explain=explain,
+        early=live.early if now and render.moving() else None,
         today=None if plain_query or queries is not None else date.today(),
         **opening_options,
     )

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tbps_cli.amounts import amount
-from tbps_cli.cli.render import document, line, note, styled, table
+from tbps_cli.cli.render import document, grid, line, note, styled, table
 from tbps_cli.cli.terminal_images import chosen, strip
+from tbps_cli.escape import printable
 from tbps_cli.searching.timeline import clip_time
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tbps_cli.cli.terminal_images import Renderable
     from tbps_cli.exporting.agree import Agreement
     from tbps_cli.searching.gallery import Gallery
@@ -66,6 +69,13 @@ def _words(hits: Sequence[Hit]) -> None:
             else:
                 parts += [("  ", ""), (word.word, "strike"), (f" ({word.instead}?)" if word.instead else "", "")]
         styled(parts, indent=7)
+
+
+def hit_table(answer: Answer, most: int) -> Table:
+    """The first hits as a table of its own."""
+    columns = {name: values[:most] for name, values in _columns(answer).items() if any(values[:most])}
+    rows = [[printable(value) for value in row] for row in zip(*columns.values(), strict=True)]
+    return grid(list(columns), rows, ["rank", "score", "images", "at"], [], [])[0]
 
 
 def understood(answers: Sequence[Answer]) -> None:

@@ -110,11 +110,13 @@ def embed_images(
     batch: int,
     workers: int | None = None,
     progress: Progress | None = None,
+    written: Callable[[], None] | None = None,
 ) -> EmbedReport:
     """Bring a feature file up to date with these images; rows of other images stay as they are.
 
     workers: threads that decode; default one a core, at most eight.
     progress: called with (images done, images to do), when there are any.
+    written: called whenever new rows are in the file.
     Unusable images are in the report; `file.compact` is left to the caller, who may drop rows first.
     Raises CacheError when the file cannot be written.
     """
@@ -126,7 +128,7 @@ def embed_images(
     def encode(arrays: list[Embeddings]) -> Embeddings:
         return encoder.image_arrays(np.stack(arrays))
 
-    sink = RowSink(file, encode, batch, whole=bool(encoder.batch_dependent))
+    sink = RowSink(file, encode, batch, whole=bool(encoder.batch_dependent), written=written)
     prepare = _Preparer(encoder, policy, sink)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="tbps-image") as pool:
         ahead = _ahead(pool, prepare, todo, 2 * batch)

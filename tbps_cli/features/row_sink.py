@@ -16,6 +16,8 @@ from tbps_cli.features.store import FeatureFile
 Value = TypeVar("Value")
 
 FLUSH_SECONDS = 5.0
+SEEN_SECONDS = 2.0
+"""The same where somebody waits for the rows."""
 FLUSH_ROWS = 4096
 """New rows are written at least this often."""
 
@@ -34,11 +36,19 @@ class RowSink(Generic[Value]):
     """Rows on their way to the file: first they wait for a whole batch, then to be written.
 
     whole: embeddings depend on the rest of the batch, so every row is embedded, also those of equal content.
+    written: called whenever new rows are in the file; they are then written more often, for whoever waits for them.
     """
 
     def __init__(
-        self, file: FeatureFile, encode: Callable[[list[Value]], Embeddings], batch: int, *, whole: bool
+        self,
+        file: FeatureFile,
+        encode: Callable[[list[Value]], Embeddings],
+        batch: int,
+        *,
+        whole: bool,
+        written: Callable[[], None] | None = None,
     ) -> None:
+        self.written, self.wait = written, FLUSH_SECONDS if written is None else SEEN_SECONDS
         self.file, self.encode, self.batch, self.whole = file, encode, batch, whole
         self.path_of: dict[str, str] = {}
         """Content -> a path that has it, in the file or on its way there."""
@@ -83,7 +93,7 @@ class RowSink(Generic[Value]):
                 self._keep(row, embedding_E)
         self.embedded += len(self.batched)
         self.batched = {}
-        if len(self.unwritten) >= FLUSH_ROWS or time.monotonic() - self.since > FLUSH_SECONDS:
+        if len(self.unwritten) >= FLUSH_ROWS or time.monotonic() - self.since > self.wait:
             self.flush()
 
     def flush(self) -> None:
@@ -92,6 +102,8 @@ class RowSink(Generic[Value]):
             rows, embeddings = zip(*self.unwritten.values(), strict=True)
             self.file.append(rows, np.stack(embeddings))
             self.unwritten = {}
+            if self.written is not None:
+                self.written()
         self.since = time.monotonic()
 
     def _keep(self, row: Row, embedding_E: Embeddings) -> None:

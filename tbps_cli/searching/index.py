@@ -63,6 +63,7 @@ def index(
     sets: Sequence[str] = (),
     words: str | Path | None = None,
     progress: Progress | None = None,
+    grown: Callable[[Gallery], None] | None = None,
 ) -> Gallery:
     """Embed the images of a source, as far as that has not been done, and open them as a gallery.
 
@@ -78,6 +79,7 @@ def index(
     precision: fp32, bf16 or int8; auto goes on as the index was begun, and begins one in the fastest way that agrees
     with float32 here (`features.fastest_way`).
     progress: called with (images and frames done, those to do), when there are any.
+    grown: called every few seconds, while images are embedded, with the gallery as far as it is.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
     """
@@ -106,9 +108,17 @@ def index(
     wanted = [item for item in listing.items if not skipped.knows(item.found) and not withheld.knows(item)]
     pattern = NamePattern(footage.pattern) if footage.pattern else None
     todo = _Division(given, footage, with_names(wanted, pattern, given.title))
-    images = embed_images(encoder, todo.images, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress)
+
+    def so_far() -> None:
+        if grown is not None:
+            grown(Gallery(given.title, given.roots, file.known(), file.matrix(), run=str(model.path)))
+
+    written = so_far if grown is not None else None
+    images = embed_images(
+        encoder, todo.images, file, LEAVE_OUT, batch=batch, workers=workers, progress=progress, written=written
+    )
     persons = embed_persons(
-        encoder, todo.footage, file, state, footage, batch=batch, download=download, progress=progress
+        encoder, todo.footage, file, state, footage, batch=batch, download=download, progress=progress, written=written
     )
     state.remember(footage)
     outcome = _Outcome(given, listing, todo, images, persons)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -57,10 +57,12 @@ def embed_persons(
     batch: int,
     download: bool = False,
     progress: Progress | None = None,
+    written: Callable[[], None] | None = None,
 ) -> PersonReport:
     """Bring the rows of persons in these files up to date.
 
     download: whether a detector's weights may be fetched. progress: called with (frames done, frames to do).
+    written: called whenever new rows are in the index.
     Unreadable files are in the report. Raises CacheError when the index cannot be written.
     """
     report = PersonReport()
@@ -70,7 +72,7 @@ def embed_persons(
     from tbps_cli.footage.detector import open_detector
 
     detector = open_detector(footage.detector, download=download)
-    work = _Work(encoder, file, state, detector, footage.every or EVERY, batch)
+    work = _Work(encoder, file, state, detector, footage.every or EVERY, batch, written)
     frames = _Count(todo, work.every, progress)
     for item in todo:
         try:
@@ -114,11 +116,18 @@ class _Work:
     """Finds and embeds the persons of one file after another."""
 
     def __init__(
-        self, encoder: ImageEncoder, file: FeatureFile, state: IndexState, detector: Detector, every: float, batch: int
+        self,
+        encoder: ImageEncoder,
+        file: FeatureFile,
+        state: IndexState,
+        detector: Detector,
+        every: float,
+        batch: int,
+        written: Callable[[], None] | None,
     ) -> None:
         self.encoder, self.file, self.state, self.detector, self.every = encoder, file, state, detector, every
         self.sink: RowSink[Embeddings] = RowSink(
-            file, lambda arrays: encoder.image_arrays(np.stack(arrays)), batch, whole=False
+            file, lambda arrays: encoder.image_arrays(np.stack(arrays)), batch, whole=False, written=written
         )
 
     def index(self, item: Item, frames: _Count) -> set[str]:

@@ -103,10 +103,14 @@ class Query:
         return "".join([wanted, *(f" - {term}" for term in self.terms if term.weight < 0)])
 
 
-def encode(model: Encoder, queries: Sequence[Query]) -> NDArray[np.float32]:
-    """One unit row a query, [Q, E]. Special tokens that are written out in a query are plain words."""
+def encode(model: Encoder, queries: Sequence[Query], *, quiet: bool = False) -> NDArray[np.float32]:
+    """One unit row a query, [Q, E]. Special tokens that are written out in a query are plain words.
+
+    quiet: without the warning about sentences that are cut.
+    """
     refuse_batch_dependent(model)
-    warn_of_cut(model, [text for query in queries for text in query.texts], "queries")
+    if not quiet:
+        warn_of_cut(model, [text for query in queries for text in query.texts], "queries")
     texts = list(dict.fromkeys(text for query in queries for text in query.texts))
     text_row = dict(zip(texts, model.encode_texts(texts, query=True), strict=True)) if texts else {}
     image_row = {image: model.encode_images([image])[0] for query in queries for image in query.images}

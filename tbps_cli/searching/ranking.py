@@ -70,11 +70,12 @@ def answers(
     sort: str = "score",
     sure: float | None = None,
     explain: bool = False,
+    quiet: bool = False,
 ) -> list[Answer]:
     """Rank a gallery for several queries; the filter comes first, so `top` images or groups that fit it remain.
 
     sure: only images of the smallest set that holds the person with this probability. explain: say of each hit
-    which words of the sentence it supports, and where.
+    which words of the sentence it supports, and where. quiet: without warnings.
     """
     check_limits(top, min_score, group, per_group, sort)
     check_sure(sure, queries)
@@ -83,9 +84,9 @@ def answers(
         _require_times(gallery)
     groups = grouping(gallery, GroupedBy(group)) if isinstance(group, str) else group
     ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
-    query_QE = encode(model, queries)
+    query_QE = encode(model, queries, quiet=quiet)
     itself = [frozenset() if with_self else _places_of_images(gallery, query) for query in queries]
-    judge = judge_of(model, gallery.vector_GE, ranker.index_K, sure)
+    judge = judge_of(model, gallery.vector_GE, ranker.index_K, sure, quiet=quiet)
     # as many more as may have to be left out, so that `top` remain; to group them, all are needed
     reach = max(1, len(gallery)) if groups else max(top, judge.known) + max(map(len, itself), default=0)
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from tbps_cli.errors import DataError, UsageError
+from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.separate import SIGNATURE
 from tbps_cli.files import expanded
@@ -33,6 +34,8 @@ from tbps_cli.types import Hit
 Place: TypeAlias = str | Path | Sequence[str | Path] | None
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
+_SHARE = 20.0
+"""Times as long as an early answer took until the next one: they cost embedding a twentieth of its time."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def search_all(
     explain: bool = False,
     precision: str = "auto",
     watch: Watch | None = None,
+    early: Callable[[Search], None] | None = None,
     today: date | None = None,
 ) -> Search:
     """Answer several queries over one gallery; everything else as in `search`.
@@ -150,6 +154,7 @@ def search_all(
     sure: only images of the smallest set that holds the person with this probability.
     explain: say of each hit which words of the sentence it supports, and where (`Hit.explain`).
     watch: gives the progress callback of embedding; called with the gallery's name.
+    early: called every few seconds, while images are embedded, with the answers so far.
     today: given, each sentence is understood first (`searching.questions`), and "yesterday" is the day before it; then
     a sentence may also say how many hits are wanted, unless `top` does.
     """
@@ -157,6 +162,27 @@ def search_all(
     check_sure(sure, queries)
     check_explain(explain, queries)
     fits = parse(where) if isinstance(where, str) else where
+
+    def answered(model: Encoder, gallery: Gallery, *, quiet: bool = False) -> Search:
+        rank = partial(
+            answers,
+            model,
+            gallery,
+            min_score=min_score,
+            with_self=with_self,
+            group=group,
+            per_group=per_group,
+            sort=sort,
+            sure=sure,
+            explain=explain and not quiet,
+            quiet=quiet,
+        )
+        if today is None:
+            return Search(rank(queries, top=TOP if top is None else top, where=fits), gallery)
+        from tbps_cli.searching.questions import ask  # its grammars take a moment to compile
+
+        return Search([ask(rank, gallery, query, today=today, top=top, where=fits) for query in queries], gallery)
+
     if isinstance(gallery, Gallery):
         model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
     else:
@@ -178,24 +204,28 @@ def search_all(
             refresh=refresh,
             precision=precision,
             watch=watch,
+            grown=None if early is None else _Early(answered, early),
         )
-    rank = partial(
-        answers,
-        model,
-        gallery,
-        min_score=min_score,
-        with_self=with_self,
-        group=group,
-        per_group=per_group,
-        sort=sort,
-        sure=sure,
-        explain=explain,
-    )
-    if today is None:
-        return Search(rank(queries, top=TOP if top is None else top, where=fits), gallery)
-    from tbps_cli.searching.questions import ask  # its grammars take a moment to compile
+    return answered(model, gallery)
 
-    return Search([ask(rank, gallery, query, today=today, top=top, where=fits) for query in queries], gallery)
+
+class _Early:
+    """Answers over a gallery that is still growing, as often as takes little of the time that embedding has."""
+
+    def __init__(self, answered: Callable[..., Search], seen: Callable[[Search], None]) -> None:
+        self.answered, self.seen = answered, seen
+        self.next = 0.0
+
+    def __call__(self, model: Encoder, so_far: Gallery) -> None:
+        began = time.monotonic()
+        if began < self.next or not len(so_far):
+            return
+        try:
+            self.seen(self.answered(model, so_far, quiet=True))
+        except TbpsError:  # such as a filter by a column of which no row so far has a value: told at the end
+            return
+        now = time.monotonic()
+        self.next = now + _SHARE * (now - began)
 
 
 def open_gallery(
@@ -214,13 +244,15 @@ def open_gallery(
     workers: int | None = None,
     root: str | Path | None = None,
     watch: Watch | None = None,
+    grown: Callable[[Encoder, Gallery], None] | None = None,
 ) -> tuple[Encoder, Gallery]:
     """A model and the images that it searches.
 
     place: what `searching.sources` takes (a folder, a video, a list, ...), several of them, the name of a gallery,
     all of which are brought up to date; or an index file as it is. Left out, a split of the data set that the model
     was trained on. footage: how persons are found in videos and whole frames; download: whether a detector's weights
-    may be fetched; refresh: False takes an index that is there as it is. Everything else as in `search_all`.
+    may be fetched; refresh: False takes an index that is there as it is. grown: called every few seconds, while images
+    are embedded, with the gallery as far as it is. Everything else as in `search_all`.
     """
     places = [] if place is None else [place] if isinstance(place, str | Path) else list(place)
     index_file = _index_file(places)
@@ -252,6 +284,7 @@ def open_gallery(
             precision=precision,
             workers=workers,
             progress=progress,
+            grown=None if grown is None else partial(grown, model),
         )
 
 

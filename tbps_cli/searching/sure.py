@@ -89,7 +89,14 @@ def require_calibration(owner: Encoder | Checkpoint, sure: float | None) -> None
         raise _uncalibrated(str(owner.path), sure)
 
 
-def judge_of(model: Encoder, vector_GE: NDArray[Any], place_K: NDArray[np.int64] | None, sure: float | None) -> Judge:
+def judge_of(
+    model: Encoder,
+    vector_GE: NDArray[Any],
+    place_K: NDArray[np.int64] | None,
+    sure: float | None,
+    *,
+    quiet: bool = False,
+) -> Judge:
     """The judge of all searches of one model in one gallery; says where the gallery is unlike the calibration's.
 
     Raises WeightsError where `--sure` has no calibration to go by, UsageError where that knows too few people.
@@ -100,7 +107,7 @@ def judge_of(model: Encoder, vector_GE: NDArray[Any], place_K: NDArray[np.int64]
             raise _uncalibrated(str(model.path), sure)
         check_level(sure, known.most)
     judge = Judge(vector_GE, place_K, known)
-    if unlike := judge.shifted():
+    if not quiet and (unlike := judge.shifted()):
         logger.warning(
             "the images of this gallery score unlike those of the calibration (distance %.2f, usual are up to %.2f): "
             "probabilities and --sure may be wrong here",
