@@ -16,6 +16,7 @@ AT = 15
 ABOUT = 30
 """Minutes before and after "around 5 pm"."""
 
+AFTER_MIDNIGHT, BEFORE_MIDNIGHT = Stretch(0, 6 * 60), Stretch(18 * 60, DAY)
 _NAME = re.compile(r"noon|midday|midnight", re.IGNORECASE)
 """Without "at" they are often something else: midnight blue."""
 _BLANK = re.compile(r"[\s,]*")
@@ -226,11 +227,12 @@ def _weekday(text: str, place: int, today: date) -> Moment | None:
 
 
 def _open(start: int, moment: Moment, *, since: bool) -> When:
-    """From a moment on, or up to it."""
+    """From a moment on, or up to it. "After 4 pm on Friday" ends with the day, "after Friday 4 pm" does not."""
     days, clock = moment.days, moment.clock
-    if days is None and clock is not None:
+    if clock is not None and (days is None or clock.end < days.end):
         low, high = (clock.minutes, None) if since else (None, clock.minutes)
-        return When(start, moment.end, stretch=Stretch(low, high))
+        stretch = Stretch(low, high) if clock.minutes else AFTER_MIDNIGHT if since else BEFORE_MIDNIGHT
+        return When(start, moment.end, days, stretch)
     assert days is not None
     edge = (days.first if since else days.last) if clock is None else at_minute(days.first, clock.minutes)
     if since:
