@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,13 @@ from tbps_cli.amounts import amount
 from tbps_cli.cli import output, render, search_view
 from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.files import check_new_file, check_new_folder
+from tbps_cli.searching.hits import passed
 from tbps_cli.searching.session import ENDS, HELP, Session, Wish
+from tbps_cli.searching.timeline import clip_time
 
 if TYPE_CHECKING:
     from tbps_cli.searching.ranking import Answer
+    from tbps_cli.types import Hit
 
 PROMPT = "> "
 Save = Callable[[str, "Answer", str | None, Path | None, Path | None], None]
@@ -45,65 +48,81 @@ def talk(session: Session, save: Save, drawing: Drawing) -> int:
     typed = sys.stdin is not None and sys.stdin.isatty()
     render.note(f"{session.gallery.name}: {amount(len(session.gallery), 'image')}. Type what the person looks like.")
     render.note("help lists the commands; quit or Ctrl-D ends.")
+    talking = _Talking(session, save, drawing)
     mistakes = 0
     if session.now.terms:
-        mistakes += not _told(session, None, save, drawing)
+        mistakes += not talking.told(None)
     for line in _typed() if typed else _given():
         if line.strip().lower() in ENDS:
             break
-        mistakes += not _told(session, line, save, drawing)
+        mistakes += not talking.told(line)
         output.stdout.flush()
     return 0 if typed else min(mistakes, 1)
 
 
-def _told(session: Session, line: str | None, save: Save, drawing: Drawing) -> bool:
-    """Answer one line, or what was asked to begin with; whether it was no mistake."""
-    try:
-        if line is not None and "\ufffd" in line:
-            raise DataError(f"-i: not UTF-8: {line.strip()!r:.80}", "Save the lines as UTF-8.")
-        reply = session.refresh() if line is None else session.said(line)
-        if isinstance(reply, Wish):
-            _fulfil(session, reply, save, line or "")
-        elif reply is not None:
-            _show(session, drawing)
-    except TbpsError as mistake:
-        render.error(mistake)
-        return False
-    except OSError as error:
-        render.error(TbpsError(f"{error.filename or 'the system'}: {error.strerror or error}."))
-        return False
-    except KeyboardInterrupt:
-        render.note("")  # the terminal has written ^C
-        render.note("interrupted.")
-    return True
+@dataclass
+class _Talking:
+    """Answers lines; what a sentence was understood as is said once, and not again after each refinement."""
+
+    session: Session
+    save: Save
+    drawing: Drawing
+    said: list[tuple[str, str]] = field(default_factory=list)
+
+    def told(self, line: str | None) -> bool:
+        """Answer one line, or what was asked to begin with; whether it was no mistake."""
+        try:
+            if line is not None and "\ufffd" in line:
+                raise DataError(f"-i: not UTF-8: {line.strip()!r:.80}", "Save the lines as UTF-8.")
+            reply = self.session.refresh() if line is None else self.session.said(line)
+            if isinstance(reply, Wish):
+                self._fulfil(reply, (line or "").strip())
+            elif reply is not None:
+                self._show(reply)
+        except TbpsError as mistake:
+            render.error(mistake)
+            return False
+        except OSError as error:
+            render.error(TbpsError(f"{error.filename or 'the system'}: {error.strerror or error}."))
+            return False
+        except KeyboardInterrupt:
+            render.note("")  # the terminal has written ^C
+            render.note("interrupted.")
+        return True
+
+    def _show(self, answer: Answer) -> None:
+        said = answer.understood.lines if answer.understood else []
+        if said != self.said:
+            search_view.understood([answer])
+        self.said = said
+        search_view.hits([answer], self.session.gallery, images=self.drawing.images, blur=self.drawing.blur)
+        if where := passed(answer, self.session.now.where):
+            render.note(f"where {where}")
+
+    def _fulfil(self, wish: Wish, line: str) -> None:
+        """Show the help, open hits, or write files."""
+        answer, where = self.session.answer, self.session.now.where
+        if wish.name == "help":
+            render.definitions(list(HELP), max(len(name) for name, _ in HELP), indent=2)
+        elif wish.name == "open":
+            for hit in wish.hits:
+                _open(hit)
+        elif answer is not None and wish.path is not None:
+            if wish.name == "html":
+                check_new_file("html", wish.path, (".html", ".htm"))
+                self.save(line, answer, where, wish.path, None)
+            else:
+                check_new_folder("copy", wish.path, inside=True)
+                self.save(line, answer, where, None, wish.path)
 
 
-def _show(session: Session, drawing: Drawing) -> None:
-    assert session.answer is not None
-    search_view.understood([session.answer])
-    search_view.hits([session.answer], session.gallery, images=drawing.images, blur=drawing.blur)
-    if session.now.where:
-        render.note(f"where {session.now.where}")
-
-
-def _fulfil(session: Session, wish: Wish, save: Save, line: str) -> None:
-    """Show the help, open hits, or write files."""
-    if wish.name == "help":
-        render.definitions(list(HELP), max(len(name) for name, _ in HELP), indent=2)
-    elif wish.name == "open":
-        for hit in wish.hits:
-            render.note(str(hit.file))
-            if not hit.file.is_file():
-                raise DataError(f"{hit.file}: there is no such file.")
-            if typer.launch(str(hit.file.absolute())):
-                raise TbpsError("no program here opens images.", "The file is named above.")
-    elif session.answer is not None and wish.path is not None:
-        if wish.name == "html":
-            check_new_file("html", wish.path, (".html", ".htm"))
-            save(line.strip(), session.answer, session.now.where, wish.path, None)
-        else:
-            check_new_folder("copy", wish.path, inside=True)
-            save(line.strip(), session.answer, session.now.where, None, wish.path)
+def _open(hit: Hit) -> None:
+    """Show the file of a hit in the program that the system has for it. Raises TbpsError where there is none."""
+    render.note(f"{hit.file} at {clip_time(hit.seconds)}" if hit.seconds is not None else str(hit.file))
+    if not hit.file.is_file():
+        raise DataError(f"{hit.file}: there is no such file.")
+    if typer.launch(str(hit.file.absolute())):
+        raise TbpsError("no program here opens it.", "The file is named above.")
 
 
 def _typed() -> Iterator[str]:

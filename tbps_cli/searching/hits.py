@@ -52,7 +52,7 @@ def page(
     facts = [
         ("gallery", gallery.name),
         ("ranked", ranked if first.candidates == len(gallery) else f"{first.candidates:,} of {ranked}"),
-        *([("filter", passed)] if (passed := _passed(first, filtered) if single else filtered) else []),
+        *([("filter", shown)] if (shown := passed(first, filtered) if single else filtered) else []),
         ("model", run),
         *([("result", remark)] if single and (remark := _remark(first)) else []),
         ("asked", f"{datetime.now():%Y-%m-%d %H:%M}"),
@@ -69,7 +69,7 @@ def page(
     )
 
 
-def _passed(answer: Answer, filtered: str | None) -> str:
+def passed(answer: Answer, filtered: str | None) -> str:
     """What images had to pass: the filter as it was asked for, and what the question said of camera and time."""
     said = answer.understood.conditions if answer.understood else None
     if said is None:

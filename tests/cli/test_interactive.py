@@ -133,6 +133,13 @@ def test_lines_of_a_pipe_are_answered_and_mistakes_end_nothing() -> None:
     assert run(given="a red coat").stderr.count("Error: ") == 0
 
 
+def test_what_a_sentence_was_understood_as_is_said_once_and_the_filter_always() -> None:
+    result = run(given="a red coat without a backpack\nmore 1\nwhere path like '1*'\ntop 1\na red coat without a hat\n")
+    assert result.stderr.count('Understood: "without a backpack"') == 1
+    assert result.stderr.count("where path like '1*'") == 3
+    assert result.stderr.count('Understood: "without a hat"') == 1
+
+
 def test_what_the_command_line_asks_for_is_answered_first() -> None:
     result = run("a", "red", "coat", "-", "a bag", "--where", 'path == "1.jpg"', given="top 3\n")
     assert result.stdout.count("a red coat - a bag") == 2
