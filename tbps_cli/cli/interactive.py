@@ -92,7 +92,7 @@ class _Talking:
 
     def _show(self, answer: Answer) -> None:
         said = answer.understood.lines if answer.understood else []
-        if said != self.said:
+        if set(said) - set(self.said):
             search_view.understood([answer])
         self.said = said
         search_view.hits([answer], self.session.gallery, images=self.drawing.images, blur=self.drawing.blur)

@@ -59,7 +59,11 @@ def understanding(gallery: Gallery, query: Query, *, today: date) -> Understood 
         return None
     alone = not any(term.weight > 0 and term.what != text for term in query.terms)
     known = askable(gallery) if may_say_where_or_when(text) else Askable()
-    return understand(text, today=today, known=known, alone=alone)
+    found = understand(text, today=today, known=known, alone=alone)
+    if alone:
+        return found
+    # an image or another sentence says more: what this one does not name is not missing
+    return replace(found, remarks=tuple(remark for remark in found.remarks if remark.kind != "missing"))
 
 
 def understood_query(query: Query, found: Understood) -> Query:

@@ -201,3 +201,13 @@ def test_the_page_shows_what_was_understood_and_the_whole_filter(made: Path, tmp
     page = (tmp_path / "a.html").read_text()
     assert "&#34;since 2020-01-31&#34;: only images from 2020-01-31" in page
     assert "(path like &#34;*&#34;) and time &gt;= &#34;2020-01-31&#34;" in page
+
+
+def test_what_another_term_may_show_is_not_said_to_be_missing() -> None:
+    def missing(query: Query) -> bool:
+        found = understanding(gallery(), query, today=TODAY)
+        return found is not None and any(remark.kind == "missing" for remark in found.remarks)
+
+    assert missing(Query("a red coat")) and missing(Query("a red coat", minus="a hat"))
+    assert not missing(Query("a red coat", more=(Term("black trousers", 2.0),)))
+    assert not missing(Query("a red coat", image=Path("crop.jpg")))
