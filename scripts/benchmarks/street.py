@@ -36,6 +36,7 @@ from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query
 from tbps_cli.searching.search import search_all
 from tbps_cli.synthetic.camera import CAMERAS, Studio
+from tbps_cli.synthetic.captions import describe
 from tbps_cli.synthetic.person import people
 from tbps_cli.types import Hit
 
@@ -99,16 +100,18 @@ class Crops:
         return 100 * float((person_T[(text_QE @ mean_TE.T).argmax(1)] == person_Q).mean())
 
 
-def drawn_crops(model: Encoder, persons: int, seed: int) -> Crops:
-    """Crops of the same persons as the training set has them: by its cameras, three each."""
-    studio, images, whose = Studio(seed), [], []
+def drawn_crops(model: Encoder, persons: int, seed: int) -> tuple[Crops, list[tuple[str, int]]]:
+    """Crops of the same persons as the training set has them, three each by its cameras, and two captions of each."""
+    studio, images, whose, said = Studio(seed), [], [], []
     for number, person in enumerate(people(persons, seed, [0])):
         rng = np.random.default_rng((seed, number, 2**31 + 6))
         for camera in rng.permutation(len(CAMERAS))[:3].tolist():
-            images.append(Image.open(io.BytesIO(studio.take(person, CAMERAS[camera], rng).jpeg)))
+            shot = studio.take(person, CAMERAS[camera], rng)
+            images.append(Image.open(io.BytesIO(shot.jpeg)))
             whose.append(number + 1)
+            said += [(describe(person, shot, rng).text, number + 1) for _ in range(2)]
     person_G = np.array(whose)
-    return Crops(np.asarray(model.encode_images(images), np.float32), person_G, person_G)
+    return Crops(np.asarray(model.encode_images(images), np.float32), person_G, person_G), said
 
 
 def true_crops(model: Encoder, folder: Path, clips: Sequence[TrueClip], every: float) -> Crops:
@@ -212,14 +215,17 @@ def measure(model: Encoder, drawn: DrawnStreet, options: argparse.Namespace, fil
     folder = drawn.folder / "clips"
     clips, asked = clips_of(drawn)
     texts, person_Q = [text for text, _ in asked], np.array([person for _, person in asked])
-    text_QE = np.concatenate([np.asarray(model.encode_texts(texts[k : k + 128])) for k in range(0, len(texts), 128)])
+    text_QE = np.asarray(model.encode_texts(texts), np.float32)
     print(
         f"{drawn.persons} persons, {len(clips)} cameras, {options.minutes:g} minutes, {len(asked)} sentences; "
         f"a frame every {options.every:g} s, detector {options.detector}",
         flush=True,
     )
-    whole = drawn_crops(model, options.persons, options.seed)
-    show("crops as the training set has them", len(whole.person_G), whole.right(text_QE, person_Q))
+    whole, said = drawn_crops(model, options.persons, options.seed)
+    own_QE = np.asarray(model.encode_texts([text for text, _ in said]), np.float32)
+    own = whole.right(own_QE, np.array([person for _, person in said]))
+    show("crops as in training, by their own captions", len(whole.person_G), own)
+    show("the same crops, by the street's sentences", len(whole.person_G), whole.right(text_QE, person_Q))
     true = true_crops(model, folder, clips, options.every)
     show("true boxes, best crop of a track", len(true.person_G), true.right(text_QE, person_Q))
     show("true boxes, mean of a track", len(true.person_G), true.right_by_mean(text_QE, person_Q))
