@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
+from support.encoder import FakeEncoder
 
 TINIER = {"width": 64, "layers": 1, "embed": 64, "heads": 1, "text_width": 64, "text_layers": 1, "text_heads": 1}
 
@@ -252,3 +253,24 @@ def test_the_readers_benchmark_reads_every_shape_and_says_whether_the_limits_hel
         ours, usual = readers.read_ours(shape, tmp_path / shape), readers.read_usual(shape, tmp_path / shape)
         assert ours.endswith("captions") and usual.endswith("captions"), shape
         assert 10 < int(ours.split()[0]) <= int(usual.split()[0])  # some persons are held out as val
+
+
+def test_the_street_benchmark_follows_answers_from_videos_to_persons(tmp_path, monkeypatch, capsys):
+    street = benchmark("street")
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(street, "load", lambda run: FakeEncoder())
+    options = {"ckpt": "any", "persons": 8, "minutes": 0.1, "cameras": 2, "rate": 1, "every": 3, "seed": 4}
+    assert street.main(words(**options, **{"data-root": tmp_path})) == 0
+    said = capsys.readouterr().out
+    assert "tbps index, then tbps search --group track" in said and ": 0 rows let in or left out wrongly" in said
+
+
+def test_a_box_of_the_street_is_the_person_whose_true_box_it_fits(tmp_path):
+    from datetime import datetime
+
+    street = benchmark("street")
+    truth = street.Truth(tmp_path / "t.json", {0.0: [street.TrueBox((10, 10, 20, 60), "3", 1.0, True)]})
+    clip = street.TrueClip("a.mp4", "cam1", datetime(2026, 1, 5), truth, {"3": 7})
+    assert clip.shown(0.0, (12, 12, 20, 60)) == 7
+    assert clip.shown(0.0, (40, 10, 20, 60)) is None
+    assert clip.clearly_seen() == {7}

@@ -28,6 +28,7 @@ from tbps_cli import load
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.footage.frames import frames
 from tbps_cli.footage.score import OVERLAP, VISIBLE, iou
+from tbps_cli.footage.truth import TrueBox as TrueBox
 from tbps_cli.footage.truth import Truth, read_truth
 from tbps_cli.prepare.street import DrawnStreet, prepare_street
 from tbps_cli.searching.gallery import Gallery
@@ -62,6 +63,10 @@ class TrueClip:
         there = self.truth.at(seconds) or []
         share, track = max(((iou(tuple(box), true.box), true.track) for true in there), default=(0.0, ""))
         return self.person[track] if share >= OVERLAP else None
+
+    def clearly_seen(self) -> set[int]:
+        """Everybody of whom most can be seen at some time."""
+        return {self.person[box.track] for boxes in self.truth.boxes.values() for box in boxes if box.visible >= CLEAR}
 
 
 def clips_of(drawn: DrawnStreet) -> tuple[list[TrueClip], list[tuple[str, int]]]:
@@ -127,27 +132,28 @@ def true_crops(model: Encoder, folder: Path, clips: Sequence[TrueClip], every: f
     return Crops(np.asarray(model.encode_images(images), np.float32), np.array(whose), np.array(tracks))
 
 
-def found_rows(gallery: Gallery, clips: Sequence[TrueClip], every: float) -> dict[str, float]:
-    """How much of the truth the rows of an index hold, in percent."""
+def found_rows(gallery: Gallery, clips: Sequence[TrueClip]) -> dict[str, str]:
+    """How much of the truth the rows of an index hold."""
     by_name = {clip.name: clip for clip in clips}
-    rows = [(by_name[row.source or ""], row) for row in (gallery.rows[k] for k in range(len(gallery)))]
-    shown = [clip.shown(row.seconds or 0.0, row.box or (0, 0, 0, 0)) for clip, row in rows]
-    tracks: dict[tuple[str, str], list[int | None]] = {}
-    for (clip, row), person in zip(rows, shown, strict=True):
-        tracks.setdefault((clip.name, row.track or ""), []).append(person)
-    pure = sum(max(seen.count(person) for person in set(seen)) for seen in tracks.values())
-    asked = seen_once = 0
-    there = {(clip.name, person) for (clip, _), person in zip(rows, shown, strict=True) if person is not None}
-    for clip in clips:
-        everybody = {clip.person[b.track] for boxes in clip.truth.boxes.values() for b in boxes if b.visible >= CLEAR}
-        asked += len(everybody)
-        seen_once += sum((clip.name, person) in there for person in everybody)
+    tracks: dict[tuple[str, str], list[int]] = {}
+    for row in (gallery.rows[place] for place in range(len(gallery))):
+        person = by_name[row.source or ""].shown(row.seconds or 0.0, row.box or (0, 0, 0, 0))
+        if person is not None:
+            tracks.setdefault((row.source or "", row.track or ""), []).append(person)
+    shown = sum(map(len, tracks.values()))
+    together = sum(max(seen.count(person) for person in set(seen)) for seen in tracks.values())
+    met = {(name, person) for (name, _), seen in tracks.items() for person in seen}
+    walks = {(clip.name, person) for clip in clips for person in clip.clearly_seen()}
     return {
-        "rows that show a person": 100 * sum(person is not None for person in shown) / max(1, len(shown)),
-        "walks of a person past a camera with a row": 100 * seen_once / max(1, asked),
-        "rows of the person that most of their track shows": 100 * pure / max(1, len(rows)),
-        "tracks a walk": len(tracks) / max(1, asked),
+        "rows that show a person": percent(shown, len(gallery)),
+        "persons clearly seen by a camera who have a row": percent(len(met & walks), len(walks)),
+        "rows that show whom most of their track shows": percent(together, shown),
+        "tracks a person and camera": f"{len(tracks) / max(1, len(walks)):.2f}",
     }
+
+
+def percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.1f} %"
 
 
 def right_hits(answers: Sequence[Sequence[Hit]], person_Q: Sequence[int], clips: Sequence[TrueClip]) -> list[bool]:
@@ -189,9 +195,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--ckpt", required=True, help="the demo's run")
     parser.add_argument("--persons", type=int, default=135)
     parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--rate", type=int, default=5)
+    parser.add_argument("--rate", type=int, default=1, help="frames a second of the videos")
     parser.add_argument("--cameras", type=int, default=3)
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between frames")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between frames")
     parser.add_argument("--detector", default="hog")
     parser.add_argument("--seed", type=int, default=1000, help="of the street; the demo's persons have seed 0")
     parser.add_argument("--data-root", type=Path, help="where the street is drawn or lies; default: for this run only")
@@ -234,8 +240,8 @@ def measure(model: Encoder, drawn: DrawnStreet, options: argparse.Namespace, fil
     found = search_all(model, gallery, [Query(text) for text in texts], top=1, group="track")
     right = right_hits([answer.hits for answer in found.answers], person_Q.tolist(), clips)
     show("tbps index, then tbps search --group track", len(gallery), 100 * float(np.mean(right)))
-    for name, value in found_rows(gallery, clips, options.every).items():
-        print(f"  {name:52} {value:6.2f}{'' if name == 'tracks a walk' else ' %'}")
+    for name, value in found_rows(gallery, clips).items():
+        print(f"  {name:48} {value:>8}")
     count, wrong, share = filters_hold(model, gallery, folder, clips)
     print(f"  {count} sentences with camera and time: {wrong} rows let in or left out wrongly, R@1 {share:.1f}")
 
