@@ -269,7 +269,7 @@ def test_a_box_of_the_street_is_the_person_whose_true_box_it_fits(tmp_path):
     from datetime import datetime
 
     street = benchmark("street")
-    truth = street.Truth(tmp_path / "t.json", {0.0: [street.TrueBox((10, 10, 20, 60), "3", 1.0, True)]})
+    truth = street.ClipTruth(tmp_path / "t.json", {0.0: [street.TrueBox((10, 10, 20, 60), "3", 1.0, True)]})
     clip = street.TrueClip("a.mp4", "cam1", datetime(2026, 1, 5), truth, {"3": 7})
     assert clip.shown(0.0, (12, 12, 20, 60)) == 7
     assert clip.shown(0.0, (40, 10, 20, 60)) is None

@@ -28,8 +28,8 @@ from tbps_cli import load
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.footage.frames import frames
 from tbps_cli.footage.score import OVERLAP, VISIBLE, iou
+from tbps_cli.footage.truth import ClipTruth, read_truth
 from tbps_cli.footage.truth import TrueBox as TrueBox
-from tbps_cli.footage.truth import Truth, read_truth
 from tbps_cli.prepare.street import DrawnStreet, prepare_street
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
@@ -54,7 +54,7 @@ class TrueClip:
     name: str
     camera: str
     start: datetime
-    truth: Truth
+    truth: ClipTruth
     person: dict[str, int]
     """Track -> person."""
 

@@ -17,7 +17,7 @@ from tbps_cli.errors import DataError
 from tbps_cli.footage.boxes import Box, Detection
 from tbps_cli.footage.detector import Detector
 from tbps_cli.footage.frames import about, frames
-from tbps_cli.footage.truth import TrueBox, Truth
+from tbps_cli.footage.truth import ClipTruth, TrueBox
 
 OVERLAP = 0.5
 """Of two boxes of one person: common area by the area of both together."""
@@ -89,7 +89,7 @@ class DetectorScore:
 def score_detector(
     detector: Detector,
     clip: Path,
-    truth: Truth | None,
+    truth: ClipTruth | None,
     *,
     every: float | None = None,
     progress: Callable[[float, float | None], None] | None = None,

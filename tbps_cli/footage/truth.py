@@ -33,7 +33,7 @@ class TrueBox(NamedTuple):
     counts: bool
 
 
-class Truth:
+class ClipTruth:
     """The boxes of a video's frames, by time."""
 
     def __init__(self, path: Path, boxes: dict[float, list[TrueBox]]) -> None:
@@ -59,7 +59,7 @@ def beside(clip: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def read_truth(path: Path, rate: float) -> Truth:
+def read_truth(path: Path, rate: float) -> ClipTruth:
     """Read a truth file; rate: frames a second of its video, for files that count frames. Raises DataError."""
     try:
         if path.stat().st_size > _LARGEST_FILE:
@@ -70,7 +70,7 @@ def read_truth(path: Path, rate: float) -> Truth:
     boxes = dict(_street(path, text)) if text.lstrip()[:1] in ("{", "[") else _challenge(path, text, rate)
     if not any(boxes.values()):
         raise DataError(f"{path} names nobody.", _HINT)
-    return Truth(path, boxes)
+    return ClipTruth(path, boxes)
 
 
 def _street(path: Path, text: str) -> Iterator[tuple[float, list[TrueBox]]]:
