@@ -111,6 +111,10 @@ class Scores(NamedTuple):
     mINP: float
 
 
+Grid = tuple[tuple[float, ...], ...]
+"""Rows of cells, all of one length."""
+
+
 class WordSupport(NamedTuple):
     """What an image says of one word of the query."""
 
@@ -119,7 +123,7 @@ class WordSupport(NamedTuple):
     """How much better the sentence fits with it than without it or with another word; 0 or less: not supported."""
     instead: str | None = None
     """The word of its kind that fits better."""
-    grid: tuple[tuple[float, ...], ...] | None = None
+    grid: Grid | None = None
     """Where in the image: rows of cells that lie evenly over the whole of it, each 0 to 1; None where nobody knows."""
 
 

@@ -17,7 +17,7 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import Query
 from tbps_cli.trust.population import Population
 from tbps_cli.trust.support import Explainer
-from tbps_cli.types import WordSupport
+from tbps_cli.types import Grid, WordSupport
 
 if TYPE_CHECKING:
     from tbps_cli.features.rows import Row
@@ -87,5 +87,5 @@ def _maps(model: Model, explainer: Explainer, gallery: Gallery, row: Row) -> NDA
     return heat_maps(model.method, pixels, explainer.direction_WE)
 
 
-def _grid(map_HW: NDArray[Any]) -> tuple[tuple[float, ...], ...]:
+def _grid(map_HW: NDArray[Any]) -> Grid:
     return tuple(tuple(row) for row in map_HW.round(DIGITS).astype(float).tolist())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 COPIED_QUALITY = 95
 """Of JPEGs that are written anew."""
+WORDS = "the fuller, the more the image supports it; struck through: not at all. Point at a word to see where."
 LARGE, SEVERAL = (158, 360), (88, 216)
 """Width and height in pixels of thumbnails: six fill a line for one search, ten for several."""
 
@@ -55,6 +56,8 @@ def page(
         *([("filter", shown)] if (shown := passed(first, filtered) if single else filtered) else []),
         ("model", run),
         *([("result", remark)] if single and (remark := _remark(first)) else []),
+        *([("sure", sentence)] if single and (sentence := _sure(first)) else []),
+        *([("words", WORDS)] if any(hit.explain for answer in answers for hit in answer.hits) else []),
         ("asked", f"{datetime.now():%Y-%m-%d %H:%M}"),
     ]
     return sheet(
@@ -86,11 +89,28 @@ def _answer(answer: Answer, gallery: Gallery, single: bool, blur: bool) -> Sheet
         name = hit.path if hit.source else ""
         more = "" if hit.members is None or hit.members < 2 else f"best of {hit.members:,} images"
         mark = answer.is_right(hit)
-        places.append(SheetImage(image, label(hit), mark, name, more=more, rank=hit.rank, frame=frame))
+        figures = _figures(hit)
+        places.append(SheetImage(image, label(hit), mark, name, figures, more, hit.rank, frame, hit.explain))
     seen, dated = _seen(answer.hits, gallery)
-    note = "" if single else _remark(answer)
+    note = "" if single else " ".join(filter(None, (_remark(answer), _sure(answer))))
     said = answer.understood.lines if answer.understood else []
     return SheetAnswer("" if single else str(answer.query), places, note, understood=said, seen=seen, dated=dated)
+
+
+def _figures(hit: Hit) -> list[tuple[str, str]]:
+    """What the score is worth, as far as it is known, each figure with what it means."""
+    figures = []
+    if hit.percentile is not None:
+        figures.append((f"{hit.percentile:.1f} %", "of the gallery's images score lower"))
+    if hit.z is not None:
+        figures.append((f"{hit.z:+.1f} σ", "standard deviations above the gallery's mean"))
+    if hit.probability is not None:
+        figures.append((f"right: {100 * hit.probability:.0f} %", "how likely it is the person, if in the gallery"))
+    return figures
+
+
+def _sure(answer: Answer) -> str:
+    return answer.sure.sentence(len(answer.hits)) if answer.sure else ""
 
 
 def excerpts(hit: Hit, gallery: Gallery, *, blur: bool = False) -> tuple[Excerpt, Excerpt | None]:

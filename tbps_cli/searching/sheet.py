@@ -19,8 +19,10 @@ import jinja2
 from markupsafe import Markup
 
 from tbps_cli.escape import printable
+from tbps_cli.searching.heat_overlay import overlay
 from tbps_cli.searching.thumbnails import Excerpt, Thumbnail, ThumbnailCache, thumbnails
 from tbps_cli.searching.timeline import Presence, TimeLine, time_line
+from tbps_cli.types import WordSupport
 
 Progress = Callable[[int, int], None]
 
@@ -51,6 +53,8 @@ class SheetImage:
     """Left out: its place in the answer."""
     frame: Excerpt | None = None
     """The whole frame in which it was seen; `image.box` is its place there."""
+    words: Sequence[WordSupport] = ()
+    """The words of the query: what supports them, and where the image has them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,18 @@ class _Frame:
 
 
 @dataclass(frozen=True)
+class _ShownWord:
+    """A word of the query below an image."""
+
+    text: str
+    tenths: int
+    """How much supports it, of ten; 0: it is struck through."""
+    instead: str
+    heat: int | None
+    """The number of its heat map on the page."""
+
+
+@dataclass(frozen=True)
 class _Shown:
     """A place of an answer as the template writes it."""
 
@@ -99,6 +115,7 @@ class _Shown:
     number: int
     file: str
     """Its address; empty where the page leads to no file."""
+    words: list[_ShownWord]
     frame: _Frame | None = None
 
     @property
@@ -138,6 +155,9 @@ class _Images:
     small: dict[Excerpt, int] = field(default_factory=dict)
     frames: dict[Excerpt, int] = field(default_factory=dict)
     frame_sizes: list[Thumbnail] = field(default_factory=list)
+    small_sizes: list[Thumbnail] = field(default_factory=list)
+    heats: list[bytes] = field(default_factory=list)
+    """Heat maps as PNG, each to lie over one small image."""
 
     def take(self, place: SheetImage) -> None:
         """Count an image in, and its frame as long as there is room."""
@@ -170,18 +190,19 @@ def sheet(
     for place in (place for group in groups for answer in group.answers for place in _all(answer)):
         images.take(place)
     total = len(images.small) + len(images.frames)
-    small = thumbnails(
+    images.small_sizes = thumbnails(
         list(images.small), (4 * size[0], size[1]), blur=blur, cache=cache, progress=_of_total(progress, 0, total)
     )
     images.frame_sizes = thumbnails(
-        list(images.frames), FRAME, blur=blur, cache=cache, progress=_of_total(progress, len(small), total)
+        list(images.frames), FRAME, blur=blur, cache=cache, progress=_of_total(progress, len(images.small), total)
     )
-    sizes = f":root{{--w:{size[0]}px;--h:{size[1]}px}}"
-    rules = "".join((sizes, *_rules("t", small), *_rules("f", images.frame_sizes)))
     parts = [
         [_part(answer, images, f"h{place}x{number}", blur) for number, answer in enumerate(group.answers, 1)]
         for place, group in enumerate(groups, 1)
     ]
+    sizes = f":root{{--w:{size[0]}px;--h:{size[1]}px}}"
+    made = *_rules("t", images.small_sizes), *_rules("f", images.frame_sizes), *_heat_rules(images.heats)
+    rules = "".join((sizes, *made))
     templates = _templates()
     style, script = (Markup(_source(name)) for name in ("sheet.css", "sheet.js"))
     return templates.get_template("sheet.html").render(
@@ -227,7 +248,23 @@ def _part(answer: SheetAnswer, images: _Images, id: str, blur: bool) -> _Part:
 
 
 def _shown(place: SheetImage, id: str, mark: str, images: _Images, blur: bool) -> _Shown:
-    return _Shown(place, id, mark, images.small[place.image], "" if blur else _address(place.image))
+    number = images.small[place.image]
+    words = _words(place, images, images.small_sizes[number])
+    return _Shown(place, id, mark, number, "" if blur else _address(place.image), words)
+
+
+def _words(place: SheetImage, images: _Images, small: Thumbnail) -> list[_ShownWord]:
+    """The words below an image, and their heat maps counted in."""
+    most = max((word.support for word in place.words), default=0.0)
+    shown = []
+    for word in place.words:
+        heat = None
+        if word.grid is not None and word.support > 0 and small.jpeg:
+            heat = len(images.heats)
+            images.heats.append(overlay(word.grid, (small.width, small.height)))
+        tenths = max(1, round(10 * word.support / most)) if word.support > 0 else 0
+        shown.append(_ShownWord(word.word, tenths, word.instead or "", heat))
+    return shown
 
 
 def _with_frames(places: list[_Shown], images: _Images) -> list[_Shown]:
@@ -256,6 +293,11 @@ def _rules(letter: str, made: Sequence[Thumbnail]) -> Iterator[str]:
                 shape = f"aspect-ratio:{ratio};width:min(100%,{one.width}px,calc((100vh - 150px)*{ratio}));"
             image = base64.b64encode(one.jpeg).decode()
             yield f".{letter}{number}{{{shape}background-image:url(data:image/jpeg;base64,{image})}}"
+
+
+def _heat_rules(heats: Sequence[bytes]) -> Iterator[str]:
+    for number, png in enumerate(heats):
+        yield f".x{number}{{background-image:url(data:image/png;base64,{base64.b64encode(png).decode()})}}"
 
 
 # The templates --------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 from support.sets import save_image
 
+from tbps_cli.searching.heat_overlay import overlay
 from tbps_cli.searching.hits import label
 from tbps_cli.searching.rank_sheet import MOST, _parts
 from tbps_cli.searching.sheet import SheetAnswer, SheetImage, SheetSection, sheet
 from tbps_cli.searching.thumbnails import Excerpt
 from tbps_cli.searching.timeline import Presence
-from tbps_cli.types import Hit
+from tbps_cli.types import Hit, WordSupport
 
 
 class Reader(HTMLParser):
@@ -260,3 +261,24 @@ def test_a_sheet_of_two_thousand_queries_is_written_quickly(tmp_path) -> None:
     text = sheet("many", [], [SheetSection("all", answers)])
     assert time.process_time() - start < 6
     assert text.count('<section class="answer">') == 2000 and text.count("base64,") == 100
+
+
+def test_words_stand_below_an_image_and_their_heat_maps_lie_over_it(photos):
+    words = (
+        WordSupport("red", 0.2, None, ((0.0, 1.0), (0.5, 0.0))),
+        WordSupport("<b>", 0.05, None, None),
+        WordSupport("coat", -0.1, "hoodie", ((1.0, 0.0), (0.0, 0.0))),
+    )
+    place = SheetImage(Excerpt(photos / "red.png"), "0.5", words=words)
+    text = sheet("q", [], [SheetSection("", [SheetAnswer("", [place])])])
+    (listed,) = re.findall(r'<ul class="words">.*?</ul>', text, re.DOTALL)
+    assert re.findall(r'class="(b\d+)"', listed) == ["b10", "b2", "b0"]
+    assert "<s><bdi>coat</bdi></s> hoodie?" in listed and "&lt;b&gt;" in listed
+    assert listed.count("<i ") == 1 and text.count(".x0{background-image:url(data:image/png;base64,") == 1
+
+
+def test_a_heat_map_has_the_proportions_of_its_image_and_is_clear_where_nothing_is():
+    with Image.open(io.BytesIO(overlay(((0.0, 0.0), (0.0, 1.0)), (100, 300)))) as opened:
+        made = opened.convert("RGBA")
+    assert made.height / made.width == pytest.approx(3, abs=0.03)
+    assert made.getpixel((0, 0))[3] < 10 and made.getpixel((made.width - 1, made.height - 1))[3] > 120
