@@ -97,10 +97,13 @@ def _named(text: str, known: Askable) -> Iterator[Passage]:
 
 def _bare(text: str, known: Askable) -> Iterator[Passage]:
     """A camera's own name with a digit in it, such as c1 or gate-2, behind on, at, from, in, by or in brackets."""
+    small = text.lower()
     for camera in known.cameras:
-        if not re.search(r"\d", camera) or not re.search(r"[^\W\d]", camera):
-            continue
         pieces = re.findall(r"[^\W\d_]+|\d+", camera)
+        if len(pieces) < 2 or not any(map(str.isdecimal, pieces)) or not all(map(str.isalnum, pieces)):
+            continue
+        if not all(piece.lower().lstrip("0") in small for piece in pieces):
+            continue  # there may be thousands of cameras
         spelt = r"[ _-]?".join(f"0*{int(piece)}" if piece.isdecimal() else re.escape(piece) for piece in pieces)
         for match in re.finditer(rf"(?<![\w-]){_NOT}{_LEADING}{spelt}(?![\w-])", text, re.IGNORECASE):
             yield _made(match.start(), match.end(), Compare("camera", "==", camera), match["not"] is not None)

