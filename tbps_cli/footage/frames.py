@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _SAME = 0.0006
 """Seconds; times are kept to a thousandth in paths such as `street.mp4#t=12.480`."""
+_LATE = 0.5
+"""Seconds by which a key frame may be shown before the time that an index has for it."""
 _ROUNDING = 1e-6
 """Seconds by which a time may miss the multiple of the interval that it stands for."""
 
@@ -81,14 +83,18 @@ def _keys_suffice(source: OpenVideo, every: float) -> bool:
 
 
 def _key_frames(source: OpenVideo, every: float, start: float) -> Iterator[Timed]:
-    """The first key frame of each stretch."""
+    """The first key frame of each stretch; from where one cannot be found, the first frame of each."""
     stretch, last = -1, -1.0
     for key in source.keys:
         if key < start or _stretch(key, every) <= stretch:
             continue
         stretch = _stretch(key, every)
         timed = next((timed for timed in source.decoded(key) if timed.frame.key_frame), None)
-        if timed is not None and timed.seconds > last:
+        if timed is None or timed.seconds < key - _LATE:
+            rest = _sampled(source, every, max(start, stretch * every))
+            yield from (timed for timed in rest if timed.seconds > last)
+            return
+        if timed.seconds > last:
             last = timed.seconds
             yield timed
 

@@ -40,9 +40,12 @@ _FORMATS = (
     "mpjpeg,yuv4mpegpipe,nut,ivf,obu,av1,mxf,dv,gxf,rm,wtv,mp3,wav,flac,aac"
 )
 """FFmpeg's readers that are used; the last four only so that a file of sound is called one."""
-_JUMPS = frozenset(("mov", "matroska", "avi", "mpegts", "flv"))
+_JUMPS, _JUMPS_BY_TIME = (
+    frozenset(("mov", "matroska", "avi", "mpegts", "flv")),
+    frozenset(("matroska", "mpegts", "flv")),
+)
 """Formats in which frames have the same times after a jump as when all are read. In MPEG program streams they have not;
-in AVI frames have none where they are decoded in another order than shown."""
+in AVI frames have none where they are decoded in another order than shown. The first ones need no index for it."""
 _NO_PROTOCOL = "none"
 """The list of protocols that FFmpeg may open files by: no protocol has this name."""
 
@@ -290,7 +293,7 @@ def _key_times(path: Path, size: int, changed: int) -> tuple[float, ...]:
             if "matroska" in kind:
                 container.seek(0)  # the index stands at the end, and is read at the first jump
             ticks = [entry.timestamp for entry in stream.index_entries if entry.is_keyframe]
-            if len(ticks) < 2:
+            if len(ticks) < 2 and _JUMPS_BY_TIME & set(kind.split(",")):
                 ticks = _key_packets(container, stream)
             times = [seconds for tick in ticks if (seconds := _seconds(tick, stream)) is not None]
         except _FAILURES:

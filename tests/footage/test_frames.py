@@ -218,6 +218,20 @@ def test_a_cut_off_file_gives_what_it_holds_and_says_so(tmp_path, caplog):
     assert len(caplog.messages) <= 1
 
 
+@pytest.mark.parametrize("name", ["clip.avi", "clip.mp4"])
+def test_a_file_that_is_cut_off_gives_the_same_frames_at_an_interval_of_its_key_frames(tmp_path, name, caplog):
+    """The index of this AVI is lost, that of this MP4 tells of frames that are."""
+    options = {"movflags": "faststart"} if name.endswith("mp4") else None
+    path = write_video(tmp_path / name, FRAMES, keys=9, codec="mpeg4", container_options=options)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    whole = seen(path)
+    assert 15 < len(whole) < 58
+    expected = [next((s, n) for s, n in whole if s >= stretch) for stretch in range(int(whole[-1][0]) + 1)]
+    found = seen(path, every=1)
+    assert len(found) == len(expected) and [int(s) for s, _ in found] == [int(s) for s, _ in expected]
+    assert all(number == round(seconds * 10) for seconds, number in found)
+
+
 def test_a_cut_off_file_without_its_index_says_what_is_missing(tmp_path, clip):
     path = tmp_path / "cut.mp4"
     path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])

@@ -46,9 +46,10 @@ def write_video(
     metadata: dict[str, str] | None = None,
     change: Callable[[av.VideoStream], None] | None = None,
     format: str | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode frames. keys: frames from one key frame to the next. times: seconds of each frame instead of a rate."""
-    with av.open(str(path), "w", format=format) as container:
+    with av.open(str(path), "w", format=format, container_options=container_options) as container:
         container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height = frames[0].size
