@@ -29,9 +29,10 @@ finally:
 """
 
 
-def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+def without_torch(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        input=typed,
         capture_output=True,
         text=True,
         timeout=120,
@@ -51,6 +52,16 @@ def test_an_export_is_searched_without_torch(exported: tuple[Path, Agreement], m
     ours, theirs = json.loads(by_run.stdout)["hits"], json.loads(ended.stdout)["hits"]
     assert [hit["path"] for hit in ours] == [hit["path"] for hit in theirs]
     assert max(abs(one["score"] - other["score"]) for one, other in zip(ours, theirs, strict=True)) < 1e-5
+
+
+def test_a_dialogue_about_an_export_needs_no_torch(exported: tuple[Path, Agreement], tmp_path: Path) -> None:
+    for seed in range(4):
+        save_image(tmp_path / "photos" / f"{seed}.png", seed)
+    lines = "a man\nmore 2\nminus 0.8:a bag\nplus ./photos/1.png\nwhere path like '?.png'\ngroup near-duplicate\n"
+    ended = without_torch("search", "-i", "--ckpt", str(exported[0]), "--in", "photos", typed=lines)
+    assert ended.returncode == 0, ended.stderr
+    assert "imported: []" in ended.stderr
+    assert ended.stdout.count("rank") == 6
 
 
 def test_the_test_set_is_searched_without_torch_too(exported: tuple[Path, Agreement], tmp_path: Path) -> None:
