@@ -60,18 +60,17 @@ def entries(
     ]
 
 
-def _understood(answer: Answer) -> list[dict[str, Any]]:
-    """What was added up; an image file with the hash of its bytes, since the file may change."""
-    return [
-        {
-            "text" if isinstance(term.what, str) else "image": str(term.what)
-            if isinstance(term.what, Path)
-            else term.name,
-            **({"content": content_hash(term.what)} if isinstance(term.what, Path) else {}),
-            "weight": term.weight,
-        }
-        for term in answer.query.terms
-    ]
+def _understood(answer: Answer) -> dict[str, Any]:
+    """What was added up, and what the question was read as besides; an image file with the hash of its bytes."""
+    terms: list[dict[str, Any]] = []
+    for term in answer.query.terms:
+        if isinstance(term.what, Path):
+            part = {"image": str(term.what), "content": content_hash(term.what)}
+        else:
+            part = {"text" if isinstance(term.what, str) else "image": term.name}
+        terms.append({**part, "weight": term.weight})
+    read = {"read": answer.understood.document()} if answer.understood and answer.understood.says else {}
+    return {"terms": terms, **read}
 
 
 def user() -> str:

@@ -61,7 +61,7 @@ def page(
         ("asked", f"{datetime.now():%Y-%m-%d %H:%M}"),
     ]
     return sheet(
-        str(first.query) if single else f"{len(answers):,} searches",
+        first.question if single else f"{len(answers):,} searches",
         facts,
         [SheetSection("", [_answer(one, gallery, single, blur) for one in answers])],
         large=single,
@@ -87,26 +87,26 @@ def _answer(answer: Answer, gallery: Gallery, single: bool, blur: bool) -> Sheet
     for hit in answer.hits:
         image, frame = excerpts(hit, gallery, blur=blur)
         name = hit.path if hit.source else ""
-        more = "" if hit.members is None or hit.members < 2 else f"best of {hit.members:,} images"
         mark = answer.is_right(hit)
-        figures = _figures(hit)
-        places.append(SheetImage(image, label(hit), mark, name, figures, more, hit.rank, frame, hit.explain))
+        places.append(SheetImage(image, label(hit), mark, name, _worth(hit), hit.rank, frame, hit.explain))
     seen, dated = _seen(answer.hits, gallery)
     note = "" if single else " ".join(filter(None, (_remark(answer), _sure(answer))))
     said = answer.understood.lines if answer.understood else []
     return SheetAnswer("" if single else str(answer.query), places, note, understood=said, seen=seen, dated=dated)
 
 
-def _figures(hit: Hit) -> list[tuple[str, str]]:
+def _worth(hit: Hit) -> list[tuple[str, str]]:
     """What the score is worth, as far as it is known, each figure with what it means."""
-    figures = []
-    if hit.percentile is not None:
-        figures.append((f"{hit.percentile:.1f} %", "of the gallery's images score lower"))
-    if hit.z is not None:
-        figures.append((f"{hit.z:+.1f} σ", "standard deviations above the gallery's mean"))
+    worth = []
     if hit.probability is not None:
-        figures.append((f"right: {100 * hit.probability:.0f} %", "how likely it is the person, if in the gallery"))
-    return figures
+        meaning = "how likely this is the person, if the person is in the gallery"
+        worth.append((f"{100 * hit.probability:.0f} % likely", meaning))
+    if hit.percentile is not None:
+        meaning = "images of the gallery that score lower for this query"
+        if hit.z is not None:
+            meaning += f"; {hit.z:+.1f} standard deviations from their mean"
+        worth.append((f"above {hit.percentile:.1f} %", meaning))
+    return worth
 
 
 def _sure(answer: Answer) -> str:

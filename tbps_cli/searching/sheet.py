@@ -47,8 +47,6 @@ class SheetImage:
     """What it is called; left out, its path."""
     figures: Sequence[tuple[str, str]] = ()
     """Further figures beside the score, each with what it means."""
-    more: str = ""
-    """What else belongs to it, as `4 more of this track`."""
     rank: int | None = None
     """Left out: its place in the answer."""
     frame: Excerpt | None = None

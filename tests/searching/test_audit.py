@@ -93,7 +93,7 @@ def test_a_search_leaves_who_when_what_where_and_what_came_out(photos: Path) -> 
     (entry,) = lines(Path("log.jsonl"))
     assert entry["user"] == user() and str(entry["when"]).endswith("Z")
     assert entry["asked"] == "a man + [1.jpg] - a bag"
-    assert entry["understood"] == [
+    assert entry["understood"]["terms"] == [
         {"text": "a man", "weight": 1.0},
         {"image": "photos/1.jpg", "content": content_hash(photos / "1.jpg"), "weight": 1.0},
         {"text": "a bag", "weight": -0.5},

@@ -159,7 +159,7 @@ def hostile_sheet(folder: Path) -> str:
 
     def place(text: str) -> SheetImage:
         crop = Excerpt(frame, (10, 20, 40, 100))
-        return SheetImage(crop, f"0.5\n{text}", True, text, [(text, text)], text, Excerpt(frame))
+        return SheetImage(crop, f"0.5\n{text}", True, text, [(text, text)], None, Excerpt(frame))
 
     answers = [
         SheetAnswer(
