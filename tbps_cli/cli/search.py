@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import date
 from enum import StrEnum
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from tbps_cli.searching.ranking import Answer
     from tbps_cli.searching.search import Search
     from tbps_cli.searching.session import Dialogue
+
+
+class AnswerForm(StrEnum):
+    aicity = "aicity"
 
 
 class SearchedSplit(StrEnum):
@@ -147,6 +152,10 @@ Root = Annotated[
     typer.Option("--root", metavar="DIR", help="Where the images of an index lie now, if they were moved."),
 ]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")]
+AnswerFormat = Annotated[
+    AnswerForm | None,
+    typer.Option("--format", help="Print the hits in the form of a challenge: all tracks, ranked for each query."),
+]
 AsPaths = Annotated[bool, typer.Option("--paths", "-f", help="Print only the paths of the hits, one a line.")]
 Null = Annotated[
     bool, typer.Option("--null", "-0", help="Like --paths, but each path ends with a NUL byte, for xargs -0.")
@@ -211,6 +220,7 @@ def command(
     as_json: Json = False,
     as_csv: AsCsv = False,
     as_paths: AsPaths = False,
+    form: AnswerFormat = None,
     null: Null = False,
     html: Html = None,
     copy_to: CopyTo = None,
@@ -240,12 +250,17 @@ def command(
     from tbps_cli.errors import UsageError
     from tbps_cli.files import check_new_file, check_new_folder
     from tbps_cli.searching.audit import AuditLog
+    from tbps_cli.searching.challenge import check_tracks, ranked_tracks
     from tbps_cli.searching.index_state import FootageSettings
     from tbps_cli.searching.search import search_all
 
-    if as_json + as_csv + (as_paths or null) > 1:
-        raise UsageError("--json, --csv and --paths exclude each other.", "Leave all but one out.")
-    if interactive and (as_json or as_csv or as_paths or null or html or copy_to or queries):
+    if as_json + as_csv + (as_paths or null) + (form is not None) > 1:
+        raise UsageError("--json, --csv, --paths and --format exclude each other.", "Leave all but one out.")
+    if form is not None:
+        if group not in (None, GroupedBy.track):
+            raise UsageError(f"--format {form} ranks tracks, so --group {group} has no place in it.")
+        group, top = GroupedBy.track, top or sys.maxsize
+    if interactive and (as_json or as_csv or as_paths or null or form or html or copy_to or queries):
         raise UsageError("-i answers at the terminal alone.", "In it, html FILE and copy DIR write the hits.")
     if interactive and explain:
         raise UsageError("--explain is not for -i.", "Ask a single question without -i.")
@@ -305,12 +320,16 @@ def command(
     typed = ["tbps", "search", *([" ".join(sentence)] if sentence else []), "--in", *(places or ["DIR"])]
     found = consent.with_weights(answer, ckpt, typed, download=download)
     search_view.index_line(found.gallery)
+    if form is not None:
+        check_tracks(found.gallery)
     if log:
         _audit(log, found, asked, where, [path for path in (html, copy_to) if path])
     search_view.understood(found.answers)
     # Files first: whoever reads the output may leave early (tbps search ... | head).
     _save(found, html, copy_to, where=where, whole_frames=whole_frames, blur=blur_heads)
-    if as_json or as_csv or as_paths or null:
+    if form is not None:
+        render.document(ranked_tracks(found.answers, found.gallery))
+    elif as_json or as_csv or as_paths or null:
         _print(found, "json" if as_json else "csv" if as_csv else "paths", null, queries)
     else:
         search_view.hits(found.answers, found.gallery, images=show_images, blur=blur_heads)

@@ -1,4 +1,7 @@
-"""Many queries in one file: a sentence a line, JSON, JSONL or CSV, with the person where it is known."""
+"""Many queries in one file: a sentence a line, JSON, JSONL or CSV, with the person where it is known.
+
+A JSON object of ids is read too, as the AI City Challenge has its queries: several sentences of one id are added up.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 from tbps_cli.data.layouts import pairs, records, tables
 from tbps_cli.errors import DataError
-from tbps_cli.searching.query import Query
+from tbps_cli.searching.query import Query, Term
 
 FIELDS: tables.Fields = {
     "query": ("query", *pairs.FIELDS["caption"]),
@@ -43,6 +46,9 @@ def _queries(path: Path, text: str) -> Iterator[Query]:
     if kind in tables.TABLES:
         for place, row in tables.csv_rows(text, FIELDS, name, sentence="query", required=("query",)):
             yield _query(row, name, place)
+    elif kind == ".json" and isinstance(content := records.parse_json(text, name), dict):
+        for id, value in content.items():
+            yield _named(id, value, name)
     elif kind == ".json" or kind in tables.LINES:
         for place, entry in tables.entries(path, text, name):
             record = {"query": entry} if isinstance(entry, str) else entry
@@ -53,6 +59,20 @@ def _queries(path: Path, text: str) -> Iterator[Query]:
         for line in tables.split_lines(text):
             if line.strip():
                 yield Query(line.strip())
+
+
+def _named(id: str, value: object, name: str) -> Query:
+    """A query of an object of ids: a sentence or several, which are added up, or an object that has them as `nl`."""
+    said = value.get("nl") if isinstance(value, dict) else value
+    sentences = [said] if isinstance(said, str) else said
+    if (
+        not isinstance(sentences, list)
+        or not sentences
+        or not all(isinstance(one, str) and one.strip() for one in sentences)
+    ):
+        raise DataError(f"{name}: {id:.60} is not a list of sentences.", '{"id": ["a man in a white shirt", ...], ...}')
+    first, *others = (records.whole_text(one.strip()) for one in sentences)
+    return Query(first, more=tuple(map(Term, others)), id=id)
 
 
 def _query(row: tables.Row, name: str, place: str) -> Query:

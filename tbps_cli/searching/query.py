@@ -67,6 +67,8 @@ class Query:
     persons: frozenset[Person] | None = None
     """Who is meant, where that is known."""
     more: tuple[Term, ...] = ()
+    id: str | None = None
+    """What a file of queries calls it."""
 
     def __post_init__(self) -> None:
         wanted = (self.text or "").strip() or self.image is not None or any(term.weight > 0 for term in self.more)

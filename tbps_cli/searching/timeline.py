@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-NARROWEST = 1.4
+NARROWEST = 2.5
 """Width of a mark in per cent of the line: a moment is shown as long as a finger needs."""
 ROW, GAP = 16, 4
 """Height of a mark and the space below it, in pixels."""
