@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from tbps_cli.data.layouts import pairs, records, tables
 from tbps_cli.errors import DataError
@@ -46,7 +47,7 @@ def _queries(path: Path, text: str) -> Iterator[Query]:
     if kind in tables.TABLES:
         for place, row in tables.csv_rows(text, FIELDS, name, sentence="query", required=("query",)):
             yield _query(row, name, place)
-    elif kind == ".json" and isinstance(content := records.parse_json(text, name), dict):
+    elif kind == ".json" and _is_of_ids(content := records.parse_json(text, name)):
         for id, value in content.items():
             yield _named(id, value, name)
     elif kind == ".json" or kind in tables.LINES:
@@ -61,15 +62,16 @@ def _queries(path: Path, text: str) -> Iterator[Query]:
                 yield Query(line.strip())
 
 
+def _is_of_ids(content: object) -> TypeGuard[dict[str, object]]:
+    """Whether a JSON value is an object of ids, and not one record that should stand in a list."""
+    return isinstance(content, dict) and content.keys().isdisjoint(name for names in FIELDS.values() for name in names)
+
+
 def _named(id: str, value: object, name: str) -> Query:
     """A query of an object of ids: a sentence or several, which are added up, or an object that has them as `nl`."""
     said = value.get("nl") if isinstance(value, dict) else value
-    sentences = [said] if isinstance(said, str) else said
-    if (
-        not isinstance(sentences, list)
-        or not sentences
-        or not all(isinstance(one, str) and one.strip() for one in sentences)
-    ):
+    sentences = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+    if not sentences or not all(isinstance(one, str) and one.strip() for one in sentences):
         raise DataError(f"{name}: {id:.60} is not a list of sentences.", '{"id": ["a man in a white shirt", ...], ...}')
     first, *others = (records.whole_text(one.strip()) for one in sentences)
     return Query(first, more=tuple(map(Term, others)), id=id)
