@@ -44,8 +44,8 @@ class Sure:
         asked = f"(--sure {self.verdict.level:g})"
         if not self.verdict.refused:
             rest = f"; the first {shown} are shown, --top {self.size} shows all" if shown < self.size else ""
-            among = f"these {self.size:,} images" if self.size > 1 else "this image"
-            return f"If the person is in the gallery, {among} will hold them {asked}{rest}."
+            among = f"one of {self.size:,} images" if self.size > 1 else "this image"
+            return f"The person is in {among}, if anywhere in the gallery {asked}{rest}."
         if self.best < self.verdict.stranger:
             often = f"{100 * self.verdict.by_chance:.0f} % of searches"
             return (
