@@ -71,6 +71,10 @@ class Stretch:
         pairs = ((one, two) for one in self._pieces for two in other._pieces)
         return any(one[0] < two[1] and two[0] < one[1] for one, two in pairs)
 
+    def holds(self, minutes: int) -> bool:
+        """Whether a time of day is in it."""
+        return any(low <= minutes < high for low, high in self._pieces)
+
     @property
     def _pieces(self) -> tuple[tuple[int, int], ...]:
         low, high = self.low or 0, DAY if self.high is None else self.high

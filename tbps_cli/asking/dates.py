@@ -17,6 +17,7 @@ MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
 )  # fmt: skip
+YEARS = 1826, 2200
 TWO_READINGS = re.compile(r"(?<![\w/])\d{1,2}/\d{1,2}/\d{4}(?![\w/])")
 
 _WEEKDAY = rf"(?P<weekday>{'|'.join(WEEKDAYS)})"
@@ -142,8 +143,9 @@ def _single(day: date) -> Range:
 
 
 def _day(year: int, month: int, day: int) -> Range | None:
+    """A day of the calendar, in years in which there are photographs."""
     try:
-        return _single(date(year, month, day))
+        return _single(date(year, month, day)) if YEARS[0] <= year <= YEARS[1] else None
     except ValueError:
         return None
 

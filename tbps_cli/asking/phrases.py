@@ -88,6 +88,11 @@ class When:
     after: bool = False
     """`since` itself is left out."""
 
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """All times of day of which one must be."""
+        return (self.stretch, *self.also) if self.stretch else ()
+
 
 def phrases(text: str, today: date) -> Iterator[When]:
     """The phrases of a sentence, from left to right."""

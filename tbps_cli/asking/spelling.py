@@ -7,7 +7,7 @@ that somebody may really mean; "shrit" is offered "shirt", and "redd" (a rare wo
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from tbps_cli.asking.lexicon import USUAL, english, forms, is_english, vocabulary
@@ -53,7 +53,7 @@ def _is_a_name(text: str, match: re.Match[str]) -> bool:
     return match[0].istitle() and not begins and not text.istitle()
 
 
-@cache
+@lru_cache(maxsize=10_000)
 def _offer(word: str) -> str | None:
     """What may be meant instead of a word, or None where it is fine or nothing is near."""
     plain = word.lower()

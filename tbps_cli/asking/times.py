@@ -31,7 +31,11 @@ def times(text: str, today: date, known: Askable) -> list[Passage]:
         done = "no image of this gallery has a time: the words stay in the sentence"
         left = [Passage(when.start, when.end, "left", done, keep=True) for when in whens]
         return left + _unclear(text, left)
-    found = [_read(when, whens[:place], known) for place, when in enumerate(whens)]
+    found: list[Passage] = []
+    agreed: list[When] = []
+    for when in whens:
+        found.append(_read(when, agreed, known))
+        agreed += [] if found[-1].keep else [when]
     return found + _unclear(text, found)
 
 
@@ -41,20 +45,27 @@ def _combined(text: str, whens: list[When]) -> list[When]:
     Times of day that exclude each other ("at 5 pm or 6 pm") are alternatives; those that overlap ("in the afternoon,
     after 3 pm") count both.
     """
-    days = list(dict.fromkeys((when.days.first, when.days.last) for when in whens if when.days))
-    stretches = [when.stretch for when in whens if when.stretch]
-    plain = all(when.stretch or _is_one_day(when) for when in whens) and not any(when.never for when in whens)
-    if not plain or not stretches or len(days) > 1 or (days and days[0][0] != days[0][1]):
+    said = {(when.days.first, when.days.last) for when in whens if when.days}
+    single = len(said) == 1 and all(first == last for first, last in said)
+    day = next((when.days for when in whens if when.days), None) if single else None
+    parts = [when for when in whens if not when.never and (when.stretch or _is_one_day(when))]
+    if not single:
+        parts = [when for when in parts if when.stretch and not when.days]
+    stretches = [when.stretch for when in parts if when.stretch]
+    if not stretches or (len(stretches) > 1 and all(one.meets(other) for one, other in combinations(stretches, 2))):
         return whens
-    apart = any(not one.meets(other) for one, other in combinations(stretches, 2))
-    if len(stretches) > 1 and not apart:
-        return whens
-    day = next((when.days for when in whens if when.days), None)
-    said = [replace(when, days=day, stretch=stretches[0], also=tuple(stretches[1:])) for when in whens]
-    joined = said[:1]
-    for when in said[1:]:
-        if _BESIDE.fullmatch(text, joined[-1].end, when.start):
-            joined[-1] = replace(joined[-1], end=when.end)
+    changed = {id(when): replace(when, days=day, stretch=stretches[0], also=tuple(stretches[1:])) for when in parts}
+    return _beside(text, [changed.get(id(when), when) for when in whens])
+
+
+def _beside(text: str, whens: list[When]) -> list[When]:
+    """Neighbours that say the same, as one phrase."""
+    joined = whens[:1]
+    for when in whens[1:]:
+        before = joined[-1]
+        same = replace(when, start=before.start, end=before.end) == before
+        if same and _BESIDE.fullmatch(text, before.end, when.start):
+            joined[-1] = replace(before, end=when.end)
         else:
             joined.append(when)
     return joined
@@ -62,7 +73,11 @@ def _combined(text: str, whens: list[When]) -> list[When]:
 
 def _read(when: When, before: list[When], known: Askable) -> Passage:
     doubt = (
-        OTHER_DAY if not _agrees(when, before) else ONLY_DAYS if _asks_for_clock(when) and not known.clocks else None
+        OTHER_DAY
+        if not _possible([*before, when])
+        else ONLY_DAYS
+        if _asks_for_clock(when) and not known.clocks
+        else None
     )
     return Passage(when.start, when.end, "left", doubt, keep=True) if doubt else _found(when, known)
 
@@ -71,25 +86,52 @@ def _asks_for_clock(when: When) -> bool:
     return when.stretch is not None or any(isinstance(edge, datetime) for edge in (when.since, when.until))
 
 
-def _agrees(when: When, before: list[When]) -> bool:
-    """Whether an image can be from then and from all that was said before."""
-    low, high = _limits(when)
-    return all(low <= last and high >= first for first, last in map(_limits, before))
+def _possible(whens: list[When]) -> bool:
+    """Whether one moment fulfils all of them.
+
+    What fits a phrase are stretches of time, so what fits all begins where one of these begins: at the edge of a day
+    or at a time of day that is named, on a day that is named or beside one.
+    """
+    named = [day for when in whens for day in _days_of(when)] or [date(2000, 1, 3)]
+    days = {day + timedelta(days=more) for day in named for more in (-1, 0, 1)}
+    lows = {0, *(stretch.low or 0 for when in whens for stretch in when.stretches)}
+    edges = [edge for when in whens for edge in (when.since, when.until) if isinstance(edge, datetime)]
+    moments = [*edges, *(at_minute(day, low) for day in days for low in lows)]
+    return any(all(_holds(when, moment) for when in whens) for moment in moments)
 
 
-def _limits(when: When) -> tuple[date, date]:
-    """The first and the last day that an image can be from; a night may reach into the next."""
+def _days_of(when: When) -> list[date]:
+    edges = [edge.date() if isinstance(edge, datetime) else edge for edge in (when.since, when.until) if edge]
+    return edges + [day for days in (when.days, *when.others) if days for day in (days.first, days.last)]
+
+
+def _holds(when: When, moment: datetime) -> bool:
+    """Whether a moment is what the phrase says; the same as `condition`, for one moment."""
     if when.never:
-        return date.min, date.max
-    if when.days:
-        listed = (when.days, *when.others)
-        over = when.stretch is not None and when.stretch.wraps
-        return min(days.first for days in listed), max(days.last for days in listed) + timedelta(days=over)
-    return _day_of(when.since, date.min), _day_of(when.until, date.max)
+        return not _holds(replace(when, never=False), moment)
+    if when.days and when.stretch and when.days.first == when.days.last:
+        spans = [_span(when.days.first, stretch) for stretch in when.stretches]
+        return any(first <= moment < last for first, last in spans)
+    of_day = any(days.first <= moment.date() <= days.last for days in (when.days, *when.others) if days)
+    minutes = moment.hour * 60 + moment.minute
+    since, until = _side(moment, when.since), _side(moment, when.until)
+    return (
+        (of_day or not when.days)
+        and (not when.stretch or any(stretch.holds(minutes) for stretch in when.stretches))
+        and (not when.since or since > 0 or (since == 0 and not when.after))
+        and (not when.until or until < 0 or (until == 0 and not when.open_end))
+    )
 
 
-def _day_of(moment: datetime | date | None, otherwise: date) -> date:
-    return moment.date() if isinstance(moment, datetime) else moment or otherwise
+def _side(moment: datetime, edge: datetime | date | None) -> int:
+    """-1, 0 or 1: before an edge, in it (a day has many moments), or after it."""
+    if edge is None:
+        return 0
+    return (
+        (moment > edge) - (moment < edge)
+        if isinstance(edge, datetime)
+        else (moment.date() > edge) - (moment.date() < edge)
+    )
 
 
 def _is_one_day(when: When) -> bool:
@@ -140,10 +182,15 @@ def condition(when: When) -> tuple[Tree, str]:
 def _one_stretch(days: Days, stretch: Stretch) -> tuple[Tree, str]:
     if days.first != days.last:
         return And((_of_days(days), _every_day(stretch))), f"of {days}, taken {stretch}"
-    first = at_minute(days.first, stretch.low)
-    last = at_minute(days.first + timedelta(days=1 if stretch.high is None or stretch.wraps else 0), stretch.high)
+    first, last = _span(days.first, stretch)
     tree = And((Compare("time", ">=", _iso(first)), Compare("time", "<", _iso(last))))
     return tree, f"from {_iso(first)} to {_iso(last)}"
+
+
+def _span(day: date, stretch: Stretch) -> tuple[datetime, datetime]:
+    """A time of day on one day; the night reaches into the next."""
+    next_day = stretch.high is None or stretch.wraps
+    return at_minute(day, stretch.low), at_minute(day + timedelta(days=next_day), stretch.high)
 
 
 def _of_days(days: Days) -> Tree:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from tbps_cli.asking.lexicon import vocabulary
 from tbps_cli.asking.understand import LONGEST, may_say_where_or_when, understand
 from tbps_cli.asking.understood import Askable, Understood, without
+from tbps_cli.filtering.columns import Columns, Texts
+from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import parse
 from tbps_cli.filtering.tree import render
 from tbps_cli.synthetic.camera import Shot
@@ -102,8 +104,8 @@ PIECES = sorted(vocabulary()) + GLUE.strip("\n").replace("\n", "|").split("|")
 
 def test_no_caption_of_drawn_persons_is_changed_or_doubted() -> None:
     rng = np.random.default_rng(0)
-    shots = [Shot(b"", (80, 200), draw_stance(person, rng), frozenset()) for person in people(500, 0, [0])]
-    texts = [describe(person, shot, rng).text for person, shot in zip(people(500, 0, [0]), shots, strict=True)]
+    shots = [Shot(b"", (80, 200), draw_stance(person, rng), frozenset()) for person in people(200, 0, [0])]
+    texts = [describe(person, shot, rng).text for person, shot in zip(people(200, 0, [0]), shots, strict=True)]
     changed = [text for text in texts if (found := read(text)).changed or found.suggestions]
     doubted = [text for text in texts if {remark.kind for remark in read(text).remarks} - {"missing"}]
     assert (changed, doubted) == ([], [])
@@ -163,3 +165,36 @@ def test_a_question_of_ten_thousand_words_is_taken_as_it_is_with_one_line(text: 
     assert found.text == text
     assert [remark.kind for remark in found.remarks] == ["length"]
     assert f"{LONGEST:,}" in found.remarks[0].done
+
+
+# Empty answers --------------------------------------------------------------------------------
+
+PLACES = """
+yesterday|today|on Monday|last Friday|from Monday to Wednesday|last week|this week|in October|5 November|,|or|and
+before Wednesday|at 5 pm|around noon|between 5 and 6 pm|from 10 pm to 2 am|in the morning|every evening|at night
+after 8 pm|until 9 am|or 7 pm|last night|this morning|yesterday at 5 pm|Monday evening|at midnight|before midnight
+2026-11-05 10:30|14:00-15:00|two days ago|on the weekend|after 4 pm on Friday|after Friday 4 pm|not today|tonight
+on cam1|on cam2|on cam1 or cam3|on the platform camera|not on Monday|not at night|from yesterday 10 pm to today 2 am
+since 3 November|until 10 November
+"""
+
+
+@pytest.fixture(scope="module")
+def everywhere() -> Columns:
+    """Images of every camera at every quarter of an hour of a year."""
+    times = np.arange("2025-11-01T00:00", "2026-12-01T00:00", 15, dtype="datetime64[m]").astype("S16")
+    cameras = np.array(KNOWN.cameras, "S8")
+    return Columns(
+        len(times) * len(cameras),
+        {
+            "time": lambda: Texts(np.repeat(times, len(cameras))),
+            "camera": lambda: Texts(np.tile(cameras, len(times))),
+        },
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(PLACES.strip("\n").replace("\n", "|").split("|")), min_size=1, max_size=5))
+def test_whatever_is_said_of_where_and_when_some_image_can_fit(everywhere: Columns, pieces: list[str]) -> None:
+    found = check_that_nothing_is_silent("a man in a coat " + " ".join(pieces))
+    assert found.conditions is None or mask(found.conditions, everywhere).any(), render(found.conditions)
