@@ -13,11 +13,13 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.amounts import amount
 from tbps_cli.asking.understand import may_say_where_or_when, understand
 from tbps_cli.asking.understood import Askable, Remark, Understood, joined
 from tbps_cli.filtering.columns import Texts
+from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where
-from tbps_cli.filtering.tree import render
+from tbps_cli.filtering.tree import And, Tree, looks_at, render
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import MINUS, Query, Term
 from tbps_cli.searching.ranking import TOP, Answer
@@ -47,8 +49,8 @@ def ask(
     answer = rank(
         [understood_query(query, found)], top=top or found.top or TOP, where=Where.of(tree) if tree else None
     )[0]
-    if not answer.candidates and found.conditions is not None:
-        found = _noted(found, "empty", f"no image passes {render(found.conditions)}")
+    if not answer.candidates and found.conditions is not None and tree is not None and len(gallery):
+        found = _noted(found, "empty", _why_nothing_passes(tree, gallery))
     return replace(answer, understood=found)
 
 
@@ -109,6 +111,21 @@ def _extreme(
         letters = letter_V[places]
         places = places[letters == pick(letters)]
     return bytes(text_V[places[0]])
+
+
+def _why_nothing_passes(tree: Tree, gallery: Gallery) -> str:
+    """How many images pass each part of a filter that none passes as a whole: what it says of camera, of time, ..."""
+    parts = tree.parts if isinstance(tree, And) else (tree,)
+    of_fields: dict[frozenset[str], list[Tree]] = {}
+    for part in parts:
+        of_fields.setdefault(looks_at(part), []).append(part)
+    if len(of_fields) == 1 or "score" in looks_at(tree):
+        return f"no image passes {render(tree)}"
+    said = []
+    for listed in of_fields.values():
+        whole = listed[0] if len(listed) == 1 else And(tuple(listed))
+        said.append(f"{render(whole)} ({amount(int(mask(whole, gallery.columns).sum()), 'image')})")
+    return f"no image passes all of {', '.join(said)}"
 
 
 def _noted(found: Understood, kind: str, done: str) -> Understood:

@@ -106,6 +106,15 @@ def test_an_empty_answer_has_words() -> None:
     assert "2026-11-26T00:30:00" in answer.understood.remarks[0].done
 
 
+def test_an_empty_answer_says_how_many_images_pass_each_part() -> None:
+    answer = asked("a red coat on cam3 yesterday at 9 pm")
+    assert answer.understood is not None
+    assert answer.understood.remarks[-1].done == (
+        'no image passes all of camera == "cam3" (13 images), '
+        'time >= "2026-11-27T20:45" and time < "2026-11-27T21:15" (0 images)'
+    )
+
+
 def test_minus_of_the_command_line_and_of_the_sentence_both_count() -> None:
     query = Query("a red coat without gloves", minus="a hat")
     found = understanding(gallery(), query, today=TODAY)
