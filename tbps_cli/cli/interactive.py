@@ -98,6 +98,7 @@ class _Talking:
         search_view.hits([answer], self.session.gallery, images=self.drawing.images, blur=self.drawing.blur)
         if where := passed(answer, self.session.now.where):
             render.note(f"where {where}")
+        search_view.unmet_values(answer, self.session.gallery, self.session.now.where)
 
     def _fulfil(self, wish: Wish, line: str) -> None:
         """Show the help, open hits, or write files."""

@@ -335,6 +335,7 @@ def command(
         search_view.hits(found.answers, found.gallery, images=show_images, blur=blur_heads)
     if not any(answer.hits or answer.sure for answer in found.answers):
         render.note("No image fits." if found.gallery else "There are no images.")
+        search_view.unmet_values(found.answers[0], found.gallery, where)
 
 
 def _queries(words: list[str], images: list[Path], plus: list[str], minus: list[str], file: Path | None) -> list[Query]:

@@ -85,6 +85,17 @@ def understood(answers: Sequence[Answer]) -> None:
             note(f"{name}: {value}")
 
 
+def unmet_values(answer: Answer, gallery: Gallery, where: str | None) -> None:
+    """Where nothing fits: values that the filter asks for and that no image has, and those that there are."""
+    from tbps_cli.filtering.parse import parse
+    from tbps_cli.filtering.unmet import unmet
+    from tbps_cli.searching.hits import passed
+
+    if (filtered := passed(answer, where)) and not answer.hits:
+        for said in unmet(parse(filtered).tree, gallery.columns):
+            note(said)
+
+
 def _span(hit: Hit) -> str:
     """When a group was seen: `2026-01-05 17:05:00 - 17:09:10`, or the seconds of a video."""
     if isinstance(hit.first, float) and isinstance(hit.last, float):

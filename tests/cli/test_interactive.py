@@ -182,3 +182,19 @@ def test_every_answer_and_every_file_of_a_session_stands_in_the_log() -> None:
 def test_a_command_line_that_cannot_be_meant_ends_it_at_once(arguments: list[str], message: str) -> None:
     result = run(*arguments, given="red\n", status=2)
     assert message in result.stderr and result.stdout == ""
+
+
+def test_a_value_that_no_image_has_is_named_with_those_that_there_are() -> None:
+    told = run(given="red\nwhere path == '9.jpg'\n").stderr
+    assert 'No image has path "9.jpg"; there are 0.jpg, 1.jpg, 2.jpg, 3.jpg.' in told
+    one = CliRunner().invoke(app, ["search", "red", "--in", "photos", "--where", 'path == "x"'])
+    assert 'No image has path "x"; there are' in one.stderr
+
+
+def test_a_hit_is_opened_by_the_systems_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", lambda file: opened.append(Path(file).name) or len(opened) - 1)
+    result = run(given="red\nopen 1 2\nopen 1\n", status=1)
+    hits = [line.split()[-1] for line in result.stdout.splitlines() if line.endswith(".jpg")]
+    assert opened == [hits[0], hits[1], hits[0]]
+    assert "no program here opens it" in result.stderr
