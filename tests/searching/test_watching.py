@@ -8,17 +8,22 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.streaming import served
+from support.videos import write_video
 from support.watched import DAY, START, Shades, arrive, arrive_all
 
 from tbps_cli.errors import CacheError, DataError, UsageError
+from tbps_cli.footage.streams import stream_name
 from tbps_cli.searching import watching
-from tbps_cli.searching.journal import Alert, Journal
+from tbps_cli.searching.alert_command import AlertCommand
+from tbps_cli.searching.journal import Alert, Journal, JudgedRows
 from tbps_cli.searching.watching import WatchState, watch
 
 QUERY = "somebody who is rare"
@@ -465,9 +470,9 @@ def test_images_have_no_cool_down_unless_one_is_stated(tmp_path: Path) -> None:
     assert len(look(folder)) == 3
 
 
-def test_a_person_in_a_video_is_one_alert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from support.videos import write_video
-
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that sees a person in the same place of every frame."""
     from tbps_cli.footage import detector
     from tbps_cli.footage.boxes import Detection
 
@@ -478,10 +483,75 @@ def test_a_person_in_a_video_is_one_alert(tmp_path: Path, monkeypatch: pytest.Mo
             return [Detection((8, 8, 32, 64), 0.9)]
 
     monkeypatch.setattr(detector, "open_detector", lambda *_, **__: Everywhere())
-    folder = tmp_path / "cams"
-    arrive_all(folder, np.random.default_rng(0).uniform(0.1, 0.5, 200), 0, DAY)
-    look(folder)
-    write_video(folder / "street.mp4", [Image.new("RGB", (128, 96), (230, 200, 200))] * 40, rate=10, keys=10)
-    alerts = look(folder)
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_a_person_in_a_video_is_one_alert(cams: Path) -> None:
+    look(cams)
+    write_video(cams / "street.mp4", [Image.new("RGB", (128, 96), (230, 200, 200))] * 40, rate=10, keys=10)
+    alerts = look(cams)
     assert [(alert.hit.source, alert.hit.track is not None) for alert in alerts] == [("street.mp4", True)]
-    assert look(folder) == []
+    assert look(cams) == []
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_a_stream_that_somebody_named_is_watched_like_a_folder(
+    cams: Path, tmp_path: Path, running: Callable[..., Running], lines: Callable[[], str]
+) -> None:
+    """Its recording gives camera, time and images; neither journal nor messages hold the password."""
+    clip = write_video(tmp_path / "clip.ts", [Image.new("RGB", (128, 96), (230, 200, 200))] * 40, rate=10, keys=10)
+    with served(clip.read_bytes()) as address:
+        one = running([cams, address.replace("//", "//user:secret@")], jsonl=tmp_path / "alerts.jsonl")
+        one.wait(lambda: bool(one.paths()), 40)
+        one.stop.set()
+        one.thread.join()
+    alert = one.alerts[0]
+    assert alert.hit.camera == stream_name(address)
+    assert abs(datetime.fromisoformat(alert.hit.time).timestamp() - time.time()) < 120
+    assert alert.hit.file.is_file() and alert.hit.file.parent.parent == tmp_path / "cache" / "streams"
+    assert "secret" not in (tmp_path / "alerts.jsonl").read_text() + lines()
+
+
+# Days -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ten_days_keep_the_budget_and_planted_persons_are_told(tmp_path: Path, seed: int) -> None:
+    """100 images a day, 2 alerts a day borne, looked at twice a day; three persons far above all others come in."""
+    folder, draw = tmp_path / "cams", np.random.default_rng(seed)
+    arrive_all(folder, np.clip(draw.normal(0.3, 0.05, 300), 0, 1), -3 * DAY, 0)
+    look(folder, budget="2/day")
+    told: list[str] = []
+    for half in range(20):
+        arrive_all(folder, np.clip(draw.normal(0.3, 0.05, 50), 0, 1), half * DAY / 2, (half + 1) * DAY / 2)
+        if half in (5, 10, 15):
+            arrive(folder, f"planted{half}.png", 0.7 + half / 100, half * DAY / 2 + 60)
+        told += [alert.hit.path for alert in look(folder, budget="2/day")]
+    planted = [path for path in told if path.startswith("planted")]
+    assert planted == ["planted5.png", "planted10.png", "planted15.png"]
+    assert 6 <= len(told) - 3 <= 35  # a Poisson number of 20 lies there with 99.9 %
+
+
+# Seams ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seam", ["journal", "judged", "commands"])
+def test_a_watcher_that_ends_at_a_seam_loses_and_doubles_nothing(
+    cams: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seam: str
+) -> None:
+    out, journal = tmp_path / "said", tmp_path / "alerts.jsonl"
+    options = {"command": script(tmp_path, f"echo $TBPS_PATH >> {out}"), "jsonl": journal}
+    look(cams, **options)
+    arrive(cams, "planted.png", 0.9, DAY + 60)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    places = {"journal": (Journal, "append"), "judged": (JudgedRows, "add"), "commands": (AlertCommand, "run_due")}
+    with monkeypatch.context() as patch:
+        patch.setattr(*places[seam], killed)
+        with pytest.raises(KeyboardInterrupt):
+            look(cams, **options)
+    look(cams, **options)
+    assert [entry["path"] for entry in written(journal)] == ["planted.png"]
+    assert out.read_text() == "planted.png\n"
