@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from tbps_cli.searching.journal import Alert
     from tbps_cli.searching.watching import WatchState
 
+_QUERY = 12
+"""Columns that a query needs at the end of a line; where fewer are left, it goes on the next."""
+
 
 def command(
     sources: Annotated[
@@ -215,7 +218,7 @@ class _Display:
             self._pause()
             render.note(f"Watching {_standing(state)}")
             render.note(f"Alerts are written to {render.short_path(str(state.journal))}. Ctrl-C ends the watch.")
-        self._draw(_standing(state, since=self.began))
+        self._draw(_progress(state))
 
     def embedding(self, done: int, total: int) -> None:
         """How far the embedding of new images is."""
@@ -230,10 +233,14 @@ class _Display:
         if self.as_json:
             output.stdout.write_exactly(json_text(alert.document(), indent=None) + "\n")
         else:
-            render.line("  ".join(_fields(alert, self.several)))
+            text = "  ".join(_fields(alert))
+            if self.several:
+                room = render.console().width - len(text) - 2
+                text += "  " + (render.shortened(alert.query, room) if room >= _QUERY else alert.query)
+            render.line(text)
         output.stdout.flush()
         if self.state:
-            self._draw(_standing(self.state, since=self.began))
+            self._draw(_progress(self.state))
 
     def end(self) -> None:
         """What was seen."""
@@ -270,8 +277,8 @@ class _Display:
             self.line = None
 
 
-def _fields(alert: Alert, several: bool) -> list[str]:
-    """Time, camera, score, how rare, file; and the query where there are several."""
+def _fields(alert: Alert) -> list[str]:
+    """Time, camera, score, how rare, file."""
     hit = alert.hit
     seen = hit.time or alert.found
     rare = "" if alert.share is None else f"1 in {round(1 / alert.share):,}"
@@ -279,26 +286,28 @@ def _fields(alert: Alert, several: bool) -> list[str]:
     if hit.seconds is not None:
         where += f" at {hit.seconds:.1f} s"
     fields = [seen[:19].replace("T", " "), hit.camera or "", f"{hit.score:.4f}", rare, where]
-    return [text for text in [*fields, alert.query * several] if text]
+    return [text for text in fields if text]
 
 
-def _standing(state: WatchState, since: float | None = None) -> str:
-    """`photos: 3,204 images, 410 a day; alerts above 0.3871`, and what has come since."""
-    parts = [
-        f"{state.title}: {amount(state.rows, 'image')}" + ("" if state.a_day is None else f", {_rate(state.a_day)}")
-    ]
-    parts.append(_thresholds(state))
-    if since is not None:
-        parts.append(f"{amount(state.alerts, 'alert')} in {state.judged:,} new")
-    if state.waiting:
-        parts.append(f"{state.waiting:,} still growing")
+def _standing(state: WatchState) -> str:
+    """`photos: 3,204 images, 410 a day; alerts above 0.3871`."""
+    return f"{state.title}: {amount(state.rows, 'image')}{_rate(state)}; {_thresholds(state)}"
+
+
+def _progress(state: WatchState) -> str:
+    """What has come so far, and what is the matter: the most important first, since narrow terminals cut it."""
+    parts = [f"{amount(state.alerts, 'alert')} in {state.judged:,} new"]
     if state.trouble:
         parts.insert(0, state.trouble)
-    return "; ".join(parts)
+    if state.waiting:
+        parts.append(f"{state.waiting:,} still growing")
+    return "; ".join([*parts, _thresholds(state), f"{amount(state.rows, 'image')}{_rate(state)}"])
 
 
-def _rate(a_day: float) -> str:
-    return f"{a_day:,.0f} a day" if a_day >= 10 else f"{a_day:.1f} a day"
+def _rate(state: WatchState) -> str:
+    if not state.a_day:
+        return ""
+    return f", {state.a_day:,.0f} a day" if state.a_day >= 10 else f", {state.a_day:.1f} a day"
 
 
 def _thresholds(state: WatchState) -> str:

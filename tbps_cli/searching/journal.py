@@ -82,7 +82,7 @@ class Alert:
             "found": self.found,
             "query": self.query,
             "path": hit.path,
-            "file": str(hit.file),
+            "file": str(hit.file.absolute()),
             "score": round(hit.score, DIGITS),
             "threshold": round(self.threshold, DIGITS),
             **{key: value for key, value in known.items() if value is not None},
