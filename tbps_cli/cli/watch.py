@@ -135,7 +135,7 @@ def command(
     log = AuditLog(audit) if audit else None
     if log:
         log.check()
-    with _Display(as_json, several=len(queries or ()) > 1) as display:
+    with _Display(as_json, several=len(queries or ()) > 1, once=once) as display:
         alerts = watch(
             ckpt,
             list(sources or ()),
@@ -195,8 +195,8 @@ def _ended_by_signals() -> Iterator[None]:
 class _Display:
     """A line an alert on stdout; on a terminal besides one line on stderr that says where the watch stands."""
 
-    def __init__(self, as_json: bool, *, several: bool) -> None:
-        self.as_json, self.several = as_json, several
+    def __init__(self, as_json: bool, *, several: bool, once: bool) -> None:
+        self.as_json, self.several, self.once = as_json, several, once
         self.began = time.time()
         self.state: WatchState | None = None
         self.told = False
@@ -217,7 +217,8 @@ class _Display:
             self.told = True
             self._pause()
             render.note(f"Watching {_standing(state)}")
-            render.note(f"Alerts are written to {render.short_path(str(state.journal))}. Ctrl-C ends the watch.")
+            end = "" if self.once else " Ctrl-C ends the watch."
+            render.note(f"Alerts are written to {render.short_path(str(state.journal))}.{end}")
         self._draw(_progress(state))
 
     def embedding(self, done: int, total: int) -> None:

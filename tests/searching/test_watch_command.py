@@ -33,9 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def at_the_place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_the_place(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("tbps_cli.searching.arrivals.SETTLED", 0.02)
 
 
 def run(*arguments: str, status: int = 0):
