@@ -57,7 +57,7 @@ def page(
         ("model", run),
         *([("result", remark)] if single and (remark := _remark(first)) else []),
         *([("sure", sentence)] if single and (sentence := _sure(first)) else []),
-        *([("words", WORDS)] if any(hit.explain for answer in answers for hit in answer.hits) else []),
+        *([("support", WORDS)] if any(hit.explain for answer in answers for hit in answer.hits) else []),
         ("asked", f"{datetime.now():%Y-%m-%d %H:%M}"),
     ]
     return sheet(

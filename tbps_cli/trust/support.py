@@ -42,7 +42,7 @@ _TOKEN = re.compile(rf"\b(?:{_NOUNS})\b|[^\W\d_]+(?:['-][^\W\d_]+)*", re.IGNOREC
 _ARTICLE = re.compile(r"\ban?\s+$", re.IGNORECASE)
 
 
-class Word(NamedTuple):
+class ContentWord(NamedTuple):
     """A word of a sentence, and the words of its kind that could stand there; none where there is no such kind."""
 
     text: str
@@ -59,13 +59,13 @@ class Support(NamedTuple):
     """The word of its kind that fits better, if there is one."""
 
 
-def content_words(sentence: str) -> list[Word]:
+def content_words(sentence: str) -> list[ContentWord]:
     """The words of a sentence that say how somebody looks, in order; garments of two words are one word."""
     found = []
     for match in _TOKEN.finditer(sentence):
         word = match[0].lower()
         if word not in _EMPTY:
-            found.append(Word(match[0], match.span(), tuple(_others(word))))
+            found.append(ContentWord(match[0], match.span(), tuple(_others(word))))
     return found[:MOST]
 
 
@@ -81,7 +81,7 @@ def _others(word: str) -> Iterator[str]:
         yield _OTHER[word]
 
 
-def replaced(sentence: str, word: Word, other: str) -> str:
+def replaced(sentence: str, word: ContentWord, other: str) -> str:
     """The sentence with another word in its place, or without it (`other` is empty).
 
     "a" and "an" follow what comes behind them, and go where nothing does.
@@ -99,7 +99,7 @@ class Explainer:
     """A sentence taken apart, each of its variants embedded once, for as many images as are to be explained."""
 
     sentence: str
-    words: list[Word]
+    words: list[ContentWord]
     sentence_E: Rows
     variant_WVE: list[Rows]
     """For each word: the sentence with each of its others in its place, or the one without it."""
