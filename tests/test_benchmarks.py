@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.encoder import FakeEncoder
 
 TINIER = {"width": 64, "layers": 1, "embed": 64, "heads": 1, "text_width": 64, "text_layers": 1, "text_heads": 1}
@@ -274,3 +275,23 @@ def test_a_box_of_the_street_is_the_person_whose_true_box_it_fits(tmp_path):
     assert clip.shown(0.0, (12, 12, 20, 60)) == 7
     assert clip.shown(0.0, (40, 10, 20, 60)) is None
     assert clip.clearly_seen() == {7}
+
+
+@pytest.mark.slow
+def test_the_index_benchmark_embeds_the_same_folder_in_every_way(capsys):
+    pytest.importorskip("onnxruntime")
+    index = benchmark("index")
+    index.main(words(images=9, rounds=1, layers=1, width=64))
+    said = capsys.readouterr().out
+    for name in ("what rclip does", "tbps, run", "tbps, export", "tbps, export, fp32"):
+        assert any(line.startswith(name) and len(line.split()) >= 8 for line in said.splitlines())
+
+
+def test_the_rival_of_the_index_benchmark_prepares_images_as_clip_does(tmp_path):
+    indexing = benchmark("_indexing")
+    Image.new("RGB", (91, 224), (200, 10, 30)).save(tmp_path / "a.jpg")
+    prepared = indexing.prepared(tmp_path / "a.jpg", 64)
+    assert (prepared.shape, prepared.dtype) == ((3, 64, 64), np.float32)
+    assert abs(prepared[0].mean() - (200 / 255 - 0.48145466) / 0.26862954) < 0.05
+    (first, images), (second, _) = indexing.batches([tmp_path / "a.jpg"] * 11, 64)
+    assert (len(first), images.shape, len(second)) == (8, (8, 3, 64, 64), 3)

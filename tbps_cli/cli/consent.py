@@ -63,12 +63,14 @@ def _show(message: str, choices: Sequence[ReadyWeights], command: Sequence[str])
         cells[3] = row[3].rjust(widths[3])
         render.note("  ".join(cells).rstrip())
     render.note("R@1: % on CUHK-PEDES without its training images; NAM's and HAM's epoch was chosen there.")
+    render.note("")
     for number, choice in enumerate(choices, 1):
         if choice.by_hand:
             render.note(f"{number}. Fetch {choice.by_hand}, then:")
         ending = ["--download"] if number == 1 else ["--ckpt", choice.ckpt]
         lead = "   " if choice.by_hand else f"{number}. "
         render.note(lead + shlex.join([*command, *ending]))
+    render.note("")
 
 
 def _is_asked() -> bool:

@@ -70,7 +70,7 @@ def test_without_a_run_three_choices_are_named_and_nothing_is_fetched(hub: Hub) 
     assert (result.stdout, hub.asked) == ("", [])
     said = result.stderr
     assert "There is no finished run in runs. Without any training, choose one of these:" in said
-    rows = [line.split() for line in said.splitlines()]
+    rows = [line.split() for line in said.splitlines() if line]
     assert [(row[1], row[-1]) for row in rows if row[0] in ("1.", "2.", "3.")][:3] == [
         ("NAM", "stated"), ("HAM", "authors"), ("CLIP", "(OpenAI)"),
     ]  # fmt: skip
