@@ -169,7 +169,8 @@ def label(hit: Hit) -> str:
     clip = clip_time(hit.seconds) if hit.seconds is not None else None
     track = f"track {hit.track}" if hit.track is not None else None
     group = f"one of {amount(hit.members or 0, 'image')}" if (hit.members or 0) > 1 else None
-    for facts in ((folder, hit.camera, hit.time, clip), (track, group)):
+    date = hit.time and hit.time.replace("T", " ")
+    for facts in ((folder, hit.camera, date, clip), (track, group)):
         if known := [fact for fact in facts if fact]:
             lines.append(" · ".join(known))
     return "\n".join(map(printable, lines))

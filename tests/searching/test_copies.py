@@ -118,6 +118,6 @@ def test_the_page_has_the_frame_once_and_both_boxes(scene) -> None:
     text = page([answer], gallery, "run", filtered='camera == "cam/3"')
     assert text.count("data:image/jpeg") == 4 and text.count("<rect x=") == 2
     assert (
-        "cam/3 · 2026-01-05T10:11:12<" in text and "track 1<" in text and "<dd><bdi>camera == &#34;cam/3&#34;" in text
+        "cam/3 · 2026-01-05 10:11:12<" in text and "track 1<" in text and "<dd><bdi>camera == &#34;cam/3&#34;" in text
     )
     assert "file:" in text and "file:" not in page([answer], gallery, "run", blur=True)

@@ -122,7 +122,7 @@ def test_a_hit_leads_to_its_file_and_shows_folder_camera_and_time(tmp_path) -> N
     assert os.fsdecode(unquote_to_bytes(urlsplit(link["href"]).path)) == str(image)
     assert link["title"] == f"{tmp_path}/cam_a/ü\\n\\x1b[31m 1.png\\xff"
     shown = read.words.index("ü\\n\\x1b[31m 1.png\\xff")
-    assert "cam_a · c3 · 2024-05-01T10:00:00" in read.words[shown:]
+    assert "cam_a · c3 · 2024-05-01 10:00:00" in read.words[shown:]
 
 
 def test_a_hit_without_further_facts_shows_its_score_and_person(tmp_path) -> None:
