@@ -72,7 +72,7 @@ def _hit(answer: Answer, hit: Hit) -> dict[str, Any]:
         "seconds": hit.seconds,
         "box": hit.box,
         "track": hit.track,
-        "detection": hit.detection,
+        "detection": None if hit.detection is None else round(hit.detection, 4),
         **dict(zip(WORTH, _worth(hit), strict=True)),
         "right": answer.is_right(hit),
     }

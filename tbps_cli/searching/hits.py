@@ -220,5 +220,6 @@ def _name_of(hit: Hit) -> str:
     if hit.source is None:
         return path.stem
     time = f"{hit.seconds:.3f}s" if hit.time is None and hit.seconds is not None else hit.time
-    parts = [path.stem, hit.camera, time, hit.track and f"track {hit.track}"]
+    camera = None if hit.camera and hit.camera in path.stem else hit.camera
+    parts = [path.stem, camera, time, hit.track and f"track {hit.track}"]
     return re.sub(r"[^\w.+-]+", "-", "-".join(part for part in parts if part))
