@@ -22,6 +22,8 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import MANIFEST, ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
+from tbps_cli.trust.calibration import FILE as CALIBRATION
+from tbps_cli.trust.calibration import calibration_of
 from tbps_cli.weights.weights_file import write_safetensors
 
 logger = logging.getLogger("tbps")
@@ -44,6 +46,7 @@ def write(
     check(model, formats)
     allowed = TOLERANCE[quantize or "fp32"] if tolerance is None else tolerance
     facts = _facts(model, formats, quantize)
+    calibration = None if quantize else calibration_of(model)  # quantized graphs score otherwise
     agreement = None
     with files.new_folder(out, f"--out {out}") as folder:
         _write_plain(model, folder, facts, progress)
@@ -52,6 +55,8 @@ def write(
             if not agreement.holds:
                 raise _disagree(agreement, quantize)
         _write_manifest(folder, facts)
+        if calibration is not None:
+            (folder / CALIBRATION).write_text(calibration.model_dump_json() + "\n", "utf-8")
         (folder / "README.md").write_text(_card(facts, agreement), "utf-8")
         _share(folder)
     return agreement

@@ -61,6 +61,8 @@ def search(
     group: str | None = None,
     per_group: int = 1,
     sort: str = "score",
+    sure: float | None = None,
+    explain: bool = False,
     split: str = "test",
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -79,6 +81,8 @@ def search(
     with_self: whether the image that is searched by may be a hit (`tbps search` leaves it out).
     group: one hit a "person", "track", "source" or set of images that look the same ("near-duplicate"), or the best
     `per_group` of each; `top` then counts groups. sort: "score", or "time" for the best in the order of their times.
+    sure: only images of the smallest set that holds the person with this probability; explain: say of each hit which
+    words of the sentence it supports, and where (`Hit.explain`).
     """
     asked = query if isinstance(query, Query) else _sum(query, image, plus, minus)
     found = search_all(
@@ -92,6 +96,8 @@ def search(
         group=group,
         per_group=per_group,
         sort=sort,
+        sure=sure,
+        explain=explain,
         split=split,
         data_root=data_root,
         device=device,

@@ -188,6 +188,10 @@ def calibration_of(model: Encoder) -> Calibration | None:
     if found.fingerprint != model.fingerprint:
         logger.warning("%s was made with other weights or settings, so it is not used", path)
         return None
+    width = found.likeness.caption_CE.shape[1]
+    if width != model.embed:
+        said = f"{path}: its embeddings have {width} numbers, those of the model {model.embed}."
+        raise WeightsError(said, "Make it again: tbps eval --calibration")
     return found
 
 

@@ -144,3 +144,14 @@ def test_a_folder_of_one_image_is_searched_with_all_figures(tbps):
     status, out, _ = tbps("search", "a man", "--in", "one", "--json")
     (hit,) = json.loads(out)["hits"]
     assert status == 0 and hit["percentile"] == 0 and "z" not in hit and 0 < hit["probability"] < 1
+
+
+def test_an_export_takes_the_calibration_along(tbps):
+    tbps("eval", "--calibration")
+    assert tbps("export", "--out", "exported")[0] == 0
+    kept = [Path(folder) / "calibration.json" for folder in ("runs/tiny-0001", "exported")]
+    assert kept[0].read_bytes() == kept[1].read_bytes()
+    status, out, _ = tbps("search", "a man", "--ckpt", "exported", "--explain", "--json")
+    hits = json.loads(out)["hits"]
+    assert status == 0 and all(0 < hit["probability"] < 1 for hit in hits)
+    assert all(word["grid"] is None for hit in hits for word in hit["explain"]), "graphs have no gradients"

@@ -29,6 +29,12 @@ def parts():
     return list(drawn.simulated("hard")(np.random.default_rng(0), 100, 100))
 
 
+class Wide(FakeEncoder):
+    """An encoder with embeddings as long as the drawn ones."""
+
+    embed = drawn.WIDTH
+
+
 @pytest.fixture(scope="module")
 def calibration(parts):
     return fit(parts[0], fingerprint=FakeEncoder().fingerprint, data="drawn", name="val")
@@ -86,7 +92,7 @@ def test_a_split_in_which_nobody_is_ever_found_is_calibrated_too(parts):
 
 
 def test_a_calibration_is_read_as_it_was_written_and_is_small(calibration):
-    model = FakeEncoder()
+    model = Wide()
     assert calibration_of(model) is None
     place = write_calibration(model, calibration)
     assert place == place_of(model) and place.stat().st_size < 100_000
@@ -99,6 +105,12 @@ def test_a_calibration_of_other_weights_is_not_used_and_that_is_said(calibration
     write_calibration(other, calibration)
     assert calibration_of(other) is None
     assert "other weights or settings" in caplog.text
+
+
+def test_a_calibration_whose_embeddings_have_another_length_is_refused(calibration):
+    write_calibration(FakeEncoder(), calibration)
+    with pytest.raises(WeightsError, match="its embeddings have 64 numbers, those of the model 11"):
+        calibration_of(FakeEncoder())
 
 
 @pytest.mark.parametrize(
