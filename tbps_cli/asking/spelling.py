@@ -7,6 +7,7 @@ that somebody may really mean; "shrit" is offered "shirt", and "redd" (a rare wo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,15 @@ MOST = 5
 _WORDS = re.compile(r"[^\W\d_]+")
 
 
-def misspelt(text: str) -> list[tuple[int, int, str]]:
-    """The words of a sentence that look misspelt: from character to character, and what may be meant."""
+def misspelt(text: str, spoken: Callable[[str], bool] = lambda word: False) -> list[tuple[int, int, str]]:
+    """The words of a sentence that look misspelt: from character to character, and what may be meant.
+
+    spoken: whether a word is one that captions use, so that it is not doubted; asked of few words only.
+    """
     found = []
     for match in _WORDS.finditer(text):
         offer = _offer(match[0]) if not _is_a_name(text, match) else None
-        if offer is not None:
+        if offer is not None and not spoken(match[0]):
             found.append((match.start(), match.end(), offer))
     return found[:MOST]
 

@@ -7,6 +7,7 @@ the sentence. Nothing changes silently: every cut, every condition and every dou
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import date
 
 from tbps_cli.asking.cameras import cameras
@@ -22,11 +23,19 @@ LONGEST = 1_000
 """Characters of a question that is taken apart; models read about 300."""
 
 
-def understand(text: str, *, today: date, known: Askable = Askable(), alone: bool = True) -> Understood:
+def understand(
+    text: str,
+    *,
+    today: date,
+    known: Askable = Askable(),
+    alone: bool = True,
+    spoken: Callable[[str], bool] = lambda word: False,
+) -> Understood:
     """What a question means.
 
     today: what "yesterday" is counted from. known: what the gallery can be asked for.
     alone: nothing but the text is searched by (no image), so something must be left of it for the model.
+    spoken: whether captions use a word, which is then not doubted.
     """
     if not text.strip():
         return Understood(text, text)
@@ -40,7 +49,7 @@ def understand(text: str, *, today: date, known: Askable = Askable(), alone: boo
     found = cuts(text, _apart([*placed, *negations(text), *counts(text)]))
     if alone and not without(text, _spans(found)).strip(" \t\n,.;:!?-–()"):
         found = _kept(found)
-    return _understood(text, found)
+    return _understood(text, found, spoken)
 
 
 _PLACED = re.compile(
@@ -105,7 +114,7 @@ def _kept(found: list[Passage]) -> list[Passage]:
     return kept
 
 
-def _understood(text: str, found: list[Passage]) -> Understood:
+def _understood(text: str, found: list[Passage], spoken: Callable[[str], bool]) -> Understood:
     left = without(text, _spans(found))
     minus = tuple(dict.fromkeys(thing for entry in found for thing in entry.minus))
     remarks = [
@@ -118,7 +127,9 @@ def _understood(text: str, found: list[Passage]) -> Understood:
         for entry in found
     ]
     offers = [
-        offer for offer in misspelt(text) if all(offer[1] <= start or offer[0] >= end for start, end in _spans(found))
+        offer
+        for offer in misspelt(text, spoken)
+        if all(offer[1] <= start or offer[0] >= end for start, end in _spans(found))
     ]
     better = corrected(text, offers)
     lost = missing(corrected(left, misspelt(left)), minus)

@@ -6,9 +6,12 @@ the number of hits where none was given. A caption of the data set is searched a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,9 @@ from tbps_cli.filtering.tree import And, Tree, looks_at, render
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import MINUS, Query, Term
 from tbps_cli.searching.ranking import TOP, Answer
+
+SPOKEN = 3
+"""Captions that have a word before its spelling is not doubted."""
 
 
 def ask(
@@ -61,11 +67,17 @@ def understanding(gallery: Gallery, query: Query, *, today: date) -> Understood 
         return None
     alone = not any(term.weight > 0 and term.what != text for term in query.terms)
     known = askable(gallery) if may_say_where_or_when(text) else Askable()
-    found = understand(text, today=today, known=known, alone=alone)
+    found = understand(text, today=today, known=known, alone=alone, spoken=partial(_is_spoken, gallery.truth))
     if alone:
         return found
     # an image or another sentence says more: what this one does not name is not missing
     return replace(found, remarks=tuple(remark for remark in found.remarks if remark.kind != "missing"))
+
+
+def _is_spoken(captions: Iterable[str], word: str) -> bool:
+    """Whether several captions of the data set have a word: one alone may be misspelt itself."""
+    having = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
+    return next(islice(filter(having.search, captions), SPOKEN - 1, None), None) is not None
 
 
 def understood_query(query: Query, found: Understood) -> Query:

@@ -98,6 +98,14 @@ def test_a_caption_of_the_data_set_is_searched_as_it_is() -> None:
     assert (answer.query.text, answer.understood, answer.persons) == (f" {text} ", None, frozenset({1}))
 
 
+@pytest.mark.parametrize(("captions", "doubted"), [(2, True), (3, False)])
+def test_words_that_several_captions_of_the_data_set_have_are_not_doubted(captions: int, doubted: bool) -> None:
+    truth = {f"A man in a Jackett, number {number}.": frozenset({number}) for number in range(captions)}
+    answer = asked("red jackett and blak boots", gallery=gallery(truth=truth))
+    assert answer.understood is not None
+    assert [offer.words for offer in answer.understood.suggestions] == ["jackett", "blak"][1 - doubted :]
+
+
 def test_an_empty_answer_has_words() -> None:
     answer = asked("a red coat on 2026-01-05")
     assert answer.candidates == 0
