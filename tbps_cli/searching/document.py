@@ -25,9 +25,9 @@ def document(answer: Answer, gallery: Gallery, run: str) -> dict[str, Any]:
 
     `time` is when a hit was seen: a date, or seconds into the video where nobody knows the date.
     """
-    query = answer.query
+    query, asked = answer.query, answer.asked or answer.query
     made: dict[str, Any] = {
-        "query": answer.question if answer.understood or (query.text is None and query.more) else query.text,
+        "query": str(asked) if asked.text is None and asked.more else asked.text,
         "gallery": gallery.name,
         "size": len(gallery),
         "run": run,

@@ -57,7 +57,7 @@ def ask(
     )[0]
     if not answer.candidates and found.conditions is not None and tree is not None and len(gallery):
         found = _noted(found, "empty", _why_nothing_passes(tree, gallery))
-    return replace(answer, understood=found)
+    return replace(answer, understood=found, asked=query)
 
 
 def understanding(gallery: Gallery, query: Query, *, today: date) -> Understood | None:

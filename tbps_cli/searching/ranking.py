@@ -46,10 +46,13 @@ class Answer:
     understood: Understood | None = None
     """What the question was understood as; None where it was taken as it is."""
 
+    asked: Query | None = None
+    """The query before it was understood; None where it is `query`."""
+
     @property
     def question(self) -> str:
-        """What somebody asked, as far as it is a text; `query` is what was ranked."""
-        return self.understood.question if self.understood else str(self.query)
+        """What somebody asked, with every part of a sum; `query` is what was ranked."""
+        return str(self.asked or self.query)
 
     def is_right(self, hit: Hit) -> bool | None:
         """Whether a hit shows who was meant; None where either is unknown, as in a folder of images."""

@@ -228,3 +228,10 @@ def test_what_another_term_may_show_is_not_said_to_be_missing() -> None:
     assert missing(Query("a red coat")) and missing(Query("a red coat", minus="a hat"))
     assert not missing(Query("a red coat", more=(Term("black trousers", 2.0),)))
     assert not missing(Query("a red coat", image=Path("crop.jpg")))
+
+
+def test_a_page_of_a_sum_names_all_of_it(made: Path, tmp_path: Path) -> None:
+    run(made, tmp_path, "a man without a hat", "--plus", "2:black trousers", "--html", "a.html")
+    assert "a man without a hat + 2 × black trousers" in (tmp_path / "a.html").read_text()
+    out, _ = run(made, tmp_path, "a man without a hat", "--plus", "2:black trousers", "--json")
+    assert json.loads(out)["query"] == "a man without a hat"
