@@ -88,8 +88,9 @@ def recorded(files: Sequence[Path]) -> World:
 def outcome(rule: ConformalRule, gallery: Labelled, absent: Labelled, level: float) -> Outcome:
     """What the rule does for people in a gallery and for others."""
     there = covered(rule, gallery, level)
-    best_Q = product(absent.text_QE, gallery.image_GE).max(axis=1).tolist()
-    refused = [rule.judge(level, best, len(gallery.image_GE)).refused for best in best_Q]
+    limit = rule.judge(level, 1.0, len(gallery.image_GE))
+    best_Q = product(absent.text_QE, gallery.image_GE).max(axis=1)
+    refused = best_Q < max(limit.stranger, limit.threshold)
     return Outcome(there.coverage, there.size, there.present_refused, float(np.mean(refused)))
 
 

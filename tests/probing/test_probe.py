@@ -144,7 +144,7 @@ def test_the_table_says_shares_intervals_protocol_and_shows_a_pair_of_each_kind(
         (["--probe", "--degrade"], "--probe and --degrade exclude each other"),
         (["--probe", "--rerank"], "--probe and --rerank exclude each other"),
         (["--degrade", "--format", "latex"], "--degrade and --format latex exclude each other"),
-        (["--svg", "x.svg"], "--svg draws what --probe or --degrade finds"),
+        (["--svg", "x.svg"], "--svg draws what --probe, --degrade or --calibration finds"),
         (["--seed", "3"], "--seed is that of --probe or --degrade"),
         (["--probe", "--svg", "x.png"], "--svg x.png: the name must end in .svg"),
         (["--probe", "--svg", "no/x.svg"], "no"),

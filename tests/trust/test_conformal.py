@@ -44,6 +44,7 @@ def test_absent_people_are_refused_in_a_gallery_larger_than_that_of_the_calibrat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["easy", "hard"])
 def test_on_two_hundred_drawn_splits_coverage_is_within_two_percent(kind):
     found = drawn.run(drawn.simulated(kind), 200, 135, 135, 0.9)
