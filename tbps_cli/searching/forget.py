@@ -72,9 +72,10 @@ def forget(given: Sequence[str], index_file: Path | None = None) -> ForgetReport
     videos = {content for index in indexes for content in _videos(index, asked)}
     _remember([_absolute(path) for path in given], contents | videos, index_file, report)
     asked.contents = contents
+    shown = {content for index in indexes for content in _beside(index, asked)}
     for index in indexes:
         _drop(index, asked, report)
-    report.thumbnails = ThumbnailCache().forget(contents | videos)
+    report.thumbnails = ThumbnailCache().forget(contents | videos | shown)
     report.detections = seen.drop(contents | videos)
     return report
 
@@ -124,6 +125,15 @@ def _videos(index: _Index, asked: Forgotten) -> Iterator[str]:
     for name, done in IndexState(index.file.path).done.items():
         if asked.covers_file(os.path.realpath(index.roots.file_of(name))):
             yield done.content
+
+
+def _beside(index: _Index, asked: Forgotten) -> Iterator[str]:
+    """The contents of crops of the same videos and frames: a thumbnail of a whole frame is kept under any of them."""
+    rows = index.file.known()
+    sources = {rows.sources[place] for place in np.flatnonzero(asked.covers(rows, index.roots))} - {""}
+    for place, source in enumerate(rows.sources):
+        if source in sources:
+            yield rows[place].content
 
 
 def _remember(paths: Sequence[str], contents: set[str], index_file: Path | None, report: ForgetReport) -> None:

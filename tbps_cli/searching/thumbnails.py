@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class Excerpt:
     file: Path
     box: Box | None = None
     seconds: float | None = None
-    content: str = ""
+    content: str = field(default="", compare=False)
     """What its file holds, where that is known: a video is not read for the sake of a thumbnail."""
     persons: tuple[Box, ...] | None = None
     """Set for a whole frame with persons in it: who may be seen there when others are blurred."""

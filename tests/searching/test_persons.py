@@ -6,8 +6,10 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import random
+import re
 import signal
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,16 @@ from tbps_cli.errors import DataError
 from tbps_cli.features import row_sink
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.footage import detector as detectors
+from tbps_cli.places import cache_dir
+from tbps_cli.searching.blur import CELLS, HEAD
+from tbps_cli.searching.forget import forget
 from tbps_cli.searching.gallery import Gallery
+from tbps_cli.searching.hits import copy_hits, page
 from tbps_cli.searching.index import index, open_index
 from tbps_cli.searching.index_state import FootageSettings
+from tbps_cli.searching.query import Query
+from tbps_cli.searching.ranking import answers
+from tbps_cli.searching.thumbnails import ThumbnailCache
 
 
 def walker(place: int) -> Image.Image:
@@ -250,3 +259,66 @@ def test_a_killed_index_of_videos_loses_nothing_and_goes_on(
     assert facts(gallery) == whole
     for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
         assert np.allclose(vector_E, FakeEncoder().encode_images([gallery.image_of(row)])[0], atol=1e-6)
+
+
+# Forgetting, and what is shown ------------------------------------------------------------------
+
+
+def test_a_forgotten_video_leaves_no_row_thumbnail_or_detection_and_stays_out(model, street: Path, blocks) -> None:
+    gallery = index(model, street)
+    answer = answers(model, gallery, [Query("red")], top=3)[0]
+    page([answer], gallery, "run", cache=ThumbnailCache())
+    assert list((cache_dir() / "detections").rglob("*.jsonl")) and list(ThumbnailCache().folder.iterdir())
+    report = forget([str(street / "gate.mp4")])
+    assert (report.images, report.detections) == (11, 1) and report.thumbnails >= 4
+    assert not list((cache_dir() / "detections").rglob("*.jsonl")) and not list(ThumbnailCache().folder.iterdir())
+    (street / "gate.mp4").rename(street / "again.mp4")
+    with pytest.raises(DataError, match="no usable images"):
+        index(FakeEncoder(), street)
+
+
+def test_one_forgotten_crop_of_a_video_goes_alone_and_does_not_come_back(model, street: Path) -> None:
+    gallery = index(model, street)
+    page(answers(model, gallery, [Query("red")], top=20), gallery, "run", cache=ThumbnailCache())
+    gone = gallery.rows[3].path
+    assert forget([f"{street}/{gone}"]).images == 1
+    assert not list(ThumbnailCache().folder.iterdir()), "a whole frame shows the person too"
+    gallery = index(model, street)
+    assert len(gallery) == 10 and gone not in gallery.rows.paths
+    assert gone not in index(FakeEncoder(fingerprint="another"), street).rows.paths
+
+
+def test_what_expires_in_a_video_goes_moment_by_moment(model, street: Path, painted) -> None:
+    painted(street / "new.png", "red", (20, 40))
+    begun = datetime.now() - timedelta(hours=1, seconds=3.5)
+    named = street / f"cam1_{begun:%Y-%m-%dT%H-%M-%S}.mp4"
+    (street / "gate.mp4").rename(named)
+    whole = len(index(model, street))
+    gallery = index(model, street, expire=3600.0)
+    assert 1 < len(gallery) < whole
+    assert len(index(model, street)) <= len(gallery) and model.seen == whole
+
+
+def test_the_page_shows_each_frame_once_and_where_the_person_stood(model, street: Path) -> None:
+    gallery = index(model, street)
+    answer = answers(model, gallery, [Query("red")], top=4)[0]
+    text = page([answer], gallery, "run")
+    frames = {hit.seconds for hit in answer.hits}
+    assert len(re.findall(r"\.f\d+\{", text)) == len(frames) and text.count('viewBox="0 0 320 120"') == 4
+    assert all(f"{hit.file.absolute().as_uri()}#t={hit.seconds:.3f}" in text for hit in answer.hits)
+
+
+def test_copies_of_a_video_are_crops_or_frames_and_blurred_ones_have_no_heads(model, street: Path, tmp_path) -> None:
+    gallery = index(model, street)
+    answer = answers(model, gallery, [Query("red")], top=1)[0]
+    (hit,) = answer.hits
+    for name, options in (("crop", {}), ("frame", {"whole_frames": True}), ("blurred", {"blur": True})):
+        assert copy_hits([answer], gallery, tmp_path / name, **options) == 1
+    crop, frame, blurred = (
+        np.asarray(Image.open(next((tmp_path / name).iterdir()))) for name in ("crop", "frame", "blurred")
+    )
+    assert hit.box is not None and crop.shape == (hit.box[3], hit.box[2], 3) == blurred.shape
+    assert frame.shape == (120, 320, 3)
+    head = round(HEAD * len(crop))
+    assert len(np.unique(blurred[:head].reshape(-1, 3), axis=0)) <= CELLS * CELLS
+    assert np.array_equal(blurred[head:], crop[head:])
