@@ -97,9 +97,9 @@ def test_a_missing_data_set_is_told_before_weights_are_read(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["search", "a man", "--in", "gone", "--ckpt", "none"], "--in gone: there is no such folder"),
+        (["search", "a man", "--in", "gone", "--ckpt", "none"], "--in gone: there is no such file or folder"),
         (["search", "a man", "--in", "notes.txt", "--ckpt", "none"], "notes.txt"),
-        (["index", "gone", "--ckpt", "none"], "gone is not a folder"),
+        (["index", "gone", "--ckpt", "none"], "gone: there is no such file or folder"),
         (["search", "a man", "--where", "camra == 1", "--in", "gone"], "no field 'camra'"),
         (["export", "--out", "full", "--ckpt", "none"], "--out full: exists already"),
         (["eval", "--ckpt", "none", "--data", "cuhk-pedes"], "none: there is no such file"),
