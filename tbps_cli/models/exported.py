@@ -94,6 +94,10 @@ class ExportedModel:
         self._image = _Graph(folder / "image.onnx")
         self._text = _Graph(folder / "text.onnx")
 
+    def open_text(self) -> None:
+        """Open the text graph now. Raises WeightsError when it is damaged: better before a folder is embedded."""
+        self._text.open()
+
     def image_ways(self) -> list[ImageWay]:
         """The graph as onnxruntime runs it, and in bfloat16 by OpenVINO where that is installed (extra `openvino`)."""
         own = replace(own_way(self), batch=ON_CPU)
@@ -174,9 +178,12 @@ class _Graph:
         self.session: Any = None
         self.opened.add(self)
 
-    def __call__(self, given: NDArray[Any]) -> NDArray[Any]:
+    def open(self) -> None:
         if self.session is None:
             self.session = _session(self.path)
+
+    def __call__(self, given: NDArray[Any]) -> NDArray[Any]:
+        self.open()
         found: NDArray[Any] = self.session.run(None, {self.session.get_inputs()[0].name: given})[0]
         return found
 

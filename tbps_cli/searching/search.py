@@ -18,6 +18,7 @@ from tbps_cli.features.separate import SIGNATURE
 from tbps_cli.files import expanded
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
+from tbps_cli.models.exported import ExportedModel
 from tbps_cli.searching.dataset import of_split
 from tbps_cli.searching.explaining import check_explain
 from tbps_cli.searching.galleries import is_gallery, sources_of
@@ -279,6 +280,8 @@ def open_gallery(
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
     if index_file:
         return model, open_index(model, index_file, root=Path(root).expanduser() if root is not None else None)
+    if isinstance(model, ExportedModel):
+        model.open_text()
     with watch(named or ", ".join(map(str, places))) if watch else nullcontext() as progress:
         return model, index(
             model,

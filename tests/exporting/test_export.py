@@ -32,6 +32,8 @@ from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.probing.degrade import degrade
 from tbps_cli.probing.probe import probe
+from tbps_cli.searching.query import Query
+from tbps_cli.searching.search import search_all
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
 
@@ -424,6 +426,18 @@ def test_a_sentence_opens_no_image_graph_and_an_image_no_text_graph(
     assert opened == ["text.onnx"]
     ExportedModel(exported[0]).encode_images([picture()])
     assert opened == ["text.onnx", "image.onnx"]
+
+
+def test_a_damaged_text_graph_is_told_before_a_folder_is_embedded(
+    exported: tuple[Path, Agreement], tmp_path: Path
+) -> None:
+    shutil.copytree(exported[0], tmp_path / "damaged")
+    (tmp_path / "damaged" / "text.onnx").write_bytes(b"no graph")
+    (tmp_path / "photos").mkdir()
+    picture().save(tmp_path / "photos" / "1.png")
+    with pytest.raises(WeightsError, match=r"text\.onnx: onnxruntime cannot open it"):
+        search_all(tmp_path / "damaged", tmp_path / "photos", [Query("a man")])
+    assert not (tmp_path / "cache" / "indexes").exists()
 
 
 def picture() -> Image.Image:
