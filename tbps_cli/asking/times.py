@@ -18,7 +18,7 @@ from tbps_cli.asking.understood import Askable, Passage
 from tbps_cli.filtering.tree import And, Between, Compare, Not, Or, Tree
 
 _BESIDE = re.compile(r"\s*,?\s*(?:\b(?:or|and)\s+)?", re.IGNORECASE)
-OTHER_DAY = "no image can be from then and from the days before: the words stay in the sentence"
+EXCLUDED = "no image can be from then and from what is said before: the words stay in the sentence"
 ONLY_DAYS = "the images of this gallery have days and no times of day: the words stay in the sentence"
 
 
@@ -72,13 +72,12 @@ def _beside(text: str, whens: list[When]) -> list[When]:
 
 
 def _read(when: When, before: list[When], known: Askable) -> Passage:
-    doubt = (
-        OTHER_DAY
-        if not _possible([*before, when])
-        else ONLY_DAYS
-        if _asks_for_clock(when) and not known.clocks
-        else None
-    )
+    """A phrase as a condition, or left where it is because it cannot be one."""
+    doubt = None
+    if not _possible([*before, when]):
+        doubt = EXCLUDED
+    elif _asks_for_clock(when) and not known.clocks:
+        doubt = ONLY_DAYS
     return Passage(when.start, when.end, "left", doubt, keep=True) if doubt else _found(when, known)
 
 
@@ -127,11 +126,9 @@ def _side(moment: datetime, edge: datetime | date | None) -> int:
     """-1, 0 or 1: before an edge, in it (a day has many moments), or after it."""
     if edge is None:
         return 0
-    return (
-        (moment > edge) - (moment < edge)
-        if isinstance(edge, datetime)
-        else (moment.date() > edge) - (moment.date() < edge)
-    )
+    if isinstance(edge, datetime):
+        return (moment > edge) - (moment < edge)
+    return (moment.date() > edge) - (moment.date() < edge)
 
 
 def _is_one_day(when: When) -> bool:
