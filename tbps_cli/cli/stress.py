@@ -119,6 +119,8 @@ def run(
     from tbps_cli.probing import plot
     from tbps_cli.probing.probe import changed
 
+    if asked.calibration and len(names) > 1:
+        raise UsageError("--calibration: a model keeps the calibration of one data set.", "Name one with --data.")
     owner = find(ckpt, sets, names[0] if names else None)
     datasets = open_data(owner, names, split=split, data_root=data_root)
     if asked.probe:

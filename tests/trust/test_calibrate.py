@@ -58,6 +58,7 @@ def test_its_table_names_the_figures(tbps, plain):
         (["--probe"], "--probe and --calibration exclude each other"),
         (["--rerank"], "--calibration and --rerank exclude each other"),
         (["--seed", "3"], "--seed is that of --probe or --degrade"),
+        (["--data", "synthetic,cuhk-pedes"], "a model keeps the calibration of one data set"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(tbps, options, said):
