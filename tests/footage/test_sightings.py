@@ -74,7 +74,7 @@ def test_two_persons_who_pass_each_other_keep_their_tracks_at_any_interval(inter
         seconds = number * interval
         image, found = passing(seconds)
         expected = ["1", "2"]
-        if abs(seconds - 4.67) < 0.3:  # the one in green hides the other
+        if abs(seconds - 4.67) < 0.2:  # the one in green hides the other
             found, expected = found[1:], expected[1:]
         order = found[::-1] if number % 2 else found
         names = dict(zip([box for box, _ in order], tracks.update(seconds, image, order), strict=True))
