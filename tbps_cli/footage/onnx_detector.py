@@ -42,7 +42,7 @@ _VERSION = 1
 """To be raised when other boxes come out."""
 _RAW = 16.0
 """YOLOX before decoding has logarithms of sizes; decoded, the largest of some thousand boxes has far more pixels."""
-_CONTRACT = "The outputs of YOLOX and RT-DETR are known, and boxes + scores: see docs/search.md."
+_CONTRACT = "The outputs of YOLOX and RT-DETR are known, and boxes + scores: see docs/videos.md."
 
 
 class OnnxDetector:
