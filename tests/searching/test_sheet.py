@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 from PIL import Image
+from support.browser import opened_page
 from support.sets import save_image
 
 from tbps_cli.searching.heat_overlay import overlay
@@ -282,3 +283,27 @@ def test_a_heat_map_has_the_proportions_of_its_image_and_is_clear_where_nothing_
         made = opened.convert("RGBA")
     assert made.height / made.width == pytest.approx(3, abs=0.03)
     assert made.getpixel((0, 0))[3] < 10 and made.getpixel((made.width - 1, made.height - 1))[3] > 120
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_arrow_keys_move_enter_opens_the_frame_and_escape_closes_it(tmp_path) -> None:
+    frame = save_image(tmp_path / "frame.png", 2, (640, 360))
+    places = [SheetImage(Excerpt(frame, (10 * n, 20, 40, 100)), f"0.{n}", frame=Excerpt(frame)) for n in range(9)]
+    text = sheet("t", [], [SheetSection("", [SheetAnswer("q", places)])], large=True, size=(158, 360))
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    steps = [
+        ("ArrowRight", "h1x1-1"),
+        ("ArrowRight", "h1x1-2"),
+        ("ArrowDown", "h1x1-8"),
+        ("ArrowUp", "h1x1-2"),
+        ("Enter", "h1x1-2-frame"),
+        ("ArrowRight", "h1x1-3-frame"),
+        ("ArrowLeft", "h1x1-2-frame"),
+        ("Escape", "h1x1-2"),
+        ("ArrowLeft", "h1x1-1"),
+    ]
+    with opened_page(tmp_path / "page.html", tmp_path / "profile", width=1300) as page:
+        for key, wanted in steps:
+            page.press(key)
+            assert page.until("document.activeElement.closest('[id]')?.id", wanted) == wanted, key
