@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -110,6 +110,7 @@ class StreamRecorder:
     """Records one stream into a folder, in a thread, until it is stopped."""
 
     def __init__(self, address: str, folder: Path, *, piece: float = PIECE) -> None:
+        """Raises UsageError for an address of a kind that is not opened, TbpsError where no folder can be made."""
         check_stream(address)
         self.address, self.folder, self.piece = address, folder, piece
         self.name = stream_name(address)
@@ -120,11 +121,14 @@ class StreamRecorder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"record {self.name}")
         self._lock: int | None = None
+        self._last = datetime.min
+
+        with files.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def start(self) -> None:
         """Begin, unless another process records into the same folder. Raises TbpsError when nothing can be written."""
         with files.explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         if fcntl is not None:
             try:
@@ -165,6 +169,8 @@ class StreamRecorder:
             began = time.monotonic()
             try:
                 self.ended = self._record()
+                if self.ended:
+                    logger.info("%s has ended.", shown(self.address))
                 trouble = "it ended"
             except UnreadableVideo as error:
                 trouble = error.reason
@@ -227,7 +233,8 @@ class StreamRecorder:
         return av.open(self.address, container_options=options, timeout=(TIMEOUT, TIMEOUT), metadata_errors="replace")
 
     def _new_name(self) -> str:
-        now = datetime.now()
+        now = max(datetime.now(), self._last + timedelta(milliseconds=1))  # so that names tell the order
+        self._last = now
         return f".{self.name}_{now:%Y-%m-%dT%H-%M-%S}.{now.microsecond // 1000:03d}.mkv{_HALF}"
 
     def _keep(self, half: Path) -> None:

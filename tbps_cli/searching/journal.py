@@ -95,14 +95,15 @@ class _Told:
     """What the journal has been seen to hold."""
 
     ids: set[str] = field(default_factory=set)
-    tracks: set[tuple[str, str, str]] = field(default_factory=set)
+    tracks: set[tuple[str, ...]] = field(default_factory=set)
+    """Query, source, camera and track."""
     moments: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def add(self, line: dict[str, Any]) -> None:
         query = str(line["query"])
         self.ids.add(str(line["id"]))
         if line.get("track") is not None:
-            self.tracks.add((query, str(line.get("source")), str(line["track"])))
+            self.tracks.add((query, str(line.get("source")), str(line.get("camera")), str(line["track"])))
         if line.get("place") is not None:
             self.moments.setdefault((query, str(line["place"])), []).append(float(line["moment"]))
 
@@ -110,7 +111,7 @@ class _Told:
         hit = alert.hit
         if alert.id in self.ids:
             return True
-        if hit.track is not None and (alert.query, str(hit.source), hit.track) in self.tracks:
+        if hit.track is not None and (alert.query, str(hit.source), str(hit.camera), hit.track) in self.tracks:
             return True
         before = self.moments.get((alert.query, alert.place), []) if alert.place is not None else []
         return any(abs(alert.moment - moment) < cool_down for moment in before)

@@ -188,8 +188,6 @@ class _Sources:
             if once:
                 raise UsageError(f"--once: the stream {shown(address)} has no end.", "Leave --once out.")
         recorders = [StreamRecorder(address, cache_dir() / "streams" / stream_name(address)) for address in streams]
-        for recorder in recorders:
-            recorder.start()
         folder = {recorder.address: recorder.folder for recorder in recorders}
         arrivals = Arrivals(
             [folder.get(str(place), place) for place in places],
@@ -225,8 +223,8 @@ class _Units:
         tracked_R = columns["track"][row_R] != b""
         if tracked_R.any():
             named = row_R[tracked_R]
-            pair = np.rec.fromarrays([columns["source"][named], columns["track"][named]])
-            unit_R[tracked_R] = len(row_R) + np.unique(pair, return_inverse=True)[1]
+            name = np.rec.fromarrays([columns[part][named] for part in ("source", "camera", "track")])
+            unit_R[tracked_R] = len(row_R) + np.unique(name, return_inverse=True)[1]
         order = np.argsort(unit_R, kind="stable")
         self.row_R: NDArray[np.int64] = row_R[order]
         """The rows, those of a unit side by side."""
@@ -302,6 +300,8 @@ class _Watcher:
         noticing = Noticing()
         judged = False
         try:
+            for recorder in self.sources.recorders:
+                recorder.start()
             while not stop.is_set():
                 try:
                     if self.arrivals.look() or not judged:
@@ -405,8 +405,7 @@ class _Watcher:
         for judged in self.judged:
             if judged.fresh and self.since is not None:
                 past_G = ~(moment_G >= self.since)  # also what has no time
-                judged.begin([])
-                judged.add(rows.take(past_G), 0.0)
+                judged.add(rows.take(past_G), 0.0)  # all at once: a kill leaves all or nothing of it
                 judged.fresh = False
 
     def _judge(

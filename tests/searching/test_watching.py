@@ -343,10 +343,31 @@ def test_an_index_that_is_removed_is_made_again_and_nothing_told_twice(
     one = running(cams, jsonl=tmp_path / "alerts.jsonl")
     arrive(cams, "planted.png", 0.9, DAY + 60)
     one.wait(lambda: one.paths() == ["planted.png"])
-    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").rename(tmp_path / "removed")  # at once: what is deleted bit by bit comes back meanwhile
     arrive(cams, "later.png", 0.95, DAY + 90)
     one.wait(lambda: len(one.paths()) == 2)
     assert one.paths() == ["planted.png", "later.png"]
+
+
+@pytest.mark.parametrize("full", ["journal", "judged"])
+def test_a_full_disk_is_said_once_and_waited_for(
+    cams: Path, running: Callable[..., Running], lines: Callable[[], str], monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    one = running(cams)
+    failed: list[int] = []
+
+    def no_room(*_: object, **__: object) -> None:
+        failed.append(1)
+        raise CacheError("the cache cannot be written: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"journal": (Journal, "append"), "judged": (JudgedRows, "add")}[full], no_room)
+        arrive(cams, "planted.png", 0.9, DAY + 60)
+        one.wait(lambda: len(failed) >= 3)
+    one.wait(lambda: one.states[-1].trouble is None)
+    assert one.paths() == ["planted.png"]
+    said = lines()
+    assert said.count("No space left on device") == 1 and "is watched again" in said
 
 
 def test_two_watchers_of_one_journal_tell_everything_once(
@@ -451,7 +472,7 @@ def test_a_track_is_told_once_and_a_camera_not_again_within_the_cool_down(tmp_pa
     journal = Journal(tmp_path / "alerts.jsonl")
     first = [
         alert_at(100, path="a.mp4#t=1", track="7"),
-        alert_at(105, path="a.mp4#t=9", track="7", place="cam2"),
+        alert_at(200, path="a.mp4#t=99", track="7"),
         alert_at(120, path="a.mp4#t=20", track="8"),
         alert_at(121, path="a.mp4#t=21", track="9", place="cam3"),
     ]
@@ -459,6 +480,12 @@ def test_a_track_is_told_once_and_a_camera_not_again_within_the_cool_down(tmp_pa
     again = Journal(journal.path)  # another process
     assert again.append(first, 30.0) == []
     assert len(again.append([alert_at(131, path="a.mp4#t=31", track="10")], 30.0)) == 1
+
+
+def test_tracks_of_two_cameras_with_the_same_name_are_two(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "alerts.jsonl")
+    pair = [alert_at(100, path="a.png", track="1", place="cam1"), alert_at(101, path="b.png", track="1", place="cam2")]
+    assert journal.append(pair) == pair
 
 
 def test_images_have_no_cool_down_unless_one_is_stated(tmp_path: Path) -> None:
