@@ -45,6 +45,7 @@ def show(score: DetectorScore, video: Video) -> None:
     for text in _advice(score):
         line()
         line(text)
+    _better(score)
 
 
 def _without_truth(score: DetectorScore) -> None:
@@ -56,6 +57,16 @@ def _without_truth(score: DetectorScore) -> None:
     line()
     line("How many of them are persons, and how many were missed, needs a truth file: --truth FILE (JSON of the drawn")
     line("street, or gt.txt of the MOTChallenge).")
+    _better(score)
+
+
+def _better(score: DetectorScore) -> None:
+    """What to compare the detector with that needs no weights."""
+    from tbps_cli.footage.known_detectors import HOG, PROPOSED
+
+    if score.detector == HOG:
+        line()
+        line(f"What a detector with weights finds here: --use {PROPOSED} --download")
 
 
 def _advice(score: DetectorScore) -> list[str]:

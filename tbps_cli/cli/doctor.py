@@ -98,9 +98,13 @@ def _score(clip: Path, truth: Path | None, use: str | None, every: str, download
     file = truth or beside(clip)
     known = None if file is None else read_truth(file, video.rate or 25.0)
     render.show_log()
+    try:
+        detector = open_detector(use, download=download)
+    except UsageError as error:  # here --detector names the clip
+        raise UsageError(error.message.replace("--detector", "--use"), error.hint) from None
     with render.progress(f"looking at {clip.name}") as tell:
         score = score_detector(
-            open_detector(use, download=download),
+            detector,
             clip,
             known,
             every=interval,

@@ -28,7 +28,7 @@ def test_hog_finds_a_share_of_the_drawn_persons_and_says_how_long_it_takes(tbps,
 def test_the_table_names_recall_precision_and_heights(tbps, clip):
     status, out, err = tbps("doctor", "--detector", str(clip), "--use", "hog", "--every", "4s")
     assert status == 0, err
-    for word in ("recall", "precision", "mean IoU", "height in pixels", "s a frame", "few:"):
+    for word in ("recall", "precision", "mean IoU", "height in pixels", "s a frame", "few:", "--download"):
         assert word in out, f"{word} is missing in:\n{out}"
 
 
@@ -46,7 +46,7 @@ def test_without_truth_the_boxes_are_counted(tbps, clip):
         (("--detector", "none.mp4"), "none.mp4"),
         (("--detector", "CLIP", "--every", "soon"), "--every soon"),
         (("--detector", "CLIP", "--truth", "none.json"), "none.json cannot be read"),
-        (("--detector", "CLIP", "--use", "magic"), "magic"),
+        (("--detector", "CLIP", "--use", "magic"), "--use magic"),
         (("--detector", "TRUTH"), "cannot be read as a video"),
     ],
 )
