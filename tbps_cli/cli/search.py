@@ -262,8 +262,6 @@ def command(
         group, top = GroupedBy.track, top or sys.maxsize
     if interactive and (as_json or as_csv or as_paths or null or form or html or copy_to or queries):
         raise UsageError("-i answers at the terminal alone.", "In it, html FILE and copy DIR write the hits.")
-    if interactive and explain:
-        raise UsageError("--explain is not for -i.", "Ask a single question without -i.")
     opening = sentence or [], image or [], plus or [], minus or []
     asked = [] if interactive and not any(opening) else _queries(*opening, queries)
     check_new_file("--html", html, (".html", ".htm"))
@@ -296,7 +294,7 @@ def command(
         from tbps_cli.searching.session import Dialogue
 
         terms = asked[0].terms if asked else ()
-        start = Dialogue(terms, where, top, group, per_group, sort, min_score, with_self, sure)
+        start = Dialogue(terms, where, top, group, per_group, sort, min_score, with_self, sure, explain=explain)
         drawing = Drawing(show_images, blur_heads, whole_frames)
         today = None if plain_query else date.today
         raise typer.Exit(_talk(ckpt, places, start, opening_options, drawing, log, today))

@@ -80,6 +80,8 @@ class Dialogue:
     sure: float | None = None
     literal: bool = False
     """Whether the sentence stood in quotes: it is searched for as it is."""
+    explain: bool = False
+    """Whether hits say which words they support, as long as there are words."""
 
     @property
     def query(self) -> Query | None:
@@ -234,6 +236,7 @@ class Session:
             per_group=asked.per_group,
             sort=asked.sort,
             sure=asked.sure,
+            explain=asked.explain and query.text is not None,
         )
         where = parse(asked.where) if asked.where else None
         if self.today is None or asked.literal:

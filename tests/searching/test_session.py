@@ -216,3 +216,9 @@ def test_whatever_is_typed_is_answered_or_a_mistake(lines: list[str]) -> None:
             assert session.now == before
         else:
             assert reply is None or isinstance(reply, Wish) or reply is session.answer
+
+
+def test_each_answer_says_which_words_its_hits_support_as_long_as_there_are_words(session: Session) -> None:
+    session.now = Dialogue(explain=True)
+    assert [word.word for word in session.said("red").hits[0].explain] == ["red"]
+    assert session.said("plus green").hits[0].explain
