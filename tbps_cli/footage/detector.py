@@ -13,7 +13,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from tbps_cli.errors import UsageError, WeightsError
+from tbps_cli.errors import TbpsError, UsageError, WeightsError
 from tbps_cli.files import expanded
 from tbps_cli.footage.boxes import Detection as Detection
 from tbps_cli.footage.known_detectors import HOG, KNOWN, PROPOSED
@@ -66,9 +66,15 @@ def open_detector(name: str | Path | None, *, download: bool = False, device: st
 def _best_at_hand(download: bool, device: str) -> Detector:
     """A detector of torchvision whose weights are here; the proposed one where it may be fetched; else HOG."""
     here = next((name for name, known in KNOWN.items() if known.found() is not None), None)
-    if here is not None or download:
+    if download:
         return _known(here or PROPOSED, download, device)
-    return _hog("no weights of a better one are on this machine")
+    if here is None:
+        return _hog("no weights of a better one are on this machine")
+    try:
+        return _known(here, download, device)
+    except TbpsError as error:  # nobody asked for it
+        logger.warning("detector: %s cannot be used: %s", here, error.message)
+        return _hog(f"{here} cannot be used")
 
 
 def _hog(why: str) -> Detector:

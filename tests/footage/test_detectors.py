@@ -383,6 +383,15 @@ def test_without_a_name_the_best_at_hand_is_taken_and_said(server, caplog):
     assert line.startswith(f"detector: {NAME} on ")
 
 
+def test_damaged_weights_that_nobody_asked_for_are_said_and_hog_is_taken(server, places, caplog):
+    KNOWN[NAME].path.parent.mkdir(parents=True)
+    KNOWN[NAME].path.write_bytes(b"not weights")
+    assert open_detector(None).name == "hog"
+    assert [line for line in caplog.messages if line.startswith(f"detector: {NAME} cannot be used: ")]
+    with pytest.raises(WeightsError):
+        open_detector(NAME)
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(UsageError) as caught:
         open_detector("yolo9000")
