@@ -101,7 +101,13 @@ def judge_of(
 
     Raises WeightsError where `--sure` has no calibration to go by, UsageError where that knows too few people.
     """
-    known = calibration_of(model)
+    try:
+        known = calibration_of(model)
+    except WeightsError as error:
+        if sure is not None:
+            raise
+        logger.warning("%s %s", error.message, error.hint)  # a search needs none
+        known = None
     if sure is not None:
         if known is None:
             raise _uncalibrated(str(model.path), sure)

@@ -156,3 +156,12 @@ def test_an_export_takes_the_calibration_along(tbps):
     hits = json.loads(out)["hits"]
     assert status == 0 and all(0 < hit["probability"] < 1 for hit in hits)
     assert all(word["grid"] is None for hit in hits for word in hit["explain"]), "graphs have no gradients"
+
+
+def test_a_damaged_calibration_stops_sure_but_no_other_search(tbps):
+    Path("runs/tiny-0001/calibration.json").write_text("{}")
+    status, out, err = tbps("search", "a man", "--json")
+    assert status == 0 and "probability" not in json.loads(out)["hits"][0]
+    assert "calibration.json: is no calibration" in err
+    status, _, err = tbps("search", "a man", "--sure", "0.9")
+    assert status == 1 and "calibration.json: is no calibration" in err and "Traceback" not in err
