@@ -3,7 +3,8 @@
 An address is opened only when a person named it as a source, and only through the protocols of its kind: `rtsp://` and
 `http://` cannot lead to a file, to a playlist or, but for redirections of a web server, to another address. What comes
 is copied, not encoded again, into Matroska files that begin with a key frame; each gets its name when it is whole, so
-a piece is never seen half written. Names of user and password in an address are neither shown nor stored.
+a piece is never seen half written. Certificates are not checked, since cameras sign their own. Names of user and
+password in an address are neither shown nor stored.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _ALLOWED = {
     "rtsp": ("rtsp,rtp,sdp", "rtsp,rtp,udp,tcp"),
     "rtsps": ("rtsp,rtp,sdp", "rtsps,rtsp,rtp,udp,tcp,tls"),
     "http": (_VIDEO, "http,tcp"),
-    "https": (_VIDEO, "https,http,tcp,tls"),
+    "https": (_VIDEO, "https,tcp,tls"),
 }
 """By the kind of address: FFmpeg's readers and protocols that may be used."""
 _NAME = re.compile(r"(?P<camera>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3})(?:-\d+)?")
