@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -55,6 +56,15 @@ class DoneVideo:
     person: Person | None = None
 
 
+def detector_key(name: str) -> str:
+    """What tells one detector from the next without opening it: its name, and of a file its size and last change."""
+    try:
+        state = os.stat(name)  # noqa: PTH116 - a name that no file system allows is no file
+    except (OSError, ValueError):
+        return name
+    return f"{name} ({state.st_size}, {state.st_mtime_ns})"
+
+
 class IndexState:
     """The file `INDEX.sources.json`; a missing or damaged one remembers nothing, which costs time only."""
 
@@ -71,7 +81,7 @@ class IndexState:
             and (done.size, done.mtime) == item.found.state
             and (done.camera, done.time, done.person) == item.facts[:3]
             and (footage.every or EVERY) == done.every
-            and footage.detector in (None, done.detector)
+            and (footage.detector is None or detector_key(footage.detector) == done.detector)
         )
 
     def remember(self, footage: FootageSettings) -> None:

@@ -24,7 +24,7 @@ from tbps_cli.features.rows import Box, Row, content_hash
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.features.taken import time_changed, time_taken
 from tbps_cli.footage.video import Frame, UnreadableVideo, is_video
-from tbps_cli.searching.index_state import EVERY, DoneVideo, FootageSettings, IndexState
+from tbps_cli.searching.index_state import EVERY, DoneVideo, FootageSettings, IndexState, detector_key
 from tbps_cli.searching.sources import Item
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def embed_persons(
     from tbps_cli.footage.detector import open_detector
 
     detector = open_detector(footage.detector, download=download)
-    work = _Work(encoder, file, state, detector, footage.every or EVERY, batch, written)
+    work = _Work(encoder, file, state, detector, footage, batch, written)
     frames = _Count(todo, work.every, progress)
     for item in todo:
         try:
@@ -121,11 +121,13 @@ class _Work:
         file: FeatureFile,
         state: IndexState,
         detector: Detector,
-        every: float,
+        footage: FootageSettings,
         batch: int,
         written: Callable[[], None] | None,
     ) -> None:
-        self.encoder, self.file, self.state, self.detector, self.every = encoder, file, state, detector, every
+        self.encoder, self.file, self.state, self.detector = encoder, file, state, detector
+        self.every = footage.every or EVERY
+        self.key = detector_key(footage.detector or detector.name)
         self.sink: RowSink[Embeddings] = RowSink(
             file, lambda arrays: encoder.image_arrays(np.stack(arrays)), batch, whole=False, written=written
         )
@@ -139,7 +141,7 @@ class _Work:
         finally:
             self.sink.flush()
         known = item.facts
-        done = DoneVideo(*item.found.state, content, self.every, self.detector.name)
+        done = DoneVideo(*item.found.state, content, self.every, self.key)
         self.state.finished(item.path, replace(done, camera=known.camera, time=known.time, person=known.person))
         return paths
 
@@ -159,7 +161,7 @@ class _Work:
         return paths
 
     def _is_same(self, done: DoneVideo, content: str) -> bool:
-        return (done.content, done.every, done.detector) == (content, self.every, self.detector.name)
+        return (done.content, done.every, done.detector) == (content, self.every, self.key)
 
     def _found(self, item: Item, content: str, frames: _Count) -> set[str]:
         """A row for each person in each frame that is looked at; returns their paths."""
@@ -217,6 +219,8 @@ def _start_of(item: Item) -> datetime | None:
     elif time is None:
         time = time_taken(item.file.read_bytes()) or time_changed(item.file.stat().st_mtime_ns)
     try:
-        return None if time is None else datetime.fromisoformat(time).replace(tzinfo=None)
+        start = None if time is None else datetime.fromisoformat(time)
+        # videos state Universal Time; like the times of files it becomes that of this machine
+        return start.astimezone().replace(tzinfo=None) if start and start.tzinfo else start
     except ValueError:
         return None

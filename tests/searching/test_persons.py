@@ -164,12 +164,22 @@ def test_a_video_without_anybody_is_an_empty_answer_that_says_why(model, street:
     assert "No person was found in 1 video" in caught.value.hint, "also when it was looked at before"
 
 
+def test_another_file_of_a_detector_looks_again(model, street: Path, blocks: Blocks) -> None:
+    for content in (b"one", b"one", b"another"):
+        if not Path("own.onnx").exists() or Path("own.onnx").read_bytes() != content:
+            Path("own.onnx").write_bytes(content)
+            blocks.fingerprint = content.hex()
+        index(model, street, footage=FootageSettings(detector="own.onnx"))
+    assert blocks.asked == 12, "once for each of the two files"
+
+
 def test_times_count_from_when_a_recording_began(model, clip: Path, blocks: Blocks, tmp_path: Path) -> None:
     frames = [walker(place) for place in range(30)]
     started = {"creation_time": "2026-01-05T10:00:00.000000Z"}
     write_video(tmp_path / "clip.mp4", frames, metadata=started, options={"crf": "10"})
     gallery = index(model, tmp_path / "clip.mp4")
-    assert {row.time for row in gallery.rows} == {f"2026-01-05T10:00:0{second}" for second in range(3)}
+    began = datetime(2026, 1, 5, 10, tzinfo=UTC).astimezone().replace(tzinfo=None)
+    assert {row.time for row in gallery.rows} == {(began + timedelta(seconds=n)).isoformat() for n in range(3)}
     assert index(model, clip).rows[0].time is None, "nobody knows"
 
 
