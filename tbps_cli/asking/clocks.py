@@ -44,7 +44,7 @@ _BARE = re.compile(rf"(?P<hour>\d{{1,2}}|{_HOURS})(?![\w:%/'’]|\.\d|-(?!\d))(?
 class TimeOfDay:
     """A time of day in minutes (a bare number not yet in the right half of the day), and where it ends in the text."""
 
-    minutes: int
+    minutes: float
     end: int
     bare: bool = False
     """Said without its half of the day, so that alone it is no time: 5, half past five."""
@@ -58,8 +58,8 @@ class TimeOfDay:
 class Stretch:
     """From one minute of the day to another; over midnight where the second is not later. None: no end."""
 
-    low: int | None
-    high: int | None
+    low: float | None
+    high: float | None
 
     @property
     def wraps(self) -> bool:
@@ -71,12 +71,12 @@ class Stretch:
         pairs = ((one, two) for one in self._pieces for two in other._pieces)
         return any(one[0] < two[1] and two[0] < one[1] for one, two in pairs)
 
-    def holds(self, minutes: int) -> bool:
+    def holds(self, minutes: float) -> bool:
         """Whether a time of day is in it."""
         return any(low <= minutes < high for low, high in self._pieces)
 
     @property
-    def _pieces(self) -> tuple[tuple[int, int], ...]:
+    def _pieces(self) -> tuple[tuple[float, float], ...]:
         low, high = self.low or 0, DAY if self.high is None else self.high
         return ((low, DAY), (0, high)) if self.wraps else ((low, high),)
 
@@ -86,9 +86,11 @@ class Stretch:
         return f"after {spelt(self.low)}" if self.high is None else f"from {spelt(self.low)} to {spelt(self.high)}"
 
 
-def spelt(minutes: int) -> str:
-    """17:05."""
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+def spelt(minutes: float) -> str:
+    """17:05, and 17:05:20 where there are seconds."""
+    seconds = round(60 * minutes)
+    whole = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}"
+    return f"{whole}:{seconds % 60:02d}" if seconds % 60 else whole
 
 
 def clock_at(text: str, place: int, *, bare: bool = False) -> TimeOfDay | None:
@@ -126,7 +128,8 @@ def _clock(said: dict[str, str | None], end: int) -> TimeOfDay | None:
     if half and hour <= 12:
         hour = hour % 12 + (12 if half.lower() == "p" else 0)
     vague = half is None and 1 <= hour <= 12 and said.get("minute") is not None
-    return TimeOfDay((hour * 60 + minute) % (DAY + 1), end, vague=vague, halved=half is not None)
+    at = (hour * 60 + minute) % (DAY + 1) + int(said.get("second") or 0) / 60
+    return TimeOfDay(at, end, vague=vague, halved=half is not None)
 
 
 def _half_of_part(part: str | None, hour: int) -> str | None:
@@ -150,7 +153,7 @@ def between(low: TimeOfDay, high: TimeOfDay) -> Stretch | None:
     return Stretch(first % DAY, last % DAY)
 
 
-def _halves(minutes: int) -> tuple[int, ...]:
+def _halves(minutes: float) -> tuple[float, ...]:
     """What a bare hour can be; above 12 it is itself."""
     return (minutes,) if minutes > DAY // 2 else (minutes % (DAY // 2), minutes % (DAY // 2) + DAY // 2)
 

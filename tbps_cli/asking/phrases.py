@@ -199,7 +199,7 @@ def _ranged(start: int, low: Moment, high: Moment, opened: bool) -> When | None:
     return When(start, high.end, days=Days(first, last, high.end)) if first <= last else None
 
 
-def at_minute(day: date, minutes: int | None) -> datetime:
+def at_minute(day: date, minutes: float | None) -> datetime:
     return datetime.combine(day, time()) + timedelta(minutes=minutes or 0)
 
 

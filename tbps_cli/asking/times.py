@@ -112,7 +112,7 @@ def _holds(when: When, moment: datetime) -> bool:
         spans = [_span(when.days.first, stretch) for stretch in when.stretches]
         return any(first <= moment < last for first, last in spans)
     of_day = any(days.first <= moment.date() <= days.last for days in (when.days, *when.others) if days)
-    minutes = moment.hour * 60 + moment.minute
+    minutes = moment.hour * 60 + moment.minute + moment.second / 60
     since, until = _side(moment, when.since), _side(moment, when.until)
     return (
         (of_day or not when.days)
@@ -205,7 +205,7 @@ def _every_day(stretch: Stretch) -> Tree:
 
 
 def _iso(moment: datetime | date) -> str:
-    return moment.isoformat(timespec="minutes") if isinstance(moment, datetime) else moment.isoformat()
+    return moment.isoformat(timespec="seconds" if moment.second else "minutes") if isinstance(moment, datetime) else moment.isoformat()
 
 
 def _outside(when: When, known: Askable) -> bool:

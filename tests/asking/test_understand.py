@@ -211,3 +211,17 @@ def test_reading_takes_no_longer_for_a_long_sentence_than_for_a_few_short_ones()
     start = time.process_time()
     kinds(long)
     assert time.process_time() - start < 0.25
+
+
+@pytest.mark.parametrize(
+    ("words", "condition"),
+    [
+        ("between 10:00:20 and 10:00:40", 'clock >= "10:00:20" and clock < "10:00:40"'),
+        ("between 5:30:15 and 6 pm", 'clock >= "17:30:15" and clock < "18:00"'),
+        ("after 23:59:30", 'clock >= "23:59:30"'),
+    ],
+)
+def test_seconds_are_not_dropped(words: str, condition: str) -> None:
+    found = understand(f"a man in a coat {words}", today=TODAY, known=KNOWN)
+    assert found.text == "a man in a coat" and found.conditions is not None
+    assert render(found.conditions) == condition
