@@ -205,7 +205,9 @@ def _every_day(stretch: Stretch) -> Tree:
 
 
 def _iso(moment: datetime | date) -> str:
-    return moment.isoformat(timespec="seconds" if moment.second else "minutes") if isinstance(moment, datetime) else moment.isoformat()
+    if not isinstance(moment, datetime):
+        return moment.isoformat()
+    return moment.isoformat(timespec="seconds" if moment.second else "minutes")
 
 
 def _outside(when: When, known: Askable) -> bool:
