@@ -63,14 +63,15 @@ def page() -> str:
 
 def section(name: str, command: Any) -> str:
     """One command: its sentence, how to call it, an example, its options as a table; as `--help` has them."""
-    rows = [
-        f"| {' '.join(f'`{cell(word)}`' for word in words)} | {cell(meaning)} |"
-        for part in pages.sections(command.params).values()
-        for words, meaning in ((typed.split(", "), meaning) for typed, meaning in part)
-    ]
+    rows: list[str] = []
+    for heading, part in pages.sections(command.params).items():
+        rows += ["", f"| {heading.lower()} | meaning |", "|---|---|"]
+        for typed, meaning in part:
+            words = [typed] if heading == "Arguments" else typed.split(", ")
+            rows.append(f"| {' '.join(f'`{cell(word)}`' for word in words)} | {cell(meaning)} |")
     calls = [f"    {pages.usage(f'tbps {name}', command)}", f"    {command.epilog}"]
     body = (command.help or "").strip()
-    return "\n".join([f"## tbps {name}", "", body, "", *calls, "", "| option | meaning |", "|---|---|", *rows, ""])
+    return "\n".join([f"## tbps {name}", "", body, "", *calls, *rows, ""])
 
 
 def cell(text: str) -> str:

@@ -16,6 +16,10 @@ from typer.core import TyperCommand
 INDENT = 2
 WIDEST = 100
 """Columns of a page, however wide the terminal is; also where nobody looks (`tbps --help | less`)."""
+COLUMN = 26
+"""The widest that the column of names gets; a longer name has a line of its own."""
+MANY = 16
+"""Options from which on a command shows them in groups (`rich_help_panel`)."""
 
 
 class Command(TyperCommand):
@@ -35,7 +39,7 @@ def show(call: str, text: str, parts: Mapping[str, Sequence[tuple[str, str]]], e
     for paragraph in text.split("\n\n"):
         definitions([("", " ".join(paragraph.split()))], 0, widest=WIDEST)
         line()
-    width = max(len(name) for rows in parts.values() for name, _ in rows)
+    width = min(COLUMN, max(len(name) for rows in parts.values() for name, _ in rows))
     for heading, rows in parts.items():
         line(heading, style="bold")
         definitions(rows, width, indent=INDENT, widest=WIDEST)
@@ -45,13 +49,16 @@ def show(call: str, text: str, parts: Mapping[str, Sequence[tuple[str, str]]], e
 
 
 def sections(parameters: Iterable[Any]) -> dict[str, list[tuple[str, str]]]:
-    """Arguments and options as rows of the page."""
-    found: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-    for parameter in parameters:
-        if parameter.param_type_name == "argument":
-            found["Arguments"].append((spelled(parameter), meaning(parameter)))
-        else:
-            found["Options"].append((", ".join(flags(parameter)), meaning(parameter)))
+    """Arguments and options as rows of the page; many options in their groups, in the order of their first ones."""
+    all_of_them = list(parameters)
+    options = [one for one in all_of_them if one.param_type_name != "argument"]
+    found: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+    for argument in all_of_them:
+        if argument.param_type_name == "argument":
+            found["Arguments"].append((spelled(argument), meaning(argument)))
+    for option in options:
+        group = option.rich_help_panel if len(options) >= MANY else None
+        found.setdefault(group or "Options", []).append((flags(option), meaning(option)))
     return {heading: rows for heading, rows in found.items() if rows}
 
 
@@ -67,13 +74,15 @@ def spelled(argument: Any) -> str:
     return (name if argument.required else f"[{name}]") + "..." * (argument.nargs == -1)
 
 
-def flags(option: Any) -> list[str]:
-    """`--top N`: the spellings of an option with the value it takes, or the values to choose from."""
-    value = ""
-    if not option.is_flag:
-        choices = [str(member.value) for member in type(option.default)] if isinstance(option.default, Enum) else []
-        value = " " + (option.metavar or (f"[{'|'.join(choices)}]" if choices else "VALUE"))
-    return [f"{flag}{value}" for flag in [*option.opts, *option.secondary_opts]]
+def flags(option: Any) -> str:
+    """`--top, -t N`: the spellings of an option with the value it takes, or the values to choose from."""
+    # click keeps those of --help in a set: long ones first, whatever its order
+    spellings = ", ".join(sorted([*option.opts, *option.secondary_opts], key=lambda flag: not flag.startswith("--")))
+    if option.is_flag:
+        return spellings
+    choices = [str(member.value) for member in type(option.default)] if isinstance(option.default, Enum) else []
+    value = option.metavar or (f"[{'|'.join(choices)}]" if choices else "VALUE")
+    return f"{spellings} {value}"
 
 
 def meaning(parameter: Any) -> str:

@@ -25,6 +25,7 @@ from tbps_cli.cli.options import (
     Sets,
     Words,
     Workers,
+    footage_settings,
 )
 
 if TYPE_CHECKING:
@@ -35,12 +36,11 @@ def command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Folders, videos, images, patterns, lists of paths (- is standard input) or tables with columns "
             "image, camera, time, track, person, box.",
         ),
     ] = None,
-    ckpt: Ckpt = None,
     path: Annotated[
         Path | None,
         typer.Option(
@@ -51,12 +51,6 @@ def command(
         str | None,
         typer.Option("--gallery", metavar="NAME", help="Keep the sources under a name, for searches with --in NAME."),
     ] = None,
-    detect: Detect = None,
-    every: Every = None,
-    detector: Detector = None,
-    pattern: Pattern = None,
-    download: Download = False,
-    precision: ImagePrecision = Precision.auto,
     expire: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +68,13 @@ def command(
             help="Remove a file, a folder or one crop from all indexes, and never index it again; repeatable.",
         ),
     ] = None,
+    detect: Detect = None,
+    every: Every = None,
+    detector: Detector = None,
+    pattern: Pattern = None,
+    ckpt: Ckpt = None,
+    download: Download = False,
+    precision: ImagePrecision = Precision.auto,
     batch: BatchSize = None,
     workers: Workers = None,
     data_root: DataRoot = None,
@@ -87,14 +88,13 @@ def command(
     from tbps_cli.cli import consent, output, render, search_view
     from tbps_cli.searching import galleries
     from tbps_cli.searching.index import index
-    from tbps_cli.searching.index_state import FootageSettings
 
     if forget:
         _forget(forget, path, as_json=as_json and not sources)
         if not sources and gallery is None:
             return
     period = None if expire is None else math.inf if expire == "never" else seconds("--expire", expire)
-    footage = FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern)
+    footage = footage_settings(detect, every, detector, pattern)
     given = list(sources or ())
     if gallery is not None:
         given = galleries.define(gallery, given) if given else galleries.sources_of(gallery)

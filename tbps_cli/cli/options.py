@@ -9,12 +9,18 @@ import functools
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tbps_cli.cli import complete
 from tbps_cli.files import expanded
+
+if TYPE_CHECKING:
+    from tbps_cli.searching.index_state import FootageSettings
+
+MODEL, VIDEOS = "Model and machine", "Persons in videos and whole frames"
+"""Groups of options on the help pages of the commands that have many."""
 
 
 class SplitName(StrEnum):
@@ -37,18 +43,35 @@ Ckpt = Annotated[
         autocompletion=complete.run,
         help="A run folder, an official checkpoint (file, folder or hf-hub:OWNER/REPO[@REV][:FILE]) or a name of "
         "open_clip's catalogue (ViT-B-16/openai). Default: the newest run in ./runs.",
+        rich_help_panel=MODEL,
     ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=MODEL,
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one setting of the recipe, e.g. train.epochs=30; repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting of the recipe, e.g. train.epochs=30; repeatable.",
+        rich_help_panel=MODEL,
     ),
 ]
 Words = Annotated[
     Path | None,
-    typer.Option("--words", metavar="FILE", help="The word table of a method that has its own vocabulary (TextReID)."),
+    typer.Option(
+        "--words",
+        metavar="FILE",
+        help="The word table of a method that has its own vocabulary (TextReID).",
+        rich_help_panel=MODEL,
+    ),
 ]
 DataRoot = Annotated[
     Path | None,
@@ -57,18 +80,31 @@ DataRoot = Annotated[
         metavar="DIR",
         envvar="TBPS_DATA_ROOT",
         help="The folder that holds the data sets. Default: ./data.",
+        rich_help_panel=MODEL,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+JSON = "Print one JSON document instead of tables."
+Json = Annotated[bool, typer.Option("--json", help=JSON)]
 Plain = Annotated[bool, typer.Option("--plain", help="Print a plain table without colour or boxes.")]
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", metavar="N", min=0, help="How many processes read images. Default: chosen for this machine."
+        "--workers",
+        metavar="N",
+        min=0,
+        help="How many processes read images. Default: chosen for this machine.",
+        rich_help_panel=MODEL,
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch", metavar="N", min=1, help="How many images or captions are embedded at a time.")
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        help="How many images or captions are embedded at a time.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Detect = Annotated[
     bool | None,
@@ -76,16 +112,25 @@ Detect = Annotated[
         "--detect/--no-detect",
         help="Images are whole frames: find the persons in them. Of videos that is always done; --no-detect leaves "
         "videos out. Default: as the index remembers it.",
+        rich_help_panel=VIDEOS,
     ),
 ]
 Every = Annotated[
     str | None,
-    typer.Option("--every", metavar="TIME", help="How far apart the frames of a video are that are looked at. [1s]"),
+    typer.Option(
+        "--every",
+        metavar="TIME",
+        help="How far apart the frames of a video are that are looked at. [1s]",
+        rich_help_panel=VIDEOS,
+    ),
 ]
 Detector = Annotated[
     str | None,
     typer.Option(
-        "--detector", metavar="NAME-OR-FILE", help="What finds persons. Default: the best one that is at hand."
+        "--detector",
+        metavar="NAME-OR-FILE",
+        help="What finds persons. Default: the best one that is at hand.",
+        rich_help_panel=VIDEOS,
     ),
 ]
 Pattern = Annotated[
@@ -94,17 +139,36 @@ Pattern = Annotated[
         "--pattern",
         metavar="P",
         help="How names of files tell camera and time, e.g. '{camera}_{time:%Y%m%d-%H%M%S}'. Usual ones are known.",
+        rich_help_panel=VIDEOS,
     ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Agree that weights which are not there yet are fetched.")]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        help="Agree that weights which are not there yet are fetched.",
+        rich_help_panel=MODEL,
+    ),
+]
 ImagePrecision = Annotated[
     Precision,
     typer.Option(
         "--precision",
         help="Of embedding images. auto: as the index was begun; a new one in the fastest way that agrees with fp32.",
+        rich_help_panel=MODEL,
     ),
 ]
 Ranked = Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")]
+
+
+def footage_settings(
+    detect: bool | None, every: str | None, detector: str | None, pattern: str | None
+) -> FootageSettings:
+    """What the options of the group "Persons in videos and whole frames" say."""
+    from tbps_cli.amounts import seconds
+    from tbps_cli.searching.index_state import FootageSettings
+
+    return FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern)
 
 
 def with_home_folders(command: Callable[..., None]) -> Callable[..., None]:

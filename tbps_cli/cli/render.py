@@ -225,11 +225,14 @@ def facts(pairs: Mapping[str, object]) -> None:
 
 
 def definitions(rows: Sequence[tuple[str, str]], width: int, *, indent: int = 0, widest: int = WIDE) -> None:
-    """Terms, `width` columns of them, and beside each what it means, wrapped between words."""
+    """Terms, `width` columns of them, and beside each what it means, wrapped between words; below a wider one."""
     from rich.text import Text
 
     start = indent + width + 2 * bool(width)
     for term, meaning in rows:
+        if len(term) > width:
+            _print(Text(" " * indent + printable(term), "bold"), stderr=False, indent=start, widest=widest)
+            term = ""
         head = Text.assemble(" " * indent, (printable(term).ljust(width), "bold"), "  " * bool(width))
         _print(head + printable(meaning), stderr=False, indent=start, widest=widest)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from datetime import date
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,191 +23,73 @@ from tbps_cli.cli.options import (
     Download,
     Every,
     ImagePrecision,
-    Json,
     Pattern,
     Precision,
     Sets,
     Words,
     Workers,
+    footage_settings,
+)
+from tbps_cli.cli.search_options import (
+    AnswerForm,
+    AnswerFormat,
+    AsCsv,
+    AsJson,
+    AsPaths,
+    Audit,
+    BlurHeads,
+    CopyTo,
+    Explain,
+    GroupBy,
+    Html,
+    Images,
+    Interactive,
+    MinScore,
+    Minus,
+    NoIndex,
+    Now,
+    Null,
+    PerGroup,
+    Places,
+    PlainQuery,
+    Plus,
+    Queries,
+    Root,
+    SearchedSplit,
+    Sentence,
+    ShowImages,
+    SortBy,
+    Split,
+    SureOption,
+    Top,
+    Where,
+    WholeFrames,
+    WithSelf,
 )
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 
 if TYPE_CHECKING:
-    from tbps_cli.cli.interactive import Drawing
     from tbps_cli.searching.audit import AuditLog
     from tbps_cli.searching.query import Query
     from tbps_cli.searching.ranking import Answer
-    from tbps_cli.searching.search import Search
+    from tbps_cli.searching.search import Opening, Search
     from tbps_cli.searching.session import Dialogue
-
-
-class AnswerForm(StrEnum):
-    aicity = "aicity"
-
-
-class SearchedSplit(StrEnum):
-    train = "train"
-    val = "val"
-    test = "test"
-
-
-Sentence = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="QUERY",
-        help="What the person looks like, in a sentence; quotes are not needed. Sums: red coat + ./it.jpg - 0.8:bag.",
-    ),
-]
-Places = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--in",
-        metavar="SOURCE",
-        help="A folder, a video, an image, a pattern, a list, an index or the name of a gallery; repeatable. "
-        "Default: the run's own test set.",
-    ),
-]
-Top = Annotated[
-    int | None,
-    typer.Option("--top", "-t", metavar="N", min=1, help="How many images to show; 10, or what the sentence says."),
-]
-PlainQuery = Annotated[
-    bool,
-    typer.Option(
-        "--plain-query", help="Take the sentence as it is: no cameras, times, counts or negations are read in it."
-    ),
-]
-Images = Annotated[
-    list[Path] | None,
-    typer.Option("--image", metavar="FILE", help="An image to search by, alone or with the sentence; repeatable."),
-]
-WithSelf = Annotated[bool, typer.Option("--with-self", help="With --image: let such images be among the hits.")]
-Plus = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plus",
-        "--add",
-        "-a",
-        metavar="TERM",
-        help="Add this to the query: a sentence or ./image.jpg, with a weight if it begins with one (0.5:TERM).",
-    ),
-]
-Minus = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--minus",
-        "--subtract",
-        "--sub",
-        "-s",
-        metavar="TERM",
-        help="Steer away from this; as --plus, its weight is 0.5 unless it begins with one. Repeatable.",
-    ),
-]
-Where = Annotated[
-    str | None,
-    typer.Option("--where", metavar="EXPR", help="Only images for which this is true, e.g. 'camera == \"c1\"'."),
-]
-MinScore = Annotated[
-    float | None,
-    typer.Option("--min-score", metavar="X", help="Leave out images whose cosine similarity is lower."),
-]
-GroupBy = Annotated[
-    GroupedBy | None,
-    typer.Option("--group", help="One hit for each person, ... instead of each image; --top counts them."),
-]
-PerGroup = Annotated[int, typer.Option("--per-group", metavar="N", min=1, help="So many images of each group.")]
-SortBy = Annotated[SortedBy, typer.Option("--sort", help="Show the best by their score, or in order of time.")]
-SureOption = Annotated[
-    float | None,
-    typer.Option(
-        "--sure",
-        metavar="P",
-        help="Only the smallest set of images that holds the person with this probability, e.g. 0.9; or the finding "
-        "that there is no confident match. Needs tbps eval --calibration once.",
-    ),
-]
-Interactive = Annotated[
-    bool,
-    typer.Option("--interactive", "-i", help="Type, see, refine: the model is loaded once; help lists the commands."),
-]
-Explain = Annotated[
-    bool,
-    typer.Option(
-        "--explain",
-        help="Say of each hit which words of the sentence it supports, and in --json and --html where in the image.",
-    ),
-]
-Now = Annotated[
-    bool, typer.Option("--now", help="While images are embedded, show the best of those so far (on a terminal).")
-]
-Queries = Annotated[
-    Path | None,
-    typer.Option(
-        "--queries",
-        metavar="FILE",
-        help="Many queries at once: a text file with one a line, JSON, JSONL or CSV; - is standard input.",
-    ),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option("--root", metavar="DIR", help="Where the images of an index lie now, if they were moved."),
-]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")]
-AnswerFormat = Annotated[
-    AnswerForm | None,
-    typer.Option("--format", help="Print the hits in the form of a challenge: all tracks, ranked for each query."),
-]
-AsPaths = Annotated[bool, typer.Option("--paths", "-f", help="Print only the paths of the hits, one a line.")]
-Null = Annotated[
-    bool, typer.Option("--null", "-0", help="Like --paths, but each path ends with a NUL byte, for xargs -0.")
-]
-Html = Annotated[
-    Path | None,
-    typer.Option("--html", metavar="FILE", help="Write the hits to a self-contained page with thumbnails."),
-]
-CopyTo = Annotated[
-    Path | None,
-    typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a new folder; of videos and frames the crops."),
-]
-WholeFrames = Annotated[
-    bool, typer.Option("--whole-frames", help="With --copy-to: copy the whole frames instead of crops.")
-]
-BlurHeads = Annotated[
-    bool, typer.Option("--blur-heads", help="No heads in pages, copies and the terminal; see docs/responsible-use.md.")
-]
-ShowImages = Annotated[
-    bool | None,
-    typer.Option(
-        "--images/--no-images",
-        help="Small images above the table. Default: in terminals known to show images; never in pipes.",
-    ),
-]
-Audit = Annotated[
-    Path | None,
-    typer.Option(
-        "--audit",
-        metavar="FILE",
-        envvar="TBPS_AUDIT",
-        help="Append who asked what, when, and the hits to this log; without its line there is no answer.",
-    ),
-]
-NoIndex = Annotated[
-    bool,
-    typer.Option("--no-index", "--no-indexing", "-n", help="Search the index as it is: no look for new files."),
-]
-Split = Annotated[SearchedSplit, typer.Option("--split", help="Without --in: which split of the data set is searched.")]
 
 
 def command(
     sentence: Sentence = None,
     places: Places = None,
-    ckpt: Ckpt = None,
-    top: Top = None,
-    plain_query: PlainQuery = False,
+    root: Root = None,
+    no_index: NoIndex = False,
+    split: Split = SearchedSplit.test,
     image: Images = None,
     with_self: WithSelf = False,
     plus: Plus = None,
     minus: Minus = None,
+    plain_query: PlainQuery = False,
+    queries: Queries = None,
+    interactive: Interactive = False,
+    top: Top = None,
     where: Where = None,
     min_score: MinScore = None,
     group: GroupBy = None,
@@ -214,29 +97,25 @@ def command(
     sort: SortBy = SortedBy.score,
     sure: SureOption = None,
     explain: Explain = False,
-    queries: Queries = None,
-    interactive: Interactive = False,
     now: Now = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     as_csv: AsCsv = False,
     as_paths: AsPaths = False,
-    form: AnswerFormat = None,
     null: Null = False,
+    form: AnswerFormat = None,
     html: Html = None,
     copy_to: CopyTo = None,
     whole_frames: WholeFrames = False,
-    blur_heads: BlurHeads = False,
     show_images: ShowImages = None,
+    blur_heads: BlurHeads = False,
     audit: Audit = None,
-    root: Root = None,
     detect: Detect = None,
     every: Every = None,
     detector: Detector = None,
     pattern: Pattern = None,
+    ckpt: Ckpt = None,
     download: Download = False,
-    no_index: NoIndex = False,
     precision: ImagePrecision = Precision.auto,
-    split: Split = SearchedSplit.test,
     data_root: DataRoot = None,
     device: Device = "auto",
     sets: Sets = None,
@@ -244,60 +123,46 @@ def command(
     workers: Workers = None,
 ) -> None:
     """Rank images for a sentence, an image, or both."""
-    from tbps_cli.amounts import seconds
-    from tbps_cli.cli import consent, render, search_view
+    from tbps_cli.cli import consent, render
     from tbps_cli.cli.live_view import LiveView
     from tbps_cli.errors import UsageError
-    from tbps_cli.files import check_new_file, check_new_folder
     from tbps_cli.searching.audit import AuditLog
-    from tbps_cli.searching.challenge import check_tracks, ranked_tracks
-    from tbps_cli.searching.index_state import FootageSettings
-    from tbps_cli.searching.search import search_all
+    from tbps_cli.searching.search import Opening, search_all
 
-    if as_json + as_csv + (as_paths or null) + (form is not None) > 1:
-        raise UsageError("--json, --csv, --paths and --format exclude each other.", "Leave all but one out.")
+    output_form = _form(as_json=as_json, as_csv=as_csv, as_paths=as_paths, null=null, challenge=form)
     if form is not None:
         if group not in (None, GroupedBy.track):
             raise UsageError(f"--format {form} ranks tracks, so --group {group} has no place in it.")
         group, top = GroupedBy.track, top or sys.maxsize
-    if interactive and (as_json or as_csv or as_paths or null or form or html or copy_to or queries):
+    if interactive and (output_form or html or copy_to or queries):
         raise UsageError("-i answers at the terminal alone.", "In it, html FILE and copy DIR write the hits.")
-    opening = sentence or [], image or [], plus or [], minus or []
-    asked = [] if interactive and not any(opening) else _queries(*opening, queries)
-    check_new_file("--html", html, (".html", ".htm"))
-    if copy_to:
-        check_new_folder("--copy-to", copy_to, inside=True)
-    elif whole_frames and not interactive:
-        raise UsageError("--whole-frames says what is copied.", "Name a folder as well: --copy-to DIR")
-    log = AuditLog(audit) if audit else None
-    if log:
-        log.check()
-    live = LiveView()
-    opening_options: dict[str, Any] = {
-        "split": split.value,
-        "data_root": data_root,
-        "device": device,
-        "sets": sets or (),
-        "words": words,
-        "workers": workers,
-        "root": root,
-        "footage": FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern),
-        "download": download,
-        "refresh": not no_index,
-        "precision": precision.value,
-        "watch": live.watch if now else lambda name: render.progress(f"Embedding {name}", "images"),
-    }
+    stated = sentence or [], image or [], plus or [], minus or []
+    asked = [] if interactive and not any(stated) else _queries(*stated, queries)
+    out = _Output(output_form, html, copy_to, whole_frames, blur_heads, show_images, AuditLog(audit) if audit else None)
+    out.check(interactive=interactive)
+    footage = footage_settings(detect, every, detector, pattern)
+    opening = Opening(
+        split.value,
+        data_root,
+        device,
+        sets or (),
+        words,
+        workers,
+        root,
+        footage,
+        download=download,
+        refresh=not no_index,
+        precision=precision.value,
+    )
     if now and (interactive or queries is not None):
         raise UsageError("--now shows one answer: leave out --queries and -i.", "Give one sentence.")
     if interactive:
-        from tbps_cli.cli.interactive import Drawing
         from tbps_cli.searching.session import Dialogue
 
         terms = asked[0].terms if asked else ()
         start = Dialogue(terms, where, top, group, per_group, sort, min_score, with_self, sure, explain=explain)
-        drawing = Drawing(show_images, blur_heads, whole_frames)
-        today = None if plain_query else date.today
-        raise typer.Exit(_talk(ckpt, places, start, opening_options, drawing, log, today))
+        raise typer.Exit(_talk(ckpt, places, start, opening, out, understood=not plain_query))
+    live = LiveView() if now else None
     answer = partial(
         search_all,
         gallery=places,
@@ -311,29 +176,24 @@ def command(
         sort=sort,
         sure=sure,
         explain=explain,
-        early=live.early if now and render.moving() else None,
+        opening=opening,
+        watch=live.watch if live else _progress,
+        early=live.early if live and render.moving() else None,
         today=None if plain_query or queries is not None else date.today(),
-        **opening_options,
     )
     typed = ["tbps", "search", *([" ".join(sentence)] if sentence else []), "--in", *(places or ["DIR"])]
     found = consent.with_weights(answer, ckpt, typed, download=download)
-    search_view.index_line(found.gallery)
-    if form is not None:
-        check_tracks(found.gallery)
-    if log:
-        _audit(log, found, asked, where, [path for path in (html, copy_to) if path])
-    search_view.understood(found.answers)
-    # Files first: whoever reads the output may leave early (tbps search ... | head).
-    _save(found, html, copy_to, where=where, whole_frames=whole_frames, blur=blur_heads)
-    if form is not None:
-        render.document(ranked_tracks(found.answers, found.gallery))
-    elif as_json or as_csv or as_paths or null:
-        _print(found, "json" if as_json else "csv" if as_csv else "paths", null, queries)
-    else:
-        search_view.hits(found.answers, found.gallery, images=show_images, blur=blur_heads)
-    if not any(answer.hits or answer.sure for answer in found.answers):
-        render.note("No image fits." if found.gallery else "There are no images.")
-        search_view.unmet_values(found.answers[0], found.gallery, where)
+    out.show(found, asked, where, several=queries is not None)
+
+
+def _form(*, as_json: bool, as_csv: bool, as_paths: bool, null: bool, challenge: AnswerForm | None) -> str | None:
+    """What is printed for programs: json, csv, paths, null (paths that end with a NUL byte) or a challenge's name."""
+    from tbps_cli.errors import UsageError
+
+    if as_json + as_csv + (as_paths or null) + (challenge is not None) > 1:
+        raise UsageError("--json, --csv, --paths and --format exclude each other.", "Leave all but one out.")
+    chosen = {"null": null, "paths": as_paths, "json": as_json, "csv": as_csv}
+    return next((name for name, given in chosen.items() if given), challenge and challenge.value)
 
 
 def _queries(words: list[str], images: list[Path], plus: list[str], minus: list[str], file: Path | None) -> list[Query]:
@@ -348,41 +208,128 @@ def _queries(words: list[str], images: list[Path], plus: list[str], minus: list[
     return read_queries(file)
 
 
-def _print(found: Search, form: str, null: bool, queries: Path | None) -> None:
+def _progress(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    from tbps_cli.cli import render
+
+    return render.progress(f"Embedding {name}", "images")
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where the hits go, and how they are shown there."""
+
+    form: str | None
+    """See `_form`; None: tables."""
+    html: Path | None
+    copy_to: Path | None
+    whole_frames: bool
+    blur: bool
+    images: bool | None
+    log: AuditLog | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The page and the folder that are written."""
+        return [path for path in (self.html, self.copy_to) if path]
+
+    def check(self, *, interactive: bool) -> None:
+        """Raises TbpsError for what cannot be written, before anything is searched."""
+        from tbps_cli.errors import UsageError
+        from tbps_cli.files import check_new_file, check_new_folder
+
+        check_new_file("--html", self.html, (".html", ".htm"))
+        if self.copy_to:
+            check_new_folder("--copy-to", self.copy_to, inside=True)
+        elif self.whole_frames and not interactive:
+            raise UsageError("--whole-frames says what is copied.", "Name a folder as well: --copy-to DIR")
+        if self.log:
+            self.log.check()
+
+    def show(self, found: Search, asked: Sequence[Query], where: str | None, *, several: bool) -> None:
+        """Log, write and print the answers; where: the filter that was stated; several: JSON is a list of answers."""
+        from tbps_cli.cli import render, search_view
+        from tbps_cli.searching.challenge import check_tracks
+
+        search_view.index_line(found.gallery)
+        if self.form == AnswerForm.aicity:
+            check_tracks(found.gallery)
+        self.record(found, [str(query) for query in asked], where)
+        search_view.understood(found.answers)
+        # Files first: whoever reads the output may leave early (tbps search ... | head).
+        self.save(found, where)
+        if self.form is None:
+            search_view.hits(found.answers, found.gallery, images=self.images, blur=self.blur)
+        else:
+            _print(found, self.form, several=several)
+        if not any(answer.hits or answer.sure for answer in found.answers):
+            render.note("No image fits." if found.gallery else "There are no images.")
+            search_view.unmet_values(found.answers[0], found.gallery, where)
+
+    def record(self, found: Search, asked: Sequence[str], where: str | None) -> None:
+        """Log who asked what, and the hits."""
+        from tbps_cli.searching.audit import entries
+
+        if self.log:
+            self.log.append(entries(found.answers, found.gallery, asked=asked, filtered=where, written=self.files))
+
+    def save(self, found: Search, where: str | None) -> None:
+        """Write the page and the copies."""
+        from tbps_cli.cli import output, render
+        from tbps_cli.files import write_bytes
+        from tbps_cli.searching.hits import copy_hits, page
+        from tbps_cli.searching.thumbnails import ThumbnailCache
+
+        answers, gallery = found.answers, found.gallery
+        if self.html:
+            with render.progress("Thumbnails") as progress:
+                text = page(
+                    answers,
+                    gallery,
+                    gallery.run,
+                    filtered=where,
+                    blur=self.blur,
+                    cache=ThumbnailCache(),
+                    progress=progress,
+                )
+            write_bytes(self.html, text.encode("utf-8", "replace"))
+            output.stdout.written.append(str(self.html))
+            render.note(f"Written: {self.html}")
+        if self.copy_to:
+            copied = copy_hits(answers, gallery, self.copy_to, whole_frames=self.whole_frames, blur=self.blur)
+            render.note(f"Copied: {amount(copied, 'image')} to {self.copy_to}")
+            output.stdout.written.append(str(self.copy_to))
+
+
+def _print(found: Search, form: str, *, several: bool) -> None:
     from tbps_cli.cli import output, render
     from tbps_cli.searching import document
+    from tbps_cli.searching.challenge import ranked_tracks
 
     if form == "json":
         documents = [document.document(answer, found.gallery, found.gallery.run) for answer in found.answers]
-        render.document(documents if queries is not None else documents[0])
+        render.document(documents if several else documents[0])
     elif form == "csv":
         output.stdout.write_exactly(document.table(found.answers))
+    elif form == AnswerForm.aicity:
+        render.document(ranked_tracks(found.answers, found.gallery))
     else:
-        output.stdout.write_bytes(document.paths(found.answers, b"\0" if null else b"\n"))
-
-
-def _audit(log: AuditLog, found: Search, asked: Sequence[Query], where: str | None, written: Sequence[Path]) -> None:
-    from tbps_cli.searching.audit import entries
-
-    questions = [str(query) for query in asked]
-    log.append(entries(found.answers, found.gallery, asked=questions, filtered=where, written=written))
+        output.stdout.write_bytes(document.paths(found.answers, b"\0" if form == "null" else b"\n"))
 
 
 def _talk(
     ckpt: Path | None,
     places: list[str] | None,
     start: Dialogue,
-    options: dict[str, Any],
-    drawing: Drawing,
-    log: AuditLog | None,
-    today: Callable[[], date] | None,
+    opening: Opening,
+    out: _Output,
+    *,
+    understood: bool,
 ) -> int:
-    """The dialogue of -i; options: those of `open_gallery`. Returns the exit status."""
+    """The dialogue of -i; understood: sentences are read for cameras, times and so on. Returns the exit status."""
     from tbps_cli.cli import consent, search_view
-    from tbps_cli.cli.interactive import talk
+    from tbps_cli.cli.interactive import Drawing, talk
     from tbps_cli.errors import UsageError
     from tbps_cli.filtering.parse import parse
-    from tbps_cli.searching.audit import entries
     from tbps_cli.searching.ranking import TOP, check_limits
     from tbps_cli.searching.search import Search, open_gallery
     from tbps_cli.searching.session import Session
@@ -392,47 +339,19 @@ def _talk(
         parse(start.where)
     if "-" in (places or ()):
         raise UsageError("--in -: with -i standard input is what is asked.", "Name the sources themselves.")
-    opened = partial(open_gallery, place=places, **options)
-    typed = ["tbps", "search", "-i", "--in", *(places or ["DIR"])]
-    model, gallery = consent.with_weights(opened, ckpt, typed, download=options["download"])
+    opened = partial(open_gallery, place=places, opening=opening, watch=_progress)
+    call = ["tbps", "search", "-i", "--in", *(places or ["DIR"])]
+    model, gallery = consent.with_weights(opened, ckpt, call, download=opening.download)
     search_view.index_line(gallery)
 
-    def record(line: str, answer: Answer, where: str | None, written: Sequence[Path] = ()) -> None:
-        if log:
-            log.append(entries([answer], gallery, asked=[line], filtered=where, written=written))
+    def record(line: str, answer: Answer, where: str | None) -> None:
+        out.record(Search([answer], gallery), [line], where)
 
     def save(line: str, answer: Answer, where: str | None, html: Path | None, folder: Path | None) -> None:
-        record(line, answer, where, [path for path in (html, folder) if path])
-        found = Search([answer], gallery)
-        _save(found, html, folder, where=where, whole_frames=drawing.whole_frames, blur=drawing.blur)
+        found, wished = Search([answer], gallery), replace(out, html=html, copy_to=folder)
+        wished.record(found, [line], where)
+        wished.save(found, where)
 
-    return talk(Session(model, gallery, start, today=today, record=record), save, drawing)
-
-
-def _save(
-    found: Search, html: Path | None, copy_to: Path | None, *, where: str | None, whole_frames: bool, blur: bool
-) -> None:
-    from tbps_cli.cli import output, render
-    from tbps_cli.files import write_bytes
-    from tbps_cli.searching.hits import copy_hits, page
-    from tbps_cli.searching.thumbnails import ThumbnailCache
-
-    answers, gallery = found.answers, found.gallery
-    if html:
-        with render.progress("Thumbnails") as progress:
-            text = page(
-                answers,
-                gallery,
-                gallery.run,
-                filtered=where,
-                blur=blur,
-                cache=ThumbnailCache(),
-                progress=progress,
-            )
-        write_bytes(html, text.encode("utf-8", "replace"))
-        output.stdout.written.append(str(html))
-        render.note(f"Written: {html}")
-    if copy_to:
-        copied = copy_hits(answers, gallery, copy_to, whole_frames=whole_frames, blur=blur)
-        render.note(f"Copied: {amount(copied, 'image')} to {copy_to}")
-        output.stdout.written.append(str(copy_to))
+    today = date.today if understood else None
+    session = Session(model, gallery, start, today=today, record=record)
+    return talk(session, save, Drawing(out.images, out.blur, out.whole_frames))

@@ -27,6 +27,7 @@ from tbps_cli.cli.options import (
     Sets,
     Words,
     Workers,
+    footage_settings,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Folders, videos, patterns, lists or the name of a gallery, as for tbps index; and streams: "
             "rtsp://HOST/PATH, http://HOST/PATH.",
         ),
@@ -129,7 +130,6 @@ def command(
     """Wait for new images, videos and frames of streams, and tell when somebody fits a query."""
     from tbps_cli.amounts import seconds
     from tbps_cli.searching.audit import AuditLog
-    from tbps_cli.searching.index_state import FootageSettings
     from tbps_cli.searching.watching import KEEP, watch
 
     log = AuditLog(audit) if audit else None
@@ -151,7 +151,7 @@ def command(
             poll=None if poll is None else seconds("--poll", poll),
             keep=KEEP if keep == "1d" else seconds("--keep", keep),
             audit=log,
-            footage=FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern),
+            footage=footage_settings(detect, every, detector, pattern),
             download=download,
             workers=workers,
             data_root=data_root,

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,29 @@ class Search:
 
     answers: list[Answer]
     gallery: Gallery
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model and the images that it searches are opened."""
+
+    split: str = "test"
+    """Which split is searched where no images are named: of the data set that the model was trained on."""
+    data_root: str | Path | None = None
+    device: str = "auto"
+    sets: Sequence[str] = ()
+    words: str | Path | None = None
+    workers: int | None = None
+    root: str | Path | None = None
+    """Where the images of an index file lie now, if they were moved."""
+    footage: FootageSettings = field(default_factory=FootageSettings)
+    """How persons are found in videos and whole frames."""
+    download: bool = False
+    """Whether a detector's weights may be fetched."""
+    refresh: bool = True
+    """False takes an index that is there as it is."""
+    precision: str = "auto"
+    """Of embedding, as in `index`."""
 
 
 def search(
@@ -99,12 +122,7 @@ def search(
         sort=sort,
         sure=sure,
         explain=explain,
-        split=split,
-        data_root=data_root,
-        device=device,
-        sets=sets,
-        words=words,
-        workers=workers,
+        opening=Opening(split, data_root, device, sets, words, workers),
     )
     return found.answers[0].hits
 
@@ -137,19 +155,9 @@ def search_all(
     group: str | None = None,
     per_group: int = 1,
     sort: str = "score",
-    split: str = "test",
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    sets: Sequence[str] = (),
-    words: str | Path | None = None,
-    workers: int | None = None,
-    root: str | Path | None = None,
-    footage: FootageSettings = FootageSettings(),
-    download: bool = False,
-    refresh: bool = True,
     sure: float | None = None,
     explain: bool = False,
-    precision: str = "auto",
+    opening: Opening = Opening(),
     watch: Watch | None = None,
     early: Callable[[Search], None] | None = None,
     today: date | None = None,
@@ -157,9 +165,6 @@ def search_all(
     """Answer several queries over one gallery; everything else as in `search`.
 
     Cheap checks come first: the filter, the folder, the checkpoint, the data set, and only then weights.
-    root: where the images of an index file lie now, if they were moved. precision: of embedding, as in `index`.
-    sure: only images of the smallest set that holds the person with this probability.
-    explain: say of each hit which words of the sentence it supports, and where (`Hit.explain`).
     watch: gives the progress callback of embedding; called with the gallery's name.
     early: called every few seconds, while images are embedded, with the answers so far.
     today: given, each sentence is understood first (`searching.questions`), and "yesterday" is the day before it; then
@@ -191,28 +196,14 @@ def search_all(
         return Search([ask(rank, gallery, query, today=today, top=top, where=fits) for query in queries], gallery)
 
     if isinstance(gallery, Gallery):
+        device, sets, words, data_root = opening.device, opening.sets, opening.words, opening.data_root
         model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
     else:
         if sure is not None:
-            checkpoint, sets = find(checkpoint, sets), ()
+            checkpoint, opening = find(checkpoint, opening.sets), replace(opening, sets=())
             require_calibration(checkpoint, sure)
-        model, gallery = open_gallery(
-            checkpoint,
-            gallery,
-            split=split,
-            data_root=data_root,
-            device=device,
-            sets=sets,
-            words=words,
-            workers=workers,
-            root=root,
-            footage=footage,
-            download=download,
-            refresh=refresh,
-            precision=precision,
-            watch=watch,
-            grown=None if early is None else _Early(answered, early),
-        )
+        grown = None if early is None else _Early(answered, early)
+        model, gallery = open_gallery(checkpoint, gallery, opening, watch=watch, grown=grown)
     return answered(model, gallery)
 
 
@@ -238,18 +229,8 @@ class _Early:
 def open_gallery(
     checkpoint: Encoder | Checkpoint | str | Path | None,
     place: Place = None,
+    opening: Opening = Opening(),
     *,
-    footage: FootageSettings = FootageSettings(),
-    download: bool = False,
-    refresh: bool = True,
-    precision: str = "auto",
-    split: str = "test",
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    sets: Sequence[str] = (),
-    words: str | Path | None = None,
-    workers: int | None = None,
-    root: str | Path | None = None,
     watch: Watch | None = None,
     grown: Callable[[Encoder, Gallery], None] | None = None,
 ) -> tuple[Encoder, Gallery]:
@@ -257,29 +238,30 @@ def open_gallery(
 
     place: what `searching.sources` takes (a folder, a video, a list, ...), several of them, the name of a gallery,
     all of which are brought up to date; or an index file as it is. Left out, a split of the data set that the model
-    was trained on. footage: how persons are found in videos and whole frames; download: whether a detector's weights
-    may be fetched; refresh: False takes an index that is there as it is. grown: called every few seconds, while images
-    are embedded, with the gallery as far as it is. Everything else as in `search_all`.
+    was trained on. watch: as in `search_all`. grown: called every few seconds, while images are embedded, with the
+    gallery as far as it is.
     """
     places = [] if place is None else [place] if isinstance(place, str | Path) else list(place)
     index_file = _index_file(places)
+    root = None if opening.root is None else Path(opening.root).expanduser()
     if index_file:
         read_index(index_file)
     elif root is not None:
-        raise UsageError(f"--root {root}: only an index file has images elsewhere.", "Name it: --in FILE")
+        raise UsageError(f"--root {opening.root}: only an index file has images elsewhere.", "Name it: --in FILE")
     named, places = _gallery(places)
     if places and not index_file and not _from_standard_input(places):
         _check_sources(places)
-    owner = find(checkpoint, sets)
+    owner = find(checkpoint, opening.sets)
+    device, words, data_root, split = opening.device, opening.words, opening.data_root, opening.split
     if not places:
         hint = "Name a folder: --in DIR"
         part = open_data(owner, split=split, data_root=data_root, hint=hint)[0].split(split)
         model = open_encoder(owner, device=device, words=words, data_root=data_root)
         with watch(f"{part.dataset} {split}") if watch else nullcontext() as progress:
-            return model, of_split(model, part, workers=workers, progress=progress)
+            return model, of_split(model, part, workers=opening.workers, progress=progress)
     model = open_encoder(owner, device=device, words=words, data_root=data_root)
     if index_file:
-        return model, open_index(model, index_file, root=Path(root).expanduser() if root is not None else None)
+        return model, open_index(model, index_file, root=root)
     if isinstance(model, ExportedModel):
         model.open_text()
     with watch(named or ", ".join(map(str, places))) if watch else nullcontext() as progress:
@@ -287,11 +269,11 @@ def open_gallery(
             model,
             places,
             gallery=named,
-            footage=footage,
-            download=download,
-            refresh=refresh,
-            precision=precision,
-            workers=workers,
+            footage=opening.footage,
+            download=opening.download,
+            refresh=opening.refresh,
+            precision=opening.precision,
+            workers=opening.workers,
             progress=progress,
             grown=None if grown is None else partial(grown, model),
         )
