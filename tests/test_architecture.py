@@ -41,8 +41,8 @@ def reached(start: str, allowed: set[str]) -> set[str]:
     return found & allowed
 
 
-def test_the_page_has_the_three_flows() -> None:
-    assert [name for name, _ in FLOWS] == ["train", "eval", "search"]
+def test_the_page_has_the_five_flows() -> None:
+    assert [name for name, _ in FLOWS] == ["train", "eval", "search", "index", "watch"]
 
 
 @pytest.mark.parametrize(("name", "text"), FLOWS, ids=[name for name, _ in FLOWS])

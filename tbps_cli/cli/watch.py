@@ -55,7 +55,7 @@ def command(
     ] = None,
     budget: Annotated[
         str,
-        typer.Option("--budget", metavar="N/TIME", help="How many alerts are borne, over all queries: 5/day, 2/week."),
+        typer.Option("--budget", metavar="N/TIME", help="How many alerts may come, over all queries: 5/day, 2/week."),
     ] = "5/day",
     min_score: Annotated[
         float | None,

@@ -7,6 +7,7 @@ A gallery is a small file below the cache folder that says what its sources are;
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,13 @@ def known() -> list[str]:
 def is_gallery(name: str) -> bool:
     """Whether there is a gallery of this name."""
     return bool(_NAME.fullmatch(name)) and _file(name).is_file()
+
+
+def named(places: list[str | Path]) -> tuple[str | None, list[str | Path]]:
+    """The name of the gallery that is meant, and its sources; a file or folder of that name comes first."""
+    if len(places) == 1 and not os.path.lexists(files.expanded(Path(places[0]))) and is_gallery(str(places[0])):
+        return str(places[0]), list(sources_of(str(places[0])))
+    return None, places
 
 
 def sources_of(name: str) -> list[str]:

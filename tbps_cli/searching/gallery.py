@@ -27,7 +27,7 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not a usable image, as it was when it was tried; size in bytes, mtime in nanoseconds."""
+    """A file that is no usable image or video, as it was when it was tried; size in bytes, mtime in nanoseconds."""
 
     path: str
     size: int

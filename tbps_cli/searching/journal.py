@@ -26,6 +26,7 @@ from tbps_cli import files
 from tbps_cli.errors import CacheError
 from tbps_cli.escape import exact_bytes, json_text
 from tbps_cli.features.rows import Rows
+from tbps_cli.searching.line_log import append_bytes, append_lines
 from tbps_cli.types import Hit
 
 try:
@@ -71,7 +72,7 @@ class Alert:
             "seconds": hit.seconds,
             "box": hit.box,
             "track": hit.track,
-            "detection": hit.detection,
+            "detection": None if hit.detection is None else round(hit.detection, 4),
             "person": hit.person,
             "share": self.share,
             "a_day": self.a_day,
@@ -159,7 +160,7 @@ class Journal:
                     lines.append(line)
             try:
                 text = "".join(json_text(line, indent=None) + "\n" for line in lines)
-                self._read += _append(handle, exact_bytes(text)) if text else 0
+                self._read += append_lines(handle, exact_bytes(text)) if text else 0
             except OSError:
                 self._file = (0, 0)  # what was taken for told is not: read again
                 raise
@@ -214,27 +215,6 @@ def _locked(path: Path) -> int:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
         os.close(handle)
-
-
-def _append(handle: int, data: bytes) -> int:
-    """Add whole lines to a locked file, on the disk, or leave it as it was; returns by how many bytes it grew."""
-    size = os.fstat(handle).st_size
-    torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-    _write(handle, b"\n" * torn + data)
-    return torn + len(data)
-
-
-def _write(handle: int, data: bytes) -> None:
-    """Add bytes to a locked file, all on the disk or none."""
-    before = os.fstat(handle).st_size
-    try:
-        while data:
-            data = data[os.write(handle, data) :]
-        os.fsync(handle)
-    except OSError:
-        with suppress(OSError):
-            os.ftruncate(handle, before)
-        raise
 
 
 # What has been judged -------------------------------------------------------------------------
@@ -307,7 +287,7 @@ class JudgedRows:
                 size = os.fstat(handle).st_size
                 entries = dict(new) if size else {**self._arrived, **new}  # somebody may have removed the file
                 data = np.array(list(entries.items()), _RECORD).tobytes()
-                _write(handle, bytes(-size % _RECORD.itemsize) + data)  # a kill may have left part of a record
+                append_bytes(handle, bytes(-size % _RECORD.itemsize) + data)  # a kill may have left part of a record
             finally:
                 os.close(handle)
         self._arrived |= new

@@ -35,16 +35,7 @@ class LineLog:
         """Write a line for each entry, all or none, on the disk before this returns. Raises TbpsError."""
         text = "".join(json_text(entry, indent=None) + "\n" for entry in entries)
         with self._opened() as handle:
-            before = os.fstat(handle).st_size
-            try:
-                data = exact_bytes(("" if _ends_a_line(handle, before) else "\n") + text)
-                while data:
-                    data = data[os.write(handle, data) :]
-                os.fsync(handle)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(handle, before)
-                raise
+            append_lines(handle, exact_bytes(text))
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -59,6 +50,25 @@ class LineLog:
                 os.close(handle)
 
 
-def _ends_a_line(handle: int, size: int) -> bool:
-    """Whether the file is empty or ends in a line break: a process that was killed may have left half a line."""
-    return size == 0 or os.pread(handle, 1, size - 1) == b"\n"
+def append_lines(handle: int, data: bytes) -> int:
+    """Add whole lines to a locked file, on the disk, or leave it as it was; returns by how many bytes it grew.
+
+    A process that was killed may have left half a line: it is ended first.
+    """
+    size = os.fstat(handle).st_size
+    torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+    append_bytes(handle, b"\n" * torn + data)
+    return torn + len(data)
+
+
+def append_bytes(handle: int, data: bytes) -> None:
+    """Add bytes to a locked file, all on the disk or none."""
+    before = os.fstat(handle).st_size
+    try:
+        while data:
+            data = data[os.write(handle, data) :]
+        os.fsync(handle)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(handle, before)
+        raise

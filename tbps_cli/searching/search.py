@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +20,7 @@ from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.searching.dataset import of_split
 from tbps_cli.searching.explaining import check_explain
-from tbps_cli.searching.galleries import is_gallery, sources_of
+from tbps_cli.searching.galleries import named
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
@@ -248,7 +247,7 @@ def open_gallery(
         read_index(index_file)
     elif root is not None:
         raise UsageError(f"--root {opening.root}: only an index file has images elsewhere.", "Name it: --in FILE")
-    named, places = _gallery(places)
+    name, places = named(places)
     if places and not index_file and not _from_standard_input(places):
         _check_sources(places)
     owner = find(checkpoint, opening.sets)
@@ -264,11 +263,11 @@ def open_gallery(
         return model, open_index(model, index_file, root=root)
     if isinstance(model, ExportedModel):
         model.open_text()
-    with watch(named or ", ".join(map(str, places))) if watch else nullcontext() as progress:
+    with watch(name or ", ".join(map(str, places))) if watch else nullcontext() as progress:
         return model, index(
             model,
             places,
-            gallery=named,
+            gallery=name,
             footage=opening.footage,
             download=opening.download,
             refresh=opening.refresh,
@@ -296,13 +295,6 @@ def _is_index(path: Path) -> bool:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False
-
-
-def _gallery(places: list[str | Path]) -> tuple[str | None, list[str | Path]]:
-    """The name of the gallery that is meant, and its sources; a file or folder of that name comes first."""
-    if len(places) == 1 and not os.path.exists(expanded(Path(places[0]))) and is_gallery(str(places[0])):  # noqa: PTH110
-        return str(places[0]), list(sources_of(str(places[0])))
-    return None, places
 
 
 def _check_sources(places: Sequence[str | Path]) -> None:

@@ -1,4 +1,4 @@
-"""Images that an index leaves out, and why: kept beside it, so that each is tried and named once."""
+"""Images and videos that an index leaves out, and why: kept beside it, so that each is tried and named once."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def warn_of_skipped(title: str, entries: list[Skipped]) -> None:
         return
     few = "; ".join(f"{entry.path} ({entry.reason})" for entry in entries[:SHOWN])
     more = f"; and {len(entries) - SHOWN:,} more" if len(entries) > SHOWN else ""
-    plural = "image is" if len(entries) == 1 else "images are"
+    plural = "file is" if len(entries) == 1 else "files are"
     logger.warning("%s: %s %s left out: %s%s.", title, f"{len(entries):,}", plural, few, more)

@@ -46,7 +46,7 @@ _DAYS = {"h": 1 / 24, "d": 1.0, "w": 7.0, "m": 30.0}
 
 @dataclass(frozen=True)
 class Budget:
-    """How many alerts are borne in a day, over all queries together."""
+    """How many alerts may come in a day, over all queries together."""
 
     a_day: float
 

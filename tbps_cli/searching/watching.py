@@ -8,7 +8,6 @@ the rows that it has not judged yet, in the order of their times. `thresholds` s
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 import time
@@ -27,7 +26,6 @@ from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import Progress
 from tbps_cli.features.rows import Rows
-from tbps_cli.files import expanded
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where, parse, require
 from tbps_cli.footage.streams import StreamRecorder, check_stream, is_stream, piece_of, shown, stream_name
@@ -37,7 +35,7 @@ from tbps_cli.retrieval.similarity import dots
 from tbps_cli.searching.alert_command import AlertCommand
 from tbps_cli.searching.arrivals import SETTLED, Arrivals, Noticing, look_every
 from tbps_cli.searching.audit import AuditLog, user
-from tbps_cli.searching.galleries import is_gallery, sources_of
+from tbps_cli.searching.galleries import named
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_state import FootageSettings
@@ -54,7 +52,7 @@ KEEP = 86_400.0
 _SLICE = 50
 """New images or tracks that are judged by one threshold, or a tenth of the population where that is more."""
 _PAUSE = 0.5
-"""Seconds after a change before the sources are listed: changes come in swarms."""
+"""Seconds after a change before the sources are listed: many changes come at once."""
 _AGO = re.compile(r"\d+(?:\.\d+)?\s*[a-z]+", re.IGNORECASE)
 
 
@@ -181,7 +179,7 @@ class _Sources:
     def of(cls, given: Sequence[str | Path], settled: float, once: bool) -> _Sources:
         if any(str(place) == STDIN for place in given):
             raise UsageError("-: a list from standard input ends, and cannot be watched.", "Write it into a file.")
-        gallery, places = _named(list(given))
+        gallery, places = named(list(given))
         streams = [str(place) for place in places if is_stream(str(place))]
         for address in streams:
             check_stream(address)
@@ -196,13 +194,6 @@ class _Sources:
             facts=dict.fromkeys(folder.values(), _of_piece),
         )
         return cls(arrivals, recorders)
-
-
-def _named(places: list[str | Path]) -> tuple[str | None, list[str | Path]]:
-    """The gallery of this name and its sources, where it is one."""
-    if len(places) == 1 and not os.path.lexists(expanded(Path(places[0]))) and is_gallery(str(places[0])):
-        return str(places[0]), list(sources_of(str(places[0])))
-    return None, places
 
 
 def _of_piece(path: Path) -> FileFacts:

@@ -96,7 +96,7 @@ def test_unusable_images_are_left_out_and_named_once(model, photos: Path, painte
     gallery = index(model, photos)
     said = lines()
     assert paths(gallery) == {"red.png", "green.png", "below/blue.jpg"}
-    assert "4 images are left out" in said
+    assert "4 files are left out" in said
     for words in ("cut.jpg (", "text.jpg (no known image format)", "empty.png (the file is empty)", "7 x 40"):
         assert words in said
     assert index(model, photos).update.skipped == []

@@ -7,7 +7,6 @@ import multiprocessing.connection
 import os
 import random
 import re
-import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -149,7 +148,7 @@ def test_videos_are_left_out_when_that_is_asked_for(model, street: Path, painted
 def test_what_is_no_video_is_left_out_and_named_once(model, street: Path, lines) -> None:
     (street / "notes.mp4").write_text("no video")
     gallery = index(model, street)
-    assert len(gallery) == 11 and "1 image is left out: notes.mp4 (" in lines()
+    assert len(gallery) == 11 and "1 file is left out: notes.mp4 (" in lines()
     index(model, street)
     assert "notes" not in lines()
 
@@ -237,7 +236,7 @@ def _killed_indexing(folder: Path, kills: int, seed: int) -> tuple[Gallery, int]
         theirs.close()
         process.join(draw.uniform(0.0, 0.35))
         hit += process.is_alive()
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         while True:
             try:

@@ -48,7 +48,7 @@ def test_a_folder_is_searched_by_the_newest_run() -> None:
     result = run("search", "a man in red", "--in", "photos", "--top", "3")
     assert [line.split()[0] for line in result.stdout.splitlines() if ".jpg" in line] == ["1", "2", "3"]
     assert {"rank", "score", "file"} <= set(result.stdout.split())
-    for said in ("the newest run", "2 images are left out", "corrupt.jpg", "tiny.png", "5 added", "5 images"):
+    for said in ("the newest run", "2 files are left out", "corrupt.jpg", "tiny.png", "5 added", "5 images"):
         assert said in result.stderr
     assert "notes.txt" not in result.stderr
     again = run("search", "a man in red", "--in", "photos")

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -466,6 +467,12 @@ def alert_at(moment: float, *, path: str, track: str | None = None, place: str |
 
     hit = Hit(1, path, 0.9, Path(path), source="a.mp4", track=track, camera=place)
     return Alert(QUERY, hit, 0.5, 0.001, 0.1, moment, "2026-01-05T00:00:00Z", place)
+
+
+def test_the_journal_has_no_more_digits_of_a_detectors_score_than_json() -> None:
+    alert = alert_at(100, path="a.mp4#t=1")
+    alert = replace(alert, hit=replace(alert.hit, detection=0.4180999994277954))
+    assert alert.document()["detection"] == 0.4181
 
 
 def test_a_track_is_told_once_and_a_camera_not_again_within_the_cool_down(tmp_path: Path) -> None:
