@@ -108,7 +108,8 @@ def _sampled(source: OpenVideo, every: float | None, start: float) -> Iterator[T
     timed = walk.first_from(start)
     while timed is not None:
         yield timed
-        timed = walk.first_from((_stretch(timed.seconds, every) + 1) * every - _ROUNDING)
+        following = (_stretch(timed.seconds, every) + 1) * every - _ROUNDING
+        timed = walk.first_from(max(following, timed.seconds + _ROUNDING))  # an interval may be shorter than a frame
 
 
 def _stretch(seconds: float, every: float) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tbps_cli.errors import CacheError, DataError
+from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.rows import content_hash
 from tbps_cli.features.snapshot import read_about, read_fingerprint
 from tbps_cli.features.store import FeatureFile
@@ -58,6 +58,8 @@ def forget(given: Sequence[str], index_file: Path | None = None) -> ForgetReport
     index_file: an index elsewhere that forgets them too. Raises DataError for a path that nobody knows, before anything
     is removed, and TbpsError when a list cannot be written.
     """
+    if not all(path.strip() for path in given):  # from a variable of the shell that is not set: not the whole folder
+        raise UsageError("--forget is empty: no file is named.", "To forget all that is in this folder: --forget .")
     report = ForgetReport()
     indexes = list(_indexes(index_file, report))
     asked, contents = Forgotten(), set[str]()

@@ -7,6 +7,7 @@ A gallery is a small file below the cache folder that says what its sources are;
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from pathlib import Path
 from tbps_cli import files
 from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.places import cache_dir
-from tbps_cli.searching.sources import STDIN
+from tbps_cli.searching.sources import STDIN, find_sources
 
+logger = logging.getLogger("tbps")
 _NAME = re.compile(r"[\w][\w.-]{0,63}")
 
 
@@ -56,7 +58,11 @@ def sources_of(name: str) -> list[str]:
 
 
 def define(name: str, sources: Sequence[str | Path]) -> list[str]:
-    """Say what a gallery's sources are; returns them as they are kept. Raises UsageError for a name that cannot be."""
+    """Say what a gallery's sources are; returns them as they are kept.
+
+    Raises UsageError for a name that cannot be, and DataError for a source that is not there: then the gallery stays
+    as it was.
+    """
     if not _NAME.fullmatch(name) or name.lower().endswith((".h5", ".hdf5")):
         raise UsageError(
             f"--gallery {name}: a name has letters, digits, points, - and _, at most 64.",
@@ -64,6 +70,11 @@ def define(name: str, sources: Sequence[str | Path]) -> list[str]:
         )
     if any(str(source) == STDIN for source in sources):
         raise UsageError(f"--gallery {name}: a list from standard input cannot be read again.", "Write it into a file.")
+    find_sources(sources, gallery=name)
+    if os.path.lexists(name):
+        logger.warning(
+            "--in %s means the file or folder %s here, which comes before the gallery of this name.", name, name
+        )
     kept = [str(files.expanded(Path(source)).absolute()) for source in sources]
     with files.explained(f"--gallery {name}", CacheError):
         _folder().mkdir(parents=True, exist_ok=True)

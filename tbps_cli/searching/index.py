@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,12 @@ def index(
     # The index first: a row of it without a file in the source is then one whose file is gone, and never
     # one of a file that came after the source was listed, which another process has embedded meanwhile.
     file = _open(encoder, given, path)
-    if not refresh and len(file):
-        return _as_it_is(file, given.title, given.roots, str(model.path))
+    if not refresh:
+        there = _as_it_is(file, given.title, given.roots, str(model.path))
+        if not given.complete:
+            there = _only(there, {item.path for item in given.list().items})
+        if len(there):
+            return there
     state = IndexState(file.path)
     footage = footage.after(state.footage)
     listing = given.list()
@@ -124,7 +129,7 @@ def index(
     outcome = _Outcome(given, listing, todo, images, persons)
     update = outcome.settle(file, skipped)
     update.removed += withheld.remove(file)
-    state.forget_others(item.path for item in todo.footage)
+    state.forget_others({item.path for item in todo.footage} | outcome.unlisted(state.done))
     for inside, reason in listing.unreadable.items():
         logger.warning("%s: %s cannot be read (%s).", given.title, inside, reason)
     warn_of_skipped(given.title, update.skipped)
@@ -139,7 +144,8 @@ def index(
     file.compact()
     rows, vector_GE = outcome.wanted(file)
     if not len(rows):
-        hint = _no_images_hint(skipped, len(todo.footage), len(listing.items) - len(wanted))
+        left_out = list({**skipped.entries, **{entry.path: entry for entry in update.skipped}}.values())
+        hint = _no_images_hint(left_out, len(outcome.footage), len(listing.items) - len(wanted))
         raise DataError(f"{given.title} holds no usable images.", hint)
     return Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update)
 
@@ -194,6 +200,14 @@ def _as_it_is(file: FeatureFile, name: str, roots: Roots, run: str) -> Gallery:
         shown = np.flatnonzero(~hidden)
         rows, vector_GE = rows.take(shown), file.vectors(shown)
     return Gallery(name, roots, rows, vector_GE, run=run)
+
+
+def _only(gallery: Gallery, wanted: Set[str]) -> Gallery:
+    """The part of a gallery that is of these files, or of crops of them."""
+    rows = gallery.rows
+    pairs = zip(rows.paths, rows.sources, strict=True)
+    places = np.flatnonzero([path in wanted or (of or path) in wanted for path, of in pairs])
+    return replace(gallery, rows=rows.take(places), vector_GE=gallery.vector_GE[places])
 
 
 def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> Roots:
@@ -274,14 +288,14 @@ def _open(model: ImageEncoder, given: Sources, path: str | Path | None) -> Featu
         raise CacheError(error.message, f"Delete {place} to rebuild it, or choose another --index file.") from None
 
 
-def _no_images_hint(skipped: SkippedList, footage: int, passed_over: int) -> str:
+def _no_images_hint(left_out: Sequence[Skipped], footage: int, passed_over: int) -> str:
     if footage:
         return f"No person was found in {amount(footage, 'video or frame', 'videos and frames')}."
-    if skipped.entries:
-        entry = next(iter(skipped.entries.values()))
-        return f"{len(skipped.entries):,} were left out, the first: {entry.path} ({entry.reason})."
+    if left_out:
+        first = left_out[0]
+        return f"{amount(len(left_out), 'file was', 'files were')} left out, the first: {first.path} ({first.reason})."
     if passed_over:
-        return f"{amount(passed_over, 'file')} were forgotten (--forget) or are too old (--expire)."
+        return f"{amount(passed_over, 'file was', 'files were')} forgotten (--forget) or are too old (--expire)."
     return (
         "Images end in .jpg, .png, .bmp, .webp and the like, videos in .mp4 and the like; hidden folders are left out."
     )
@@ -333,8 +347,14 @@ class _Outcome:
     def _stays(self, path: str, of: str) -> bool:
         if self._listed(path, of) or self.listing.hides(of or path):
             return True
-        unknown = not self.given.complete and (of or path) not in self._all
-        return unknown and os.path.lexists(self.given.roots.file_of(of or path))
+        return bool(self.unlisted([of or path]))
+
+    def unlisted(self, paths: Iterable[str]) -> set[str]:
+        """Those that are there although not listed: an index of single files holds what other lists named as well."""
+        if self.given.complete:
+            return set()
+        file_of = self.given.roots.file_of
+        return {path for path in paths if path not in self._all and os.path.lexists(file_of(path))}
 
     def _listed(self, path: str, of: str) -> bool:
         """Whether a row is of a file that is listed and usable; of: the video or frame that it is a crop of."""

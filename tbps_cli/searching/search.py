@@ -249,7 +249,7 @@ def open_gallery(
         raise UsageError(f"--root {opening.root}: only an index file has images elsewhere.", "Name it: --in FILE")
     name, places = named(places)
     if places and not index_file and not _from_standard_input(places):
-        _check_sources(places)
+        _check_sources(places, name)
     owner = find(checkpoint, opening.sets)
     device, words, data_root, split = opening.device, opening.words, opening.data_root, opening.split
     if not places:
@@ -297,11 +297,14 @@ def _is_index(path: Path) -> bool:
         return False
 
 
-def _check_sources(places: Sequence[str | Path]) -> None:
+def _check_sources(places: Sequence[str | Path], gallery: str | None) -> None:
     """Raises DataError for a source that is not there, before anything else is opened."""
     try:
         find_sources(places)
     except DataError as error:
+        if gallery is not None:
+            hint = f"Bring it back, or say the sources again: tbps index --gallery {gallery} SOURCE..."
+            raise DataError(f"--in {gallery}: of its sources, {error.message}", hint) from None
         raise DataError(f"--in {error.message}", error.hint) from None
 
 

@@ -130,6 +130,10 @@ def _joined(named: Mapping[str, Sources]) -> Listing:
 def _one(source: str) -> Sources:
     if source == STDIN:
         return _listed("standard input", _lines(_stdin(), Path()))
+    if not source.strip():
+        raise UsageError(
+            "a source is empty: no folder or file is named.", "Is a variable of the shell unset? For this folder: ."
+        )
     path = expanded(Path(source))
     if os.path.isdir(path):  # noqa: PTH112 - False for a name that no file system allows, where Path raises
         return Sources(str(path), Roots(path), lambda: _folder(path))

@@ -45,6 +45,10 @@ def test_key_frames_alone_are_decoded_where_they_are_close_enough(clip):
     assert seen(clip, every=1.5) == [(0.0, 0), (1.5, 15), (3.0, 30), (4.5, 45)]
 
 
+def test_an_interval_shorter_than_a_frame_gives_each_frame_once(clip):
+    assert seen(clip, every=1e-7) == seen(clip)
+
+
 def test_a_start_leaves_out_what_lies_before_it(clip):
     assert seen(clip, every=1, start=2.05) == [(2.1, 21), (3.0, 30), (4.0, 40), (5.0, 50)]
 

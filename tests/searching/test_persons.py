@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import random
 import re
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_a_video_is_looked_at_once(model, street: Path, blocks: Blocks) -> None:
     os.utime(street / "gate.mp4", (1, 1))
     touched = index(model, street)
     assert (blocks.asked, model.seen, facts(touched)) == (6, 11, facts(first)), "its content is what it was"
+
+
+def test_a_video_is_looked_at_once_although_others_are_searched_in_between(model, street: Path, blocks: Blocks) -> None:
+    shutil.copy(street / "gate.mp4", street / "other.mp4")
+    with (street / "other.mp4").open("ab") as file:
+        file.write(b"\0\0\0\x08free")  # another content
+    for name in ("gate.mp4", "other.mp4"):
+        index(model, street / name)
+    asked = blocks.asked
+    for name in ("gate.mp4", "other.mp4"):
+        assert index(model, street / name).update.added == 0, name
+    assert blocks.asked == asked
+
+
+def test_one_video_of_an_index_taken_as_it_is_is_that_video_alone(model, street: Path) -> None:
+    shutil.copy(street / "gate.mp4", street / "other.mp4")
+    index(model, street / "*.mp4")
+    for name in ("gate.mp4", "other.mp4"):
+        alone = index(model, street / name, refresh=False)
+        assert set(alone.rows.sources) == {name}
+        assert facts(alone) == facts(index(model, street / name))
+    shutil.copy(street / "gate.mp4", street / "new.mp4")
+    assert set(index(model, street / "new.mp4", refresh=False).rows.sources) == {"new.mp4"}, "it was not there yet"
+
+
+def test_a_broken_video_alone_is_not_said_to_show_nobody(model, tmp_path: Path, blocks: Blocks) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            index(model, tmp_path / "broken.mp4")
+        assert caught.value.hint.startswith("1 file was left out, the first: broken.mp4 (")
 
 
 def test_a_renamed_video_keeps_its_rows(model, street: Path, blocks: Blocks) -> None:

@@ -14,6 +14,7 @@ from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.searching import galleries
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_state import FootageSettings
+from tbps_cli.searching.search import open_gallery
 from tbps_cli.searching.sources import FileFacts, find_sources
 
 
@@ -80,6 +81,8 @@ def test_several_sources_keep_their_names(photos: Path, painted) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ("", "a source is empty"),
+        (" ", "a source is empty"),
         ("nowhere", "nowhere: there is no such file or folder."),
         ("photos/*.gif", "no image or video fits this pattern"),
         ("notes.md", "neither an image nor a video nor a list"),
@@ -176,6 +179,27 @@ def test_a_name_that_cannot_be_is_refused(name: str, photos: Path) -> None:
         galleries.define(name, [photos])
     with pytest.raises(DataError):
         galleries.sources_of(name or "nothing")
+
+
+def test_a_gallery_keeps_its_sources_when_it_is_said_again_with_a_mistake(photos: Path) -> None:
+    kept = galleries.define("station", [photos])
+    for mistake in ("nowhere", ""):
+        with pytest.raises(TbpsError):
+            galleries.define("station", [photos, mistake])
+        assert galleries.sources_of("station") == kept
+
+
+def test_a_gallery_with_the_name_of_a_folder_says_which_comes_first(photos: Path, lines) -> None:
+    galleries.define("photos", [photos / "below"])
+    assert "--in photos means the file or folder photos here" in lines()
+
+
+def test_a_gallery_whose_source_is_gone_says_which_and_how_to_go_on(model, photos: Path) -> None:
+    galleries.define("station", [photos, photos / "below"])
+    (photos / "below").rename(photos / "elsewhere")
+    with pytest.raises(DataError, match=r"--in station: of its sources, .*below: there is no such") as caught:
+        open_gallery(model, "station")
+    assert "tbps index --gallery station" in caught.value.hint
 
 
 def test_settings_of_an_index_are_remembered(model, photos: Path) -> None:

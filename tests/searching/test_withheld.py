@@ -17,7 +17,7 @@ from support.sets import save_image
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
-from tbps_cli.errors import CacheError, DataError
+from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.rows import content_hash
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.forget import forget
@@ -105,6 +105,15 @@ def test_a_path_that_nobody_knows_is_an_error_and_nothing_is_remembered(model, p
     with pytest.raises(DataError, match=r"--forget .*typo.png: there is no such file"):
         forget([str(photos / "red.png"), str(photos / "typo.png")])
     assert not list_in_cache().exists() and len(index(model, photos)) == 3
+
+
+def test_an_empty_path_does_not_forget_the_whole_folder(model, photos: Path, monkeypatch) -> None:
+    index(model, photos)
+    monkeypatch.chdir(photos)
+    for nothing in ("", " "):
+        with pytest.raises(UsageError, match="--forget is empty"):
+            forget(["red.png", nothing])
+    assert paths(index(model, photos)) == ["below/blue.jpg", "green.png", "red.png"]
 
 
 def test_killed_between_list_and_rows_the_next_use_drops_them(model, photos: Path, monkeypatch) -> None:
