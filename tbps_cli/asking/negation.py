@@ -126,7 +126,7 @@ def _found(text: str, said: _Said, floor: int) -> Passage:
     done = "searched away from: " + ", ".join(said.things)
     joint = _AND.match(text, end)
     following = joint["next"].lower() if joint else ""
-    if joint and following not in _NEGATING and _is_a_thing(text, joint.start("next")):
+    if joint and following not in _NEGATING and thing_at(text, joint.start("next")) is not None:
         described = following in _ARTICLES or not thing_bare(text, joint.start("next"))
         if said.kind not in ("no", "neither") or not described or not said.bare:
             return Passage(start, said.end, "left", UNCLEAR, keep=True)
@@ -135,10 +135,6 @@ def _found(text: str, said: _Said, floor: int) -> Passage:
     elif joint and following not in _NEGATING and (said.lead or said.kind != "no"):
         end = joint.start("next") - 1  # "without a hat and walking": the "and" joined two such clauses
     return Passage(start, end, "minus", done, minus=said.things)
-
-
-def _is_a_thing(text: str, place: int) -> bool:
-    return thing_at(text, place) is not None
 
 
 def thing_bare(text: str, place: int) -> bool:

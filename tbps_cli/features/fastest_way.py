@@ -33,7 +33,7 @@ SAMPLE = 24
 WORTH = 200
 """For fewer new images a trial would take longer than it saves."""
 FASTER = 1.1
-"""How many times as fast a way must be; less is a matter of the moment."""
+"""How many times as fast a way must be; less is within what times vary by."""
 SENTENCES = (
     "a man in a white shirt",
     "a woman in a red coat with a backpack",

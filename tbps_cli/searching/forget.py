@@ -90,7 +90,8 @@ def _absolute(path: str) -> str:
 def _indexes(index_file: Path | None, report: ForgetReport) -> Iterator[_Index]:
     """Every index in the cache, and the one elsewhere; one that cannot be opened is in the report."""
     folder = cache_dir() / "indexes"
-    there = {path.with_name(path.name.removesuffix(".parts")) for path in folder.glob("*.h5*") if _is_index(path)}
+    files = (path for ending in ("h5", "h5.parts") for path in folder.glob(f"*.{ending}"))
+    there = {path.with_name(path.name.removesuffix(".parts")) for path in files}
     for path in [*sorted(there), *([index_file] if index_file else [])]:
         try:
             about, fingerprint = read_about(path), read_fingerprint(path)
@@ -103,10 +104,6 @@ def _indexes(index_file: Path | None, report: ForgetReport) -> Iterator[_Index]:
             if path == index_file:
                 raise
             report.failed.append(error)
-
-
-def _is_index(path: Path) -> bool:
-    return path.name.endswith((".h5", ".h5.parts"))
 
 
 def _contents(asked: Forgotten, path: str, indexes: Sequence[_Index]) -> set[str]:

@@ -52,13 +52,13 @@ def sources_of(name: str) -> list[str]:
             raise ValueError("no sources")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
-            f"{path} cannot be read as a gallery ({error}).", f"Say it again: tbps index --gallery {name} FOLDER"
+            f"{path} cannot be read as a gallery ({error}).", f"Define it again: tbps index --gallery {name} FOLDER"
         ) from None
     return list(sources)
 
 
 def define(name: str, sources: Sequence[str | Path]) -> list[str]:
-    """Say what a gallery's sources are; returns them as they are kept.
+    """Keep what a gallery's sources are; returns them as they are kept.
 
     Raises UsageError for a name that cannot be, and DataError for a source that is not there: then the gallery stays
     as it was.

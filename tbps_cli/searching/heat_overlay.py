@@ -1,4 +1,4 @@
-"""A heat map as a small picture that is laid over an image: from clear over yellow to red."""
+"""A heat map as a small transparent image that is laid over another: from clear over yellow to red."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,6 @@ def _read(path: Path) -> tuple[FootageSettings, dict[str, DoneVideo]]:
     try:
         text = json.loads(path.read_text("utf-8"))
         footage = FootageSettings(**{field.name: text.get(field.name) for field in fields(FootageSettings)})
-        return footage, {name: DoneVideo(**entry) for name, entry in _entries(text)}
+        return footage, {name: DoneVideo(**entry) for name, entry in text.get("done", {}).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return FootageSettings(), {}
-
-
-def _entries(text: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    return dict(text.get("done", {})).items()

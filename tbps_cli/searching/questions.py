@@ -81,7 +81,7 @@ def _is_spoken(captions: Iterable[str], word: str) -> bool:
 
 
 def understood_query(query: Query, found: Understood) -> Query:
-    """The query that is ranked. All that is not there is one term: a long list would drown the description."""
+    """The query that is ranked. All that is not there is one term: several would outweigh the description."""
     text = found.text if found.text.strip() else None
     if not found.minus:
         return replace(query, text=text)

@@ -15,7 +15,7 @@ SHOWN = 10
 GROUP = 50
 """Queries in each of the groups best and worst."""
 MOST = 2000
-"""Queries on one sheet; beyond that no browser is pleased."""
+"""Queries on one sheet; beyond that browsers become slow."""
 
 
 def of_evaluation(

@@ -248,7 +248,7 @@ def open_gallery(
     elif root is not None:
         raise UsageError(f"--root {opening.root}: only an index file has images elsewhere.", "Name it: --in FILE")
     name, places = named(places)
-    if places and not index_file and not _from_standard_input(places):
+    if places and not index_file and not any(str(one) == STDIN for one in places):
         _check_sources(places, name)
     owner = find(checkpoint, opening.sets)
     device, words, data_root, split = opening.device, opening.words, opening.data_root, opening.split
@@ -303,10 +303,6 @@ def _check_sources(places: Sequence[str | Path], gallery: str | None) -> None:
         find_sources(places)
     except DataError as error:
         if gallery is not None:
-            hint = f"Bring it back, or say the sources again: tbps index --gallery {gallery} SOURCE..."
+            hint = f"Bring it back, or define it again: tbps index --gallery {gallery} SOURCE..."
             raise DataError(f"--in {gallery}: of its sources, {error.message}", hint) from None
         raise DataError(f"--in {error.message}", error.hint) from None
-
-
-def _from_standard_input(places: Sequence[str | Path]) -> bool:
-    return any(str(place) == STDIN for place in places)

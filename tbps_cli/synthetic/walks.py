@@ -25,7 +25,7 @@ NEAREST, FARTHEST = 2.95, 8.0
 _OUTSIDE = 0.45
 _TOGETHER = 1 / 6
 _NOT_ALIKE = 3
-"""Who walks beside somebody is that many persons later: the next ones may be near-twins."""
+"""Who walks beside somebody is that many persons later: the next ones may look nearly the same."""
 
 _LEG = 0.48
 

@@ -30,7 +30,7 @@ QUANTILES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, *SURE, 0.995, 0.999, 0.9999)
 """What is kept of the distribution of the best score among strangers."""
 LOWEST = -1.0
 """Of all cosines: a set down to it is the whole gallery."""
-FADE = 64.0
+FARTHEST = 64.0
 """In galleries so many times larger than any that was measured, only what holds for every size is relied on."""
 
 
@@ -115,9 +115,9 @@ class ConformalRule(Section):
         return made
 
     def _thresholds(self, images: int) -> Array:
-        """Beyond the sizes that were measured they fade into what holds for everybody in galleries of every size."""
+        """Beyond the sizes that were measured they move, over a factor of `FARTHEST`, to what holds for every size."""
         measured = _between(self.sizes, self.thresholds, images)
-        beyond = math.log(max(images / self.sizes[-1], 1)) / math.log(FADE)
+        beyond = math.log(max(images / self.sizes[-1], 1)) / math.log(FARTHEST)
         return measured + min(beyond, 1) * (np.minimum(self.everybody, measured) - measured)
 
 

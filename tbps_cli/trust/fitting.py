@@ -135,7 +135,7 @@ def _temperature(split: Labelled) -> float:
 
 
 def _lowest(cost: Callable[[float], float], low: float, high: float, steps: int = 18) -> float:
-    """Where a cost with one valley is lowest, by golden section."""
+    """Where a cost with one minimum is lowest, by golden section."""
     ratio = (5**0.5 - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = cost(left), cost(right)
@@ -173,7 +173,8 @@ def _curve(share_N: NDArray[np.float64], right_N: NDArray[np.bool_], weight: flo
 
 def fit_rule(split: Labelled) -> ConformalRule:
     """How high the described person's best image scores, and the best of ever more images of strangers."""
-    sizes = _sizes(len(split.person_G))
+    images = len(split.person_G)
+    sizes = sorted({*(1 << power for power in range(images.bit_length() - 1)), images})
     strangers_NQ = _best_strangers(split, sizes).astype(np.float64)
     own_Q = np.repeat(own_best(split)[:, None], DRAWS, axis=1).ravel().astype(np.float64)
     return ConformalRule.fit(own_Q, sizes, list(strangers_NQ))
@@ -184,10 +185,6 @@ def own_best(split: Labelled) -> Floats:
     return np.concatenate(
         [np.where(own_BG, score_BG, -np.inf).max(axis=1) for score_BG, own_BG, _ in split.scored()]
     ).astype(np.float32)
-
-
-def _sizes(images: int) -> list[int]:
-    return sorted({*(1 << power for power in range(images.bit_length() - 1)), images})
 
 
 def _best_strangers(split: Labelled, sizes: Sequence[int]) -> Floats:

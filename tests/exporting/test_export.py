@@ -247,10 +247,10 @@ def test_weights_that_are_missing_beside_their_graph_are_named(
     weights = folder / "image.onnx.data"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(WeightsError, match=r"image\.onnx\.data, which holds the weights of image\.onnx, is damaged"):
-        ExportedModel(folder).encode_images([picture()])
+        ExportedModel(folder).encode_images([red_image()])
     weights.unlink()
     with pytest.raises(WeightsError, match=r"image\.onnx\.data, which holds the weights of image\.onnx, is missing"):
-        ExportedModel(folder).encode_images([picture()])
+        ExportedModel(folder).encode_images([red_image()])
 
 
 def test_a_graph_may_not_take_its_weights_from_outside_its_folder(
@@ -266,7 +266,7 @@ def test_a_graph_may_not_take_its_weights_from_outside_its_folder(
                 entry.value = "../outside.data"
     onnx.save(graph, folder / "image.onnx")
     with pytest.raises(WeightsError, match=r"image\.onnx"):
-        ExportedModel(folder).encode_images([picture()])
+        ExportedModel(folder).encode_images([red_image()])
 
 
 def test_names_that_onnxruntime_cannot_open_are_refused_before_any_work(
@@ -408,7 +408,7 @@ def test_a_damaged_graph_is_named(exported: tuple[Path, Agreement], tmp_path: Pa
     shutil.copytree(exported[0], tmp_path / "damaged")
     (tmp_path / "damaged" / "text.onnx").write_bytes(b"no graph")
     damaged = open_model(tmp_path / "damaged")
-    assert damaged.encode_images([picture()]).shape == (1, 16), "the image graph does not need it"
+    assert damaged.encode_images([red_image()]).shape == (1, 16), "the image graph does not need it"
     with pytest.raises(WeightsError, match=r"text\.onnx: onnxruntime cannot open it"):
         damaged.encode_texts(["a man"])
     (tmp_path / "damaged" / "text.onnx").unlink()
@@ -424,7 +424,7 @@ def test_a_sentence_opens_no_image_graph_and_an_image_no_text_graph(
     monkeypatch.setattr(exported_module, "_session", lambda path: opened.append(path.name) or session(path))
     ExportedModel(exported[0]).encode_texts(["a man"])
     assert opened == ["text.onnx"]
-    ExportedModel(exported[0]).encode_images([picture()])
+    ExportedModel(exported[0]).encode_images([red_image()])
     assert opened == ["text.onnx", "image.onnx"]
 
 
@@ -434,13 +434,13 @@ def test_a_damaged_text_graph_is_told_before_a_folder_is_embedded(
     shutil.copytree(exported[0], tmp_path / "damaged")
     (tmp_path / "damaged" / "text.onnx").write_bytes(b"no graph")
     (tmp_path / "photos").mkdir()
-    picture().save(tmp_path / "photos" / "1.png")
+    red_image().save(tmp_path / "photos" / "1.png")
     with pytest.raises(WeightsError, match=r"text\.onnx: onnxruntime cannot open it"):
         search_all(tmp_path / "damaged", tmp_path / "photos", [Query("a man")])
     assert not (tmp_path / "cache" / "indexes").exists()
 
 
-def picture() -> Image.Image:
+def red_image() -> Image.Image:
     return Image.new("RGB", (16, 32), "red")
 
 

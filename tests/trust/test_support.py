@@ -51,15 +51,15 @@ def test_a_word_is_replaced_and_the_article_follows(sentence, text, other, made)
     assert replaced(sentence, word, other) == made
 
 
-def picture(colour):
+def image_in(colour):
     return Image.new("RGB", (16, 32), COLOURS[colour])
 
 
 def explained(sentence, colour, gallery=("red", "green", "blue")):
     model = FakeEncoder()
-    vector_SE = model.encode_images([picture(one) for one in gallery])
+    vector_SE = model.encode_images([image_in(one) for one in gallery])
     explainer = Explainer.of(model, sentence, vector_SE)
-    image_E = model.encode_images([picture(colour)])[0]
+    image_E = model.encode_images([image_in(colour)])[0]
     return dict(zip([word.text for word in explainer.words], explainer.supports(image_E), strict=True)), model
 
 
@@ -78,16 +78,16 @@ def test_what_a_word_means_to_every_image_of_the_gallery_does_not_count():
 def test_a_sentence_is_embedded_once_whatever_number_of_images_is_explained():
     _, model = explained("a red coat", "red")
     asked = len(model.texts)
-    explainer = Explainer.of(model, "a red coat", model.encode_images([picture("red")]))
+    explainer = Explainer.of(model, "a red coat", model.encode_images([image_in("red")]))
     made = len(model.texts) - asked
     for colour in COLOURS:
-        explainer.supports(model.encode_images([picture(colour)])[0])
+        explainer.supports(model.encode_images([image_in(colour)])[0])
     assert len(model.texts) - asked == made
 
 
 def test_a_garment_and_its_colour_are_one_thing_to_point_at():
     model = FakeEncoder()
-    explainer = Explainer.of(model, "a man in a red coat and a blue cap", model.encode_images([picture("red")]))
+    explainer = Explainer.of(model, "a man in a red coat and a blue cap", model.encode_images([image_in("red")]))
     together = dict(zip([word.text for word in explainer.words], explainer.together, strict=True))
     assert together == {"man": [0], "red": [1, 2], "coat": [1, 2], "blue": [3, 4], "cap": [3, 4]}
     direction_WE = explainer.direction_WE
@@ -96,7 +96,7 @@ def test_a_garment_and_its_colour_are_one_thing_to_point_at():
 
 def test_a_sentence_without_words_and_one_of_ten_thousand_are_explained():
     model = FakeEncoder()
-    vector_SE = model.encode_images([picture("red")])
+    vector_SE = model.encode_images([image_in("red")])
     assert Explainer.of(model, "\U0001f600 !", vector_SE).supports(vector_SE[0]) == []
     assert Explainer.of(model, "\U0001f600 !", vector_SE).direction_WE.shape == (0, model.embed)
     assert len(Explainer.of(model, "red coat " * 5000, vector_SE).supports(vector_SE[0])) == MOST
