@@ -65,7 +65,7 @@ def section(name: str, command: Any) -> str:
     """One command: its sentence, how to call it, an example, its options as a table; as `--help` has them."""
     rows: list[str] = []
     for heading, part in pages.sections(command.params).items():
-        rows += ["", f"| {heading.lower()} | meaning |", "|---|---|"]
+        rows += ["", f"| {heading} | meaning |", "|---|---|"]
         for typed, meaning in part:
             words = [typed] if heading == "Arguments" else typed.split(", ")
             rows.append(f"| {' '.join(f'`{cell(word)}`' for word in words)} | {cell(meaning)} |")
