@@ -40,7 +40,10 @@ def choose(
         wanted = model.fingerprint + way.suffix
         if file is None:
             place = feature_path("indexes", given.roots.folder, wanted, given.part)
-            return place.exists() or bool(part_paths(place))
+            try:
+                return place.exists() or bool(part_paths(place))
+            except PermissionError:
+                return False  # a cache that may not be read is told when it is opened
         try:
             return file.is_file() and read_fingerprint(file) == wanted
         except BadFile:

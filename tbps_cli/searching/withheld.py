@@ -126,6 +126,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
+        if not os.access(path.parent, os.X_OK):  # then no index can be kept there either
+            logger.warning("%s cannot be read: what was forgotten may be among the hits.", path)
+            return
         raise CacheError(f"{path} cannot be read: {error.strerror}.", "It lists what must not be indexed.") from None
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -152,6 +155,8 @@ class Expiry:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, PermissionError) and not os.access(self.path.parent, os.X_OK):
+                return  # said of the list of what was forgotten
             raise CacheError(
                 f"{self.path} cannot be read ({error}); it says which images are too old.",
                 "Delete it, and say the period again: tbps index SOURCE --expire 30d",

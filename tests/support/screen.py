@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -103,8 +104,9 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Make the terminal at stdin the one that sends Ctrl-C."""
+    """Make the terminal at stdin the one that sends Ctrl-C, which a job in the background would pass over."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def plain(line: str) -> str:
