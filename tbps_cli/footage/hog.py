@@ -41,7 +41,7 @@ _SURE = 5.0
 """The sum at which a box is about two thirds sure."""
 _BEYOND = 16, 16
 """By how much windows may reach beyond the frame, where people come in: 2 % more of them, for 6 % more time."""
-_VERSION = 3
+_VERSION = 4
 """To be raised when other boxes come out."""
 
 
@@ -68,7 +68,9 @@ class HogDetector:
         )
         if len(found) == 0:
             return []
-        left, top, width, height = np.asarray(found, np.float64).T
+        # Threads add windows in any order, and of those with equal sums the first stays: so the surest comes first.
+        order = np.lexsort((*np.asarray(found).T, -np.ravel(margin)))
+        left, top, width, height = np.asarray(found, np.float64)[order].T
         corners = np.stack(
             [
                 left + _MARGIN[0] * width,
@@ -79,7 +81,7 @@ class HogDetector:
             axis=1,
         )
         corners *= np.tile([frame.width / size[0], frame.height / size[1]], 2)
-        means, support = _added_up(corners, np.ravel(margin).astype(np.float64) - _LEAST)
+        means, support = _added_up(corners, np.ravel(margin)[order].astype(np.float64) - _LEAST)
         kept = merged(corners, support, overlap=0.3, inside=0.6)
         kept = kept[support[kept] >= _ENOUGH]
         return whole_boxes(means[kept], 1 - np.exp(-support[kept] / _SURE), frame.size)

@@ -418,6 +418,25 @@ def test_hog_gives_boxes_inside_the_frame_for_frames_of_any_size():
             assert 0 <= score <= 1
 
 
+def test_hog_gives_the_same_boxes_whatever_the_order_in_which_threads_find_windows(monkeypatch):
+    detector = open_detector("hog")
+    windows = np.array(
+        [[x, 60, 64, 128] for x in (100, 92, 116)]
+    )  # the first two are equally sure, one hides the third
+    margin = np.array([0.9, 0.8, 1.4])
+    drawn, answers = np.random.default_rng(0), set()
+
+    class Shuffled:
+        def detectMultiScale(self, *_, **__):
+            order = drawn.permutation(len(windows))
+            return windows[order], margin[order]
+
+    monkeypatch.setattr(detector, "_hog", Shuffled())
+    for _ in range(30):
+        answers.add(tuple(detector(frame((640, 480)))))
+    assert len(answers) == 1
+
+
 def test_hog_finds_a_drawn_person_of_half_its_window_and_the_box_is_close():
     image = Image.new("RGB", (400, 300), (190, 190, 185))
     draw = ImageDraw.Draw(image)
