@@ -54,6 +54,8 @@ class DoneVideo:
     camera: str | None = None
     time: str | None = None
     person: Person | None = None
+    rows: int = 1
+    """How many persons were found."""
 
 
 def detector_key(name: str) -> str:

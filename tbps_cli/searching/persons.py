@@ -66,7 +66,13 @@ def embed_persons(
     Unreadable files are in the report. Raises CacheError when the index cannot be written.
     """
     report = PersonReport()
-    todo = [item for item in items if not state.is_done(item, footage)]
+    there = set(file.known().sources)
+    # rows that are gone although they were written (a lost or rebuilt file) are made again
+    todo = [
+        item
+        for item in items
+        if not (state.is_done(item, footage) and (item.path in there or not state.done[item.path].rows))
+    ]
     if not todo:
         return report
     from tbps_cli.footage.detector import open_detector
@@ -140,8 +146,10 @@ class _Work:
             self.sink.embed()
         finally:
             self.sink.flush()
+        if self.file.unwritten:  # a full disk: what is only in memory is not done
+            return paths
         known = item.facts
-        done = DoneVideo(*item.found.state, content, self.every, self.key)
+        done = DoneVideo(*item.found.state, content, self.every, self.key, rows=len(paths))
         self.state.finished(item.path, replace(done, camera=known.camera, time=known.time, person=known.person))
         return paths
 

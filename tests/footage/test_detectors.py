@@ -420,9 +420,7 @@ def test_hog_gives_boxes_inside_the_frame_for_frames_of_any_size():
 
 def test_hog_gives_the_same_boxes_whatever_the_order_in_which_threads_find_windows(monkeypatch):
     detector = open_detector("hog")
-    windows = np.array(
-        [[x, 60, 64, 128] for x in (100, 92, 116)]
-    )  # the first two are equally sure, one hides the third
+    windows = np.array([[x, 60, 64, 128] for x in (100, 92, 116)])  # equally sure: the first two; one hides the third
     margin = np.array([0.9, 0.8, 1.4])
     drawn, answers = np.random.default_rng(0), set()
 

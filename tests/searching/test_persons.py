@@ -18,7 +18,7 @@ from PIL import Image
 from support.encoder import FakeEncoder
 from support.videos import Blocks, write_video
 
-from tbps_cli.errors import DataError
+from tbps_cli.errors import CacheError, DataError
 from tbps_cli.features import row_sink
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.footage import detector as detectors
@@ -119,6 +119,23 @@ def test_one_video_of_an_index_taken_as_it_is_is_that_video_alone(model, street:
         assert facts(alone) == facts(index(model, street / name))
     shutil.copy(street / "gate.mp4", street / "new.mp4")
     assert set(index(model, street / "new.mp4", refresh=False).rows.sources) == {"new.mp4"}, "it was not there yet"
+
+
+def test_a_video_is_not_done_when_its_rows_could_not_be_written(model, street: Path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise CacheError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FeatureFile, "_written", full)
+        found = facts(index(model, street))
+    assert found and facts(index(model, street)) == found
+
+
+def test_a_video_is_looked_at_again_when_its_index_file_is_lost(model, street: Path) -> None:
+    found = facts(index(model, street))
+    (file,) = cache_dir().glob("indexes/*.h5")
+    file.unlink()
+    assert facts(index(model, street)) == found
 
 
 def test_a_broken_video_alone_is_not_said_to_show_nobody(model, tmp_path: Path, blocks: Blocks) -> None:
@@ -296,7 +313,7 @@ def test_a_killed_index_of_videos_loses_nothing_and_goes_on(
     whole = facts(index(FakeEncoder(), street, Path("whole.h5")))
     monkeypatch.setenv("TBPS_CACHE_DIR", str(street.parent / "other"))
     gallery, hit = _killed_indexing(street, kills, seed=kills)
-    assert hit >= kills // 2, "the kills came too late"
+    assert hit >= kills // 3, "the kills came too late"
     assert facts(gallery) == whole
     for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
         assert np.allclose(vector_E, FakeEncoder().encode_images([gallery.image_of(row)])[0], atol=1e-6)
