@@ -20,6 +20,8 @@ try:
 except ImportError:  # Windows: processes that write one file at the same moment are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
+_TRIES = 1000
+"""To make a folder that others remove; a place where no folder can be made (/proc) says the same of each."""
 LOCK = "lock"
 ROOM = "Free some space (tbps cache lists what can go), or set TBPS_CACHE_DIR to another folder."
 
@@ -59,11 +61,16 @@ def locked(path: Path, *, alone: bool) -> Iterator[None]:
     """
     lock = parts_folder(path) / LOCK
     handle: int | None = None
+    tries = _TRIES
     try:
         while handle is None:
-            with suppress(FileNotFoundError):  # the folder was removed between these two lines
+            try:
                 _make_folder(lock.parent)
                 handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:  # the folder was removed between these two lines, or never can be made
+                tries -= 1
+                if not tries:
+                    raise
             if handle is not None and not _acquired(handle, lock, alone):
                 os.close(handle)
                 handle = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tbps_cli import files
 from tbps_cli.amounts import amount
-from tbps_cli.errors import TbpsError
+from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.escape import printable
 from tbps_cli.filtering.tree import render
 from tbps_cli.searching.gallery import Gallery
@@ -195,7 +195,12 @@ def copy_hits(
             try:
                 into.mkdir(parents=True, exist_ok=True)
                 _copy(hit, gallery, into, whole_frames=whole_frames, blur=blur)
-            except OSError as error:
+            except (OSError, DataError) as error:
+                if not hit.file.exists():
+                    said = f"--copy-to {folder}: {hit.file} cannot be copied: it is not there any more."
+                    raise DataError(said, f"Search again, or without --no-index. Copied so far: {copied:,}.") from None
+                if isinstance(error, DataError):
+                    raise
                 said = f"--copy-to {folder}: {hit.file} cannot be copied: {files.reason(error)}."
                 raise TbpsError(said, files.hint(error)) from None
             copied += 1

@@ -18,7 +18,7 @@ import pytest
 
 from tbps_cli.errors import CacheError
 from tbps_cli.features import snapshot, store
-from tbps_cli.features.parts import part_paths
+from tbps_cli.features.parts import locked, part_paths
 from tbps_cli.features.rows import Row, Rows, content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
 
@@ -390,3 +390,16 @@ def test_a_file_without_crops_has_no_columns_for_them(tmp_path: Path) -> None:
     file.compact()
     with h5py.File(tmp_path / "a.h5") as opened:
         assert set(opened) == {"vectors", "path", "size", "mtime", "content", "camera", "time", "person"}
+
+
+def test_a_place_where_no_folder_can_be_made_is_told_instead_of_tried_for_ever(tmp_path, monkeypatch):
+    tried = []
+
+    def mkdir(*_, **__):
+        tried.append(1)
+        assert len(tried) < 5000, "it goes on for ever"
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(CacheError, match=r"people\.h5 cannot be written"), locked(tmp_path / "people.h5", alone=True):
+        pass

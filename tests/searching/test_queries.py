@@ -187,5 +187,5 @@ def test_a_copy_of_a_very_long_name_keeps_its_ending(asked, tmp_path: Path, phot
 
 def test_a_copy_of_what_is_gone_is_one_line(asked, tmp_path: Path, photos: Path) -> None:
     (photos / "red.png").unlink()
-    with pytest.raises(TbpsError, match="cannot be copied"):
+    with pytest.raises(TbpsError, match=r"red\.png cannot be copied: it is not there any more"):
         copy_hits(asked[1], asked[0], tmp_path / "new")
