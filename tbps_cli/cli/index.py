@@ -86,6 +86,7 @@ def command(
     """Embed images and the persons in videos, so that searches start at once. Run again, it embeds only what is new."""
     from tbps_cli.amounts import seconds
     from tbps_cli.cli import consent, output, render, search_view
+    from tbps_cli.errors import TbpsError
     from tbps_cli.searching import galleries
     from tbps_cli.searching.index import index
 
@@ -121,7 +122,8 @@ def command(
             )
 
     found = consent.with_weights(embed, ckpt, ["tbps", "index", *given], download=download)
-    output.stdout.written.append(str(path or f"the index of {shown}"))
+    if found.update.kept:
+        output.stdout.written.append(str(path or f"the index of {shown}"))
     if as_json:
         render.document(found.document())
     else:
@@ -130,6 +132,8 @@ def command(
         options += [("--ckpt", ckpt), ("--words", words)]
         options += [("--set", setting) for setting in sets or ()]
         search_view.index_report(found, [str(part) for one in options if one[1] is not None for part in one])
+    if not found.update.kept:
+        raise TbpsError(f"the index of {shown} could not be written, so nothing is kept.", "See the warning above.")
 
 
 def _forget(paths: Sequence[str], index_file: Path | None, *, as_json: bool) -> None:

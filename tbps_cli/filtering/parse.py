@@ -297,9 +297,11 @@ class _WhereReader:
 
     def _for_time(self, sign: str, value: Value, lexeme: Lexeme) -> Value:
         """The beginning of a time as galleries spell it; what is none only where any text can be equal."""
-        if isinstance(value, int | float):
-            return value
         example = "For example: time >= 2026-01-31T08:00"
+        if isinstance(value, int | float):
+            if sign in ORDER and not 1000 <= value <= 9999:
+                self.refuse("not a time, nor a year", lexeme, f"{example}; seconds into a video: seconds > 5")
+            return value
         text = str(value)
         try:
             if (found := moments.moment(text)) is not None:

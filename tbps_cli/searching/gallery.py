@@ -47,6 +47,8 @@ class Update:
     skipped: list[Skipped] = field(default_factory=list)
     """Failed this time; what failed before and has not changed since is not tried again."""
     skipped_in_all: int = 0
+    kept: bool = True
+    """Whether the rows are on the disk; not so where it is full."""
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ def index(
             f"{len(file):,}",
         )
     file.compact()
+    update.kept = not file.unwritten
     rows, vector_GE = outcome.wanted(file)
     if not len(rows):
         left_out = list({**skipped.entries, **{entry.path: entry for entry in update.skipped}}.values())

@@ -143,6 +143,7 @@ def test_the_fields_of_a_filter_are_known() -> None:
         ("score < none", "makes no sense"),
         ("score > 'high'", "a score is a number (character 9)"),
         ("time > 'yesterday'", "not a time (character 8"),
+        ("time > 5", "not a time, nor a year (character 8"),
         ('camera == "c1', "not understood (character 11)"),
         ("__import__('os')", "no field"),
         ("camera == 'a'; 1", "not understood"),

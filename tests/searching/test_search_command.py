@@ -127,6 +127,13 @@ def test_an_index_can_be_taken_as_it_is() -> None:
     }
 
 
+def test_an_index_that_cannot_be_written_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a file").write_text("")
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(Path("a file").absolute()))
+    told = run("index", "photos", status=1)
+    assert "Error: the index of photos could not be written, so nothing is kept." in told.stderr
+
+
 def test_an_image_is_left_out_of_its_own_hits_unless_it_is_asked_for() -> None:
     shutil.copy("photos/3.jpg", "photos/copy.jpg")
     shutil.copy("photos/3.jpg", "elsewhere.jpg")
