@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
 
-TALK = """
+TALK = f"""
 import sys
+sys.path[:0] = {sys.path!r}
 from pathlib import Path
 import numpy as np
 from support.encoder import FakeEncoder
@@ -33,7 +35,7 @@ class Slow(FakeEncoder):
         return super().encode_texts(texts, **options)
 
 colours = ["red", "green", "blue"]
-rows = Rows.of([Row(f"{name}.png") for name in colours])
+rows = Rows.of([Row(name + ".png") for name in colours])
 gallery = Gallery("photos", Roots(Path("photos")), rows, FakeEncoder().encode_texts(colours))
 render.show_log()
 print("status", talk(Session(Slow(), gallery), lambda *wanted: None, Drawing()))
