@@ -11,6 +11,7 @@ are embedded whole and in order, or taken whole from the file.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -28,7 +29,7 @@ from tbps_cli.data.images import TRUNCATED, UnreadableImage, check_size, read_im
 from tbps_cli.data.types import Person
 from tbps_cli.features.encoder import Embeddings, Encoder, ImageEncoder
 from tbps_cli.features.row_sink import ReadyRow, RowSink, Value
-from tbps_cli.features.rows import Box, Row, change_time, content_hash
+from tbps_cli.features.rows import Box, Row, change_time, content_hash, encoded
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.features.taken import time_changed, time_taken
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Progress = Callable[[int, int], None]
+FACTS = ("camera", "time", "person", "track")
+"""Columns that follow from what is stated of an image, not from its file."""
 Item = TypeVar("Item")
 
 
@@ -56,9 +59,10 @@ class Source(NamedTuple):
     """What the feature file calls the file that the part is of."""
 
     @property
-    def facts(self) -> tuple[object, ...]:
-        """What was stated of it; nothing where a value is None."""
-        return self.camera, self.time, self.person, self.track
+    def facts(self) -> tuple[bytes | None, ...]:
+        """What was stated of it, as the columns `FACTS` hold it; None where nothing was."""
+        person = None if self.person is None else json.dumps(self.person)
+        return tuple(fact if fact is None else encoded(fact) for fact in (self.camera, self.time, person, self.track))
 
 
 @dataclass(frozen=True)
@@ -175,13 +179,14 @@ def _outdated(encoder: ImageEncoder, sources: Sequence[Source], file: FeatureFil
             file.known().paths, columns["size"].tolist(), columns["mtime"].tolist(), strict=True
         )
     }
+    changed = _stated_otherwise(sources, file)
     # a file that cannot be looked at has no state; whoever reads it says why
     outdated = [
         source
         for source in sources
         if source.name not in states
         or states[source.name] != (source.state or _state_of(source.file))
-        or _stated_otherwise(source, file)
+        or source.name in changed
     ]
     if not encoder.batch_dependent:
         return outdated
@@ -191,13 +196,18 @@ def _outdated(encoder: ImageEncoder, sources: Sequence[Source], file: FeatureFil
     return [] if all(unchanged) else list(sources)
 
 
-def _stated_otherwise(source: Source, file: FeatureFile) -> bool:
-    """Whether something else is stated of an image now than its row has."""
-    if not any(source.facts):
-        return False
-    row = file.known()[int(file.places([source.name])[0])]
-    kept = row.camera, row.time, row.person, row.track
-    return any(new is not None and new != old for new, old in zip(source.facts, kept, strict=True))
+def _stated_otherwise(sources: Sequence[Source], file: FeatureFile) -> set[str]:
+    """The names of those of which something else is stated now than their rows have."""
+    stated = {source.name: facts for source in sources if any(facts := source.facts)}
+    if not stated:
+        return set()
+    known = file.known()
+    kept = zip(*(known.columns[name].tolist() for name in FACTS), strict=True)
+    return {
+        name
+        for name, old in zip(known.paths, kept, strict=True)
+        if name in stated and any(new not in (None, fact) for new, fact in zip(stated[name], old, strict=True))
+    }
 
 
 def _state_of(path: Path) -> tuple[int, int] | None:

@@ -135,6 +135,13 @@ def test_what_a_table_says_is_in_the_rows_and_can_change(model, photos: Path) ->
     assert model.seen == 1, "only what is known of it has changed"
 
 
+def test_a_person_called_0_is_stated_too(model, photos: Path) -> None:
+    table = photos / "list.jsonl"
+    for person in (3, 0):
+        table.write_text(json.dumps({"image": "red.png", "person": person}) + "\n")
+        assert [row.person for row in index(model, table).rows] == [person]
+
+
 def test_a_box_is_the_part_that_is_embedded(model, photos: Path, painted) -> None:
     from PIL import Image
     from support.encoder import COLOURS
