@@ -140,9 +140,9 @@ class _Work:
 
     def index(self, item: Item, frames: _Count) -> set[str]:
         """Bring one file up to date; returns the paths of its rows."""
-        content = content_hash(item.file)
+        content, start = content_hash(item.file), _start_of(item)
         try:
-            paths = self._renamed(item, content) or self._found(item, content, frames)
+            paths = self._renamed(item, content, start) or self._found(item, content, start, frames)
             self.sink.embed()
         finally:
             self.sink.flush()
@@ -153,29 +153,29 @@ class _Work:
         self.state.finished(item.path, replace(done, camera=known.camera, time=known.time, person=known.person))
         return paths
 
-    def _renamed(self, item: Item, content: str) -> set[str]:
+    def _renamed(self, item: Item, content: str, start: datetime | None) -> set[str]:
         """The rows of a file that had another name, or of which something else was known; none for a new content."""
         same = (name for name, done in self.state.done.items() if self._is_same(done, content))
         old = next(same, None)
-        paths = set()
-        start = _start_of(item)
-        for row in self.file.known() if old else ():
-            if row.source == old:
-                named = _named(item, row.seconds, row.box, start)
-                new = replace(row, size=item.found.size, mtime=item.found.mtime, **named)
-                if not self.sink.add(ReadyRow(new, None)):
-                    return set()  # another process has dropped it: the file is looked at after all
-                paths.add(new.path)
+        if old is None:
+            return set()
+        paths, known = set(), self.file.known()
+        for row in known.take(np.flatnonzero([source == old for source in known.sources])):
+            named = _named(item, row.seconds, row.box, start)
+            new = replace(row, size=item.found.size, mtime=item.found.mtime, **named)
+            if not self.sink.add(ReadyRow(new, None)):
+                return set()  # another process has dropped it: the file is looked at after all
+            paths.add(new.path)
         return paths
 
     def _is_same(self, done: DoneVideo, content: str) -> bool:
         return (done.content, done.every, done.detector) == (content, self.every, self.key)
 
-    def _found(self, item: Item, content: str, frames: _Count) -> set[str]:
+    def _found(self, item: Item, content: str, start: datetime | None, frames: _Count) -> set[str]:
         """A row for each person in each frame that is looked at; returns their paths."""
         from tbps_cli.footage.sightings import sightings
 
-        start, every = _start_of(item), self.every if is_video(item.file) else None
+        every = self.every if is_video(item.file) else None
         paths = set()
         for frame, found in sightings(item.file, detector=self.detector, every=every, content=content):
             frames()
