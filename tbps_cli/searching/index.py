@@ -1,9 +1,9 @@
-"""A folder of images as a gallery: each image is embedded once, and again only when it changes.
+"""Folders, videos and lists as a gallery: each image is embedded once, and again only when it changes.
 
-The vectors lie in a feature file in the cache (never in the folder itself), keyed by the folder's
-real path and the model's fingerprint. Every use lists the folder and compares sizes and times: new
-and changed images are embedded, vanished ones dropped, equal contents share one embedding. New
-vectors reach the disk every few seconds, so an interrupted run goes on where it stopped.
+The vectors lie in a feature file in the cache (never beside the images), keyed by where the sources lie
+and the model's fingerprint. Every use lists the sources and compares sizes and times: new and changed
+files are embedded, vanished ones dropped, equal contents share one embedding. New vectors reach the
+disk every few seconds, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from tbps_cli.searching.index import index, open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
-from tbps_cli.searching.sources import STDIN, find_sources
+from tbps_cli.searching.sources import Sources, find_sources
 from tbps_cli.searching.sums import of_terms, term
 from tbps_cli.searching.sure import check_sure, require_calibration
 from tbps_cli.types import Hit
@@ -248,26 +248,26 @@ def open_gallery(
     elif root is not None:
         raise UsageError(f"--root {opening.root}: only an index file has images elsewhere.", "Name it: --in FILE")
     name, places = named(places)
-    if places and not index_file and not any(str(one) == STDIN for one in places):
-        _check_sources(places, name)
+    given = _sources(places, name) if places and not index_file else None
     owner = find(checkpoint, opening.sets)
     device, words, data_root, split = opening.device, opening.words, opening.data_root, opening.split
-    if not places:
+    opened_model = partial(open_encoder, owner, device=device, words=words, data_root=data_root)
+    if index_file:
+        model = opened_model()
+        return model, open_index(model, index_file, root=root)
+    if given is None:
         hint = "Name a folder: --in DIR"
         part = open_data(owner, split=split, data_root=data_root, hint=hint)[0].split(split)
-        model = open_encoder(owner, device=device, words=words, data_root=data_root)
+        model = opened_model()
         with watch(f"{part.dataset} {split}") if watch else nullcontext() as progress:
             return model, of_split(model, part, workers=opening.workers, progress=progress)
-    model = open_encoder(owner, device=device, words=words, data_root=data_root)
-    if index_file:
-        return model, open_index(model, index_file, root=root)
+    model = opened_model()
     if isinstance(model, ExportedModel):
         model.open_text()
     with watch(name or ", ".join(map(str, places))) if watch else nullcontext() as progress:
         return model, index(
             model,
-            places,
-            gallery=name,
+            given,
             footage=opening.footage,
             download=opening.download,
             refresh=opening.refresh,
@@ -297,10 +297,10 @@ def _is_index(path: Path) -> bool:
         return False
 
 
-def _check_sources(places: Sequence[str | Path], gallery: str | None) -> None:
-    """Raises DataError for a source that is not there, before anything else is opened."""
+def _sources(places: Sequence[str | Path], gallery: str | None) -> Sources:
+    """What is searched. Raises DataError for a source that is not there, before anything else is opened."""
     try:
-        find_sources(places)
+        return find_sources(places, gallery=gallery)
     except DataError as error:
         if gallery is not None:
             hint = f"Bring it back, or define it again: tbps index --gallery {gallery} SOURCE..."
