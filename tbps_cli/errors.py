@@ -48,6 +48,10 @@ class CacheError(TbpsError):
     """A feature file that was made by something else, or cannot be written."""
 
 
+class DatabaseError(TbpsError):
+    """A gallery in a database that cannot be reached, read or written; never holds a password."""
+
+
 class MissingExtra(TbpsError):
     """An optional package is needed: the hint is the `pip install` to type."""
 
