@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,15 +13,12 @@ from numpy.typing import NDArray
 
 from tbps_cli.data.images import read_image
 from tbps_cli.data.types import Person
+from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Box, Row, Rows, encoded
-from tbps_cli.filtering.columns import Columns, Numbers, Texts, times_alike
+from tbps_cli.filtering.columns import Columns
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-DIGITS = 6
-"""Of a detector's score, which is stored in 32 bits: 0.9 is to be 0.9 in a filter."""
 
 
 @dataclass(frozen=True)
@@ -147,23 +143,7 @@ class Gallery:
     @cached_property
     def columns(self) -> Columns:
         """What a filter may ask of the images, but for their scores."""
-        column, rows = self.rows.columns, len(self)
-        return Columns(
-            rows,
-            {
-                "path": lambda: Texts.of(column["path"]),
-                "person": lambda: Texts.of(column["person"], _person),
-                "camera": lambda: Texts.of(column["camera"]),
-                "time": lambda: Texts.of(times_alike(column["time"])),
-                "split": lambda: Texts.same(self.split, rows) if self.split else None,
-                "source": lambda: Texts.of(column["source"]),
-                "seconds": lambda: Numbers(column["seconds"]),
-                "track": lambda: Texts.of(column["track"]),
-                "width": lambda: _pixels(column["box"][:, 2]),
-                "height": lambda: _pixels(column["box"][:, 3]),
-                "detection": lambda: Numbers(column["detection"].astype(np.float64).round(DIGITS)),
-            },
-        )
+        return columns_of(self.rows, self.split)
 
     def document(self) -> dict[str, Any]:
         """What `tbps index --json` prints."""
@@ -178,14 +158,3 @@ class Gallery:
             "left_out": [{"path": entry.path, "reason": entry.reason} for entry in done.skipped],
             "left_out_in_all": done.skipped_in_all,
         }
-
-
-def _pixels(size_G: NDArray[np.int32]) -> Numbers:
-    """A side of the boxes; 0 is no box."""
-    return Numbers(np.where(size_G > 0, size_G, np.nan))
-
-
-def _person(stored: bytes) -> bytes:
-    """A person as a filter compares it: the column holds JSON, so that 12 and "12" can be told apart."""
-    found = json.loads(stored or b"null")
-    return b"" if found is None else encoded(str(found))

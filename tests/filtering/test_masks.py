@@ -12,63 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.filters import columns_of, fits_row
+from support.trees import ASKED_TIMES, CLOCKS, PLAIN_NUMBERS, TEXTS, TIMES, joined, leaves, trees
 
 from tbps_cli.errors import UsageError
 from tbps_cli.features.rows import Row, Rows
 from tbps_cli.filtering.columns import Columns, Texts, clock_of
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import parse
-from tbps_cli.filtering.tree import (
-    FIELDS,
-    MOMENTS,
-    NUMBERS,
-    And,
-    Between,
-    Compare,
-    In,
-    Like,
-    Not,
-    Or,
-    Tree,
-    literal,
-    render,
-)
+from tbps_cli.filtering.tree import FIELDS, MOMENTS, Between, Compare, In, Like, Tree, literal, render
 from tbps_cli.searching.gallery import Gallery, Roots
 
-LETTERS = "ab1-/é写[.*"
-TEXTS = st.text(LETTERS, min_size=1, max_size=5) | st.sampled_from(
-    ["12", "012", "1e1", "-3", "1.5", "nan", "c1", "c12"]
-)
-TIMES = st.sampled_from(
-    [
-        "2026-01-05T17:05:00",
-        "2026-01-05T17:05:30.250",
-        "2026-01-05 18:00:00",
-        "2026-01-06T00:00:00",
-        "2026-02-01T08:09:10",
-        "2025-12-31",
-        "2026-01",
-        "dusk",
-        "7",
-        "12",
-    ]
-)
-ASKED_TIMES = st.sampled_from(
-    [
-        "2026",
-        "2026-01",
-        "2026-01-05",
-        "2026-01-05T17",
-        "2026-01-05T17:05",
-        "2026-01-05T17:05:30",
-        "2026-01-06",
-        "12",
-        "dusk",
-    ]
-)
-CLOCKS = st.sampled_from(["17", "17:05", "17:05:30", "18:00", "00", "08:09", "23:59:59", "24:00"])
-PLAIN_NUMBERS = st.integers(-20, 20) | st.sampled_from([0.5, 1.5, 10.0, -0.0])
-ASKED = ("path", "person", "camera", "time", "clock", "seconds", "score", "track")
 ROWS = st.lists(
     st.fixed_dictionaries(
         {
@@ -85,40 +38,8 @@ ROWS = st.lists(
 )
 
 
-def _values(field: str) -> st.SearchStrategy[Any]:
-    if field in NUMBERS:
-        return PLAIN_NUMBERS
-    if field == "time":
-        return ASKED_TIMES | TEXTS | st.integers(0, 20)
-    return CLOCKS if field == "clock" else TEXTS | PLAIN_NUMBERS
-
-
-@st.composite
-def leaves(draw: st.DrawFn) -> Tree:
-    field = draw(st.sampled_from(ASKED))
-    values = _values(field)
-    kind = draw(st.sampled_from(["is", "order", "in", "between", "like"]))
-    if kind == "is":
-        return Compare(field, draw(st.sampled_from(["==", "!="])), draw(values | st.none()))
-    if kind == "order":
-        return Compare(field, draw(st.sampled_from(["<", "<=", ">", ">="])), draw(values))
-    if kind == "in":
-        return In(field, tuple(draw(st.lists(values | st.none(), min_size=1, max_size=11))))
-    if kind == "between" or field in NUMBERS:
-        return Between(field, draw(values), draw(values))
-    return Like(field, draw(st.text(LETTERS + "?*", max_size=6)))
-
-
-def _joined(part: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
-    several = st.lists(part, min_size=2, max_size=3).map(tuple)
-    return several.map(And) | several.map(Or) | part.map(Not)
-
-
-TREES = st.recursive(leaves(), _joined, max_leaves=6)
-
-
 @settings(max_examples=400, deadline=None)
-@given(TREES, ROWS)
+@given(trees(), ROWS)
 def test_a_mask_is_what_each_row_says(tree: Tree, rows: list[dict[str, Any]]) -> None:
     found = mask(tree, columns_of(rows)).tolist()
     assert found == [fits_row(tree, row) for row in rows], render(tree)
@@ -134,7 +55,7 @@ def plain_leaves(draw: st.DrawFn) -> Tree:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.recursive(plain_leaves(), _joined, max_leaves=6))
+@given(st.recursive(plain_leaves(), joined, max_leaves=6))
 def test_what_a_tree_is_rendered_as_is_read_back(tree: Tree) -> None:
     assert parse(render(tree)).tree == tree
 

@@ -1,0 +1,177 @@
+"""An index file as a database: what the others are compared with, copied from and copied into.
+
+Every row is looked at, and a filter is a mask over all rows, so its answers are exact. A `FeatureFile` is a snapshot;
+this takes a new one whenever other processes have changed the file, so that what they keep is seen at once, as in a
+server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.databases.base import Matches
+from tbps_cli.databases.nearest import nearest
+from tbps_cli.errors import DatabaseError
+from tbps_cli.features.asked import columns_of
+from tbps_cli.features.parts import part_paths
+from tbps_cli.features.rows import Rows, encoded
+from tbps_cli.features.snapshot import read_fingerprint
+from tbps_cli.features.store import FeatureFile
+from tbps_cli.filtering.columns import Columns
+from tbps_cli.filtering.masks import mask
+from tbps_cli.filtering.tree import Tree
+
+SEED = 20_260_101
+"""Of samples: the same gallery gives the same population."""
+
+
+class LocalDatabase:
+    """The rows of one index file. Raises CacheError where the file is damaged or cannot be written."""
+
+    exact = True
+
+    def __init__(self, path: Path, fingerprint: str | None, about: Mapping[str, object]) -> None:
+        self.path, self.fingerprint, self._given = path, fingerprint, dict(about)
+        self.title = str(path)
+        self._file: FeatureFile | None = None
+        self._seen: object = None
+        self._columns: Columns | None = None
+        self._order_N: NDArray[np.int64] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        create: bool = False,
+        fingerprint: str | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> LocalDatabase:
+        """The index at a path. create: one that is not there is begun by the first `add`, with float16 vectors.
+
+        Raises DatabaseError without an index there, CacheError for one that was made by another model.
+        """
+        there = read_fingerprint(path)
+        if there is None and not create:
+            raise DatabaseError(f"{path}: there is no index.", "Make one: tbps index FOLDER --index FILE")
+        database = cls(path, fingerprint or there, about or {})
+        database._now()
+        return database
+
+    @property
+    def about(self) -> Mapping[str, object]:
+        """What the index was told of itself."""
+        return self._now().about
+
+    def add(self, rows: Rows, vector_NE: NDArray[Any]) -> None:
+        """Keep rows, on the disk when this returns."""
+        if self.fingerprint is None:
+            raise DatabaseError(f"{self.title}: the model of its vectors is not known.", "Open it with a fingerprint.")
+        file = self._file or self._now()  # what others have added meanwhile does not matter here
+        file.append(rows, np.asarray(vector_NE))
+
+    def search(self, query_QE: NDArray[np.float32], k: int, where: Tree | None = None) -> list[Matches]:
+        """The k best rows of each query."""
+        file, place_K = self._now(), self._passing(where)
+        vector_KE = file.matrix() if where is None else file.vectors(place_K)
+        found = []
+        for score_K, index_K in zip(*nearest(query_QE, vector_KE, k), strict=True):
+            chosen_K = place_K[index_K]
+            found.append(Matches(file.known().take(chosen_K), score_K, file.vectors(chosen_K)))
+        return found
+
+    def delete(self, paths: Sequence[str]) -> int:
+        """Drop rows."""
+        file = self._now()
+        gone_N = np.isin(file.known().columns["path"], np.array([encoded(path) for path in paths] or [b""]))
+        count = int(gone_N.sum())
+        if count:
+            file.keep(~gone_N)
+        return count
+
+    def count(self, where: Tree | None = None) -> int:
+        """How many rows a filter lets through."""
+        return len(self._passing(where))
+
+    def columns(self) -> tuple[str, ...]:
+        """The fields of which any row has a value."""
+        return tuple(name for name in self._asked().known() if name != "score")
+
+    def sample(self, size: int, where: Tree | None = None) -> NDArray[np.float32]:
+        """Vectors drawn at random."""
+        place_K = self._passing(where)
+        if len(place_K) > size:
+            place_K = np.sort(np.random.default_rng(SEED).choice(place_K, size, replace=False, shuffle=False))
+        return self._now().vectors(place_K).astype(np.float32)
+
+    def page(self, after: str | None, size: int) -> tuple[Rows, NDArray[Any]]:
+        """Rows in the order of their paths."""
+        file = self._now()
+        path_N = file.known().columns["path"]
+        if self._order_N is None:
+            self._order_N = np.argsort(path_N, kind="stable")
+        start = 0 if after is None else int(np.searchsorted(path_N, encoded(after), "right", self._order_N))
+        place_K = self._order_N[start : start + size]
+        return file.known().take(place_K), file.vectors(place_K)
+
+    def roots(self) -> Mapping[str, str]:
+        """Name of a folder -> where it lies."""
+        named = self.about.get("sources")
+        return {str(name): str(place) for name, place in named.items()} if isinstance(named, dict) else {}
+
+    def add_root(self, name: str, folder: str) -> str:
+        """Make a folder known; it reaches the disk with the first rows."""
+        file, named = self._now(), dict(self.roots())
+        free, number = name, 1
+        while named.get(free, folder) != folder:
+            number += 1
+            free = f"{name}-{number}"
+        if free not in named:
+            file.about["sources"] = {**named, free: folder}
+            self._given = file.about
+            if len(file):
+                file.renewed = True
+                file.compact()
+        return free
+
+    def close(self) -> None:
+        """Leave one file, without parts beside it."""
+        if self._file is not None:
+            self._file.compact()
+
+    def _now(self) -> FeatureFile:
+        """The file as it is at this moment."""
+        seen = self._state()
+        if self._file is None or seen != self._seen:
+            there = read_fingerprint(self.path)
+            self.fingerprint = self.fingerprint or there
+            about = self._given if there is None else None
+            self._file = FeatureFile.open(self.path, self.fingerprint or "", dtype=np.float16, about=about)
+            self._columns = self._order_N = None
+        self._seen = seen
+        return self._file
+
+    def _state(self) -> object:
+        """What differs once somebody has written."""
+        try:
+            state = self.path.stat()
+            main: tuple[int, ...] = (state.st_ino, state.st_mtime_ns, state.st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            main = ()
+        return main, tuple(part.name for part in part_paths(self.path))
+
+    def _asked(self) -> Columns:
+        file = self._now()
+        if self._columns is None:
+            self._columns = columns_of(file.known())
+        return self._columns
+
+    def _passing(self, where: Tree | None) -> NDArray[np.int64]:
+        """The places of the rows that a filter lets through."""
+        columns = self._asked()
+        return np.arange(columns.rows) if where is None else np.flatnonzero(mask(where, columns))
