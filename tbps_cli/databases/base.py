@@ -61,6 +61,12 @@ class Database(Protocol):
     def columns(self) -> tuple[str, ...]:
         """The fields (`filtering.tree.FIELDS`) of which any row has a value."""
 
+    def values(self, field: str, most: int = 1000) -> list[str] | None:
+        """The different texts of a text field in byte order ("on camera 3" needs them); None: more than `most`."""
+
+    def extent(self, field: str) -> tuple[str, str] | None:
+        """The first and the last text of a text field in byte order; None where no row has one."""
+
     def sample(self, size: int, where: Tree | None = None) -> NDArray[np.float32]:
         """Vectors of rows drawn at random, all of them where there are not more: the population of scores."""
 

@@ -1,0 +1,36 @@
+"""Databases for tests: a PostgreSQL server, started once and stopped at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from support.postgres_server import NoServer, Server
+
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A server for all tests that do not stop it. Skips, with the reason, where none can be started."""
+    try:
+        server = Server.new()
+    except NoServer as error:
+        pytest.skip(f"no PostgreSQL server here: {error}")
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> str:
+    """The URL of a fresh, empty database with the extension `vector`."""
+    import psycopg
+
+    name = f"test{next(_NUMBERS)}"
+    with psycopg.connect(postgres_server.url(), autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}".encode())
+    url = postgres_server.url(name)
+    with psycopg.connect(url, autocommit=True) as database:
+        database.execute("CREATE EXTENSION vector")
+    return url
