@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,12 +150,12 @@ def embed_texts(
     if whole:  # equal captions in other company are other embeddings
         names = [f"{number}-{name}" for number, name in enumerate(names)]
     wanted = dict(zip(names, texts, strict=True))
-    known = set(file.known().paths)
+    missing = [name for name, place in zip(wanted, file.places(list(wanted)).tolist(), strict=True) if place < 0]
     if not whole:
         # captions of similar length go together, so that few places of a batch are empty
-        missing = sorted((name for name in wanted if name not in known), key=lambda name: len(wanted[name]))
-    else:
-        missing = [] if known >= wanted.keys() else names
+        missing.sort(key=lambda name: len(wanted[name]))
+    elif missing:
+        missing = names
 
     def encode(sentences: list[str]) -> Embeddings:
         return encoder.encode_texts(sentences, batch=batch)
@@ -171,43 +171,28 @@ def embed_texts(
 
 
 def _outdated(encoder: ImageEncoder, sources: Sequence[Source], file: FeatureFile) -> list[Source]:
-    """The images whose rows are missing, or were made of another size or time of change."""
-    columns = file.known().columns
-    states = {
-        path: (size, mtime)
-        for path, size, mtime in zip(
-            file.known().paths, columns["size"].tolist(), columns["mtime"].tolist(), strict=True
-        )
-    }
-    changed = _stated_otherwise(sources, file)
-    # a file that cannot be looked at has no state; whoever reads it says why
-    outdated = [
-        source
-        for source in sources
-        if source.name not in states
-        or states[source.name] != (source.state or _state_of(source.file))
-        or source.name in changed
-    ]
+    """The images whose rows are missing, or were made of another size or time of change, or with other facts."""
+    place_K = file.places([source.name for source in sources])
+    there = np.flatnonzero(place_K >= 0)
+    columns = file.known().take(place_K[there]).columns
+    kept = zip(*(columns[name].tolist() for name in ("size", "mtime", "content", *FACTS)), strict=True)
+    row_of = dict(zip(there.tolist(), kept, strict=True))
+    outdated = [place for place, source in enumerate(sources) if _is_outdated(source, row_of.get(place))]
     if not encoder.batch_dependent:
-        return outdated
+        return [sources[place] for place in outdated]
     # Companions matter: unless every image is what it was, all are embedded again, in order and in whole batches.
-    contents = dict(zip(file.known().paths, columns["content"].tolist(), strict=True))
-    unchanged = (contents.get(source.name, b"") == _content_of(source.file) for source in outdated)
+    unchanged = (place in row_of and row_of[place][2] == _content_of(sources[place].file) for place in outdated)
     return [] if all(unchanged) else list(sources)
 
 
-def _stated_otherwise(sources: Sequence[Source], file: FeatureFile) -> set[str]:
-    """The names of those of which something else is stated now than their rows have."""
-    stated = {source.name: facts for source in sources if any(facts := source.facts)}
-    if not stated:
-        return set()
-    known = file.known()
-    kept = zip(*(known.columns[name].tolist() for name in FACTS), strict=True)
-    return {
-        name
-        for name, old in zip(known.paths, kept, strict=True)
-        if name in stated and any(new not in (None, fact) for new, fact in zip(stated[name], old, strict=True))
-    }
+def _is_outdated(source: Source, row: tuple[Any, ...] | None) -> bool:
+    """Whether a row (size, time of change, content, then `FACTS`) is not what is known of an image now."""
+    if row is None:
+        return True
+    # a file that cannot be looked at has no state; whoever reads it says why
+    if row[:2] != (source.state or _state_of(source.file)):
+        return True
+    return any(new not in (None, old) for new, old in zip(source.facts, row[3:], strict=True))
 
 
 def _state_of(path: Path) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from tbps_cli.features.encoder import Embeddings
-from tbps_cli.features.rows import Row
+from tbps_cli.features.rows import Row, texts
 from tbps_cli.features.store import FeatureFile
 
 Value = TypeVar("Value")
@@ -51,11 +51,7 @@ class RowSink(Generic[Value]):
         self.written, self.wait = written, FLUSH_SECONDS if written is None else SEEN_SECONDS
         self.file, self.encode, self.batch, self.whole = file, encode, batch, whole
         self.path_of: dict[str, str] = {}
-        """Content -> a path that has it, in the file or on its way there."""
-        if not whole:
-            known = file.known()
-            contents = (content.decode() for content in known.columns["content"].tolist())
-            self.path_of = dict(zip(contents, known.paths, strict=True))
+        """Content -> a path that has it, of the rows that came since this began."""
         self.batched: dict[str, tuple[list[Row], Value]] = {}
         """Content (or path, where every row counts) -> its rows and what the encoder takes."""
         self.unwritten: dict[str, tuple[Row, Embeddings]] = {}
@@ -65,7 +61,7 @@ class RowSink(Generic[Value]):
 
     def knows(self, content: str) -> bool:
         """Whether an embedding of a content should be there; asked by threads, so that they need not decode."""
-        return content in self.path_of
+        return not self.whole and (content in self.path_of or self._in_file(content) >= 0)
 
     def add(self, ready: ReadyRow[Value]) -> bool:
         """Take a row. False when it needs its value: the only row of its content was replaced meanwhile."""
@@ -119,13 +115,16 @@ class RowSink(Generic[Value]):
         replaced or dropped it and the file was merged since.
         """
         path = self.path_of.get(content)
-        if path is None:
-            return None
         if path in self.unwritten:
             row, embedding_E = self.unwritten[path]
-            return embedding_E if row.content == content else None
-        place = int(self.file.places([path])[0])
-        if place < 0 or self.file.known()[place].content != content:
+            if row.content == content:
+                return embedding_E
+        place = -1 if self.whole else self._in_file(content)
+        if place < 0:
             return None
         stored: Embeddings = self.file.vectors(np.array([place]))[0].astype(np.float32)
         return stored
+
+    def _in_file(self, content: str) -> int:
+        """Where the file has a row of a content; -1 where it has none."""
+        return int(self.file.snapshot.places_of_contents(texts([content]))[0])

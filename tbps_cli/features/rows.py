@@ -61,14 +61,11 @@ _NO_BOX = (0, 0, 0, 0)
 class Rows(Sequence[Row]):
     """Many rows as columns, so that a million of them load at once; indexing gives a `Row`."""
 
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        self.columns = dict(columns)
+    def __init__(self, columns: Mapping[str, Array] | Lined) -> None:
+        self.columns = columns if isinstance(columns, Lined) else _with_crops(columns)
         self._paths: list[str] | None = None
         self._sources: list[str] | None = None
-        missing = [name for name in CROP_COLUMNS if name not in self.columns]
-        if missing:
-            nothing = _no_crops(len(self.columns["path"]))
-            self.columns.update({name: nothing[name] for name in missing})
+        self._count = columns.count if isinstance(columns, Lined) else len(columns["path"])
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Rows:
@@ -83,16 +80,19 @@ class Rows(Sequence[Row]):
         return cls({**made, "box": made["box"].reshape(-1, 4)})
 
     @classmethod
-    def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """The rows of all parts, one after another."""
+    def joined(cls, parts: Sequence[Rows], place: Array | None = None) -> Rows:
+        """The rows of all parts, one after another, or those at these places of them."""
         if not parts:
             return cls.of([])
-        if len(parts) == 1:
+        if len(parts) == 1 and place is None:
             return parts[0]
-        return cls({name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns})
+        return cls(Lined([part.columns for part in parts], [len(part) for part in parts], place))
 
     def take(self, index: Array) -> Rows:
         """The rows at these places, or where this mask is true."""
+        index = np.asarray(index)
+        if isinstance(self.columns, Lined):
+            return Rows(self.columns.take(np.flatnonzero(index) if index.dtype == bool else index))
         return Rows({name: column[index] for name, column in self.columns.items()})
 
     @property
@@ -110,12 +110,14 @@ class Rows(Sequence[Row]):
         return self._sources
 
     def __len__(self) -> int:
-        return len(self.columns["path"])
+        return self._count
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        columns = self.columns
+        columns: Mapping[str, Array] = self.columns
+        if isinstance(columns, Lined):  # one row joins no columns
+            columns, index = columns.at(int(index))
         source, track = _text(columns["source"][index]), _text(columns["track"][index])
         x, y, width, height = columns["box"][index].tolist()
         return Row(
@@ -134,13 +136,75 @@ class Rows(Sequence[Row]):
         )
 
     @property
-    def stored(self) -> dict[str, Array]:
+    def stored(self) -> tuple[str, ...]:
         """The columns that a file needs: those of crops only where a row is one."""
-        crops = self.columns["source"].any() or self.columns["track"].any() or self.columns["box"].any()
-        return {name: column for name, column in self.columns.items() if crops or name in COLUMNS}
+        crops = any(self.columns[name].any() for name in ("source", "track", "box"))
+        return (*COLUMNS, *CROP_COLUMNS) if crops else COLUMNS
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
+
+
+class Lined(Mapping[str, Array]):
+    """The columns of several files, lined up. A column is joined when somebody asks for it, and then kept."""
+
+    def __init__(self, parts: Sequence[Mapping[str, Array]], lengths: Sequence[int], place: Array | None) -> None:
+        """place: the rows that count, in this order, as places in all of them; None: all."""
+        self.parts, self.lengths, self.place = list(parts), list(lengths), place
+        self.end = np.cumsum(self.lengths)
+        self.count = int(self.end[-1]) if place is None else len(place)
+        self._joined: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._joined:
+            self._joined[name] = self._column([part[name] for part in self.parts])
+        return self._joined[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts[0])
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def take(self, index: Array) -> Lined:
+        """Some of the rows."""
+        return Lined(self.parts, self.lengths, index if self.place is None else self.place[index])
+
+    def at(self, index: int) -> tuple[Mapping[str, Array], int]:
+        """The columns of the file that has a row, and where it stands in them."""
+        if not -self.count <= index < self.count:
+            raise IndexError(f"row {index} of {self.count}")
+        place = index % self.count if self.place is None else int(self.place[index])
+        part = int(np.searchsorted(self.end, place, "right"))
+        return self.parts[part], place - int(self.end[part]) + self.lengths[part]
+
+    def _column(self, columns: list[Array]) -> Array:
+        if all(column.strides[0] == 0 for column in columns if len(column)):  # nothing, repeated: takes no memory
+            one = next((column for column in columns if len(column)), columns[0])
+            return np.broadcast_to(one[:1].reshape(one.shape[1:]), (self.count, *one.shape[1:]))
+        if self.place is None:
+            return np.concatenate(columns)
+        if 4 * self.count > self.end[-1]:
+            joined: Array = np.concatenate(columns)[self.place]
+            return joined
+        part_K = np.searchsorted(self.end, self.place, "right")
+        kind = np.result_type(*columns) if columns[0].dtype.kind != "S" else np.dtype(f"S{_widest(columns)}")
+        found_K = np.empty((self.count, *columns[0].shape[1:]), kind)
+        for part in np.unique(part_K).tolist():
+            mine = part_K == part
+            found_K[mine] = columns[part][self.place[mine] - self.end[part] + self.lengths[part]]
+        return found_K
+
+
+def _widest(columns: Sequence[Array]) -> int:
+    return max(column.dtype.itemsize for column in columns)
+
+
+def _with_crops(columns: Mapping[str, Array]) -> dict[str, Array]:
+    """The columns, with those of crops where there are none."""
+    missing = [name for name in CROP_COLUMNS if name not in columns]
+    nothing = _no_crops(len(columns["path"])) if missing else {}
+    return {**columns, **{name: nothing[name] for name in missing}}
 
 
 def _stored(row: Row) -> tuple[Any, ...]:
@@ -169,6 +233,11 @@ def _number(value: Any) -> float | None:
 def encoded(text: str) -> bytes:
     """UTF-8; file names need not be valid text, and survive all the same."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def texts(values: Sequence[str]) -> NDArray[np.bytes_]:
+    """Texts as a column holds them."""
+    return np.array([encoded(value) for value in values] or [b""], "S")[: len(values)]
 
 
 def _text(value: bytes) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,12 +21,16 @@ import numpy as np
 
 from tbps_cli.errors import CacheError
 from tbps_cli.features import footer, separate
-from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
+from tbps_cli.features.footer import VECTORS, Contents, DamagedFile, StoredBlock
+from tbps_cli.features.lookup import Lookup
+from tbps_cli.features.mapping import StoredVectors, one_array
 from tbps_cli.features.parts import part_paths
 from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, KINDS, Array, Rows
 from tbps_cli.features.separate import SIGNATURE
 
 FORMAT = "tbps-features-1"
+LOOKUPS = "path", "content"
+"""Columns by which rows are found. A file of many rows holds what finds them (`features.lookup`)."""
 TRIES = 200
 """A merge takes longer than looking for its traces, so that twice in a row is rare already."""
 
@@ -53,39 +57,115 @@ class Part:
     """Which file was opened under the path, since another one may be there later."""
     compacted: bool = False
     """Whether no two of its rows have the same path, as merging leaves them."""
+    lookups: dict[str, Lookup] = field(default_factory=dict)
+    """By column: those that the file holds, and those that were made of its columns."""
+    offset: int = 0
+    """Where the vectors begin in the file."""
+
+    def lookup(self, column: str) -> Lookup:
+        """What finds rows by a column; made of it where the file does not have it."""
+        if column not in self.lookups:
+            self.lookups[column] = Lookup.of(self.rows.columns[column])
+        return self.lookups[column]
 
 
 class Snapshot:
-    """The rows of several files, lined up: of those with the same path the latest counts."""
+    """The rows of several files, lined up: of those with the same path the latest counts, in the place of the first.
+
+    Most rows lie in the main file, which no two rows of share a path. It is asked where it has the paths of the parts;
+    nothing is done for each of its rows.
+    """
 
     def __init__(self, parts: Sequence[Part], dtype: np.dtype[Any]) -> None:
         self.parts, self.dtype = tuple(parts), dtype
-        self.rows = Rows.joined([part.rows for part in parts])
-        self._place = np.arange(len(self.rows))
-        """Where each row stands in the joined ones."""
-        if len(parts) == 1 and parts[0].compacted:
-            return  # the paths of a million images are decoded when somebody asks for them
-        latest = {path: place for place, path in enumerate(self.rows.paths)}
-        if len(latest) < len(self.rows):
-            self._place = np.fromiter(latest.values(), np.int64, len(latest))
-            self.rows = self.rows.take(self._place)
+        self._main = self.parts[0] if self.parts and self.parts[0].compacted else None
+        self._new: dict[bytes, int] = {}
+        """Path -> its place among the rows, for those that the main file does not have."""
+        self._place: Array | None = None
+        """Where each row stands in the joined ones; None: all of them stand there, in this order."""
+        if len(self.parts) > (self._main is not None):
+            self._line_up()
+        self.rows = Rows.joined([part.rows for part in self.parts], self._place)
+
+    def _line_up(self) -> None:
+        start = 0 if self._main is None else len(self._main.rows)
+        others = self.parts if self._main is None else self.parts[1:]
+        paths = [path for part in others for path in part.rows.columns["path"].tolist()]
+        latest = dict(zip(paths, range(start, start + len(paths)), strict=True))
+        known = self._known(np.array(list(latest) or [b""], "S")[: len(latest)])
+        new = (place for place, at in zip(latest.values(), known.tolist(), strict=True) if at < 0)
+        added = np.fromiter(new, np.int64)
+        unknown = (path for path, at in zip(latest, known.tolist(), strict=True) if at < 0)
+        self._new = dict(zip(unknown, range(start, start + len(added)), strict=True))
+        if len(added) == len(paths):
+            return
+        self._place = np.concatenate([np.arange(start), added])
+        replaced = known >= 0
+        self._place[known[replaced]] = np.array(list(latest.values()), np.int64)[replaced]
+
+    def _known(self, path_K: Array) -> Array:
+        """Where the main file has these paths."""
+        if self._main is None:
+            return np.full(len(path_K), -1, np.int64)
+        return self._main.lookup("path").find(path_K)
+
+    def places(self, path_K: Array) -> Array:
+        """Where these paths (texts as columns hold them) stand among the rows; -1 where they do not."""
+        place_K = self._known(path_K)
+        if self._new:
+            missing = np.flatnonzero(place_K < 0)
+            place_K[missing] = [self._new.get(path, -1) for path in path_K[missing].tolist()]
+        return place_K
+
+    def places_of_contents(self, content_K: Array) -> Array:
+        """A row that has each content; -1 where none has it."""
+        place_K = np.full(len(content_K), -1, np.int64)
+        start = 0
+        if self._main is not None:
+            place_K = self._main.lookup("content").find(content_K)
+            if self._place is not None:  # a row that is replaced has another content by now
+                place_K[(place_K >= 0) & (self._place[place_K] != place_K)] = -1
+            start = len(self._main.rows)
+        if len(self.rows) > start or self._place is not None:
+            behind = self._behind
+            missing = np.flatnonzero(place_K < 0)
+            place_K[missing] = [behind.get(content, -1) for content in content_K[missing].tolist()]
+        return place_K
 
     @cached_property
-    def place_of(self) -> dict[str, int]:
-        """Path -> its place among the rows."""
-        return {path: place for place, path in enumerate(self.rows.paths)}
+    def _behind(self) -> dict[bytes, int]:
+        """Content -> a place among the rows, for those that lie in no main file."""
+        start = 0 if self._main is None else len(self._main.rows)
+        place = np.arange(len(self.rows)) if self._place is None else self._place
+        place_K = np.flatnonzero(place >= start)
+        contents = self.rows.take(place_K).columns["content"].tolist()
+        return dict(zip(contents, place_K.tolist(), strict=True))
+
+    @cached_property
+    def _matrix(self) -> Array:
+        if not self.parts:
+            return np.empty((0, 0), self.dtype)
+        if len(self.parts) == 1 and self._place is None:
+            return self.parts[0].vectors
+        if self._main is None:
+            return self.vectors(np.arange(len(self.rows)))
+        start = len(self._main.rows)
+        place = np.arange(len(self.rows)) if self._place is None else self._place
+        moved = np.flatnonzero(place != np.arange(len(place)))
+        behind = np.union1d(moved, np.arange(start, len(place)))
+        stored = StoredVectors(self._main.path, self._main.identity, self._main.offset, self._main.vectors)
+        joined = one_array(stored, len(place), behind, self.vectors)
+        return self.vectors(np.arange(len(self.rows))) if joined is None else joined
 
     def matrix(self) -> Array:
-        """The vectors of all rows: mapped when they lie in one file, else in memory."""
-        if len(self.parts) == 1 and len(self.rows) == len(self.parts[0].rows):
-            return self.parts[0].vectors
-        return self.vectors(np.arange(len(self.rows)))
+        """The vectors of all rows: those of the main file mapped, and only those of parts in memory."""
+        return self._matrix
 
     def vectors(self, index_K: Array) -> Array:
         """The vectors of some rows, in memory."""
         if not self.parts:
             return np.empty((0, 0), self.dtype)
-        place_K = self._place[index_K]
+        place_K = index_K if self._place is None else self._place[index_K]
         vectors = np.empty((len(place_K), self.parts[0].vectors.shape[1]), self.dtype)
         start = 0
         for part in self.parts:
@@ -143,10 +223,14 @@ def _generation(path: Path, fingerprint: str) -> list[Part] | None:
     try:
         parts = [read(path, fingerprint, compacted=True)] if _identity(path) else []
         main = parts[0].identity if parts else ()
-        # parts that the file holds already were left there by a process that was killed while it merged
+        # parts that a file holds already were left there by a process that was killed while it merged
         held = {name for part in parts for name in part.merged}
-        parts += [read(part, fingerprint) for part in part_paths(path) if part.name not in held]
-        return parts if _identity(path) == main else None
+        beside: list[Part] = []
+        for place in reversed(part_paths(path)):  # the latest first: parts may be merged into a later one
+            if place.name not in held:
+                beside.append(read(place, fingerprint))
+                held.update(beside[-1].merged)
+        return [*parts, *reversed(beside)] if _identity(path) == main else None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -163,37 +247,56 @@ def read(path: Path, fingerprint: str, *, compacted: bool = False) -> Part:
                 made = about.get("run", "other weights, another transform or method settings")
                 raise BadFile(path, f"was made by {made}, so its vectors cannot be compared")
             merged = tuple(map(str, json.loads(contents.facts.get("merged", "[]"))))
+            whole = np.memmap(file, np.uint8, "r")  # one handle of the file, however many columns it has
             crops = [name for name in CROP_COLUMNS if name in contents.datasets]
-            rows = Rows({name: _column(file, contents, name) for name in (*COLUMNS, *crops)})
-            vectors = _mapped(file, contents)
+            rows = Rows({name: _column(whole, contents, name) for name in (*COLUMNS, *crops)})
+            vectors = _vectors(whole, contents)
             if {len(column) for column in rows.columns.values()} != {len(vectors)}:
                 raise DamagedFile("not every row has a vector")
+            lookups = {name: found for name in LOOKUPS if (found := _lookup(whole, contents, rows, name))}
             identity = _identity_of(os.fstat(file.fileno()))
-            return Part(path, rows, vectors, about, merged, identity, compacted)
+            start = contents.datasets[VECTORS].offset
+            return Part(path, rows, vectors, about, merged, identity, compacted, lookups, start)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from error
 
 
-def _column(file: BinaryIO, contents: Contents, name: str) -> Array:
-    """A column, read into memory."""
+def _column(whole: Array, contents: Contents, name: str) -> Array:
+    """A column, mapped."""
     there = contents.datasets.get(name)
     kind = KINDS.get(name, "S")
     if there is None or there.shape[1:] != ((4,) if name == "box" else ()) or kind not in there.dtype:
         raise DamagedFile(f"it has no column {name}")
-    file.seek(there.offset)
-    content = file.read(there.nbytes)
-    return np.frombuffer(content, there.dtype).reshape(there.shape) if content else np.empty(there.shape, there.dtype)
+    return np.asarray(_block(whole, there))
 
 
-def _mapped(file: BinaryIO, contents: Contents) -> Array:
+def _vectors(whole: Array, contents: Contents) -> Array:
     there = contents.datasets.get(VECTORS)
     if there is None or len(there.shape) != 2 or "f" not in there.dtype:
         raise DamagedFile("it has no vectors")
+    return _block(whole, there)
+
+
+def _lookup(whole: Array, contents: Contents, rows: Rows, column: str) -> Lookup | None:
+    """What finds rows by a column, where the file has it."""
+    blocks = [contents.datasets.get(name) for name in lookup_names(column)]
+    if any(block is None or block.shape != (len(rows),) or "i" not in block.dtype for block in blocks):
+        return None
+    hash_N, order_N = (np.asarray(_block(whole, block)) for block in blocks if block is not None)
+    return Lookup(rows.columns[column], hash_N, order_N)
+
+
+def lookup_names(column: str) -> tuple[str, str]:
+    """The datasets that a lookup lies in: its hashes, and the order of the rows."""
+    return f"{column}_hash", f"{column}_order"
+
+
+def _block(whole: Array, there: StoredBlock) -> Array:
     if not there.nbytes:
         return np.empty(there.shape, there.dtype)
-    return np.memmap(file, there.dtype, "r", there.offset, there.shape)
+    return whole[there.offset : there.offset + there.nbytes].view(there.dtype).reshape(there.shape)
 
 
 def _about(path: Path, contents: Contents) -> dict[str, object]:
@@ -221,11 +324,22 @@ def _identity_of(state: os.stat_result) -> tuple[int, ...]:
 # What is in a file ----------------------------------------------------------------------------
 
 
+_LARGE = 16 << 20
+_checked: dict[tuple[int, ...], Contents] = {}
+"""Of large files that this process has checked: a checksum reads all columns. They are replaced, never changed."""
+
+
 def _contents(file: BinaryIO) -> Contents:
     """As the footer says, else as a process of its own finds out. Raises DamagedFile."""
+    identity = _identity_of(os.fstat(file.fileno()))
+    if identity in _checked:
+        return _checked[identity]
     if file.read(len(SIGNATURE)) != SIGNATURE:
         raise DamagedFile("it is not an HDF5 file")
-    return footer.read(file) or separate.describe(file)
+    contents = footer.read(file) or separate.describe(file)
+    if identity[-1] >= _LARGE:
+        _checked[identity] = contents
+    return contents
 
 
 def _unreadable(path: Path, error: Exception) -> CacheError:

@@ -1,21 +1,22 @@
 """Feature files: embeddings and what they belong to, kept so that no image is embedded twice.
 
 One HDF5 file per (fingerprint, gallery). Contiguous datasets cannot grow, so rows are appended as small
-parts beside the file, each written under a temporary name, synced and renamed; now and then they are merged
-into the file. Nothing is compressed (embeddings do not shrink), and the matrix is mapped, not read.
+parts beside the file, each written under a temporary name, synced and renamed. They are merged into the file when
+they hold a good share of its rows, so that adding 1,000 to a million costs what 1,000 cost. Nothing is compressed
+(embeddings do not shrink); vectors and columns are mapped, not read.
 
     file = FeatureFile.open(feature_path("features", folder, model.fingerprint), model.fingerprint)
     file.append([Row("a.jpg", size, mtime, content_hash(path))], vector_1E)
     file.keep(still_there)          # drop the rows of images that are gone
-    file.compact()                  # one file again, with what other processes have added
+    file.settle()                   # what other processes have added is there; merged where that pays
     file.known(), file.matrix()     # rows and their vectors, in the same order
 
 What always holds, whatever other processes do with the same file, and wherever one of them is killed:
 
 * **A `FeatureFile` is one consistent snapshot.** Row and vector of one place come from the same open file, and
   all files from one generation: between opening the first and the last of them nobody merged. Mapped vectors
-  stay as they are when others rename a new file over the old one. Only the object's own `append`, `keep` and
-  `compact` move it on to a newer snapshot, all of it at once; `known`, `matrix`, `vectors`, `places` never do.
+  stay as they are when others rename a new file over the old one. Only the object's own `append`, `keep`,
+  `settle` and `compact` move it on to a newer snapshot, all of it at once; those that read never do.
 * **No row that `append` acknowledged is lost**, and what a killed process leaves behind opens: appending holds
   the lock of the parts shared, merging holds it alone. Merging drops only parts that its new file holds, and
   `keep` only rows that are still what they were when they were looked at.
@@ -32,9 +33,11 @@ import os
 import re
 import signal
 import socket
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import h5py
@@ -45,15 +48,23 @@ from tbps_cli import files
 from tbps_cli.errors import CacheError
 from tbps_cli.features import footer
 from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
+from tbps_cli.features.lookup import Lookup
 from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, unwritable
-from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, Array, Row, Rows, encoded
-from tbps_cli.features.snapshot import FORMAT, BadFile, Part, Snapshot, load, read
+from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, Array, Row, Rows, encoded, texts
+from tbps_cli.features.snapshot import FORMAT, LOOKUPS, BadFile, Part, Snapshot, load, lookup_names, read
 from tbps_cli.places import cache_dir
 
 logger = logging.getLogger("tbps")
 
 PARTS = 64
-"""So many parts are merged even while more are being appended: each is one open file."""
+"""So many parts are joined even while more are being appended: each is one open file."""
+SHARE = 8
+"""The file is written again when its parts hold an eighth as many rows as it does; each row is then written nine times
+at most, however many are added at a time, and a reader finds most of them mapped."""
+FEW = 16_384
+"""Up to so many rows writing them all again takes a moment."""
+INDEXED = 4096
+"""From so many rows on a file holds what finds them by path and content."""
 
 
 def feature_path(kind: str, folder: Path, fingerprint: str, part: str = "", root: Path | None = None) -> Path:
@@ -80,6 +91,7 @@ class FeatureFile:
         self._lenient = False
         self._parts: list[Part] = []
         self._snapshot: Snapshot | None = None
+        self._lining_up = threading.Lock()
 
     @classmethod
     def open(
@@ -127,23 +139,22 @@ class FeatureFile:
 
     def known(self) -> Rows:
         """What there are vectors of."""
-        return self._now.rows
+        return self.snapshot.rows
 
     def __len__(self) -> int:
         return len(self.known())
 
     def matrix(self) -> Array:
-        """The vectors of `known()`, [N, E]: mapped where they lie in one file, as after `compact`."""
-        return self._now.matrix()
+        """The vectors of `known()`, [N, E]: mapped, but for those of parts."""
+        return self.snapshot.matrix()
 
     def vectors(self, index_K: Array) -> Array:
         """The vectors of some rows of `known()`, in memory."""
-        return self._now.vectors(np.asarray(index_K, np.int64))
+        return self.snapshot.vectors(np.asarray(index_K, np.int64))
 
     def places(self, paths: Sequence[str]) -> NDArray[np.int64]:
         """Where these paths stand in `known()`; -1 for those that are not there."""
-        place = self._now.place_of
-        return np.array([place.get(path, -1) for path in paths], np.int64)
+        return self.snapshot.places(texts(paths))
 
     def select(self, paths: Sequence[str]) -> tuple[Rows, Array]:
         """The rows of these paths and their vectors, in this order. Raises CacheError when one is not there."""
@@ -164,13 +175,13 @@ class FeatureFile:
             return
         if self._parts and vector_NE.shape[1] != self._parts[0].vectors.shape[1]:
             raise ValueError(f"{vector_NE.shape[1]} wide vectors for {self.path}, which differ in width")
-        new = Part(Path(), Rows.of(rows), vector_NE.astype(self.dtype), {})
+        new = Part(Path(), rows if isinstance(rows, Rows) else Rows.of(rows), vector_NE.astype(self.dtype), {})
         with self._or_in_memory():
             if not self.unwritten:
                 new = self._written(new)
         self._take([*self._parts, new])
-        if len(self._parts) % PARTS == 0:
-            self.compact()
+        if len(self._parts) >= PARTS and not self.unwritten:
+            self.settle()
 
     def keep(self, mask_N: Array) -> None:
         """Keep the rows of `known()` where the mask is true, drop the others."""
@@ -181,6 +192,21 @@ class FeatureFile:
         elif dropped:
             kept = np.flatnonzero(mask_N)
             self._take([Part(Path(), rows.take(kept), self.vectors(kept), {})])
+
+    def settle(self) -> None:
+        """Take the newest snapshot, with what other processes added, and merge its parts where that pays."""
+        if self.unwritten:
+            return
+        try:
+            self._load()
+            parts = [part for part in self._parts if part.path != self.path]
+            beside = sum(len(part.rows) for part in parts)
+            if self.renewed or (parts and (len(self) <= FEW or SHARE * beside >= len(self) - beside)):
+                self._merge({})
+            elif len(parts) >= PARTS:
+                self._join_parts()
+        except CacheError as error:
+            logger.warning("%s", error.message)
 
     def compact(self) -> None:
         """Leave one file behind, and take it as the snapshot: rows that other processes added are in it.
@@ -197,10 +223,12 @@ class FeatureFile:
     # Inside -------------------------------------------------------------------------------
 
     @property
-    def _now(self) -> Snapshot:
-        if self._snapshot is None:
-            self._snapshot = Snapshot(self._parts, self.dtype)
-        return self._snapshot
+    def snapshot(self) -> Snapshot:
+        """Rows and vectors of one moment. Threads may ask."""
+        with self._lining_up:
+            if self._snapshot is None:
+                self._snapshot = Snapshot(self._parts, self.dtype)
+            return self._snapshot
 
     def _take(self, parts: list[Part]) -> None:
         self._parts, self._snapshot = parts, None
@@ -243,21 +271,38 @@ class FeatureFile:
         """Write one file of everything but `dropped`, then remove the parts."""
         with locked(self.path, alone=True):
             self._load()  # other processes may have appended, dropped or merged since
-            snapshot, parts = self._now, part_paths(self.path)
+            snapshot, parts = self.snapshot, part_paths(self.path)
             # a row that another process has replaced meanwhile is no longer the one that was to go
             gone = {place for place in self.places(list(dropped)).tolist() if place >= 0}
             gone = {place for place in gone if snapshot.rows[place] == dropped[snapshot.rows.paths[place]]}
             if gone or self.renewed or any(part.path != self.path for part in self._parts):
                 index = np.delete(np.arange(len(snapshot.rows)), list(gone))
-                blocks = (snapshot.vectors(index[start : start + 8192]) for start in range(0, len(index), 8192))
-                shape = len(index), self._parts[0].vectors.shape[1]
-                # every part of the folder is named: also those that an earlier file holds, whose writer was killed
-                facts = self._facts([part.name for part in parts])
-                _write(self.path, snapshot.rows.take(index), blocks, shape, facts, self.dtype)
+                self._write_all(self.path, snapshot, index, parts)
                 self.renewed = False
                 self._load()
             for part in parts:
                 part.unlink(missing_ok=True)
+
+    def _join_parts(self) -> None:
+        """Write one part of all parts: the main file is not touched."""
+        with locked(self.path, alone=True):
+            self._load()
+            joined, parts = [part for part in self._parts if part.path != self.path], part_paths(self.path)
+            if len(joined) > 1:
+                snapshot = Snapshot(joined, self.dtype)
+                self._write_all(new_part(self.path, uuid.uuid4().hex), snapshot, np.arange(len(snapshot.rows)), parts)
+                for part in parts:
+                    part.unlink(missing_ok=True)
+                self._load()
+
+    def _write_all(self, path: Path, snapshot: Snapshot, index: NDArray[np.int64], parts: Sequence[Path]) -> None:
+        """Write these rows of a snapshot as one file, which holds the parts from then on."""
+        blocks = (snapshot.vectors(index[start : start + 8192]) for start in range(0, len(index), 8192))
+        shape = len(index), self._parts[0].vectors.shape[1]
+        # every part of the folder is named: also those that an earlier file holds, whose writer was killed
+        facts = self._facts([part.name for part in parts])
+        rows = snapshot.rows if len(index) == len(snapshot.rows) else snapshot.rows.take(index)
+        _write(path, rows, blocks, shape, facts, self.dtype, indexed=path == self.path)
 
     def _discard_bad(self) -> None:
         """Remove every file that cannot be used, and load the others."""
@@ -320,7 +365,7 @@ def _contents_of(file: h5py.File) -> Contents:
     """The attributes of a file that we know, and where its datasets lie."""
     facts = {name: str(file.attrs[name]) for name in FACTS if name in file.attrs}
     datasets = {}
-    for name in (VECTORS, *COLUMNS, *CROP_COLUMNS):
+    for name in (VECTORS, *COLUMNS, *CROP_COLUMNS, *(name for column in LOOKUPS for name in lookup_names(column))):
         # other kinds of links lead out of the file
         if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(file[name], h5py.Dataset):
             datasets[name] = _place_of(file[name])
@@ -341,11 +386,19 @@ def _write(
     shape: tuple[int, ...],
     facts: Mapping[str, str],
     dtype: DTypeLike | None = None,
+    *,
+    indexed: bool = False,
 ) -> None:
-    """Write a whole file under a temporary name, sync it, rename it. Raises CacheError."""
+    """Write a whole file under a temporary name, sync it, rename it. Raises CacheError.
+
+    indexed: with what finds its rows, where there are many.
+    """
     blocks = iter(blocks)
     first = next(blocks, np.empty(shape, dtype))
-    columns = rows.stored
+    columns = {name: rows.columns[name] for name in rows.stored}
+    for column in LOOKUPS if indexed and shape[0] >= INDEXED else ():
+        lookup = Lookup.of(columns[column])
+        columns.update(zip(lookup_names(column), (lookup.hash_N, lookup.order_N), strict=True))
     size = shape[0] * shape[1] * first.dtype.itemsize + sum(column.nbytes for column in columns.values())
     try:
         with files.replacing(path, CacheError, then=ROOM) as temporary:
@@ -354,11 +407,11 @@ def _write(
                 file.attrs.update(facts)
                 vectors = file.create_dataset(VECTORS, shape, first.dtype)
                 start = 0
-                for block in (first, *blocks):
+                for block in chain((first,), blocks):
                     vectors[start : start + len(block)] = block
                     start += len(block)
-                for name, column in columns.items():
-                    file.create_dataset(name, data=column)
+                for name, content in columns.items():
+                    file.create_dataset(name, data=content)
                 file.flush()
                 contents = _contents_of(file)
             with temporary.open("r+b") as finished:

@@ -141,7 +141,7 @@ def index(
             f"{images.wide:,}",
             f"{len(file):,}",
         )
-    file.compact()
+    file.settle()
     update.kept = not file.unwritten
     rows, vector_GE = outcome.wanted(file)
     if not len(rows):
@@ -186,7 +186,6 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
         file = FeatureFile.open(path, fingerprint_of(path, model))
     except CacheError as error:
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
-    file.compact()
     named = about.get("sources", {})
     places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
     roots = _roots(path, Roots(Path(str(folder)), places), file.known(), root)
@@ -218,7 +217,7 @@ def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> 
     """
     if given is not None:
         if not _holds_some(Roots(given), rows):
-            first = f" (for example {rows.paths[0]})" if len(rows) else ""
+            first = f" (for example {rows[0].path})" if len(rows) else ""
             raise UsageError(
                 f"--root {given}: none of the images of {index_file} is there{first}.",
                 "Name the folder to which the paths in the index are relative.",
@@ -244,7 +243,7 @@ def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> 
 def _holds_some(roots: Roots, rows: Rows) -> bool:
     """Whether any of a sample of images is where it should be."""
     sample = range(0, len(rows), max(1, len(rows) // _TRIED))[:_TRIED]
-    return any(roots.file_of(rows.sources[place] or rows.paths[place]).is_file() for place in sample)
+    return any(roots.file_of(row.source or row.path).is_file() for row in map(rows.__getitem__, sample))
 
 
 def read_index(path: Path) -> Mapping[str, object]:
