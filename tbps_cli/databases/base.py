@@ -37,14 +37,21 @@ class Database(Protocol):
     it cannot ask for the score.
     """
 
-    title: str
-    """As it is shown: the URL without its password, or the file."""
-    fingerprint: str | None
-    """Of the model that made the vectors; None while the gallery is empty and was never given one."""
-    about: Mapping[str, object]
-    """What was told of it when it was made: `run` is the checkpoint."""
-    exact: bool
-    """Whether `search` looks at every row; otherwise at least 99 of 100 of the ten best are found."""
+    @property
+    def title(self) -> str:
+        """As it is shown: the URL without its password, or the file."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the model that made the vectors; None while the gallery is empty and was never given one."""
+
+    @property
+    def about(self) -> Mapping[str, object]:
+        """What was told of it when it was made: `run` is the checkpoint."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether `search` looks at every row; otherwise at least 99 of 100 of the ten best are found."""
 
     def add(self, rows: Rows, vector_NE: NDArray[Any]) -> None:
         """Keep rows; when this returns they survive a kill of the server. A path that is known is replaced."""

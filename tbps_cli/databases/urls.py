@@ -11,7 +11,8 @@ from typing import TypeGuard
 from urllib.parse import unquote
 
 from tbps_cli.databases.base import Database
-from tbps_cli.errors import UsageError
+from tbps_cli.databases.shards import Shards
+from tbps_cli.errors import MissingExtra, UsageError
 
 SCHEMES = ("postgresql", "postgres", "milvus")
 SECRETS = frozenset({"password", "sslpassword", "token", "oauth_client_secret"})
@@ -60,7 +61,18 @@ def open_database(
         raise UsageError("shards of one gallery are databases of one kind.", "Give URLs of PostgreSQL, or of Milvus.")
     if len(set(listed)) < len(listed):
         raise UsageError(f"{shown(listed[0])} is given twice.", "Each URL is another shard of the gallery.")
-    raise UsageError(f"{shown(listed[0])}: databases of this kind cannot be opened.")
+    opened = [_open(url, create=create, fingerprint=fingerprint, about=about) for url in listed]
+    return opened[0] if len(opened) == 1 else Shards(opened)
+
+
+def _open(url: str, *, create: bool, fingerprint: str | None, about: Mapping[str, object] | None) -> Database:
+    if _scheme(url) == "postgresql":
+        try:
+            from tbps_cli.databases.postgres import open_postgres
+        except ImportError:
+            raise MissingExtra("psycopg with pgvector", "postgres", "A gallery in PostgreSQL") from None
+        return open_postgres(url, create=create, fingerprint=fingerprint, about=about)
+    raise UsageError(f"{shown(url)}: databases of this kind cannot be opened.")
 
 
 def _scheme(url: str) -> str:

@@ -1,0 +1,446 @@
+"""A gallery in PostgreSQL with pgvector: `postgresql://USER@HOST/DATABASE`.
+
+Rows lie in one table, each with its vector, stored once in the type in which it came (`halfvec` or `vector`). Vectors
+are indexed by HNSW in ranges of the row numbers (`postgres_index`); the newest rows have no index and are read one by
+one, so that adding rows costs no more in a large gallery. A search takes the nearest of every range, and ranks them
+again by the exact product with the stored vectors. Where a filter leaves few rows, or an index gives too few, all rows
+that pass are read instead: such an answer is exact. Figures behind these choices are in docs/databases.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from pgvector import Vector
+from pgvector.psycopg import register_vector
+from psycopg import sql
+
+from tbps_cli.databases import postgres_index as hnsw
+from tbps_cli.databases import postgres_rows, postgres_schema
+from tbps_cli.databases.base import Matches
+from tbps_cli.databases.postgres_filter import NUMBERS, TEXTS, Condition
+from tbps_cli.databases.postgres_link import Link, parted
+from tbps_cli.databases.postgres_rows import KINDS
+from tbps_cli.databases.postgres_schema import Connection, facts, lock, note
+from tbps_cli.databases.texts import as_it_was, kept
+from tbps_cli.databases.urls import shown
+from tbps_cli.errors import DatabaseError
+from tbps_cli.features.rows import Rows
+from tbps_cli.filtering.tree import FIELDS, Tree
+
+logger = logging.getLogger("tbps")
+EXACT = 50_000
+"""Rows that pass a filter up to which all of them are compared: about 30 ms, and every hit is found."""
+EF, EF_FILTERED, EF_MOST = 200, 400, 1000
+"""`hnsw.ef_search`: how many rows an index looks at. The server's 40 loses 13 points of R@1 on sentences."""
+RERANKED = 50
+"""Rows at least that are ranked again by the exact product."""
+BEYOND_HNSW = 5000
+"""Hits from which on all rows are compared: an index is made for few."""
+FRESH = 10.0
+"""Seconds for which the list of indexes is believed; an older list costs time, never a hit."""
+SEED = 20
+PLAIN = 4096
+"""Bytes of a vector up to which it lies beside its row, and not in pieces elsewhere."""
+COPIED = sql.SQL(", ").join(map(sql.Identifier, (*KINDS, "vector")))
+READ = sql.SQL(", ").join(sql.SQL(name) for name in postgres_rows.READ)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Of the vectors: how many numbers, and whether `halfvec` or `vector`."""
+
+    width: int
+    kind: str
+
+    @property
+    def type(self) -> sql.Composed:
+        return sql.SQL("{}({})").format(sql.SQL("halfvec" if self.kind == "halfvec" else "vector"), self.width)
+
+
+class Postgres:
+    """A `databases.base.Database` in one PostgreSQL server, or one of several that stand in for each other."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        create: bool = False,
+        fingerprint: str | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> None:
+        """As `databases.urls.open_database`."""
+        self.title = shown(url)
+        plain, name = parted(url)
+        self._schema = "tbps" if name is None else f"tbps_{name}"
+        self._create = create
+        self._told = about
+        self._ranges: list[hnsw.Range] = []
+        self._ranges_read = -FRESH
+        self._added = 0
+        self._link = Link(plain, self.title, self._prepare, writes=create)
+        self._facts = self._link.run(self._read_facts)
+        self.about: Mapping[str, object] = json.loads(self._facts.get("about", "{}"))
+        if fingerprint is not None:
+            self._claim(fingerprint)
+
+    def __repr__(self) -> str:
+        return f"<Postgres {self.title}>"
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._facts.get("fingerprint")
+
+    @property
+    def exact(self) -> bool:
+        return not self._link.run(self._current_ranges)
+
+    def add(self, rows: Rows, vector_NE: NDArray[Any]) -> None:
+        if not len(rows):
+            return
+        last = {path: place for place, path in enumerate(rows.columns["path"].tolist())}
+        if len(last) < len(rows):  # the same path twice: the later row counts
+            places = np.array(sorted(last.values()))
+            rows, vector_NE = rows.take(places), vector_NE[places]
+        records, known = postgres_rows.records(rows), postgres_rows.known_fields(rows)
+        shape = self._link.run(lambda connection: self._shaped(connection, np.asarray(vector_NE)))
+        self._link.run(lambda connection: self._insert(connection, records, vector_NE, known, shape))
+        self._added += len(rows)
+        if self._added >= hnsw.WAITING_MOST:
+            self._index()
+
+    def search(self, query_QE: NDArray[np.float32], k: int, where: Tree | None = None) -> list[Matches]:
+        condition = Condition(where)
+        return self._link.run(lambda connection: self._search(connection, query_QE, k, condition, where is not None))
+
+    def delete(self, paths: Sequence[str]) -> int:
+        listed = [kept(path) for path in paths]
+
+        def deleted(connection: Connection) -> int:
+            return connection.execute("DELETE FROM image WHERE path = ANY(%s)", [listed]).rowcount
+
+        return self._link.run(deleted) if listed else 0
+
+    def count(self, where: Tree | None = None) -> int:
+        condition = Condition(where)
+        return int(self._rows(sql.SQL("SELECT count(*) FROM image WHERE {}").format(condition.sql), condition)[0][0])
+
+    def columns(self) -> tuple[str, ...]:
+        known = {str(field) for (field,) in self._rows(sql.SQL("SELECT field FROM known"))}
+        asked = [field for field in FIELDS if field in known and field in (*TEXTS, *NUMBERS)]
+        if not asked:
+            return ()
+        some = sql.SQL("EXISTS (SELECT 1 FROM image WHERE {} IS NOT NULL)")
+        each = sql.SQL(", ").join(some.format(sql.Identifier(NUMBERS.get(field, field))) for field in asked)
+        found = self._rows(sql.SQL("SELECT {}").format(each))[0]
+        return tuple(field for field, there in zip(asked, found, strict=True) if there)
+
+    def values(self, field: str, most: int = 1000) -> list[str] | None:
+        column = sql.Identifier(_text_field(field))
+        if field == "camera":  # from one value to the next in the B-tree, instead of through all rows
+            query = sql.SQL(
+                "WITH RECURSIVE found AS ((SELECT {0} FROM image WHERE {0} IS NOT NULL ORDER BY {0} LIMIT 1) UNION ALL"
+                " SELECT (SELECT {0} FROM image WHERE {0} > found.{0} ORDER BY {0} LIMIT 1) FROM found"
+                " WHERE found.{0} IS NOT NULL) SELECT {0} FROM found WHERE {0} IS NOT NULL LIMIT {1}"
+            ).format(column, most + 1)
+        else:
+            query = sql.SQL("SELECT DISTINCT {0} FROM image WHERE {0} IS NOT NULL ORDER BY {0} LIMIT {1}").format(
+                column, most + 1
+            )
+        found = [as_it_was(value) for (value,) in self._rows(query)]
+        return None if len(found) > most else found
+
+    def extent(self, field: str) -> tuple[str, str] | None:
+        column = sql.Identifier(_text_field(field))
+        first, last = self._rows(sql.SQL("SELECT min({0}), max({0}) FROM image").format(column))[0]
+        return None if first is None else (as_it_was(first), as_it_was(last))
+
+    def sample(self, size: int, where: Tree | None = None) -> NDArray[np.float32]:
+        found = self._drawn(size) if where is None else None
+        if found is None:
+            condition = Condition(where)
+            # the same rows each time: in the order of a hash of their numbers
+            query = sql.SQL("SELECT vector FROM image WHERE {} ORDER BY hashint8(id), id LIMIT {}")
+            found = [vector for (vector,) in self._rows(query.format(condition.sql, size), condition)]
+        return self._vectors(found).astype(np.float32)
+
+    def page(self, after: str | None, size: int) -> tuple[Rows, NDArray[Any]]:
+        behind = sql.SQL("true") if after is None else sql.SQL("path > {}").format(sql.Literal(kept(after)))
+        query = sql.SQL("SELECT {} FROM image WHERE {} ORDER BY path LIMIT {}").format(READ, behind, size)
+        rows, vectors = postgres_rows.read(self._rows(query))
+        return rows, self._vectors(vectors)
+
+    def roots(self) -> Mapping[str, str]:
+        found = self._rows(sql.SQL("SELECT name, folder FROM root ORDER BY name"))
+        return {as_it_was(name): as_it_was(folder) for name, folder in found}
+
+    def add_root(self, name: str, folder: str) -> str:
+        def added(connection: Connection) -> str:
+            with connection.transaction():
+                lock(connection, self._schema)
+                there = {str(known): str(at) for at, known in connection.execute("SELECT name, folder FROM root")}
+                if kept(folder) in there:
+                    return as_it_was(there[kept(folder)])
+                free, number = name, 1
+                while kept(free) in there.values():
+                    number += 1
+                    free = f"{name}-{number}"
+                connection.execute("INSERT INTO root VALUES (%s, %s)", [kept(free), kept(folder)])
+                return free
+
+        return self._link.run(added)
+
+    def close(self) -> None:
+        """End the connection; first many new rows get their index."""
+        try:
+            if self._added:
+                self._index()
+        finally:
+            self._link.close()
+
+    def _prepare(self, connection: Connection) -> None:
+        """What each new connection needs; checks that there is a gallery that this program can use."""
+        vectors_in = postgres_schema.check_extension(connection, self.title, create=self._create)
+        if connection.info.parameter_status("server_encoding") != "UTF8":
+            raise DatabaseError(
+                f"{self.title}: the database's encoding is {connection.info.parameter_status('server_encoding')}.",
+                "File names need UTF8: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0",
+            )
+        path = sql.SQL("SET search_path = {}, {}").format(sql.Identifier(self._schema), sql.Identifier(vectors_in))
+        connection.execute(path)
+        connection.execute(
+            f"SET hnsw.ef_search = {EF}; SET hnsw.iterative_scan = relaxed_order;"
+            " SET plan_cache_mode = force_custom_plan"
+        )
+        connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+        self._check_version(connection)
+        register_vector(connection)
+
+    def _check_version(self, connection: Connection) -> None:
+        newest = len(postgres_schema.STEPS)
+        version = postgres_schema.version_of(connection, self._schema)
+        if version > newest:
+            raise DatabaseError(
+                f"{self.title}: the gallery was made by a newer tbps (schema {version}; this one knows {newest}).",
+                "Update tbps on this machine.",
+            )
+        if version == 0 and not self._create:
+            raise DatabaseError(
+                f"{self.title}: there is no gallery in this database.", "Make it: tbps index SOURCE --gallery URL"
+            )
+        if version < newest:
+            try:
+                postgres_schema.take_steps(connection, self._schema, self._told)
+            except psycopg.errors.ReadOnlySqlTransaction:
+                raise DatabaseError(
+                    f"{self.title}: the gallery's schema is {version}, and a standby cannot bring it to {newest}.",
+                    "Connect to the server that writes once.",
+                ) from None
+
+    def _read_facts(self, connection: Connection) -> dict[str, str]:
+        return facts(connection, self._schema)
+
+    def _claim(self, fingerprint: str) -> None:
+        """Make this the model of the gallery if it has none. Raises DatabaseError where it has another."""
+        if self.fingerprint is None and self._create:
+
+            def claimed(connection: Connection) -> dict[str, str]:
+                with connection.transaction():
+                    lock(connection, self._schema)
+                    if "fingerprint" not in facts(connection, self._schema):
+                        note(connection, "fingerprint", fingerprint)
+                        note(connection, "about", json.dumps(dict(self._told or {}), default=str))
+                return facts(connection, self._schema)
+
+            self._facts = self._link.run(claimed)
+            self.about = json.loads(self._facts.get("about", "{}"))
+        if self.fingerprint not in (None, fingerprint):
+            run = self.about.get("run")
+            raise DatabaseError(
+                f"{self.title}: its vectors were made by another model.",
+                f"Use the model that made them: --ckpt {run}" if run else "Use the model that made them.",
+            )
+
+    def _shaped(self, connection: Connection, vector_NE: NDArray[Any]) -> _Shape:
+        """The shape of the vectors; the first ones decide it."""
+        shape = self._shape()
+        if shape is None:
+            wanted = _Shape(vector_NE.shape[1], "halfvec" if vector_NE.dtype == np.float16 else "vector")
+            with connection.transaction():
+                lock(connection, self._schema)
+                if "width" not in facts(connection, self._schema):
+                    alter = sql.SQL("ALTER TABLE image ALTER COLUMN vector TYPE {}, ALTER COLUMN vector SET STORAGE {}")
+                    size = wanted.width * (2 if wanted.kind == "halfvec" else 4)
+                    stored = sql.SQL("PLAIN" if size <= PLAIN else "EXTERNAL")
+                    connection.execute(alter.format(wanted.type, stored))
+                    note(connection, "width", str(wanted.width))
+                    note(connection, "kind", wanted.kind)
+            self._facts = facts(connection, self._schema)
+            shape = self._shape()
+            assert shape is not None
+        if vector_NE.ndim != 2 or vector_NE.shape[1] != shape.width:
+            raise DatabaseError(
+                f"{self.title}: its vectors have {shape.width} numbers, not {vector_NE.shape[-1]}.",
+                "They are of another model.",
+            )
+        return shape
+
+    def _shape(self) -> _Shape | None:
+        """None: no row was ever added, as far as is known here."""
+        return _Shape(int(self._facts["width"]), self._facts["kind"]) if "width" in self._facts else None
+
+    def _insert(
+        self,
+        connection: Connection,
+        records: Sequence[postgres_rows.Record],
+        vector_NE: NDArray[Any],
+        known: set[str],
+        shape: _Shape,
+    ) -> None:
+        """All of these rows or none. A path that is there gets a new number, and so is among the newest again."""
+        with connection.transaction(), connection.cursor() as cursor:
+            cursor.execute("CREATE TEMP TABLE IF NOT EXISTS tbps_new (LIKE image) ON COMMIT DELETE ROWS")
+            cursor.execute("ALTER TABLE tbps_new ALTER COLUMN id DROP NOT NULL")
+            with cursor.copy(sql.SQL("COPY tbps_new ({}) FROM STDIN (FORMAT BINARY)").format(COPIED)) as copy:
+                copy.set_types([*KINDS.values(), shape.kind])
+                for record, vector_E in zip(records, vector_NE, strict=True):
+                    copy.write_row((*record, postgres_rows.wrapped(vector_E, shape.kind)))
+            changed = sql.SQL(", ").join(
+                sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in ("id", *KINDS, "vector")
+            )
+            cursor.execute(
+                sql.SQL(
+                    "INSERT INTO image (id, {0}) SELECT nextval('image_id'), {0} FROM tbps_new ORDER BY path"
+                    " ON CONFLICT (path) DO UPDATE SET {1}"
+                ).format(COPIED, changed)
+            )
+            cursor.execute("INSERT INTO known SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sorted(known)])
+
+    def _search(
+        self, connection: Connection, query_QE: NDArray[np.float32], k: int, condition: Condition, filtered: bool
+    ) -> list[Matches]:
+        if self._shape() is None:
+            self._facts = facts(connection, self._schema)
+        shape, ranges = self._shape(), self._current_ranges(connection)
+        if shape is None or k < 1:
+            nothing = Rows.of([]), np.zeros(0, np.float32), np.zeros((0, query_QE.shape[1]), np.float32)
+            return [Matches(*nothing) for _ in query_QE]
+        all_rows = not ranges or k > BEYOND_HNSW or (filtered and _few(connection, condition))
+        if not all_rows:
+            wanted = EF_FILTERED if filtered else EF
+            connection.execute(f"SET hnsw.ef_search = {min(EF_MOST, max(wanted, 2 * k))}")
+        found = []
+        for query_E in query_QE:
+            values = {**condition.values, "query": Vector(query_E)}
+            records: list[postgres_rows.Record] = []
+            if not all_rows:
+                asked = _nearest(ranges, shape, k, condition)
+                records = connection.execute(asked, values, binary=True).fetchall()
+            if len(records) < k:  # an index may give fewer than there are
+                records = connection.execute(_all(k, condition), values, binary=True).fetchall()
+            found.append(_matches(records, query_E, shape))
+        return found
+
+    def _current_ranges(self, connection: Connection) -> list[hnsw.Range]:
+        if time.monotonic() - self._ranges_read > FRESH:
+            self._ranges, self._ranges_read = hnsw.ranges(connection), time.monotonic()
+        return self._ranges
+
+    def _index(self) -> None:
+        """Index the newest rows if they are many. Best effort: without an index they are read one by one."""
+        shape, self._added = self._shape(), 0
+        if shape is None:
+            return
+        try:
+            self._link.run(
+                lambda connection: hnsw.index_newest(connection, self._schema, self.title, shape.width, shape.kind)
+            )
+        except DatabaseError as error:
+            logger.warning("%s No index was made of the newest rows; searches are slower until one is.", error.message)
+        self._ranges_read = -FRESH
+
+    def _drawn(self, size: int) -> list[Any] | None:
+        """Vectors of rows drawn at random; None where all are wanted, or numbers have too many gaps to be drawn."""
+        first, last = self._rows(sql.SQL("SELECT min(id), max(id) FROM image"))[0]
+        if first is None or last - first < 4 * size:
+            return None
+        generator = np.random.default_rng(SEED)
+        found: dict[int, Any] = {}
+        for _ in range(4):
+            drawn = generator.integers(first, last + 1, 2 * size).tolist()
+            query = sql.SQL("SELECT id, vector FROM image WHERE id = ANY({}::bigint[])").format(sql.Literal(drawn))
+            found |= dict(self._rows(query))
+            if len(found) >= size:
+                return [vector for _, vector in sorted(found.items())[:: max(1, len(found) // size)][:size]]
+        return None
+
+    def _vectors(self, found: Sequence[Any]) -> NDArray[Any]:
+        shape = self._shape() or _Shape(0, "vector")
+        return postgres_rows.vectors(found, shape.width, shape.kind)
+
+    def _rows(self, query: sql.SQL | sql.Composed, condition: Condition | None = None) -> list[postgres_rows.Record]:
+        values = condition.values if condition else None
+        if self._shape() is None:
+            self._facts = self._link.run(self._read_facts)
+        return self._link.run(lambda connection: connection.execute(query, values, binary=True).fetchall())
+
+
+def open_postgres(
+    url: str, *, create: bool = False, fingerprint: str | None = None, about: Mapping[str, object] | None = None
+) -> Postgres:
+    """As `databases.urls.open_database`."""
+    return Postgres(url, create=create, fingerprint=fingerprint, about=about)
+
+
+def _few(connection: Connection, condition: Condition) -> bool:
+    """Whether so few rows pass that all of them are compared; counts no further than that."""
+    query = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM image WHERE {} LIMIT {}) some").format(
+        condition.sql, EXACT + 1
+    )
+    found = connection.execute(query, condition.values).fetchone()
+    return found is not None and int(found[0]) <= EXACT
+
+
+_EXACTLY = sql.SQL("vector::vector <#> %(query)s")
+"""The exact order; no index has this expression, so that it is never approximated."""
+
+
+def _all(k: int, condition: Condition) -> sql.Composed:
+    return sql.SQL("SELECT {} FROM image WHERE {} ORDER BY {}, path LIMIT {}").format(READ, condition.sql, _EXACTLY, k)
+
+
+def _nearest(ranges: Sequence[hnsw.Range], shape: _Shape, k: int, condition: Condition) -> sql.Composed:
+    """The nearest of every range by its index and of the newest rows, all ranked again by the exact product."""
+    reach = max(RERANKED, 4 * k)
+    one = sql.SQL("(SELECT * FROM image WHERE {} AND {} ORDER BY {} LIMIT {})")
+    near = hnsw.order(shape.width, shape.kind)
+    parts = [one.format(part.condition, condition.sql, near, reach) for part in ranges]
+    newest = sql.SQL("id > {}").format(ranges[-1].upto)
+    parts.append(one.format(newest, condition.sql, _EXACTLY, reach))
+    return sql.SQL("SELECT {} FROM ({}) near ORDER BY {}, path LIMIT {}").format(
+        READ, sql.SQL(" UNION ALL ").join(parts), _EXACTLY, k
+    )
+
+
+def _matches(records: Sequence[postgres_rows.Record], query_E: NDArray[np.float32], shape: _Shape) -> Matches:
+    rows, found = postgres_rows.read(records)
+    vector_KE = postgres_rows.vectors(found, shape.width, shape.kind)
+    score_K = vector_KE.astype(np.float32) @ query_E.astype(np.float32)
+    order = np.argsort(-score_K, kind="stable")
+    return Matches(rows.take(order), score_K[order], vector_KE[order])
+
+
+def _text_field(field: str) -> str:
+    if field not in TEXTS:
+        raise ValueError(f"{field} is no text field")
+    return field
