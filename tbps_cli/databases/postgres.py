@@ -77,7 +77,7 @@ class Postgres:
         fingerprint: str | None = None,
         about: Mapping[str, object] | None = None,
     ) -> None:
-        """As `databases.urls.open_database`."""
+        """As `databases.opening.open_database`."""
         self.title = shown(url)
         plain, name = parted(url)
         self._schema = "tbps" if name is None else f"tbps_{name}"
@@ -87,10 +87,14 @@ class Postgres:
         self._ranges_read = -FRESH
         self._added = 0
         self._link = Link(plain, self.title, self._prepare, writes=create)
-        self._facts = self._link.run(self._read_facts)
-        self.about: Mapping[str, object] = json.loads(self._facts.get("about", "{}"))
-        if fingerprint is not None:
-            self._claim(fingerprint)
+        try:
+            self._facts = self._link.run(self._read_facts)
+            self.about: Mapping[str, object] = json.loads(self._facts.get("about", "{}"))
+            if fingerprint is not None:
+                self._claim(fingerprint)
+        except BaseException:
+            self._link.close()
+            raise
 
     def __repr__(self) -> str:
         return f"<Postgres {self.title}>"
@@ -265,10 +269,9 @@ class Postgres:
             self._facts = self._link.run(claimed)
             self.about = json.loads(self._facts.get("about", "{}"))
         if self.fingerprint not in (None, fingerprint):
-            run = self.about.get("run")
             raise DatabaseError(
-                f"{self.title}: its vectors were made by another model.",
-                f"Use the model that made them: --ckpt {run}" if run else "Use the model that made them.",
+                f"{self.title}: its vectors were made by another model ({self.about.get('run', 'unknown')}).",
+                f"Use that one: --ckpt {self.about.get('run', 'RUN')}",
             )
 
     def _shaped(self, connection: Connection, vector_NE: NDArray[Any]) -> _Shape:
@@ -398,7 +401,7 @@ class Postgres:
 def open_postgres(
     url: str, *, create: bool = False, fingerprint: str | None = None, about: Mapping[str, object] | None = None
 ) -> Postgres:
-    """As `databases.urls.open_database`."""
+    """As `databases.opening.open_database`."""
     return Postgres(url, create=create, fingerprint=fingerprint, about=about)
 
 

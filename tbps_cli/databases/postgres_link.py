@@ -97,7 +97,17 @@ class Link:
                 if time.monotonic() >= until:
                     raise self._unreachable(error) from None
                 time.sleep(0.2)
-        self._ready(self._connection)
+        try:
+            self._ready(self._connection)
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise
+            explained = self.explained(error)
+            self.close()
+            raise explained from None
+        except BaseException:
+            self.close()
+            raise
         return self._connection
 
     def _unreachable(self, error: psycopg.Error) -> DatabaseError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
@@ -22,15 +22,24 @@ def postgres_server() -> Iterator[Server]:
     server.remove()
 
 
-@pytest.fixture
-def postgres_url(postgres_server: Server) -> str:
-    """The URL of a fresh, empty database with the extension `vector`."""
+@pytest.fixture(scope="session")
+def new_postgres(postgres_server: Server) -> Callable[[], str]:
+    """Makes a fresh, empty database with the extension `vector`; returns its URL."""
     import psycopg
 
-    name = f"test{next(_NUMBERS)}"
-    with psycopg.connect(postgres_server.url(), autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}".encode())
-    url = postgres_server.url(name)
-    with psycopg.connect(url, autocommit=True) as database:
-        database.execute("CREATE EXTENSION vector")
-    return url
+    def made() -> str:
+        name = f"test{next(_NUMBERS)}"
+        with psycopg.connect(postgres_server.url(), autocommit=True) as server:
+            server.execute(f"CREATE DATABASE {name}".encode())
+        url = postgres_server.url(name)
+        with psycopg.connect(url, autocommit=True) as database:
+            database.execute("CREATE EXTENSION vector")
+        return url
+
+    return made
+
+
+@pytest.fixture
+def postgres_url(new_postgres: Callable[[], str]) -> str:
+    """The URL of a fresh, empty database with the extension `vector`."""
+    return new_postgres()

@@ -14,6 +14,7 @@ from support.trees import ASKED, trees
 
 from tbps_cli.databases.base import Database
 from tbps_cli.databases.local import LocalDatabase
+from tbps_cli.databases.opening import open_database
 from tbps_cli.errors import TbpsError
 from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Row, Rows
@@ -24,7 +25,7 @@ from tbps_cli.filtering.tree import And, Compare, Like, Tree, render
 ABOUT = {"run": "runs/irra-0001"}
 WIDTH = 16
 FIELDS = (*(field for field in ASKED if field != "score"), "source", "width", "height", "detection", "split")
-ENGINES = ["local"]
+ENGINES = ["local", "postgres", "shards"]
 
 Open = Callable[..., Database]
 
@@ -40,6 +41,10 @@ class Filled:
 
 def opener(engine: str, request: pytest.FixtureRequest) -> Open:
     """What opens a gallery that is new; each call is another connection to the same one."""
+    if engine in ("postgres", "shards"):
+        new_postgres = request.getfixturevalue("new_postgres")
+        urls = [new_postgres() for _ in range(2 if engine == "shards" else 1)]
+        return lambda **options: open_database(urls, **options)
     path = request.getfixturevalue("tmp_path_factory").mktemp("gallery") / "gallery.h5"
     return lambda **options: LocalDatabase.open(path, **options)
 

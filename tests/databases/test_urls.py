@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbps_cli.databases.urls import is_url, open_database, shown
+from tbps_cli.databases.opening import open_database
+from tbps_cli.databases.urls import is_url, shown
 from tbps_cli.errors import UsageError
 
 
