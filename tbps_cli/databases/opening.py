@@ -1,4 +1,4 @@
-"""Opens the gallery at a URL, or at several: the one place that knows which client belongs to which kind of database."""
+"""Opens the gallery at a URL, or at several: the one place that knows which client a kind of database needs."""
 
 from __future__ import annotations
 
