@@ -1,41 +1,65 @@
 """The best gallery items of each query, exact, in blocks over both axes.
 
-A few queries are scored by one dot product a row, in threads that share out the gallery; many by matrix products.
+The whole gallery is scored in the quickest way there is, the few rows that can be among the best are scored once
+more, one dot product each, and these scores rank them. So a query's answer is the same to the last bit whatever other
+queries it comes with, in which blocks and threads, and however the gallery was gone through:
 
-A running threshold keeps it cheap: after the first block of the gallery only items above the
-current k-th score are looked at, and those are few. Ties: the lower gallery index ranks first.
+* a few queries, float32: by dot products in threads that share out the gallery (nothing is left to score again);
+* rows in half precision: as they are stored, in threads (`halves`, where numkong is there and right);
+* otherwise by matrix products, of rows that are widened or copied a few at a time.
+
+A running threshold keeps it cheap: only items that are not below the k-th best score so far, by more than quick and
+exact scores can differ, are looked at, and those are few. Ties: the lower gallery index ranks first.
 Galleries may be memory maps in half precision; only small blocks are widened at a time.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError
-from tbps_cli.retrieval.similarity import Array, array, dots, features, product, widened
+from tbps_cli.retrieval import halves
+from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, widened
 
-BLOCK = 1 << 22
-"""Similarities held at a time (16 MB in float32)."""
+BLOCK = 1 << 19
+"""Similarities held at a time (2 MB in float32)."""
 QUERIES = 512
 """Queries ranked together."""
-FEW = 8
-"""Up to so many queries, dot products are quicker than a matrix product, which takes eight at least."""
+FEW = 4
+"""Up to so many queries, dot products are quicker than a matrix product."""
+HALVES = 96
+"""Up to so many queries, numkong's products of half precision are quicker than widening and BLAS."""
 ROWS = 32768
-"""Most gallery rows looked at together."""
-NARROW_ROWS = 4096
-"""The same where they have to be widened: 8 MB at 512 columns, which stay in the processor's cache."""
+"""Most gallery rows that a thread looks at together."""
+PRODUCT_ROWS = 1024
+"""GalleryRows of one matrix product: 2 MB in float32 at 512 columns, which stay in the processor's cache."""
+GROUPS = 256
+"""Groups of items that are looked at by their best score alone, unless it is high enough."""
+FIRST = 512
+"""GalleryRows that say how long rows are."""
+ALL = 8
+"""Where more than one row in so many is wanted, all are scored exactly at once."""
+CROWD = 1 << 20
+"""Most rows, of all queries together, that are kept to be scored again; where more are as good, all are scored."""
+PAIRS = 256
+"""Pairs of query and row that are scored again together."""
+
+Index = NDArray[np.int64]
 
 
-def topk(query_QE: Any, gallery_GE: Any, k: int) -> tuple[Array, NDArray[np.int64]]:
+def topk(query_QE: Any, gallery_GE: Any, k: int, index_K: Index | None = None) -> tuple[Array, Index]:
     """(score_QK, index_QK), best first; K = min(k, G).
 
     query_QE, gallery_GE: arrays, memory maps or tensors; compared by dot product as they are.
+    index_K: places of the rows that count, in rising order; all where it is None. The answer has places in the gallery.
     Raises DataError on NaN features, ValueError when widths differ or k < 1.
     """
     query, gallery = features(query_QE, "query"), array(gallery_GE)
@@ -43,45 +67,195 @@ def topk(query_QE: Any, gallery_GE: Any, k: int) -> tuple[Array, NDArray[np.int6
         raise ValueError(f"k must be at least 1, not {k}")
     if gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
         raise ValueError(f"query features are {query.shape}, gallery features {gallery.shape}")
-    k = min(k, len(gallery))
-    found = [_best_of(query[start : start + QUERIES], gallery, k) for start in range(0, len(query), QUERIES)]
-    if not found:
-        return np.empty((0, k), query.dtype), np.empty((0, k), np.int64)
-    return np.concatenate([score for score, _ in found]), np.concatenate([index for _, index in found])
+    rows = GalleryRows(gallery, index_K)
+    k = min(k, len(rows))
+    if not len(query) or not k:
+        return np.empty((len(query), k), query.dtype), np.empty((len(query), k), np.int64)
+    found = [_best_of(query[start : start + QUERIES], rows, k) for start in range(0, len(query), QUERIES)]
+    return np.concatenate([score for score, _ in found]), rows.places(np.concatenate([index for _, index in found]))
 
 
-def _best_of(query_BE: Array, gallery: Array, k: int) -> tuple[Array, NDArray[np.int64]]:
-    best = Best(len(query_BE), k, query_BE.dtype)
-    rows = ROWS if gallery.dtype.itemsize >= 4 else NARROW_ROWS
-    size = max(k, min(rows, BLOCK // len(query_BE)))
-    starts = range(0, len(gallery), size)
-    for start, similarity_BG in zip(starts, _scores(query_BE, gallery, starts, size), strict=True):
-        if not (np.isfinite(similarity_BG.max()) and np.isfinite(similarity_BG.min())):
-            raise DataError(
-                f"gallery features hold NaN or infinity (in rows {start} to {min(start + size, len(gallery)) - 1}).",
-                "Rebuild the index; if that does not help, the model that made it is broken.",
-            )
-        best.add(similarity_BG, start)
+@dataclass(frozen=True)
+class GalleryRows:
+    """The rows that count; only those of a block are ever gathered."""
+
+    gallery: Array
+    index_K: Index | None
+
+    def __len__(self) -> int:
+        return len(self.gallery if self.index_K is None else self.index_K)
+
+    def block(self, start: int, stop: int) -> Array:
+        return self.gallery[start:stop] if self.index_K is None else self.gallery[self.index_K[start:stop]]
+
+    def at(self, place_M: Index) -> Array:
+        return self.gallery[self.places(place_M)]
+
+    def places(self, place: Index) -> Index:
+        """Where they stand in the gallery."""
+        return place if self.index_K is None else self.index_K[place]
+
+    @property
+    def are_halves(self) -> bool:
+        return self.gallery.dtype == np.float16 and self.gallery.dtype.isnative
+
+
+class Pass(NamedTuple):
+    """A way through the gallery."""
+
+    scores: Callable[[int, int], Array]
+    """Scores [B, G] of the rows from one place up to another."""
+    error_B: Array | None
+    """By how much a score can be off; None where scores are exact."""
+    longest: float
+    """The length of rows up to which this holds."""
+    rows: int
+    """GalleryRows looked at together."""
+    threads: int
+
+
+def _best_of(query_BE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index]:
+    quick = None if k * ALL > len(rows) else _quick(query_BE, rows)
+    if quick is not None:
+        best = _gone_through(quick, rows, Best(len(query_BE), k, np.dtype(np.float64), quick.error_B))
+        found = None if best is None else _scored_again(query_BE, rows, best, quick.longest, k)
+        if found is not None:
+            return found
+    exact = _exact(query_BE, rows)
+    best = _gone_through(exact, rows, Best(len(query_BE), k, query_BE.dtype))
+    assert best is not None
     return best.sorted()
 
 
-def _scores(query_BE: Array, gallery: Array, starts: range, size: int) -> Iterator[Array]:
-    """Scores [B, G] of each block of the gallery, in order."""
+def _exact(query_BE: Array, rows: GalleryRows) -> Pass:
+    size = max(1, min(ROWS, BLOCK // len(query_BE)))
+    return Pass(lambda start, stop: dots(query_BE, rows.block(start, stop)), None, np.inf, size, _threads())
 
-    few = len(query_BE) <= FEW
 
-    def scored(start: int) -> Array:
-        rows = gallery[start : start + size]
+def _quick(query_BE: Array, rows: GalleryRows) -> Pass | None:
+    """The quickest way; None where it is the exact one."""
+    if rows.are_halves and len(query_BE) <= HALVES and halves.kernels(query_BE.shape[1]):
+        quick = _by_halves(query_BE, rows)
+        if quick is not None:
+            return quick
+    return None if len(query_BE) <= FEW else _by_products(query_BE, rows)
+
+
+def _by_halves(query_BE: Array, rows: GalleryRows) -> Pass | None:
+    """None for queries that half precision cannot hold, and for rows that are not finite."""
+    with np.errstate(over="ignore"):
+        half_BE = query_BE.astype(np.float16)
+    longest = _longest(rows)
+    error_B = halves.bound(query_BE, half_BE, longest)
+    if not np.isfinite(error_B).all():
+        return None
+    packed, size = halves.pack(half_BE), max(1, min(ROWS, BLOCK // len(query_BE)))
+    return Pass(
+        lambda start, stop: halves.scores(half_BE, rows.block(start, stop), packed), error_B, longest, size, _threads()
+    )
+
+
+def _longest(rows: GalleryRows) -> float:
+    """The longest row; measured once for arrays that cannot change."""
+    known = halves.known_length(rows.gallery)
+    if known is not None:
+        return known
+    longest = max(_mapped(lambda start, stop: halves.longest(rows.block(start, stop)), len(rows), ROWS, _threads()))
+    if rows.index_K is None:
+        halves.remember_length(rows.gallery, longest)
+    return longest
+
+
+def _by_products(query_BE: Array, rows: GalleryRows) -> Pass:
+    """Matrix products. Their rounding depends on the place of a row, by as much as sums in another order can differ.
+
+    GalleryRows up to twice as long as the longest of the first are allowed for.
+    """
+    width = query_BE.shape[1]
+    query_EB = np.ascontiguousarray(query_BE.T)
+    wide = rows.gallery.dtype if rows.gallery.dtype in FLOATS else np.dtype(np.float32)
+    buffer = np.empty((min(PRODUCT_ROWS, len(rows)), width), wide)
+
+    def scores(start: int, stop: int) -> Array:
+        out_GB = np.empty((stop - start, len(query_BE)), np.result_type(wide, query_BE))
         with np.errstate(invalid="ignore", over="ignore"):  # the scores say it, and the caller looks
-            return dots(query_BE, rows) if few else product(query_BE, widened(rows))
+            for first in range(start, stop, PRODUCT_ROWS):
+                last = min(first + PRODUCT_ROWS, stop)
+                row_RE = rows.block(first, last)
+                wide_RE = buffer[: last - first]
+                if row_RE.dtype in FLOATS:
+                    wide_RE[:] = row_RE  # BLAS reads it twice, and not in order
+                else:
+                    wide_RE = widened(row_RE, buffer)
+                np.matmul(wide_RE, query_EB, out=out_GB[first - start : last - start])
+        return out_GB.T
 
-    if not few or len(starts) < 2:  # BLAS has threads of its own
-        yield from map(scored, starts)
-    else:
-        threads = _threads()
-        with ThreadPoolExecutor(threads, thread_name_prefix="tbps-rank") as pool:
-            for first in range(0, len(starts), threads):  # a few blocks at a time, so that memory stays small
-                yield from pool.map(scored, starts[first : first + threads])
+    longest = 2 * _length(widened(rows.block(0, FIRST)))
+    length_B = np.linalg.norm(query_BE.astype(np.float64), axis=1)
+    error_B = 2 * halves.sum_error(width) * length_B * longest
+    size = max(PRODUCT_ROWS, BLOCK // len(query_BE) // PRODUCT_ROWS * PRODUCT_ROWS)
+    return Pass(scores, error_B, longest, size, 1)  # BLAS has threads of its own
+
+
+def _length(row_GE: Array) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.sqrt(np.vecdot(row_GE, row_GE).max()))
+
+
+def _gone_through(one_pass: Pass, rows: GalleryRows, best: Best) -> Best | None:
+    """`best` with the whole gallery taken in; None where too many rows are as good as the best."""
+    size = one_pass.rows
+    if one_pass.threads > 1:  # as much work for one as for the other
+        size = -(-len(rows) // (one_pass.threads * -(-len(rows) // (one_pass.threads * size))))
+    size = max(size, best.k)
+    scored = _mapped(one_pass.scores, len(rows), size, one_pass.threads)
+    for start, similarity_BG in zip(range(0, len(rows), size), scored, strict=True):
+        # One query shows NaN and infinity in any row; a sum may also be too large by itself.
+        if not np.isfinite(similarity_BG[0].sum()) and not np.isfinite(similarity_BG).all():
+            first, last = rows.places(np.array([start, min(start + size, len(rows)) - 1])).tolist()
+            raise DataError(
+                f"gallery features hold NaN or infinity (in rows {first} to {last}).",
+                "Rebuild the index; if that does not help, the model that made it is broken.",
+            )
+        best.add(similarity_BG, start)
+        if best.near_B is not None and best.held > max(CROWD, 2 * best.queries * best.k):
+            return None
+    return best
+
+
+def _scored_again(query_BE: Array, rows: GalleryRows, best: Best, longest: float, k: int) -> tuple[Array, Index] | None:
+    """The best by exact scores; None where a row among them is longer than its scores were allowed to be off for."""
+    owner_M, index_M = best.candidates()
+    score_M = np.empty(len(index_M), query_BE.dtype)
+    for start in range(0, len(index_M), PAIRS):
+        some = slice(start, start + PAIRS)
+        row_ME = rows.at(index_M[some])
+        score_M[some] = pairs(query_BE, owner_M[some], row_ME)
+        if _length(widened(row_ME)) > longest:
+            return None
+    order = np.lexsort((index_M, -score_M, owner_M))
+    first_B = np.searchsorted(owner_M, np.arange(len(query_BE)))
+    chosen = order[first_B[:, None] + np.arange(k)]
+    return score_M[chosen], index_M[chosen]
+
+
+def _mapped(work: Callable[[int, int], Any], count: int, size: int, threads: int) -> Iterator[Any]:
+    """What `work` makes of each block of so many rows, in order."""
+    starts = range(0, count, size)
+    if threads == 1 or len(starts) < 2:
+        for start in starts:
+            yield work(start, min(start + size, count))
+        return
+    pool = _pool(os.getpid(), threads)
+    for first in range(0, len(starts), 2 * threads):  # a few blocks at a time, so that memory stays small
+        some = starts[first : first + 2 * threads]
+        yield from pool.map(lambda start: work(start, min(start + size, count)), some)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, a set for each process: those of its parent do not live in a forked one."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"tbps-rank-{process}")
 
 
 def _threads() -> int:
@@ -92,36 +266,84 @@ def _threads() -> int:
 
 
 class Best:
-    """The k best items of each query so far, as flat candidates (row, score, index)."""
+    """The k best items of each query so far, as flat candidates (row, score, index).
 
-    def __init__(self, queries: int, k: int, dtype: np.dtype[Any]) -> None:
+    error_B: by how much scores can be off; then all items that may be among the best are kept, in no order.
+    """
+
+    def __init__(self, queries: int, k: int, dtype: np.dtype[Any], error_B: Array | None = None) -> None:
         self.queries, self.k = queries, k
+        self.near_B = None if error_B is None else 2 * error_B
         self.row = np.empty(0, np.int64)
         self.score = np.empty(0, dtype)
         self.index = np.empty(0, np.int64)
         self.threshold_B1: Array | None = None
+        self._waiting: list[tuple[Index, Array, Index]] = []
+        self.held = 0
+        """Items that are kept, and those that wait to be compared with them."""
 
     def add(self, similarity_BG: Array, start: int) -> None:
         """Take in a block of the gallery whose first item has the index `start`."""
+        groups = min(similarity_BG.shape[1], max(GROUPS, 4 * self.k))
+        top_BR = _tops(similarity_BG, groups)
         if self.threshold_B1 is None:
-            kept = similarity_BG >= np.partition(similarity_BG, -self.k, axis=1)[:, [-self.k]]
+            # k groups reach it, so k items do
+            lowest_B1 = np.partition(top_BR, -self.k, axis=1)[:, [-self.k]]
+            limit_B1 = lowest_B1 if self.near_B is None else lowest_B1 - self.near_B[:, None]
         else:
-            # An equal score further back never displaces one that is already there.
-            kept = similarity_BG > self.threshold_B1
-        row, column = np.nonzero(kept)
-        if len(row):
-            self._merge(row, similarity_BG[row, column], column + start)
+            limit_B1 = self.threshold_B1
+        if self.near_B is not None:  # rounded down to the scores' own type, so that they need not be widened
+            limit_B1 = np.nextafter(limit_B1.astype(top_BR.dtype), top_BR.dtype.type(-np.inf))
+        # An equal score further back never displaces one that is already there.
+        reaches = np.greater if self.near_B is None and self.threshold_B1 is not None else np.greater_equal
+        row, group = np.nonzero(reaches(top_BR, limit_B1))
+        if not len(row):
+            return
+        column = group[:, None] + np.arange(0, similarity_BG.shape[1], groups)
+        there = column < similarity_BG.shape[1]
+        score = similarity_BG[row[:, None], np.where(there, column, group[:, None])]
+        kept = there & reaches(score, limit_B1[row])
+        row = np.broadcast_to(row[:, None], kept.shape)[kept]
+        self._waiting.append((row, score[kept].astype(self.score.dtype), column[kept] + start))
+        self.held += len(row)
+        if self.threshold_B1 is None or self.held - len(self.row) >= self.queries * self.k:
+            self._merge()
 
-    def _merge(self, row: NDArray[np.int64], score: Array, index: NDArray[np.int64]) -> None:
-        row, score = np.concatenate([self.row, row]), np.concatenate([self.score, score])
-        index = np.concatenate([self.index, index])
+    def _merge(self) -> None:
+        parts = zip((self.row, self.score, self.index), *self._waiting, strict=True)
+        row, score, index = (np.concatenate(part) for part in parts)
         order = np.lexsort((index, -score, row))
-        row = row[order]
+        row, score, index = row[order], score[order], index[order]
         first = np.searchsorted(row, np.arange(self.queries))
-        kept = order[np.arange(len(row)) - first[row] < self.k]
-        self.row, self.score, self.index = row[np.arange(len(row)) - first[row] < self.k], score[kept], index[kept]
-        self.threshold_B1 = self.score.reshape(self.queries, self.k)[:, [-1]]
+        threshold_B = score[first + self.k - 1]
+        if self.near_B is None:
+            kept = np.arange(len(row)) - first[row] < self.k
+        else:
+            threshold_B = threshold_B - self.near_B
+            kept = score >= threshold_B[row]
+        self.row, self.score, self.index = row[kept], score[kept], index[kept]
+        self.threshold_B1 = threshold_B[:, None]
+        self._waiting, self.held = [], len(self.row)
 
-    def sorted(self) -> tuple[Array, NDArray[np.int64]]:
+    def candidates(self) -> tuple[Index, Index]:
+        """(row, index) of every item that may be among the best, row by row."""
+        if self._waiting:
+            self._merge()
+        return self.row, self.index
+
+    def sorted(self) -> tuple[Array, Index]:
         """(score_BK, index_BK), best first."""
+        self.candidates()
         return self.score.reshape(self.queries, self.k), self.index.reshape(self.queries, self.k)
+
+
+def _tops(similarity_BG: Array, groups: int) -> Array:
+    """The best score [B, R] of each group; item i belongs to group i % R, so that neighbours are compared at once."""
+    whole = similarity_BG.shape[1] // groups
+    used, rest = similarity_BG[:, : whole * groups], similarity_BG[:, whole * groups :]
+    if used.T.flags.c_contiguous:
+        top_BR = used.T.reshape(whole, groups, len(used)).max(axis=0).T
+    else:
+        top_BR = used.reshape(len(used), whole, groups).max(axis=1)
+    np.maximum(top_BR[:, : rest.shape[1]], rest, out=top_BR[:, : rest.shape[1]])
+    return top_BR

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError
+from tbps_cli.retrieval import halves
 
 Array = NDArray[Any]
 
@@ -25,7 +26,7 @@ ROWS = 8
 
 CACHED = 256
 """Gallery rows that several queries are compared with in turn: half a megabyte at 512 columns."""
-HALF_MAX = float(np.finfo(np.float16).max)
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def array(values: Any) -> Array:
@@ -80,29 +81,31 @@ def dots(query_BE: Array, gallery_GE: Array) -> Array:
     """
     out_BG = np.empty((len(query_BE), len(gallery_GE)), query_BE.dtype)
     # Rows that are read or widened once serve all queries while they are in the processor's cache.
-    size = CACHED if len(query_BE) > 1 or gallery_GE.dtype != query_BE.dtype else len(gallery_GE)
-    for start in range(0, len(gallery_GE), size or 1):
-        row_RE = widened(gallery_GE[start : start + size])
+    size = CACHED if len(query_BE) > 1 or gallery_GE.dtype not in FLOATS else max(1, len(gallery_GE))
+    buffer = np.empty((min(size, len(gallery_GE)), gallery_GE.shape[1]), np.float32) if size == CACHED else None
+    for start in range(0, len(gallery_GE), size):
+        row_RE = widened(gallery_GE[start : start + size], buffer)
         for query_E, out_G in zip(query_BE, out_BG, strict=True):
             out_G[start : start + size] = np.vecdot(row_RE, query_E)
     return out_BG
 
 
-def widened(rows: Array) -> Array:
+def pairs(query_BE: Array, owner_M: Array, row_ME: Array) -> Array:
+    """Dot products [M] of each row with the query that owns it, to the bits that `dots` gives."""
+    score_M: Array = np.vecdot(widened(row_ME), query_BE[owner_M]).astype(query_BE.dtype, copy=False)
+    return score_M
+
+
+def widened(rows: Array, buffer: NDArray[np.float32] | None = None) -> Array:
     """Half precision and integers as float32; float32 and float64 as they are.
 
-    The bits of half precision are shifted into place and scaled: exact, and four times as fast as `astype`.
+    buffer: memory for as many rows or more, which the answer may lie in.
     """
-    if rows.dtype in (np.float32, np.float64):
+    if rows.dtype in FLOATS:
         return rows
     if rows.dtype != np.float16 or not rows.dtype.isnative:
         return rows.astype(np.float32)
-    bits = np.left_shift(rows.view(np.int16), 13, dtype=np.int32)
-    bits &= ~0x70000000  # the shift copied the sign into the three bits below it
-    wide: Array = bits.view(np.float32)
-    wide *= np.float32(2.0**112)  # the exponents count from -15 in half precision, from -127 in float32
-    # infinity and NaN have become finite numbers beyond those that half precision can hold
-    return rows.astype(np.float32) if wide.size and (wide.max() > HALF_MAX or wide.min() < -HALF_MAX) else wide
+    return halves.widen(rows, np.empty(rows.shape, np.float32) if buffer is None else buffer[: len(rows)])
 
 
 def codes(person_Q: Any, person_G: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

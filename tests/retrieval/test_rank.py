@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.errors import DataError
-from tbps_cli.retrieval import rank
-from tbps_cli.retrieval.similarity import widened
+from tbps_cli.retrieval import halves, rank
+from tbps_cli.retrieval.similarity import dots, pairs, widened
 
 
 @settings(deadline=None, max_examples=80)
@@ -116,3 +118,214 @@ def test_half_precision_that_is_not_finite_is_an_error(queries, wrong) -> None:
     gallery[1, 0] = wrong
     with pytest.raises(DataError, match="NaN"):
         rank.topk(np.ones((queries, 2), np.float32), gallery, 1)
+
+
+def likeness(rows: int, queries: int, *, width: int = 128, seed: int = 6):
+    """(query_QE, gallery_GE), unit rows around a common mean with a few strong directions, as embeddings have them."""
+    rng = np.random.default_rng(seed)
+    gallery = rng.standard_normal((rows, width), dtype=np.float32) * np.arange(1, width + 1, dtype=np.float32) ** -0.5
+    gallery += 0.3 * rng.standard_normal(width, dtype=np.float32)
+    query = gallery[rng.choice(rows, queries)] + 0.1 * rng.standard_normal((queries, width), dtype=np.float32)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery))
+
+
+def without_numkong(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(sys.modules, "numkong", None)
+    for known in (halves.library, halves._widens, halves._fit):
+        known.cache_clear()
+
+
+@pytest.fixture
+def no_numkong(monkeypatch):
+    """As where numkong has no wheel."""
+    without_numkong(monkeypatch)
+    yield
+    monkeypatch.undo()
+    without_numkong(pytest.MonkeyPatch())
+    sys.modules.pop("numkong")
+    for known in (halves.library, halves._widens, halves._fit):
+        known.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("queries", [1, 3, 8, 64, 200])
+def test_the_ten_best_are_those_of_float64_in_their_order(dtype, queries) -> None:
+    query, gallery = likeness(20_000, queries)
+    gallery = gallery.astype(dtype)
+    score, index = rank.topk(query, gallery, 10)
+    exact = query.astype(np.float64) @ gallery.astype(np.float64).T
+    assert np.allclose(score, np.take_along_axis(exact, index, 1), atol=1e-6)
+    for mine, right, all_scores in zip(index, np.argsort(-exact, axis=1, kind="stable")[:, :10], exact, strict=True):
+        assert set(mine) == set(right)
+        assert (mine == right).all() or np.abs(np.diff(all_scores[right])).min() < 1e-7  # nearer than float32 can tell
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_an_answer_is_the_same_to_the_bit_whatever_way_the_gallery_is_gone_through(dtype, monkeypatch) -> None:
+    query, gallery = likeness(5000, 120)
+    gallery = gallery.astype(dtype)
+    exact = dots(query, gallery)
+    index = np.argsort(-exact, axis=1, kind="stable")[:, :10]
+    together = rank.topk(query, gallery, 10)
+    assert np.array_equal(together[1], index)
+    assert np.array_equal(together[0], np.take_along_axis(exact, index, 1))
+    for few in (1, 3, 7, 40):
+        some = rank.topk(query[:few], gallery, 10)
+        assert np.array_equal(some[0], together[0][:few])
+        assert np.array_equal(some[1], together[1][:few])
+    widened_once = rank.topk(query, gallery.astype(np.float32), 10)
+    assert np.array_equal(widened_once[0], together[0])
+    monkeypatch.setattr(rank, "ROWS", 700)
+    monkeypatch.setattr(rank, "PRODUCT_ROWS", 100)
+    monkeypatch.setattr(rank, "BLOCK", 1 << 14)
+    assert np.array_equal(rank.topk(query, gallery, 10)[0], together[0])
+    monkeypatch.setattr(rank, "ALL", 1 << 20)  # every score exactly
+    assert np.array_equal(rank.topk(query, gallery, 10)[0], together[0])
+
+
+@pytest.mark.parametrize("queries", [1, 3, 8, 120])
+def test_without_numkong_the_answer_is_the_same(queries, no_numkong) -> None:
+    query, gallery = likeness(5000, queries)
+    half = gallery.astype(np.float16)
+    assert halves.kernels(128) is None
+    without = rank.topk(query, half, 10)
+    assert np.array_equal(widened(half), half.astype(np.float32))
+    assert np.array_equal(without[1], np.argsort(-dots(query, half), axis=1, kind="stable")[:, :10])
+
+
+def test_numkong_is_used_where_it_is_there() -> None:
+    assert halves.library() is not None
+
+
+@pytest.mark.parametrize("queries", [1, 8])
+def test_kernels_whose_scores_are_off_are_not_used(queries, monkeypatch) -> None:
+    numkong = halves.library()
+
+    def off(half_QE, row_GE, metric, out=None):
+        exact = np.asarray(numkong.cdist(half_QE, row_GE, metric)).astype(np.float16)  # as if added in half precision
+        if out is not None:
+            out[:] = exact
+        return exact
+
+    monkeypatch.setattr(halves, "library", lambda: SimpleNamespace(**{**vars(numkong), "cdist": off}))
+    halves._fit.cache_clear()
+    assert halves.kernels(128) is None
+    query, gallery = likeness(3000, queries)
+    half = gallery.astype(np.float16)
+    assert np.array_equal(rank.topk(query, half, 5)[1], np.argsort(-dots(query, half), axis=1, kind="stable")[:, :5])
+    monkeypatch.undo()
+    halves._fit.cache_clear()
+
+
+def test_rows_that_a_query_in_half_precision_would_rank_wrongly_are_ranked_rightly() -> None:
+    rng = np.random.default_rng(8)
+    query = rng.standard_normal((1, 256), dtype=np.float32)
+    query /= np.linalg.norm(query)
+    half = query.astype(np.float16).astype(np.float32)
+    lost = query - half  # what rounding the query takes away; across what is left, so that quick scores do not see it
+    lost -= (lost @ half.T) / (half @ half.T) * half
+    lost /= np.linalg.norm(lost)
+    along = rng.uniform(-1, 1, (4000, 1)).astype(np.float32)
+    gallery = (0.5 * half + along * lost).astype(np.float16)
+    quick = half.astype(np.float64) @ gallery.astype(np.float64).T
+    right = np.argsort(-dots(query, gallery)[0], kind="stable")[:10]
+    assert set(np.argsort(-quick[0])[:10]) != set(right)
+    assert rank.topk(query, gallery, 10)[1][0].tolist() == right.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.integers(1, 300),
+    size=st.sampled_from([1e-3, 1.0, 30.0]),
+    queries=st.sampled_from([1, 2, 5]),
+)
+def test_quick_scores_are_never_further_off_than_the_bound(seed, width, size, queries) -> None:
+    rng = np.random.default_rng(seed)
+    query = (size * rng.standard_normal((queries, width))).astype(np.float32)
+    row = (rng.standard_normal((50, width)) * rng.uniform(0, 3, (50, 1))).astype(np.float16)
+    half = query.astype(np.float16)
+    bound = halves.bound(query, half, halves.longest(row))
+    assert halves.longest(row) >= np.linalg.norm(row.astype(np.float64), axis=1).max()
+    assert (np.abs(halves.scores(half, row) - dots(query, row)) <= bound[:, None]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("queries", [1, 8, 120])
+def test_of_more_equal_rows_than_are_wanted_the_first_rank(dtype, queries, monkeypatch) -> None:
+    query, gallery = likeness(3000, queries)
+    gallery = gallery.astype(dtype)
+    places = np.sort(np.random.default_rng(9).choice(3000, 500, replace=False))
+    gallery[places] = query.mean(axis=0) * 3
+    expected = np.broadcast_to(places[:10], (queries, 10)).tolist()
+    assert rank.topk(query, gallery, 10)[1].tolist() == expected
+    monkeypatch.setattr(rank, "CROWD", 100)  # too many to be scored again
+    assert rank.topk(query, gallery, 10)[1].tolist() == expected
+
+
+def test_rows_far_longer_than_the_first_are_ranked_by_place_when_equal() -> None:
+    query, gallery = likeness(3000, 20)
+    gallery[1000::100] = 1e6 * query.mean(axis=0)
+    assert rank.topk(query, gallery, 10)[1].tolist() == [list(range(1000, 2000, 100))] * 20
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("queries", [1, 8, 120])
+def test_only_the_rows_that_count_are_ranked(dtype, queries) -> None:
+    query, gallery = likeness(5000, queries)
+    gallery = gallery.astype(dtype)
+    counts = np.flatnonzero(np.random.default_rng(3).random(5000) < 0.3)
+    score, index = rank.topk(query, gallery, 10, counts)
+    copied = rank.topk(query, gallery[counts], 10)
+    assert np.array_equal(score, copied[0])
+    assert np.array_equal(index, counts[copied[1]])
+    assert rank.topk(query, gallery, 10, counts[:0])[1].shape == (queries, 0)
+    gallery[counts[40]] = np.nan
+    with pytest.raises(DataError, match=f"in rows {counts[0]} to "):
+        rank.topk(query, gallery, 10, counts)
+    assert np.isfinite(rank.topk(query, gallery, 10, np.delete(counts, 40))[0]).all()
+
+
+def test_queries_beyond_half_precision_are_ranked_too() -> None:
+    query, gallery = likeness(3000, 2)
+    found = rank.topk(1e6 * query, gallery.astype(np.float16), 10)
+    assert np.array_equal(
+        found[1], np.argsort(-dots(1e6 * query, gallery.astype(np.float16)), 1, kind="stable")[:, :10]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_pairs_have_the_bits_of_dots(dtype) -> None:
+    query, gallery = likeness(300, 20)
+    gallery = gallery.astype(dtype)
+    owner, place = np.divmod(np.random.default_rng(0).permutation(20 * 300), 300)
+    assert np.array_equal(pairs(query, owner, gallery[place]), dots(query, gallery)[owner, place])
+
+
+@pytest.mark.parametrize("queries", [1, 8, 120])
+def test_a_map_in_half_precision_is_never_widened_as_a_whole(queries, tmp_path) -> None:
+    query, gallery = likeness(60_000, queries, width=256)
+    np.save(tmp_path / "gallery.npy", gallery.astype(np.float16))
+    half = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    rank.topk(query, half, 10)
+    tracemalloc.start()
+    rank.topk(query, half, 10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert half.nbytes / peak > 2.5  # widened it would take twice what it takes itself
+
+
+def test_lengths_are_remembered_of_arrays_that_cannot_change_while_they_live() -> None:
+    rows = np.ones((4, 2), np.float16)
+    halves.remember_length(rows, 2.0)
+    assert halves.known_length(rows) is None
+    view = rows[:]
+    view.flags.writeable = False  # but what it shows can change
+    halves.remember_length(view, 2.0)
+    assert halves.known_length(view) is None
+    rows.flags.writeable = False
+    halves.remember_length(rows, 2.0)
+    assert halves.known_length(rows) == 2.0
+    before = len(halves._length_of)
+    del rows, view
+    assert len(halves._length_of) == before - 1
