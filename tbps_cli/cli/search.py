@@ -66,6 +66,7 @@ from tbps_cli.cli.search_options import (
     WholeFrames,
     WithSelf,
 )
+from tbps_cli.databases.urls import shown_place
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def command(
         early=live.early if live and render.moving() else None,
         today=None if plain_query or queries is not None else date.today(),
     )
-    typed = ["tbps", "search", *([" ".join(sentence)] if sentence else []), "--in", *(places or ["DIR"])]
+    searched = map(shown_place, places or ["DIR"])
+    typed = ["tbps", "search", *([" ".join(sentence)] if sentence else []), "--in", *searched]
     found = consent.with_weights(answer, ckpt, typed, download=download)
     out.show(found, asked, where, several=queries is not None)
 
@@ -340,7 +342,7 @@ def _talk(
     if "-" in (places or ()):
         raise UsageError("--in -: with -i standard input is what is asked.", "Name the sources themselves.")
     opened = partial(open_gallery, place=places, opening=opening, watch=_progress)
-    call = ["tbps", "search", "-i", "--in", *(places or ["DIR"])]
+    call = ["tbps", "search", "-i", "--in", *map(shown_place, places or ["DIR"])]
     model, gallery = consent.with_weights(opened, ckpt, call, download=opening.download)
     search_view.index_line(gallery)
 

@@ -36,8 +36,8 @@ Places = Annotated[
     typer.Option(
         "--in",
         metavar="SOURCE",
-        help="A folder, a video, an image, a pattern, a list, an index or the name of a gallery; repeatable. "
-        "Default: the run's own test set.",
+        help="A folder, a video, an image, a pattern, a list, an index, the name of a gallery or the URL of one in a "
+        "database (docs/databases.md); repeatable. Default: the run's own test set.",
         rich_help_panel=SEARCHED,
     ),
 ]

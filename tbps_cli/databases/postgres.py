@@ -33,6 +33,7 @@ from tbps_cli.databases.postgres_schema import Connection, facts, lock, note
 from tbps_cli.databases.texts import as_it_was, kept
 from tbps_cli.databases.urls import shown
 from tbps_cli.errors import DatabaseError
+from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Rows
 from tbps_cli.filtering.tree import FIELDS, Tree
 
@@ -114,7 +115,7 @@ class Postgres:
         if len(last) < len(rows):  # the same path twice: the later row counts
             places = np.array(sorted(last.values()))
             rows, vector_NE = rows.take(places), vector_NE[places]
-        records, known = postgres_rows.records(rows), postgres_rows.known_fields(rows)
+        records, known = postgres_rows.records(rows), {*columns_of(rows).known()} - {"score"}
         shape = self._link.run(lambda connection: self._shaped(connection, np.asarray(vector_NE)))
         self._link.run(lambda connection: self._insert(connection, records, vector_NE, known, shape))
         self._added += len(rows)

@@ -153,16 +153,3 @@ def vectors(found: Sequence[Any], width: int, kind: str) -> NDArray[Any]:
 def wrapped(vector_E: NDArray[Any], kind: str) -> HalfVector | Vector:
     """A vector as the client sends it."""
     return HalfVector(vector_E) if kind == "halfvec" else Vector(vector_E)
-
-
-def known_fields(rows: Rows) -> set[str]:
-    """The fields of filters of which any of these rows has a value."""
-    columns = rows.columns
-    found = {name for name in ("path", "camera", "time", "source", "track") if columns[name].any()}
-    if (columns["person"] != b"null").any() and columns["person"].any():
-        found.add("person")
-    if "time" in found and clock_of(Texts(times_alike(columns["time"]))).text_V.any():
-        found.add("clock")
-    found |= {name for name in ("seconds", "detection") if not np.isnan(columns[name]).all()}
-    found |= {name for place, name in ((2, "width"), (3, "height")) if (columns["box"][:, place] > 0).any()}
-    return found

@@ -117,10 +117,9 @@ class Shards:
         return self.shards[0].add_root(name, folder)
 
     def close(self) -> None:
-        try:
-            self._each(lambda _, shard: shard.close())
-        finally:
-            self._pool.shutdown()
+        self._pool.shutdown()
+        for shard in self.shards:
+            shard.close()
 
     def _place(self, path: str) -> int:
         return int.from_bytes(hashlib.blake2b(encoded(path), digest_size=8).digest(), "big") % len(self.shards)

@@ -31,6 +31,11 @@ def shown(url: str) -> str:
     return f"{scheme}://{user}{at if user else ''}{where}{'?' if kept else ''}{kept}"
 
 
+def shown_place(place: str) -> str:
+    """A place as it is shown: of a URL without its password, of files as they are named."""
+    return shown(place) if is_url(place) else place
+
+
 def _is_secret(parameter: str) -> bool:
     return unquote(parameter.partition("=")[0]).strip().lower() in SECRETS
 

@@ -44,7 +44,7 @@ def explanations(
     """
     if not len(places):
         return []
-    explainer = Explainer.of(model, (query.text or "").strip(), Population.of(gallery.vector_GE).vector_SE)
+    explainer = Explainer.of(model, (query.text or "").strip(), Population.of(gallery.population_GE).vector_SE)
     mapped = _with_towers(model)
     made = []
     for place in places.tolist():

@@ -16,6 +16,8 @@ from tbps_cli.data.types import Person
 from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Box, Row, Rows, encoded
 from tbps_cli.filtering.columns import Columns
+from tbps_cli.filtering.masks import mask
+from tbps_cli.filtering.tree import Tree
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -135,6 +137,20 @@ class Gallery:
         same = (columns["source"] == encoded(source)) & (columns["track"] == encoded(track))
         moments = columns["seconds"][same]
         return max(0.0, seconds - float(np.nanmin(moments))), max(0.0, float(np.nanmax(moments)) - seconds)
+
+    def vector_of(self, path: str) -> NDArray[np.float32]:
+        """The vector of a row, [E]."""
+        place = np.flatnonzero(self.rows.columns["path"] == encoded(path))[0]
+        return np.asarray(self.vector_GE[place], np.float32)
+
+    def count(self, tree: Tree) -> int:
+        """How many images pass a filter that does not ask for the score."""
+        return int(mask(tree, self.columns).sum())
+
+    @property
+    def population_GE(self) -> NDArray[Any]:
+        """What a score is compared with: the vectors of all images."""
+        return self.vector_GE
 
     def places_of(self, content: str) -> NDArray[np.int64]:
         """The places of all images with these bytes (their `features.rows.content_hash`)."""

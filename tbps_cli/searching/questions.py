@@ -20,7 +20,6 @@ from tbps_cli.amounts import amount
 from tbps_cli.asking.understand import may_say_where_or_when, understand
 from tbps_cli.asking.understood import Askable, Remark, Understood, joined
 from tbps_cli.filtering.columns import Texts
-from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where
 from tbps_cli.filtering.tree import And, Tree, looks_at, render
 from tbps_cli.searching.gallery import Gallery
@@ -136,7 +135,7 @@ def _why_nothing_passes(tree: Tree, gallery: Gallery) -> str:
     said = []
     for listed in of_fields.values():
         whole = listed[0] if len(listed) == 1 else And(tuple(listed))
-        said.append(f"{render(whole)} ({amount(int(mask(whole, gallery.columns).sum()), 'image')})")
+        said.append(f"{render(whole)} ({amount(gallery.count(whole), 'image')})")
     return f"no image passes all of {', '.join(said)}"
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from tbps_cli.databases.urls import is_url
 from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.separate import SIGNATURE
@@ -18,6 +19,7 @@ from tbps_cli.files import expanded
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
 from tbps_cli.models.exported import ExportedModel
+from tbps_cli.searching.database_gallery import database_gallery, open_remote
 from tbps_cli.searching.dataset import of_split
 from tbps_cli.searching.explaining import check_explain
 from tbps_cli.searching.galleries import named
@@ -25,7 +27,8 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
-from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
+from tbps_cli.searching.ranking import TOP, Answer, check_limits
+from tbps_cli.searching.remote import answers
 from tbps_cli.searching.sources import Sources, find_sources
 from tbps_cli.searching.sums import of_terms, term
 from tbps_cli.searching.sure import check_sure, require_calibration
@@ -241,6 +244,10 @@ def open_gallery(
     gallery as far as it is.
     """
     places = [] if place is None else [place] if isinstance(place, str | Path) else list(place)
+    if any(map(is_url, places)):
+        owner, database = find(checkpoint, opening.sets), open_remote(places)
+        model = open_encoder(owner, device=opening.device, words=opening.words, data_root=opening.data_root)
+        return model, database_gallery(database, model, None if opening.root is None else expanded(Path(opening.root)))
     index_file = _index_file(places)
     root = None if opening.root is None else Path(opening.root).expanduser()
     if index_file:

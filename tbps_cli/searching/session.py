@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.features.rows import encoded
 from tbps_cli.filtering.parse import parse, require
 from tbps_cli.searching import sums
+from tbps_cli.searching.database_gallery import DatabaseGallery
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.grouping import Grouping, grouping
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 from tbps_cli.searching.query import MINUS, Query, StoredRow, Term
 from tbps_cli.searching.questions import ask
-from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
+from tbps_cli.searching.ranking import TOP, Answer, check_limits
+from tbps_cli.searching.remote import answers
 from tbps_cli.types import Hit
 
 HELP = (
@@ -123,7 +124,7 @@ class Session:
         if self.start.where:
             self._filter(self.start.where)
         if self.start.group:
-            self._groupings[self.start.group] = grouping(self.gallery, self.start.group)
+            self._grouping(self.start.group)
         self.now = self.start
 
     def said(self, line: str) -> Answer | Wish | None:
@@ -195,8 +196,7 @@ class Session:
         return found
 
     def _row_of(self, hit: Hit) -> NDArray[np.float32]:
-        place = np.flatnonzero(self.gallery.rows.columns["path"] == encoded(hit.path))[0]
-        return np.asarray(self.gallery.vector_GE[place], np.float32)
+        return self.gallery.vector_of(hit.path)
 
     def _shown(self) -> Answer:
         if self.answer is None:
@@ -223,16 +223,23 @@ class Session:
         self.now, self.answer = asked, answer
         return answer
 
+    def _grouping(self, by: GroupedBy) -> Grouping | GroupedBy:
+        """How the gallery is grouped, made once; what a database found is grouped for each answer."""
+        if by not in self._groupings:
+            made = grouping(self.gallery, by)
+            if isinstance(self.gallery, DatabaseGallery):
+                return by
+            self._groupings[by] = made
+        return self._groupings[by]
+
     def _answer(self, query: Query, asked: Dialogue) -> Answer:
-        if asked.group and asked.group not in self._groupings:
-            self._groupings[asked.group] = grouping(self.gallery, asked.group)
         rank = partial(
             answers,
             self.model,
             self.gallery,
             min_score=asked.min_score,
             with_self=asked.with_self,
-            group=self._groupings[asked.group] if asked.group else None,
+            group=self._grouping(asked.group) if asked.group else None,
             per_group=asked.per_group,
             sort=asked.sort,
             sure=asked.sure,

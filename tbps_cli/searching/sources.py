@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tbps_cli.data.layouts import pairs, records, tables
 from tbps_cli.data.types import Person
+from tbps_cli.databases.urls import is_url, shown
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.rows import Box, change_time
 from tbps_cli.features.taken import parse_time
@@ -133,6 +134,11 @@ def _one(source: str) -> Sources:
     if not source.strip():
         raise UsageError(
             "a source is empty: no folder or file is named.", "Is a variable of the shell unset? For this folder: ."
+        )
+    if is_url(source):
+        raise UsageError(
+            f"{shown(source)} is a gallery in a database, and not where images come from.",
+            "It is searched with --in URL, and filled from folders and videos: tbps index FOLDER --gallery URL",
         )
     path = expanded(Path(source))
     if os.path.isdir(path):  # noqa: PTH112 - False for a name that no file system allows, where Path raises

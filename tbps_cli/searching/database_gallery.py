@@ -1,0 +1,219 @@
+"""A gallery that lies in a database, as a search sees it: its name and size, what filters may ask of it, its files.
+
+Its rows stay where they are. What an answer needs of them is fetched (`searching.remote`); what is shown of an answer
+later, such as everybody in a frame, is asked for then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.databases.base import Database
+from tbps_cli.databases.opening import open_database
+from tbps_cli.databases.urls import is_url, shown
+from tbps_cli.errors import DatabaseError, UsageError
+from tbps_cli.features.asked import columns_of
+from tbps_cli.features.encoder import Encoder
+from tbps_cli.features.image_ways import SUFFIXES
+from tbps_cli.features.rows import Box, Row, Rows, encoded
+from tbps_cli.filtering.columns import Columns, Texts
+from tbps_cli.filtering.tree import And, Compare, Tree
+from tbps_cli.searching.gallery import Gallery, Roots
+from tbps_cli.searching.index import refuse_batch_dependent
+from tbps_cli.trust.population import SAMPLE
+
+logger = logging.getLogger("tbps")
+VALUES = 2000
+"""Different texts of a field that are asked for: the cameras that a question may name."""
+OF_A_TRACK = 5000
+"""Rows of a track that are looked at to know when it was seen."""
+_DATED = re.compile(r"\d{4}-\d\d-\d\d")
+_TRIED = 20
+"""Files that are looked for, to find out whether this machine has them."""
+
+
+@dataclass(frozen=True)
+class DatabaseColumns(Columns):
+    """What a filter may ask, without the rows: which fields have values, and which texts there are."""
+
+    names: frozenset[str] = frozenset()
+
+    def knows(self, name: str) -> bool:
+        return name in self.names
+
+
+@dataclass(frozen=True)
+class BestRows(Gallery):
+    """The best rows of a gallery that lies elsewhere, and a sample that stands for all of them."""
+
+    names: frozenset[str] = frozenset()
+    """The fields of which any row of the whole gallery has a value."""
+    sample_SE: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 1), np.float32))
+
+    @cached_property
+    def columns(self) -> Columns:
+        return DatabaseColumns(len(self), columns_of(self.rows).makers, names=self.names)
+
+    @property
+    def population_GE(self) -> NDArray[Any]:
+        return self.sample_SE
+
+
+@dataclass
+class _Known:
+    """What was learnt of a database; it may have changed since."""
+
+    size: int
+    samples: dict[Tree | None, NDArray[np.float32]] = field(default_factory=dict)
+    rows: dict[str, tuple[Row, NDArray[np.float32]]] = field(default_factory=dict)
+    """The hits so far, by their paths."""
+    looked_for_files: bool = False
+
+
+@dataclass(frozen=True)
+class DatabaseGallery(Gallery):
+    """A gallery in a database; `rows` and `vector_GE` are empty."""
+
+    database: Database = field(kw_only=True)
+    known: _Known = field(kw_only=True)
+
+    def __len__(self) -> int:
+        return self.known.size
+
+    @cached_property
+    def columns(self) -> Columns:
+        ask = self.database
+        texts = {name: lambda name=name: _texts(ask.values(name, VALUES)) for name in ("camera", "person", "source")}
+        times = {"time": lambda: _texts(_times(ask))}
+        return DatabaseColumns(len(self), {**texts, **times}, names=frozenset(ask.columns()))
+
+    def sample(self, tree: Tree | None = None) -> NDArray[np.float32]:
+        """Vectors that stand for all that pass a filter, drawn once."""
+        if tree not in self.known.samples:
+            self.known.samples[tree] = self.database.sample(SAMPLE, tree)
+        return self.known.samples[tree]
+
+    def fetched(self, rows: Rows, vector_KE: NDArray[Any]) -> BestRows:
+        """Rows that were found, as a gallery of their own."""
+        names = frozenset(self.columns.known()) - {"score"}
+        return BestRows(self.name, self.roots, rows, vector_KE, self.run, names=names, sample_SE=self.sample())
+
+    def count(self, tree: Tree) -> int:
+        return self.database.count(tree)
+
+    def vector_of(self, path: str) -> NDArray[np.float32]:
+        return self.known.rows[path][1].astype(np.float32)
+
+    def content_of(self, path: str) -> str:
+        return self.known.rows[path][0].content if path in self.known.rows else ""
+
+    def boxes_in(self, source: str, seconds: float | None) -> list[Box]:
+        there: Tree = Compare("source", "==", source)
+        if seconds is not None:
+            there = And((there, Compare("seconds", "==", seconds)))
+        return [row.box for row in self._some(there) if row.box]
+
+    def duration_of(self, source: str | None, track: str | None, seconds: float | None) -> tuple[float, float]:
+        if source is None or track is None or seconds is None:
+            return 0.0, 0.0
+        same = self._some(And((Compare("source", "==", source), Compare("track", "==", track))))
+        moments = [row.seconds for row in same if row.seconds is not None] or [seconds]
+        return max(0.0, seconds - min(moments)), max(0.0, max(moments) - seconds)
+
+    def remember(self, found: BestRows, paths: Sequence[str]) -> None:
+        """Keep what is known of hits for what is shown later; says once if their files are not on this machine."""
+        place = {path: number for number, path in enumerate(found.rows.paths)}
+        rows = found.rows.take(np.array([place[path] for path in paths], int))
+        for row in rows:
+            self.known.rows[row.path] = row, found.vector_GE[place[row.path]]
+        if self.known.looked_for_files or not len(rows):
+            return
+        self.known.looked_for_files = True
+        some = [self.file_of(row) for row in rows[:_TRIED]]
+        if not any(file.is_file() for file in some):
+            logger.warning(
+                "%s: its images are not on this machine (for example %s); hits are named, but cannot be shown or "
+                "copied. If they lie elsewhere here: --root DIR",
+                self.name,
+                some[0],
+            )
+
+    def _some(self, tree: Tree) -> Rows:
+        """Rows that pass a filter which few pass."""
+        anything_1E = np.eye(1, self.sample().shape[1], dtype=np.float32)
+        return self.database.search(anything_1E, OF_A_TRACK, tree)[0].rows
+
+
+def open_remote(places: Sequence[str | Path]) -> Database:
+    """The database that these places name: a URL, or several that are shards. Raises UsageError for other places."""
+    urls = [place for place in places if is_url(place)]
+    if len(urls) < len(places):
+        raise UsageError(f"--in {shown(urls[0])}: a database is searched alone.", "Leave the other sources out.")
+    return open_database(urls)
+
+
+def database_gallery(database: Database, model: Encoder, root: Path | None = None) -> DatabaseGallery:
+    """A database as a gallery; it is closed with it. root: where the images lie on this machine.
+
+    Raises DatabaseError where another model made its vectors.
+    """
+    refuse_batch_dependent(model)
+    if database.fingerprint not in (None, *(model.fingerprint + suffix for suffix in ("", *SUFFIXES))):
+        run = database.about.get("run", "another one")
+        database.close()
+        raise DatabaseError(
+            f"--in {database.title}: its vectors were made by another model than {model.path}: {run}.",
+            f"Search with --ckpt {run}",
+        )
+    made = DatabaseGallery(
+        database.title,
+        _roots(database, root),
+        Rows.of([]),
+        np.zeros((0, 1), np.float32),
+        str(model.path),
+        database=database,
+        known=_Known(database.count()),
+    )
+    weakref.finalize(made, database.close)
+    return made
+
+
+def place_here(folder: Path) -> str:
+    """A folder of this machine as databases keep it: `HOST:/FOLDER`, since others have folders of that name too."""
+    return f"{os.uname().nodename}:{folder.resolve()}"
+
+
+def _roots(database: Database, root: Path | None) -> Roots:
+    named = database.roots()
+    if root is not None:
+        below = {name: root / name if (root / name).exists() else root for name in named}
+        return Roots(root, below)
+    folder = Path(str(database.about.get("folder", ".")))
+    return Roots(folder, {name: Path(_folder(place)) for name, place in named.items()})
+
+
+def _folder(place: str) -> str:
+    """The folder in `HOST:/FOLDER`; what has no host is a folder."""
+    host, mark, folder = place.partition(":/")
+    return f"/{folder}" if mark and "/" not in host else place
+
+
+def _times(database: Database) -> Sequence[str] | None:
+    """The first and the last time; all of them where some are written otherwise and would stand at an end."""
+    edges = database.extent("time") or ()
+    return edges if all(map(_DATED.match, edges)) else database.values("time", VALUES)
+
+
+def _texts(values: Sequence[str] | None) -> Texts | None:
+    return Texts(np.array([encoded(value) for value in values], "S")) if values else None
