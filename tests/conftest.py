@@ -1,6 +1,7 @@
 """Fixtures for all tests: a small data set, the command line, a logger that the next test finds as this one did."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,8 @@ from support.street import _small_street, small_street
 from tbps_cli.cli import render
 from tbps_cli.cli.app import app
 from tbps_cli.data.open import open_dataset
+
+os.environ.setdefault("TBPS_KEEP_TOWERS", "0")  # making a graph takes seconds: the tests of that ask for it
 
 __all__ = ["_small_street", "small_street"]  # fixtures of support.street
 

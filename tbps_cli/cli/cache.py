@@ -20,7 +20,7 @@ def command(
         list[str] | None,
         typer.Option(
             "--clean",
-            metavar="[features|indexes|weights|remembered|thumbnails|all]",
+            metavar="[features|indexes|weights|remembered|towers|thumbnails|all]",
             help="Delete the caches of one kind, or all of them; repeatable.",
         ),
     ] = None,

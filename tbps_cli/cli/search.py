@@ -125,6 +125,7 @@ def command(
 ) -> None:
     """Rank images for a sentence, an image, or both."""
     from tbps_cli.cli import consent, render
+    from tbps_cli.cli.keeping import keep_tower
     from tbps_cli.cli.live_view import LiveView
     from tbps_cli.errors import UsageError
     from tbps_cli.searching.audit import AuditLog
@@ -186,6 +187,7 @@ def command(
     typed = ["tbps", "search", *([" ".join(sentence)] if sentence else []), "--in", *searched]
     found = consent.with_weights(answer, ckpt, typed, download=download)
     out.show(found, asked, where, several=queries is not None)
+    keep_tower(found.model)
 
 
 def _form(*, as_json: bool, as_csv: bool, as_paths: bool, null: bool, challenge: AnswerForm | None) -> str | None:
@@ -330,6 +332,7 @@ def _talk(
     """The dialogue of -i; understood: sentences are read for cameras, times and so on. Returns the exit status."""
     from tbps_cli.cli import consent, search_view
     from tbps_cli.cli.interactive import Drawing, talk
+    from tbps_cli.cli.keeping import keep_tower
     from tbps_cli.errors import UsageError
     from tbps_cli.filtering.parse import parse
     from tbps_cli.searching.ranking import TOP, check_limits
@@ -356,4 +359,6 @@ def _talk(
 
     today = date.today if understood else None
     session = Session(model, gallery, start, today=today, record=record)
-    return talk(session, save, Drawing(out.images, out.blur, out.whole_frames))
+    status = talk(session, save, Drawing(out.images, out.blur, out.whole_frames))
+    keep_tower(model)
+    return status

@@ -16,7 +16,7 @@ from tbps_cli.errors import UsageError
 from tbps_cli.exporting.agree import Agreement, Examples
 from tbps_cli.exporting.formats import already_exported, known_formats
 from tbps_cli.models.checkpoint import Checkpoint, find, open_encoder
-from tbps_cli.models.exported import check_name
+from tbps_cli.models.onnx_graph import check_name
 
 if TYPE_CHECKING:
     from tbps_cli.models.model import Model

@@ -11,21 +11,26 @@ import copy
 import io
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tbps_cli.errors import MissingExtra, TbpsError
 from tbps_cli.methods.base import Method
-from tbps_cli.models.exported import import_onnxruntime
+from tbps_cli.models.onnx_graph import import_onnxruntime
 
 OPSET = 20
 MAX_BATCH = 4096
 """Rows that a graph takes at a time, at most."""
+SHORTEST = 3
+"""Tokens of a row of any length, at least: start, a word, end."""
 QUANTISED = ["MatMul", "Gemm", "Gather"]
 """The operations whose weights become int8; Gather is the table of tokens."""
 IMAGE, TEXT = "image.onnx", "text.onnx"
@@ -63,6 +68,39 @@ def write_graphs(
     _write(_Texts(method), token_BT.cpu(), "tokens", folder / TEXT, metadata)
 
 
+def write_text_graph(method: Method, path: Path, token_BT: NDArray[np.int64], *, any_length: bool) -> None:
+    """Write the text tower alone, in the form in which onnxruntime opens it soonest.
+
+    any_length: rows may be shorter than the longest (causal towers), where PyTorch can trace that. Raises as `write_graphs`.
+    """
+    tower, example = _Texts(_plain(method)), torch.from_numpy(token_BT)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        try:
+            _export(tower, example, "tokens", whole, any_length=any_length, optimise=False)
+        except TbpsError:
+            if not any_length:
+                raise
+            _export(tower, example, "tokens", whole, any_length=False, optimise=False)
+        _fold(whole, path)
+
+
+def _fold(graph: Path, folded: Path) -> None:
+    """Let onnxruntime write what it makes of a graph when it opens it: its constants computed, its weights apart."""
+    onnxruntime = import_onnxruntime("keeping a text tower")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{folded.name}.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own
+        raise TbpsError(f"onnxruntime cannot open the graph: {error}") from error
+
+
 def _plain(method: Method) -> Method:
     """The method in float32 on the CPU; a copy when it is not so already, since it may be in use."""
     state = method.state_dict().values()
@@ -71,15 +109,26 @@ def _plain(method: Method) -> Method:
 
 
 def _write(tower: nn.Module, example: Tensor, name: str, path: Path, metadata: Mapping[str, Any]) -> None:
+    _export(tower, example, name, path)
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False)
+    onnx.helper.set_model_props(graph, {"tbps": json.dumps(metadata, sort_keys=True)})
+    onnx.save(graph, str(path))
+
+
+def _export(
+    tower: nn.Module, example: Tensor, name: str, path: Path, *, any_length: bool = False, optimise: bool = True
+) -> None:
     try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch.onnx needs it and says so less clearly)
+        import onnx  # noqa: F401  (torch.onnx needs both and says so less clearly)
+        import onnxscript  # noqa: F401
     except ImportError:
         raise MissingExtra("onnx and onnxscript", "export", "tbps export --format onnx") from None
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _traced(tower, example, name),
+            _traced(tower, example, name, any_length=any_length),
             (),
             str(path),
             dynamo=True,
@@ -88,17 +137,18 @@ def _write(tower: nn.Module, example: Tensor, name: str, path: Path, metadata: M
             output_names=[f"{path.stem}_embedding"],
             external_data=True,
             verbose=False,
+            optimize=optimise,
         )
-    graph = onnx.load(str(path), load_external_data=False)
-    onnx.helper.set_model_props(graph, {"tbps": json.dumps(metadata, sort_keys=True)})
-    onnx.save(graph, str(path))
 
 
-def _traced(tower: nn.Module, example: Tensor, name: str) -> torch.export.ExportedProgram:
+def _traced(tower: nn.Module, example: Tensor, name: str, *, any_length: bool) -> torch.export.ExportedProgram:
     """The tower as operations. Left to itself, torch.onnx would fall back to a fixed batch without a word."""
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    free = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
+    if any_length:
+        free[1] = torch.export.Dim("length", min=SHORTEST, max=example.shape[1])
+        example = example[:, :-1].contiguous()  # no length that the tower knows by itself
     try:
-        return torch.export.export(tower, (example,), dynamic_shapes=({0: batch},), strict=False)
+        return torch.export.export(tower, (example,), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # the tracer raises whatever the traced code ran into
         reason = str(error).strip().splitlines()[0]
         raise TbpsError(

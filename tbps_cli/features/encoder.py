@@ -22,7 +22,7 @@ from tbps_cli.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tbps_cli.recipe.schema import Recipe
+    from tbps_cli.recipe.schema import Stated
 
 logger = logging.getLogger("tbps")
 
@@ -93,7 +93,7 @@ class Encoder(ImageEncoder, Protocol):
         ...
 
     @property
-    def recipe(self) -> Recipe | None:
+    def recipe(self) -> Stated | None:
         """What it was trained by; an exported folder holds none."""
         ...
 

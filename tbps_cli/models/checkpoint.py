@@ -18,6 +18,7 @@ from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
+from tbps_cli.models.known_run import ready_run
 from tbps_cli.models.located import Located, located, unknown_hint
 from tbps_cli.models.ready_weights import agreed
 from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
@@ -212,6 +213,23 @@ def open_encoder(
     if isinstance(owner, Checkpoint):
         return owner.open(device=device, words=words, data_root=data_root)
     return owner
+
+
+def ready_encoder(
+    owner: Encoder | Checkpoint,
+    *,
+    device: str = "auto",
+    words: str | Path | None = None,
+    data_root: str | Path | None = None,
+    by_graph: bool = False,
+) -> Encoder:
+    """`open_encoder`, but the weights of a run that was opened before wait until something has to be embedded.
+
+    by_graph: sentences of people who search go through a kept graph of the text tower (`models.known_run`).
+    """
+    if not isinstance(owner, Checkpoint) or owner.run is None or owner.sets or words is not None:
+        return open_encoder(owner, device=device, words=words, data_root=data_root)
+    return ready_run(owner.run, device, by_graph=by_graph)
 
 
 def opened(

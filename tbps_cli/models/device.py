@@ -16,12 +16,14 @@ def choose(wish: str = "auto") -> torch.device:
 
     Raises UsageError when this machine does not have it.
     """
-    device, reason = _resolved(wish.strip().lower())
+    device, reason = resolved(wish)
     logger.info("device: %s (%s)", device, reason)
     return device
 
 
-def _resolved(wish: str) -> tuple[torch.device, str]:
+def resolved(wish: str) -> tuple[torch.device, str]:
+    """The device of a wish, and the reason for it; nothing is logged. Raises UsageError as `choose`."""
+    wish = wish.strip().lower()
     if wish == "auto":
         return _automatic()
     kind, _, number = wish.partition(":")

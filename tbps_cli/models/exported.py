@@ -6,16 +6,13 @@ graphs end in unit rows.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import re
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +20,10 @@ from numpy.typing import NDArray
 from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
 from tbps_cli.data.images import MAX_PIXELS, read_image, to_rgb
-from tbps_cli.errors import MissingExtra, WeightsError
+from tbps_cli.errors import WeightsError
 from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
+from tbps_cli.models.onnx_graph import Graph, TextGraph
 from tbps_cli.models.openvino_graph import OpenVinoGraph
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer, from_description
@@ -91,8 +89,8 @@ class ExportedModel:
         except (ValueError, TypeError) as error:
             raise WeightsError(f"{folder / MANIFEST}: {error}.", "Export again.") from None
         # opened at their first use: a sentence needs no image graph, an index no text graph
-        self._image = _Graph(folder / "image.onnx")
-        self._text = _Graph(folder / "text.onnx")
+        self._image = Graph(folder / "image.onnx")
+        self._text = TextGraph(folder / "text.onnx", few=self.precision == "fp32")
 
     def open_text(self) -> None:
         """Open the text graph now. Raises WeightsError when it is damaged: better before a folder is embedded."""
@@ -153,90 +151,9 @@ class ExportedModel:
         opened = read_image(Path(image)) if isinstance(image, str | Path) else to_rgb(image)
         return self.transform(opened)
 
-    def _run(self, graph: _Graph, rows: Sequence[NDArray[Any]], batch: int) -> NDArray[np.float32]:
+    def _run(self, graph: Graph, rows: Sequence[NDArray[Any]], batch: int) -> NDArray[np.float32]:
         if not rows:
             return np.zeros((0, self.embed), np.float32)
         size = 1 if self.alone else batch
         parts = [graph(np.stack(rows[start : start + size])) for start in range(0, len(rows), size)]
         return np.concatenate(parts).astype(np.float32, copy=False)
-
-
-class _Graph:
-    """One graph file, opened by onnxruntime when it is first used; in a process that was forked off, opened again.
-
-    Raises WeightsError when it is not there; whether it is whole shows when it is opened.
-    """
-
-    opened: ClassVar[weakref.WeakSet[_Graph]] = weakref.WeakSet()
-
-    def __init__(self, path: Path) -> None:
-        import_onnxruntime(f"searching with {path.parent}")
-        check_name(path)
-        if not path.is_file():
-            raise _broken(path, "there is no such file")
-        self.path = path
-        self.session: Any = None
-        self.opened.add(self)
-
-    def open(self) -> None:
-        if self.session is None:
-            self.session = _session(self.path)
-
-    def __call__(self, given: NDArray[Any]) -> NDArray[Any]:
-        self.open()
-        found: NDArray[Any] = self.session.run(None, {self.session.get_inputs()[0].name: given})[0]
-        return found
-
-    @classmethod
-    def forget_all(cls) -> None:
-        """Let go of every session after a fork, without closing it: closing waits for threads that are not here."""
-        for graph in cls.opened:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph.session))
-            graph.session = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Graph.forget_all)
-
-
-def check_name(path: Path, what: str = "") -> None:
-    """Raise WeightsError for a path that onnxruntime, whose paths are UTF-8, cannot open."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise WeightsError(
-            f"{what}{path}: the name is not valid UTF-8, which onnxruntime cannot open.", "Rename the folder."
-        ) from None
-
-
-def import_onnxruntime(purpose: str) -> Any:
-    """The library. Its official builds report to their maker how they are used, unless this variable is set."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtra("onnxruntime", "export", purpose) from None
-    return onnxruntime
-
-
-def _session(path: Path) -> Any:
-    onnxruntime = import_onnxruntime(f"searching with {path.parent}")
-    check_name(path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is said below, once
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own for every kind of broken file
-        raise _broken(path, str(error)) from error
-
-
-def _broken(path: Path, reason: str) -> WeightsError:
-    """Large weights lie beside their graph in a file of their own, and are forgotten when files are copied."""
-    weights = path.with_name(path.name + ".data")
-    if weights.name in reason or "xternal initializer" in reason:
-        what = "is damaged" if weights.is_file() else "is missing"
-        return WeightsError(
-            f"{weights}, which holds the weights of {path.name}, {what}.", "Copy it again, or export again."
-        )
-    said = reason.splitlines()[0] if reason else "no reason given"
-    return WeightsError(f"{path}: onnxruntime cannot open it: {said:.300}", "Copy it again, or export again.")

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +29,10 @@ from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
 from tbps_cli.methods.base import Method, TextSources
-from tbps_cli.models.device import choose
+from tbps_cli.models.code_state import WEIGHTS, code_state
+from tbps_cli.models.device import choose, resolved
 from tbps_cli.models.official import Official
-from tbps_cli.models.run import CARD, DOUBTFUL, Run
+from tbps_cli.models.run import Run
 from tbps_cli.models.states import check_tokens, method_of
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.remembered import recall, remember, state_of_file
@@ -48,7 +49,6 @@ if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork, and whoever waits for them waits for ever. One thread needs none.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
-PACKAGE = Path(__file__).parents[1]
 Rows = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
@@ -120,7 +120,7 @@ class Model:
         file: the state of the file that alone they were just read from (`remembered.state_of_file`). Hashing them takes
         longer than mapping them, and reads all of them, so it is done once a file.
         """
-        key = None if file is None else [file, self._settings(), _code()]
+        key = None if file is None else [file, self._settings(), code_state(WEIGHTS)]
         known = recall("fingerprints", key) if key else None
         mark = str(known.get("mark")) if known else ""
         if re.fullmatch(r"[0-9a-f]{16}", mark):  # it becomes part of a file name
@@ -235,25 +235,23 @@ class Model:
         return rows
 
 
-def open_run(run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None) -> Model:
-    """The best weights of a run (or the chosen file of it) as an encoder."""
+def open_run(
+    run: Run, *, device: str = "auto", sets: Sequence[str] = (), words: Path | None = None, told: bool = False
+) -> Model:
+    """The best weights of a run (or the chosen file of it) as an encoder.
+
+    told: whether the device and what is doubtful have been told already.
+    """
     recipe = run.recipe_with(tuple(sets))
     sources = TextSources(words=words, kept=run.tokenizer(), data=recipe.data.name)
     text = methods.find(recipe.method.name).text_input(recipe.method, sources)
     recipe = recipe.model_copy(update={"method": text.config})
-    chosen = choose(device)
+    chosen = resolved(device)[0] if told else choose(device)
     state = None if text.tensors else state_of_file(run.weights_file)
     tensors = {**run.weights(), **text.tensors}
     method, _ = method_of(lambda: build(recipe), tensors, name=str(run.weights_file))
-    doubtful = run.facts().get(DOUBTFUL)
-    if doubtful:
-        logger.warning(
-            "%s: converted without tensors that its authors' search may use (%s, listed in %s), "
-            "so its scores may not be theirs.",
-            run.folder,
-            doubtful,
-            CARD,
-        )
+    if not told:
+        run.warn_of_doubts()
     recipe = folded(method, recipe)
     return Model(
         method,
@@ -295,13 +293,6 @@ def open_official(
         settings=sets,
         notes=[*([origin] if origin else []), str(made.coverage)],
     ).marked(state if made.from_file_alone else None)
-
-
-@lru_cache(maxsize=1)
-def _code() -> list[tuple[str, int, int]]:
-    """The state of what makes a method of a file, so that nothing is taken from another version."""
-    parts = [path for part in ("methods", "models", "nn", "weights") for path in (PACKAGE / part).glob("*.py")]
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(parts)]
 
 
 def folded(method: Method, recipe: Recipe) -> Recipe:

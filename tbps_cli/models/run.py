@@ -8,6 +8,7 @@ its own, `card.md`. It holds no path of the machine that made it, so it can be m
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from tbps_cli.recipe.schema import Recipe
     from tbps_cli.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("tbps")
 
 RECIPE = "recipe.toml"
 WEIGHTS: dict[Literal["best", "last"], str] = {"best": "weights.safetensors", "last": "last.safetensors"}
@@ -111,6 +114,18 @@ class Run:
         from tbps_cli.weights.headers import read_metadata
 
         return read_metadata(self.weights_file)
+
+    def warn_of_doubts(self) -> None:
+        """Log that its weights were converted without tensors that may matter, if they were."""
+        doubtful = self.facts().get(DOUBTFUL)
+        if doubtful:
+            logger.warning(
+                "%s: converted without tensors that its authors' search may use (%s, listed in %s), "
+                "so its scores may not be theirs.",
+                self.folder,
+                doubtful,
+                CARD,
+            )
 
     @property
     def choices(self) -> Choices:

@@ -21,7 +21,7 @@ from tbps_cli.methods.config import MethodConfig
 from tbps_cli.recipe.draft import Draft, read
 from tbps_cli.recipe.names import nearest
 from tbps_cli.recipe.problems import Problem, explain, refuse, shown
-from tbps_cli.recipe.schema import DataSection, OptimSection, Published, Recipe, TrainSection
+from tbps_cli.recipe.schema import DataSection, OptimSection, Published, Recipe, StatedRecipe, TrainSection
 from tbps_cli.section import Section
 
 _SECTIONS: dict[str, type[Section]] = {
@@ -48,6 +48,21 @@ def drafted(recipe: str | Path, sets: Sequence[str] = ()) -> Draft:
     for assignment in sets:
         draft.set(assignment)
     return draft
+
+
+def stated(recipe: str | Path) -> StatedRecipe:
+    """The sections of a recipe that need no torch to be validated, as far as somebody asks for them.
+
+    Raises RecipeError as `load` does, for these sections.
+    """
+    draft = read(recipe)
+    problems = list(_unusable(draft))
+    data = _validated(draft, "data", DataSection, problems)
+    published = _validated(draft, "published", Published, problems) if "published" in draft.values else None
+    if problems:
+        raise refuse(problems, draft.label)
+    assert isinstance(data, DataSection) and isinstance(published, Published | None)
+    return StatedRecipe(data, published)
 
 
 def build(draft: Draft) -> Recipe:

@@ -7,7 +7,8 @@ loading works with a dictionary, and a value is what its type says or the recipe
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -217,3 +218,21 @@ class Recipe(Section):
                 f"{self.data.per_identity} for the identity sampler"
             )
         return self
+
+
+class Stated(Protocol):
+    """What is asked of a recipe where no model is built: whose data, and what the paper reports."""
+
+    @property
+    def data(self) -> DataSection: ...
+
+    @property
+    def published(self) -> Published | None: ...
+
+
+@dataclass(frozen=True)
+class StatedRecipe:
+    """These two sections alone, read without the method's file (`load.stated`)."""
+
+    data: DataSection
+    published: Published | None

@@ -21,7 +21,7 @@ from tbps_cli.data.open import ceiling, find_layout
 from tbps_cli.data.types import Dataset, Person, Split
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder, warn_of_cut
-from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder
+from tbps_cli.models.checkpoint import Checkpoint, find, open_data, ready_encoder
 from tbps_cli.retrieval import guard, independence, metrics, rank
 from tbps_cli.retrieval.embed import Embedded, embed_split
 from tbps_cli.retrieval.independence import ScoreFunction
@@ -32,7 +32,7 @@ from tbps_cli.text.long_captions import Cutting
 from tbps_cli.types import Scores
 
 if TYPE_CHECKING:
-    from tbps_cli.recipe.schema import Recipe
+    from tbps_cli.recipe.schema import Stated
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
@@ -159,7 +159,7 @@ def evaluate(
     part = data.split(split)
     if rerank and score is not None:
         raise UsageError("evaluate: rerank and score exclude each other.", "Re-rank inside your function.")
-    model = open_encoder(owner, device=device, words=words, data_root=data_root)
+    model = ready_encoder(owner, device=device, words=words, data_root=data_root)
     started = time.perf_counter()
     if model is checkpoint and model.weights_changed():
         cache_dir = None  # kept embeddings are those of the weights that were opened
@@ -239,7 +239,7 @@ def evaluate_all(
     """
     owner = find(checkpoint, sets, data[0] if data else None)
     datasets = open_data(owner, data, split=split, data_root=data_root)
-    model = open_encoder(owner, device=device, words=words, data_root=data_root)
+    model = ready_encoder(owner, device=device, words=words, data_root=data_root)
     evaluations = []
     for dataset in datasets:
         with watch(dataset.name) if watch else nullcontext() as progress:
@@ -257,7 +257,7 @@ def evaluate_all(
     return evaluations
 
 
-def _published(recipe: Recipe | None, part: Split) -> dict[str, object] | None:
+def _published(recipe: Stated | None, part: Split) -> dict[str, object] | None:
     """What the recipe's paper reports, when this is its data set's whole test split."""
     layout = find_layout(recipe.data.name) if recipe else None
     if recipe is None or recipe.published is None or layout is None or layout.name != part.dataset:

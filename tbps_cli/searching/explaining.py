@@ -13,6 +13,7 @@ from tbps_cli.data.images import UnreadableImage
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import ExportedModel
+from tbps_cli.models.known_run import KnownRun
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import Query
 from tbps_cli.trust.population import Population
@@ -67,6 +68,7 @@ def _with_towers(model: Encoder) -> Model | None:
     from tbps_cli.models.model import Model
     from tbps_cli.trust.heat import image_tower
 
+    model = model.model if isinstance(model, KnownRun) else model
     if isinstance(model, Model) and image_tower(model.method) is not None:
         return model
     logger.warning("%s: the images of %s go through no tower that heat maps are made of", model.path, model.name)

@@ -17,7 +17,7 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.separate import SIGNATURE
 from tbps_cli.files import expanded
 from tbps_cli.filtering.parse import Where, parse
-from tbps_cli.models.checkpoint import Checkpoint, find, open_data, open_encoder, opened
+from tbps_cli.models.checkpoint import Checkpoint, find, open_data, opened, ready_encoder
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.searching.database_gallery import database_gallery, open_remote
 from tbps_cli.searching.dataset import of_split
@@ -47,6 +47,7 @@ class Search:
 
     answers: list[Answer]
     gallery: Gallery
+    model: Encoder | None = None
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,11 @@ def search_all(
             quiet=quiet,
         )
         if today is None:
-            return Search(rank(queries, top=TOP if top is None else top, where=fits), gallery)
+            return Search(rank(queries, top=TOP if top is None else top, where=fits), gallery, model)
         from tbps_cli.searching.questions import ask  # its grammars take a moment to compile
 
-        return Search([ask(rank, gallery, query, today=today, top=top, where=fits) for query in queries], gallery)
+        found = [ask(rank, gallery, query, today=today, top=top, where=fits) for query in queries]
+        return Search(found, gallery, model)
 
     if isinstance(gallery, Gallery):
         device, sets, words, data_root = opening.device, opening.sets, opening.words, opening.data_root
@@ -258,7 +260,7 @@ def open_gallery(
     given = _sources(places, name) if places and not index_file else None
     owner = find(checkpoint, opening.sets)
     device, words, data_root, split = opening.device, opening.words, opening.data_root, opening.split
-    opened_model = partial(open_encoder, owner, device=device, words=words, data_root=data_root)
+    opened_model = partial(ready_encoder, owner, device=device, words=words, data_root=data_root, by_graph=True)
     if index_file:
         model = opened_model()
         return model, open_index(model, index_file, root=root)
