@@ -248,7 +248,8 @@ def open_gallery(
     places = [] if place is None else [place] if isinstance(place, str | Path) else list(place)
     if any(map(is_url, places)):
         owner, database = find(checkpoint, opening.sets), open_remote(places)
-        model = open_encoder(owner, device=opening.device, words=opening.words, data_root=opening.data_root)
+        device, words, data_root = opening.device, opening.words, opening.data_root
+        model = ready_encoder(owner, device=device, words=words, data_root=data_root, by_graph=True)
         return model, database_gallery(database, model, None if opening.root is None else expanded(Path(opening.root)))
     index_file = _index_file(places)
     root = None if opening.root is None else Path(opening.root).expanduser()
