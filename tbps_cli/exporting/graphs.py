@@ -71,7 +71,8 @@ def write_graphs(
 def write_text_graph(method: Method, path: Path, token_BT: NDArray[np.int64], *, any_length: bool) -> None:
     """Write the text tower alone, in the form in which onnxruntime opens it soonest.
 
-    any_length: rows may be shorter than the longest (causal towers), where PyTorch can trace that. Raises as `write_graphs`.
+    any_length: rows may be shorter than the longest (causal towers), where PyTorch can trace that.
+    Raises as `write_graphs`.
     """
     tower, example = _Texts(_plain(method)), torch.from_numpy(token_BT)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
