@@ -38,7 +38,7 @@ _NUMBERED = re.compile(
 _NAMED = re.compile(
     rf"(?<![\w-]){_NOT}(?:on|from|by|at|via)\s+the\s+(?P<name>[\w-]+(?:\s[\w-]+)?)\s+{_CAMERA}(?![\w-])", re.IGNORECASE
 )
-_LEADING = r"(?:(?:on|from|at|by|in|via)\s+(?:the\s+)?|(?<=\()|^)"
+_LEADING = rf"(?:(?:on|from|at|by|in|via)\s+(?:the\s+)?(?:{_CAMERA}\s+)?|{_CAMERA}\s+|(?<=\()|^)"
 _LOOKING = re.compile(
     r"(?:look|star|point|wav|smil|fac|glanc|gaz|aim|shout)\w*\s+(?:straight |directly |up |right )*$", re.IGNORECASE
 )

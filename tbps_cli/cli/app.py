@@ -45,6 +45,7 @@ COMMANDS = {
     "watch": ListedCommand(
         "Search", "watch", 'tbps watch cameras --query "a man in a red coat" --budget 5/day --jsonl alerts.jsonl'
     ),
+    "serve": ListedCommand("Search", "serve", "tbps serve photos street.mp4 --ckpt runs/mine"),
     "export": ListedCommand("Files", "export", "tbps export --ckpt runs/mine --out exported"),
     "convert": ListedCommand("Files", "convert", "tbps convert logs/CUHK-PEDES/irra --out runs/irra-official"),
     "cache": ListedCommand("Files", "cache", "tbps cache --clean features --older-than 30"),

@@ -7,8 +7,9 @@ has a negative weight, half of the others unless one is stated. The score of an 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from tbps_cli.data.types import Person
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder, warn_of_cut
 from tbps_cli.searching.index import refuse_batch_dependent
+
+EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
+"""B queries -> [B, E] unit rows."""
 
 MINUS = 0.5
 """How much of the unwanted sentence is taken away; all of it would leave little of a similar query."""
@@ -105,16 +109,19 @@ class Query:
         return "".join([wanted, *(f" - {term}" for term in self.terms if term.weight < 0)])
 
 
-def encode(model: Encoder, queries: Sequence[Query], *, quiet: bool = False) -> NDArray[np.float32]:
+def encode(
+    model: Encoder, queries: Sequence[Query], *, quiet: bool = False, embed: EmbedTexts | None = None
+) -> NDArray[np.float32]:
     """One unit row a query, [Q, E]. Special tokens that are written out in a query are plain words.
 
-    quiet: without the warning about sentences that are cut.
+    quiet: without the warning about sentences that are cut. embed: what embeds sentences; default the model.
     """
     refuse_batch_dependent(model)
     if not quiet:
         warn_of_cut(model, [text for query in queries for text in query.texts], "queries")
     texts = list(dict.fromkeys(text for query in queries for text in query.texts))
-    text_row = dict(zip(texts, model.encode_texts(texts, query=True), strict=True)) if texts else {}
+    embed = embed or partial(model.encode_texts, query=True)
+    text_row = dict(zip(texts, embed(texts), strict=True)) if texts else {}
     image_row = {image: model.encode_images([image])[0] for query in queries for image in query.images}
     sum_QE = np.stack([_sum(query, text_row, image_row) for query in queries])
     length_Q1 = np.linalg.norm(sum_QE, axis=1, keepdims=True)

@@ -23,7 +23,7 @@ from tbps_cli.searching.explaining import check_explain, explanations
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.grouping import Grouping, grouping, span
 from tbps_cli.searching.orders import GroupedBy, SortedBy
-from tbps_cli.searching.query import Query, encode
+from tbps_cli.searching.query import EmbedTexts, Query, encode
 from tbps_cli.searching.sure import Sure, check_sure, judge_of, surely
 from tbps_cli.trust.judge import Judge
 from tbps_cli.types import Hit
@@ -75,14 +75,16 @@ def answers(
     sure: float | None = None,
     explain: bool = False,
     quiet: bool = False,
+    embed: EmbedTexts | None = None,
     vector_QE: NDArray[np.float32] | None = None,
     judge: Judge | None = None,
 ) -> list[Answer]:
     """Rank a gallery for several queries; the filter comes first, so `top` images or groups that fit it remain.
 
     sure: only images of the smallest set that holds the person with this probability. explain: say of each hit
-    which words of the sentence it supports, and where. quiet: without warnings. vector_QE: the queries, where they are
-    encoded already. judge: of the scores, where the gallery is only the best part of a larger one.
+    which words of the sentence it supports, and where. quiet: without warnings. embed: as in `query.encode`.
+    vector_QE: the queries, where they are encoded already. judge: of the scores, where the gallery is only the best
+    part of a larger one.
     """
     check_limits(top, min_score, group, per_group, sort)
     check_sure(sure, queries)
@@ -91,7 +93,7 @@ def answers(
         _require_times(gallery)
     groups = grouping(gallery, GroupedBy(group)) if isinstance(group, str) else group
     ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
-    query_QE = encode(model, queries, quiet=quiet) if vector_QE is None else vector_QE
+    query_QE = encode(model, queries, quiet=quiet, embed=embed) if vector_QE is None else vector_QE
     itself = [frozenset() if with_self else _places_of_images(gallery, query) for query in queries]
     judge = judge or judge_of(model, gallery.vector_GE, ranker.index_K, sure, quiet=quiet)
     # as many more as may have to be left out, so that `top` remain; to group them, all are needed

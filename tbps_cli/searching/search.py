@@ -251,7 +251,7 @@ def open_gallery(
         device, words, data_root = opening.device, opening.words, opening.data_root
         model = ready_encoder(owner, device=device, words=words, data_root=data_root, by_graph=True)
         return model, database_gallery(database, model, None if opening.root is None else expanded(Path(opening.root)))
-    index_file = _index_file(places)
+    index_file = index_file_of(places)
     root = None if opening.root is None else Path(opening.root).expanduser()
     if index_file:
         read_index(index_file)
@@ -288,7 +288,7 @@ def open_gallery(
         )
 
 
-def _index_file(places: Sequence[str | Path]) -> Path | None:
+def index_file_of(places: Sequence[str | Path]) -> Path | None:
     """The index file that is searched, when it is one. Raises UsageError for one among other sources."""
     indexes = [path for path in map(expanded, map(Path, places)) if path.is_file() and _is_index(path)]
     if indexes and len(places) > 1:

@@ -147,7 +147,7 @@ def thumbnails(
     """A thumbnail of each, at most `size` (width, height) in pixels. progress: called with (done, total)."""
     made = []
     with ThreadPoolExecutor() as pool:
-        for number, one in enumerate(pool.map(lambda excerpt: _thumbnail(excerpt, size, blur, cache), excerpts), 1):
+        for number, one in enumerate(pool.map(lambda excerpt: thumbnail(excerpt, size, blur, cache), excerpts), 1):
             made.append(one)
             if progress:
                 progress(number, len(excerpts))
@@ -156,8 +156,8 @@ def thumbnails(
     return made
 
 
-def _thumbnail(excerpt: Excerpt, size: tuple[int, int], blur: bool, cache: ThumbnailCache | None) -> Thumbnail:
-    """From the cache, or made and kept there; a video of unknown content is never kept."""
+def thumbnail(excerpt: Excerpt, size: tuple[int, int], blur: bool, cache: ThumbnailCache | None) -> Thumbnail:
+    """One, from the cache, or made and kept there; a video of unknown content is never kept."""
     try:
         content = None if excerpt.seconds is not None else _read(excerpt.file)
         holds = excerpt.content if content is None else content_hash(content)

@@ -37,11 +37,14 @@ def test_times_of_day_need_images_that_have_them() -> None:
     assert kinds("a man in a coat yesterday", days) == ["time"]
 
 
-@pytest.mark.parametrize("text", ["on camera 6", "on cam 6", "on cam06", "on c6", "from camera #6"])
+@pytest.mark.parametrize(
+    "text", ["on camera 6", "on cam 6", "on cam06", "on c6", "from camera #6", "at camera c06", "camera c06"]
+)
 def test_a_camera_is_found_however_its_number_is_written(text: str) -> None:
     found = understand(f"a man in a coat {text}", today=TODAY, known=KNOWN)
     assert found.conditions is not None
     assert render(found.conditions) == 'camera == "c06"'
+    assert found.text == "a man in a coat"
 
 
 def test_a_time_outside_the_gallery_is_named_with_the_times_that_it_has() -> None:

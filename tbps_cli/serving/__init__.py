@@ -1,0 +1,1 @@
+"""`tbps serve`: the searches of the command line as an HTTP API, and a page to search with."""

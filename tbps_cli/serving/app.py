@@ -1,0 +1,275 @@
+"""The HTTP API: routes and nothing else. What they do is in `service`, who may ask in `security`.
+
+The page is one document with its style and script inside; it asks this server and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib.resources import files as resources
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Header, Query, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tbps_cli.errors import CacheError, TbpsError, UsageError
+from tbps_cli.serving.lanes import Lane, Overloaded
+from tbps_cli.serving.metrics import Metrics
+from tbps_cli.serving.requests import ExplainRequest, ExportRequest, SearchRequest, WatchRequest
+from tbps_cli.serving.security import Access, Gate, problem
+from tbps_cli.serving.service import VIEWS, ForbiddenError, NotReadyError, NotThereError, Service
+from tbps_cli.serving.standing import StandingQuestions
+
+T = TypeVar("T")
+IMAGE_SECONDS = 3600
+"""For which a browser may keep an image of the gallery."""
+LISTENERS = 100
+ALERTS = 100
+
+
+def make_app(service: Service, standing: StandingQuestions, access: Access, metrics: Metrics, cores: int) -> Any:
+    """The application. cores: how many threads search at a time."""
+    server = _Server(service, standing, metrics, cores)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        standing.start(asyncio.get_running_loop())
+        yield
+        standing.close()
+        server.close()
+
+    api = FastAPI(
+        title="tbps",
+        version="1",
+        description="Text-based person search: describe a pedestrian, get the images that fit, ranked.",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    _add_errors(api)
+    _add_routes(api, server)
+    return Gate(_Measured(api, metrics), access, policy())
+
+
+class _Server:
+    """What the routes share."""
+
+    def __init__(self, service: Service, standing: StandingQuestions, metrics: Metrics, cores: int) -> None:
+        self.service, self.standing, self.metrics = service, standing, metrics
+        self.searches = Lane("search", cores + 2, 60)
+        self.images = Lane("images", max(2, cores), 400)
+        self.slow = Lane("slow", 1, 12)
+        self.listeners = 0
+
+    async def run(self, lane: Lane, work: Callable[[], T]) -> T:
+        self.metrics.waiting.labels(lane.name).set(lane.inside)
+        return await lane.run(work)
+
+    def close(self) -> None:
+        for lane in (self.searches, self.images, self.slow):
+            lane.close()
+
+
+class _Measured:
+    """Counts what is answered, and how long it took until the answer began."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+
+        async def measured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self.metrics.requests.labels(route, str(message["status"])).inc()
+                self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, measured if scope["type"] == "http" else send)
+
+
+def _add_routes(api: FastAPI, server: _Server) -> None:
+    service, standing = server.service, server.standing
+
+    @api.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(page_text(), headers={"cache-control": "no-cache"})
+
+    @api.get("/healthz", summary="Whether the server answers")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/metrics", summary="Counters, for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(server.metrics.text(service.galleries), media_type="text/plain; version=0.0.4")
+
+    @api.get("/v1/galleries", summary="What can be searched, and by what it can be filtered")
+    async def galleries() -> dict[str, Any]:
+        return await server.run(server.searches, service.overview)
+
+    @api.post("/v1/search", summary="Rank images for a sentence, images, or a sum of both")
+    async def search(asked: SearchRequest, request: Request) -> Response:
+        client = request.client.host if request.client else ""
+        found = await server.run(server.searches, lambda: service.search(asked, client))
+        return JSONResponse(found)
+
+    @api.post("/v1/images", summary="Send an image to search by", description="The body is the file itself.")
+    async def upload(request: Request) -> dict[str, Any]:
+        content = await request.body()
+        if not content:
+            raise UsageError("the body is empty.", "Send the bytes of an image file.")
+        return await server.run(server.slow, lambda: service.upload(content))
+
+    @api.get("/v1/images/{id}", summary="A small JPEG of an image that was sent", response_class=Response)
+    async def uploaded(id: str) -> Response:
+        return Response(await server.run(server.images, lambda: service.uploaded(id)), media_type="image/jpeg")
+
+    @api.get(
+        "/v1/pictures/{id}",
+        summary="An image of a gallery: its thumbnail, itself, the frame it was seen in, or seconds of video around it",
+        response_class=Response,
+    )
+    async def picture(
+        id: str,
+        view: str = Query("thumbnail", pattern=f"^({'|'.join(VIEWS)})$"),
+        if_none_match: str | None = Header(None),
+    ) -> Response:
+        lane = server.slow if view == "clip" else server.images
+        content, kind = await server.run(lane, lambda: service.picture(id, view))
+        mark = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+        headers = {"etag": mark, "cache-control": f"private, max-age={IMAGE_SECONDS}"}
+        if if_none_match == mark:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=kind, headers=headers)
+
+    @api.get("/v1/pictures/{id}/facts", summary="What is known of an image, and who else is in its frame")
+    async def facts(id: str) -> dict[str, Any]:
+        return await server.run(server.images, lambda: service.facts(id))
+
+    @api.post("/v1/explain", summary="Which words of a sentence an image supports, and where")
+    async def explain(asked: ExplainRequest) -> dict[str, Any]:
+        return await server.run(server.slow, lambda: service.explain(asked))
+
+    @api.post("/v1/export", summary="Chosen hits as CSV, a page, or a ZIP of their images", response_class=Response)
+    async def export(asked: ExportRequest, request: Request) -> Response:
+        client = request.client.host if request.client else ""
+        content, kind = await server.run(server.slow, lambda: service.export(asked, client))
+        headers = {"content-disposition": f'attachment; filename="hits.{asked.form}"'}
+        return Response(content, media_type=kind, headers=headers)
+
+    @api.get("/v1/watch", summary="The standing questions, and their last alerts")
+    async def questions() -> dict[str, Any]:
+        found = await server.run(server.searches, lambda: standing.alerts(ALERTS))
+        return {"questions": standing.all(), "alerts": found, "budget": standing.budget}
+
+    @api.post("/v1/watch", status_code=201, summary="Ask a question of everything that arrives from now on")
+    async def watch(asked: WatchRequest) -> dict[str, Any]:
+        served = service.gallery(asked.gallery)
+        return await server.run(server.searches, lambda: standing.add(served, asked.text))
+
+    @api.delete("/v1/watch/{id}", status_code=204, summary="End a standing question")
+    async def unwatch(id: str) -> Response:
+        if not await server.run(server.searches, lambda: standing.remove(id)):
+            raise NotThereError(f"question {id:.40}: there is no such question.")
+        return Response(status_code=204)
+
+    @api.get("/v1/watch/events", summary="Alerts as server-sent events", response_class=StreamingResponse)
+    async def events(last_event_id: str | None = Header(None)) -> StreamingResponse:
+        if server.listeners >= LISTENERS:
+            raise Overloaded
+
+        async def told() -> AsyncIterator[str]:
+            server.listeners += 1
+            try:
+                async for event in standing.events(last_event_id):
+                    yield event
+            finally:
+                server.listeners -= 1
+
+        return StreamingResponse(told(), media_type="text/event-stream")
+
+
+def _add_errors(api: FastAPI) -> None:
+    @api.exception_handler(TbpsError)
+    async def mistake(_: Request, error: TbpsError) -> JSONResponse:
+        return JSONResponse(problem(error.message, error.hint), _status(error), _again(error))
+
+    @api.exception_handler(Overloaded)
+    async def overloaded(_: Request, error: Overloaded) -> JSONResponse:
+        headers = {"retry-after": str(error.retry_after)}
+        return JSONResponse(problem("the server is busy.", "Try again in a moment."), 503, headers)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = error.errors()[-1]  # of a part that is neither a sentence nor an object, what the object lacks
+        place = ".".join(str(part) for part in found["loc"] if str(part).islower() or isinstance(part, int))
+        place = place.removeprefix("body.").removeprefix("body")
+        message = str(found["msg"]).removeprefix("Value error, ")
+        return JSONResponse(problem(f"{place}: {message}." if place else f"{message}."), 422)
+
+    @api.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        said = f"{request.url.path:.200}: there is nothing here." if error.status_code == 404 else str(error.detail)
+        return JSONResponse(problem(said), error.status_code, jsonable_encoder(error.headers))
+
+
+def _status(error: TbpsError) -> int:
+    """The HTTP status of a mistake."""
+    if isinstance(error, NotThereError):
+        return 404
+    if isinstance(error, NotReadyError):
+        return 503
+    if isinstance(error, ForbiddenError):
+        return 403
+    return 500 if isinstance(error, CacheError) else 422
+
+
+def _again(error: TbpsError) -> dict[str, str]:
+    return {"retry-after": "2"} if isinstance(error, NotReadyError) else {}
+
+
+# The page -------------------------------------------------------------------------------------
+
+
+@cache
+def page_text() -> str:
+    """The whole page."""
+    html, style, script = (_part(name) for name in ("page.html", "page.css", "page.js"))
+    return html.replace("/*style*/", style).replace("/*script*/", script)
+
+
+@cache
+def policy() -> str:
+    """What the page may do, as a Content-Security-Policy: its own style and script, and asking this server."""
+    style, script = (_hash(_part(name)) for name in ("page.css", "page.js"))
+    rules = {
+        "default-src": "'none'",
+        "script-src": script,
+        "style-src": style,
+        "img-src": "'self' blob: data:",
+        "media-src": "'self' blob:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _part(name: str) -> str:
+    return (resources("tbps_cli.serving") / "page" / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,829 @@
+"use strict";
+// The page of `tbps serve`. State lives in `state` and in the address, so that a search can be bookmarked; everything
+// shown is made with textContent, so that no name or caption is ever taken as markup.
+
+const TYPING = 70;
+const TOP = 60;
+const MOST = 1000;
+const LEVELS = [null, 0.5, 0.8, 0.9, 0.95, 0.99];
+const EXAMPLES = ["a woman in a red coat", "a man in a white shirt and black trousers", "somebody with a backpack"];
+const $ = (id) => document.getElementById(id);
+
+const state = {
+  gallery: null, text: "", plus: [], minus: [], cameras: [], since: "", until: "", group: "auto", sort: "score",
+  sure: 0, where: "", top: TOP,
+};
+let galleries = [];
+let calibrated = false;
+let answer = null;
+let here = 0;
+let running = null;
+let timer = 0;
+let lastFocus = null;
+const chosen = new Map();
+
+// Asking ---------------------------------------------------------------------------------------
+
+class Refused extends Error {
+  constructor(said, hint, status, again) {
+    super(said);
+    this.hint = hint;
+    this.status = status;
+    this.again = again;
+  }
+}
+
+async function ask(path, options = {}) {
+  let reply;
+  try {
+    reply = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The server cannot be reached.", "Is tbps serve still running?", 0, 3);
+  }
+  if (reply.ok) return reply;
+  let said = {};
+  try { said = await reply.json(); } catch { /* a proxy's page */ }
+  const again = Number(reply.headers.get("retry-after")) || 0;
+  throw new Refused(said.error || `The server answered ${reply.status}.`, said.hint || "", reply.status, again);
+}
+
+const post = (path, body, signal) =>
+  ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+
+function request() {
+  const body = { top: state.top, sort: state.sort };
+  if (state.gallery) body.gallery = state.gallery;
+  if (state.text.trim()) body.text = state.text;
+  if (state.plus.length) body.plus = state.plus.map(bare);
+  if (state.minus.length) body.minus = state.minus.map(bare);
+  if (state.cameras.length) body.cameras = state.cameras;
+  for (const name of ["since", "until", "where"]) if (state[name].trim()) body[name] = state[name];
+  if (grouped()) body.group = grouped();
+  if (state.sure && calibrated && isPlain()) body.sure = LEVELS[state.sure];
+  return body;
+}
+
+const bare = ({ text, picture, upload, box }) =>
+  Object.fromEntries(Object.entries({ text, picture, upload, box }).filter(([, value]) => value != null));
+const isPlain = () => !state.plus.length && !state.minus.length;
+const served = () => galleries.find((one) => one.name === state.gallery);
+
+// One hit a track where tracks are known, unless something else was chosen.
+function grouped() {
+  const known = served()?.groups || [];
+  if (state.group !== "auto") return known.includes(state.group) ? state.group : "";
+  return known.includes("track") ? "track" : "";
+}
+const asked = () => state.text.trim() || state.plus.length;
+
+function search({ keep = false, typing = false } = {}) {
+  clearTimeout(timer);
+  if (!keep) state.top = TOP;
+  timer = setTimeout(find, typing ? TYPING : 0, { keep, typing });
+}
+
+async function find({ keep = false, typing = false, tries = 0 } = {}) {
+  writeAddress(typing);
+  running?.abort();
+  if (!asked()) {
+    answer = null;
+    return show();
+  }
+  const mine = (running = new AbortController());
+  const began = performance.now();
+  $("hits").classList.add("old");
+  try {
+    const found = await (await post("/v1/search", request(), mine.signal)).json();
+    found.milliseconds = performance.now() - began;
+    if (mine !== running) return;
+    const at = keep && answer?.hits[here]?.id;
+    answer = found;
+    here = at ? Math.max(0, found.hits.findIndex((hit) => hit.id === at)) : 0;
+    trouble(null);
+    show();
+    if (found.indexing) timer = setTimeout(find, 2500, { keep: true });
+  } catch (error) {
+    if (error.name === "AbortError" || mine !== running) return;
+    $("hits").classList.remove("old");
+    if (error.again && tries < 40) {
+      $("status").textContent = error.message;
+      timer = setTimeout(find, 1000 * Math.min(error.again, 3), { keep, tries: tries + 1 });
+      if (error.status) return;
+    }
+    trouble(error);
+  }
+}
+
+function trouble(error) {
+  const box = $("trouble");
+  box.hidden = !error;
+  box.replaceChildren();
+  if (!error) return;
+  box.append(error.message);
+  if (error.hint) box.append(make("small", { text: error.hint }));
+  if (error.status === 401) return;
+  box.append(make("button", { text: "Try again", class: "tool", type: "button", on: () => find() }));
+}
+
+// The address ----------------------------------------------------------------------------------
+
+function writeAddress(typing) {
+  const known = new URLSearchParams();
+  const put = (key, value) => value && known.set(key, value);
+  put("q", state.text.trim());
+  if (galleries.length > 1) put("gallery", state.gallery);
+  for (const camera of state.cameras) known.append("camera", camera);
+  for (const key of ["since", "until", "where"]) put(key, state[key]);
+  if (state.group !== "auto") put("group", state.group || "image");
+  if (state.sort !== "score") put("sort", state.sort);
+  put("sure", state.sure);
+  for (const sign of ["plus", "minus"])
+    for (const part of state[sign]) if (!part.upload) known.append(sign, JSON.stringify(bare(part)));
+  const address = known.size ? `?${known}` : location.pathname;
+  if (address === (location.search || location.pathname)) return;
+  if (typing) history.replaceState(null, "", address);
+  else history.pushState(null, "", address);
+}
+
+function readAddress() {
+  const known = new URLSearchParams(location.search);
+  state.text = (known.get("q") || "").slice(0, 2000);
+  state.gallery = known.get("gallery");
+  state.cameras = known.getAll("camera");
+  for (const key of ["since", "until", "where"]) state[key] = known.get(key) || "";
+  const group = known.get("group") || "auto";
+  state.group = group === "image" ? "" : group;
+  state.sort = known.get("sort") === "time" ? "time" : "score";
+  state.sure = Math.min(LEVELS.length - 1, Math.max(0, Number(known.get("sure")) || 0));
+  for (const sign of ["plus", "minus"]) {
+    state[sign] = known.getAll(sign).flatMap((text) => {
+      try {
+        const part = JSON.parse(text);
+        return typeof part === "object" && part ? [bare(part)] : [];
+      } catch { return []; }
+    });
+  }
+  if (state.gallery && galleries.length && !galleries.some((one) => one.name === state.gallery)) {
+    toast(`The gallery ${state.gallery} of this bookmark is not served here.`);
+    state.gallery = null;
+  }
+  state.gallery ||= galleries[0]?.name || null;
+}
+
+// Elements -------------------------------------------------------------------------------------
+
+function make(name, { text, on, ...rest } = {}, ...inside) {
+  const made = document.createElement(name);
+  if (text != null) made.textContent = text;
+  for (const [key, value] of Object.entries(rest)) if (value != null && value !== false) made.setAttribute(key, value === true ? "" : value);
+  if (on) made.addEventListener("click", on);
+  made.append(...inside.filter(Boolean));
+  return made;
+}
+
+function svg(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+const pictureAt = (id, view = "thumbnail") => `/v1/pictures/${encodeURIComponent(id)}?view=${view}`;
+
+function image(id, alt, view) {
+  const made = make("img", { src: pictureAt(id, view), alt, loading: "lazy", decoding: "async", draggable: "false" });
+  made.addEventListener("error", () => { made.parentElement?.classList.add("lost"); made.remove(); });
+  return made;
+}
+
+function toast(text, picture) {
+  const made = make("div", { class: "toast" }, picture && image(picture, ""), make("span", { text }));
+  $("toasts").append(made);
+  setTimeout(() => made.remove(), 6000);
+}
+
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String((seconds % 60).toFixed(1)).padStart(4, "0")}`;
+const amount = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many || `${one}s`}`;
+const nameOf = (path) => path.split("#")[0].split("/").pop();
+
+function whenOf(hit) {
+  if (hit.first != null && hit.last != null && hit.first !== hit.last) return `${moment(hit.first)} – ${moment(hit.last)}`;
+  return hit.time == null ? "" : moment(hit.time);
+}
+const moment = (time) => (typeof time === "number" ? `${clock(time)} into the video` : time.replace("T", " "));
+const titleOf = (hit) => (hit.person != null ? `person ${hit.person}` : hit.track != null ? `track ${hit.track}` : nameOf(hit.source || hit.path));
+
+// Showing --------------------------------------------------------------------------------------
+
+function show() {
+  showChips();
+  showNotes();
+  showStatus();
+  showLine();
+  showHits();
+  showEmpty();
+  showFilters();
+}
+
+function showStatus() {
+  const now = served();
+  const parts = [];
+  if (answer) {
+    const of = answer.candidates == null ? amount(answer.size, "image") : `${answer.candidates.toLocaleString("en")} of ${amount(answer.size, "image")}`;
+    parts.push(`${of}, ${Math.max(1, Math.round(answer.milliseconds))} ms`);
+    if (answer.sure) parts.push(sureText(answer.sure));
+  } else if (now?.state === "ready") parts.push(amount(now.images, "image"));
+  if (now?.state === "indexing") {
+    const { done, total } = now.progress || {};
+    parts.push(total ? `being indexed: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}` : "being opened");
+  }
+  $("status").textContent = parts.join(" · ");
+}
+
+function sureText(sure) {
+  const often = `${Math.round(100 * sure.level)} of 100 searches`;
+  if (!sure.confident) return `no confident match: the best image scores ${sure.best_score.toFixed(3)}, people who are there ${sure.lowest_score.toFixed(3)} or more`;
+  return `the person is in ${amount(sure.size, "image")} of them in ${often}, if anywhere here`;
+}
+
+function showChips() {
+  const made = [];
+  for (const sign of ["plus", "minus"]) {
+    state[sign].forEach((part, place) => {
+      const what = part.text || (part.box ? "a part of an image" : "an image");
+      made.push(chip(sign === "plus" ? "like" : "not", what, part, sign === "minus", () => {
+        state[sign].splice(place, 1);
+        search();
+      }));
+    });
+  }
+  for (const remark of answer?.understood?.remarks || []) {
+    if (!remark.cut) continue;
+    const minus = remark.kind === "minus";
+    made.push(chip(minus ? "" : remark.kind, minus ? remark.words : remark.done, null, minus, () => {
+      const [start, end] = remark.cut;
+      const letters = Array.from(answer.understood.question);
+      setText([...letters.slice(0, start), ...letters.slice(end)].join("").replace(/\s+/g, " ").trim());
+      search();
+    }));
+  }
+  for (const camera of state.cameras) made.push(chip("camera", camera, null, false, () => { state.cameras = state.cameras.filter((one) => one !== camera); search(); }));
+  for (const [key, called] of [["since", "from"], ["until", "to"], ["where", "filter"]])
+    if (state[key]) made.push(chip(called, state[key].replace("T", " "), null, false, () => { state[key] = ""; search(); }));
+  $("chips").replaceChildren(...made);
+}
+
+function chip(kind, text, part, minus, away) {
+  const shown = part?.picture ? image(part.picture, "") : part?.upload ? make("img", { src: `/v1/images/${encodeURIComponent(part.upload)}`, alt: "" }) : null;
+  return make("span", { class: minus ? "chip minus" : "chip", title: text }, kind && make("i", { text: kind }), shown, make("span", { text }),
+    make("button", { type: "button", text: "×", "aria-label": `Take away: ${kind} ${text}`.replace("  ", " "), on: away }));
+}
+
+function showNotes() {
+  const notes = [];
+  for (const remark of answer?.understood?.remarks || []) {
+    if (remark.cut) continue;
+    const text = remark.kind === "missing" ? `Not named: ${remark.done}. The more is named, the better.` : `${remark.words ? `“${remark.words}”: ` : ""}${remark.done}`;
+    const line = make("p", { text });
+    if (remark.offer) line.append(" ", make("button", { type: "button", text: remark.offer, on: () => { setText(remark.offer); search(); } }));
+    notes.push(line);
+  }
+  const misspelt = answer?.understood?.suggestions?.[0];
+  if (misspelt?.offer) notes.push(make("p", { text: "Did you mean " }, make("button", { type: "button", text: misspelt.offer, on: () => { setText(misspelt.offer); search(); } }), "?"));
+  $("notes").replaceChildren(...notes);
+}
+
+function showHits() {
+  const list = $("hits");
+  list.classList.remove("old");
+  const hits = answer?.hits || [];
+  here = Math.min(here, Math.max(0, hits.length - 1));
+  const focused = list.contains(document.activeElement) && document.activeElement !== list;
+  const had = new Map([...list.children].map((card) => [card.dataset.id, card]));
+  list.replaceChildren(...hits.map((hit, place) => card(hit, place, had.get(hit.id))));
+  if (focused) move(here, true);
+  $("more").hidden = !hits.length || hits.length < state.top || state.top >= MOST;
+}
+
+function card(hit, place, before) {
+  const title = titleOf(hit);
+  const photo = make("span", { class: "photo" });
+  const old = before?.querySelector("img"); // an image that is there already does not flicker
+  photo.append(old || image(hit.id, title), make("span", { class: "rank", text: hit.rank }));
+  const worth = hit.probability != null ? `${Math.round(100 * hit.probability)} % likely` : hit.percentile != null ? `above ${hit.percentile.toFixed(1)} %` : "";
+  const told = make("span", { class: "told" }, make("b", { text: hit.score.toFixed(3) }), worth ? ` ${worth}` : "",
+    make("span", { text: title, title: hit.path }),
+    make("span", { text: [hit.camera, whenOf(hit)].filter(Boolean).join(" · ") || " " }),
+    hit.members > 1 && make("span", { text: `one of ${amount(hit.members, "image")}` }));
+  const said = `${hit.rank}: ${title}, score ${hit.score.toFixed(3)}${hit.camera ? `, camera ${hit.camera}` : ""}`;
+  const isChosen = chosen.has(hit.id);
+  const made = make("li", { class: `hit${isChosen ? " chosen" : ""}`, "data-id": hit.id, "data-place": place },
+    make("button", { type: "button", class: "open", "aria-label": `Open hit ${said}`, tabindex: place === here ? 0 : -1, on: () => openDetail(place) }, photo, told),
+    make("div", { class: "do" },
+      make("button", { type: "button", text: "More", title: "More like this (M)", "aria-label": `More like hit ${hit.rank}`, on: () => more(hit) }),
+      make("button", { type: "button", text: "Not", title: "Not like this (N)", "aria-label": `Not like hit ${hit.rank}`, on: () => less(hit) }),
+      make("button", { type: "button", text: isChosen ? "Chosen" : "Choose", title: "Choose (C)", "aria-pressed": String(isChosen), "aria-label": `Choose hit ${hit.rank}`, on: () => choose(hit) })));
+  made.querySelector(".open").addEventListener("focus", () => move(place, false));
+  return made;
+}
+
+function showEmpty() {
+  const box = $("empty");
+  box.replaceChildren();
+  const now = served();
+  if (!asked()) {
+    if (now?.state === "failed") {
+      box.append(make("h2", { text: "This gallery cannot be opened" }), make("p", { text: `${now.trouble.message} ${now.trouble.hint || ""}` }));
+      return;
+    }
+    box.append(make("h2", { text: "Describe a person to find their images" }),
+      make("p", { text: "Say what is worn and carried: colours, coat, trousers, shoes, bag, hat. Camera and time may stand in the sentence too. Or drop an image anywhere to find people who look alike." }),
+      make("ul", {}, ...EXAMPLES.map((text) => make("li", {}, make("button", { type: "button", text, on: () => { setText(text); search(); } })))));
+  } else if (answer && !answer.hits.length) {
+    const filtered = answer.candidates === 0;
+    box.append(make("h2", { text: answer.sure && !answer.sure.confident ? "No confident match" : "No image fits" }),
+      make("p", { text: filtered ? "No image passes the filters: take one of them away above." : answer.sure ? "Nobody here looks enough like the description. Say more, or turn How sure down." : "There is nothing to rank." }));
+    if (filtered) box.append(make("ul", {}, make("li", {}, make("button", { type: "button", text: "Clear all filters", on: clearFilters }))));
+  }
+}
+
+// The line of time -----------------------------------------------------------------------------
+
+function showLine() {
+  const box = $("line");
+  const hits = (answer?.hits || []).filter((hit) => hit.time != null && (hit.camera || hit.source)).slice(0, 40);
+  const dated = hits.some((hit) => typeof hit.time === "string");
+  const seen = hits.map((hit) => ({ hit, lane: hit.camera || nameOf(hit.source), at: dated ? Date.parse(hit.time) / 1000 : hit.time })).filter((one) => Number.isFinite(one.at) && (dated === (typeof one.hit.time === "string")));
+  const times = seen.map((one) => one.at);
+  box.hidden = new Set(times).size < 2;
+  box.replaceChildren();
+  if (box.hidden) return;
+  let low = Math.min(...times), high = Math.max(...times);
+  const margin = Math.max(0.03 * (high - low), 0.5);
+  [low, high] = [low - margin, high + margin];
+  const lanes = Map.groupBy ? Map.groupBy(seen, (one) => one.lane) : group(seen);
+  for (const [name, ones] of [...lanes].slice(0, 12)) {
+    const track = make("div", { class: "track" });
+    for (const one of ones.reverse()) {
+      const mark = make("button", { type: "button", text: one.hit.rank, title: `${one.hit.rank}: ${moment(one.hit.time)}`, "aria-label": `Hit ${one.hit.rank}, ${name}, ${moment(one.hit.time)}`, on: () => move(answer.hits.indexOf(one.hit), true) });
+      mark.style.left = `min(${(100 * (one.at - low)) / (high - low)}%, 100% - 26px)`;
+      track.append(mark);
+    }
+    box.append(make("div", { class: "lane" }, make("span", { text: name, title: name }), track));
+  }
+  const ticks = make("div", { class: "track" });
+  for (const part of [0, 0.25, 0.5, 0.75, 1]) {
+    const tick = make("em", { text: tickText(low + part * (high - low), high - low, dated, part) });
+    tick.style.left = `${100 * part}%`;
+    ticks.append(tick);
+  }
+  box.append(make("div", { class: "lane" }, make("span", { text: dated ? new Date(low * 1000).toLocaleDateString("en-CA") : "into the video" }), ticks));
+}
+
+function group(seen) {
+  const lanes = new Map();
+  for (const one of seen) lanes.set(one.lane, [...(lanes.get(one.lane) || []), one]);
+  return lanes;
+}
+
+function tickText(at, span, dated, part) {
+  if (window.innerWidth < 700 && part % 0.5) return "";
+  if (!dated) return clock(at);
+  const day = new Date(at * 1000);
+  const hour = day.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(span < 600 ? { second: "2-digit" } : {}) });
+  return span > 86400 * 1.5 ? `${day.toLocaleDateString("en-CA").slice(5)} ${span < 86400 * 4 ? hour : ""}`.trim() : hour;
+}
+
+// Filters --------------------------------------------------------------------------------------
+
+function showFilters() {
+  const now = served();
+  $("gallery").value = state.gallery || "";
+  $("cameras-set").hidden = !(now?.cameras.length);
+  $("time-set").hidden = !now?.first || !(now.fields || []).includes("time");
+  const wanted = $("camera-find").value.toLowerCase();
+  $("camera-find").hidden = (now?.cameras.length || 0) < 12;
+  const boxes = (now?.cameras || []).filter((one) => one.name.toLowerCase().includes(wanted) || state.cameras.includes(one.name)).map((one) => {
+    const box = make("input", { type: "checkbox", value: one.name });
+    box.checked = state.cameras.includes(one.name);
+    box.addEventListener("change", () => {
+      state.cameras = box.checked ? [...state.cameras, one.name] : state.cameras.filter((name) => name !== one.name);
+      search();
+    });
+    return make("label", {}, box, make("span", { text: one.name, title: one.name }), make("small", { text: one.images.toLocaleString("en") }));
+  });
+  const focused = document.activeElement?.closest("#cameras") ? document.activeElement.value : null;
+  $("cameras").replaceChildren(...boxes);
+  if (focused != null) [...$("cameras").querySelectorAll("input")].find((box) => box.value === focused)?.focus();
+  if (now?.first) $("span").textContent = `Images are from ${now.first.slice(0, 16).replace("T", " ")} to ${now.last.slice(0, 16).replace("T", " ")}.`;
+  for (const key of ["since", "until", "where"]) if (document.activeElement !== $(key)) $(key).value = key === "where" ? state[key] : minutes(state[key]);
+  const groups = ["", ...(now?.groups || [])];
+  if (groups.join() !== [...$("group").options].map((one) => one.value).join())
+    $("group").replaceChildren(...groups.map((name) => make("option", { value: name, text: name === "near-duplicate" ? "set of images that look the same" : name || "image" })));
+  $("group").value = grouped();
+  $("sort").value = state.sort;
+  $("sure").value = state.sure;
+  $("sure").disabled = !calibrated || !isPlain();
+  $("sure-text").textContent = !calibrated ? "This model was never calibrated: tbps eval --calibration does it." : !isPlain() ? "For a sentence alone." : state.sure ? `The smallest set that holds the person in ${Math.round(100 * LEVELS[state.sure])} of 100 searches.` : "Off: the best images, however good.";
+  $("sure").setAttribute("aria-valuetext", state.sure ? `${Math.round(100 * LEVELS[state.sure])} %` : "off");
+  $("fields").textContent = now?.fields.length ? `Known here: ${now.fields.join(", ")}.` : "";
+  if (document.activeElement !== $("text")) $("text").value = state.text;
+}
+
+const minutes = (time) => (/^\d{4}-\d\d-\d\d$/.test(time) ? `${time}T00:00` : time.slice(0, 16));
+
+function clearFilters() {
+  Object.assign(state, { cameras: [], since: "", until: "", where: "", group: "auto", sort: "score", sure: 0 });
+  search();
+}
+
+function setText(text) {
+  state.text = text;
+  $("text").value = text;
+}
+
+// What is done with hits -----------------------------------------------------------------------
+
+function more(hit) {
+  if (!state.plus.some((part) => part.picture === hit.id && !part.box)) state.plus.push({ picture: hit.id });
+  search();
+}
+
+function less(hit) {
+  if (!state.minus.some((part) => part.picture === hit.id)) state.minus.push({ picture: hit.id });
+  search();
+}
+
+function choose(hit) {
+  if (chosen.has(hit.id)) chosen.delete(hit.id);
+  else chosen.set(hit.id, hit);
+  showTray();
+  const card = document.querySelector(`.hit[data-id="${CSS.escape(hit.id)}"]`);
+  if (card) {
+    const pressed = chosen.has(hit.id), button = card.querySelector(".do button:last-child");
+    card.classList.toggle("chosen", pressed);
+    button.textContent = pressed ? "Chosen" : "Choose";
+    button.setAttribute("aria-pressed", String(pressed));
+  }
+}
+
+function showTray() {
+  $("tray").hidden = !chosen.size;
+  $("chosen").replaceChildren(...[...chosen.values()].map((hit) => make("li", {}, make("button", { type: "button", title: `${titleOf(hit)}: take back`, "aria-label": `Take back ${titleOf(hit)}`, on: () => choose(hit) }, image(hit.id, "")))));
+  $("compare").disabled = chosen.size < 2;
+}
+
+function compare() {
+  const pair = [...chosen.values()].slice(-2);
+  if (pair.length < 2) return toast("Choose two hits first.");
+  $("pair").replaceChildren(...pair.map((hit) => make("div", {}, image(hit.id, titleOf(hit), "crop"),
+    make("p", {}, make("b", { text: hit.score.toFixed(3) }), ` ${titleOf(hit)}`, make("br"), [hit.camera, whenOf(hit)].filter(Boolean).join(" · ")))));
+  open_($("both"));
+}
+
+async function exportChosen(form) {
+  try {
+    const reply = await post("/v1/export", { form, pictures: [...chosen.keys()], title: state.text.trim() || "Chosen hits" });
+    const link = make("a", { href: URL.createObjectURL(await reply.blob()), download: { csv: "hits.csv", html: "hits.html", zip: "hits.zip" }[form] });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  } catch (error) { toast(error.message); }
+}
+
+function move(place, focus) {
+  const hits = answer?.hits || [];
+  if (!hits.length) return;
+  here = Math.min(hits.length - 1, Math.max(0, place));
+  for (const card of document.querySelectorAll(".hit")) {
+    const mine = Number(card.dataset.place) === here;
+    card.classList.toggle("here", mine);
+    card.querySelector(".open").tabIndex = mine ? 0 : -1;
+    if (mine && focus) card.querySelector(".open").focus();
+  }
+}
+
+// The detail view ------------------------------------------------------------------------------
+
+let detail = null;
+
+function open_(dialog) {
+  if (!dialog.open) {
+    lastFocus = document.activeElement;
+    dialog.showModal();
+  }
+}
+
+async function openDetail(place, hits = answer.hits) {
+  const hit = hits[place];
+  if (!hit) return;
+  if (hits === answer?.hits) move(place, false);
+  detail = { hit, hits, place, view: "crop", facts: null, words: null };
+  $("detail-title").textContent = `${hit.rank}. ${titleOf(hit)}`;
+  $("d-before").disabled = place === 0;
+  $("d-after").disabled = place === hits.length - 1;
+  $("d-choose").setAttribute("aria-pressed", String(chosen.has(hit.id)));
+  $("words").replaceChildren(make("p", { class: "hint", text: state.text.trim() ? "…" : "For a sentence only." }));
+  $("facts").replaceChildren();
+  showTabs();
+  open_($("detail"));
+  showView("crop");
+  const mine = detail;
+  try {
+    mine.facts = await (await ask(`/v1/pictures/${encodeURIComponent(hit.id)}/facts`)).json();
+    if (mine === detail) { showFacts(); showTabs(); if (mine.view === "frame") showView("frame"); }
+  } catch (error) { if (mine === detail) $("stage-hint").textContent = error.message; }
+  if (!state.text.trim()) return;
+  try {
+    const text = answer?.understood?.text?.trim() || state.text.trim();
+    mine.words = (await (await post("/v1/explain", { text, picture: hit.id })).json()).words;
+    if (mine === detail) showWords();
+  } catch (error) { if (mine === detail) $("words").replaceChildren(make("p", { class: "hint", text: error.message })); }
+}
+
+function showTabs() {
+  const video = detail.hit.seconds != null;
+  for (const tab of $("detail").querySelectorAll("[data-view]")) {
+    tab.setAttribute("aria-pressed", String(tab.dataset.view === detail.view));
+    tab.disabled = tab.dataset.view === "clip" && !video;
+    tab.title = tab.disabled ? "Of videos only" : "";
+  }
+}
+
+function showView(view) {
+  detail.view = view;
+  showTabs();
+  const { hit } = detail;
+  const canvas = $("canvas");
+  if (view === "clip") {
+    const video = make("video", { src: pictureAt(hit.id, "clip"), controls: true, autoplay: true, loop: true, playsinline: true });
+    video.muted = true;
+    video.addEventListener("error", () => { $("stage-hint").textContent = "The clip cannot be shown."; });
+    canvas.replaceChildren(video);
+    $("stage-hint").textContent = "Three seconds before and after.";
+    return;
+  }
+  const shown = image(hit.id, titleOf(hit), view);
+  shown.loading = "eager";
+  const sheet = make("div", { class: view === "frame" ? "sheet whole" : "sheet" }, shown);
+  canvas.replaceChildren(sheet);
+  $("stage-hint").textContent = view === "frame" ? "Draw a box to search by that part of the frame." : "";
+  if (view === "frame" && detail.facts) drawBoxes(sheet);
+}
+
+function drawBoxes(sheet) {
+  const { width, height } = detail.facts.frame;
+  const layer = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" });
+  for (const [x, y, w, h] of detail.facts.others || []) layer.append(svg("rect", { x, y, width: w, height: h }));
+  if (detail.facts.box) {
+    const [x, y, w, h] = detail.facts.box;
+    layer.append(svg("rect", { x, y, width: w, height: h, class: "here" }));
+  }
+  sheet.append(layer);
+  sheet.classList.add("drawable");
+  let start = null, drawn = null;
+  const at = (event) => {
+    const box = sheet.getBoundingClientRect();
+    const inside = (value, most) => Math.min(most, Math.max(0, value));
+    return [inside(((event.clientX - box.left) / box.width) * width, width), inside(((event.clientY - box.top) / box.height) * height, height)];
+  };
+  const sides = (from, to) => {
+    const x = Math.floor(Math.min(from[0], to[0])), y = Math.floor(Math.min(from[1], to[1]));
+    return [x, y, Math.min(width - x, Math.ceil(Math.abs(from[0] - to[0]))), Math.min(height - y, Math.ceil(Math.abs(from[1] - to[1])))];
+  };
+  sheet.addEventListener("pointerdown", (event) => {
+    start = at(event);
+    drawn?.remove();
+    drawn = svg("rect", { class: "drawn" });
+    layer.append(drawn);
+    sheet.setPointerCapture(event.pointerId);
+    event.preventDefault();
+  });
+  sheet.addEventListener("pointermove", (event) => {
+    if (!start) return;
+    const [x, y, w, h] = sides(start, at(event));
+    for (const [key, value] of Object.entries({ x, y, width: w, height: h })) drawn.setAttribute(key, value);
+  });
+  sheet.addEventListener("pointerup", (event) => {
+    if (!start) return;
+    const box = sides(start, at(event));
+    start = null;
+    if (box[2] < 8 || box[3] < 8) return drawn.remove();
+    state.plus = [{ picture: detail.hit.id, box }];
+    state.minus = [];
+    setText("");
+    $("detail").close();
+    search();
+  });
+}
+
+function showWords() {
+  const most = Math.max(...detail.words.map((word) => word.support), 1e-9);
+  $("words").replaceChildren(...detail.words.map((word) => {
+    const bar = make("b");
+    bar.style.width = `${Math.max(0, Math.round((100 * word.support) / most))}%`;
+    const none = word.support <= 0;
+    const made = make("button", { type: "button", class: none ? "none" : "", title: none ? "The image does not support it" : "Point at it to see where" }, word.word, none ? null : bar);
+    if (word.grid && !none) for (const name of ["mouseenter", "focus", "click"]) made.addEventListener(name, () => heat(word.grid));
+    if (word.grid && !none) for (const name of ["mouseleave", "blur"]) made.addEventListener(name, () => $("canvas").querySelector("canvas")?.remove());
+    return made;
+  }));
+}
+
+function heat(grid) {
+  if (detail.view !== "crop") showView("crop");
+  const sheet = $("canvas").querySelector(".sheet");
+  sheet.querySelector("canvas")?.remove();
+  const small = make("canvas", { width: grid[0].length, height: grid.length });
+  const pen = small.getContext("2d"), pixels = pen.createImageData(grid[0].length, grid.length);
+  grid.flat().forEach((value, place) => {
+    pixels.data.set([255, Math.round(255 * Math.min(1, Math.max(0, 1.6 - 1.6 * value))), 0, Math.round(190 * Math.min(1, Math.max(0, value)))], 4 * place);
+  });
+  pen.putImageData(pixels, 0, 0);
+  const large = make("canvas", { width: 24 * grid[0].length, height: 24 * grid.length });
+  const brush = large.getContext("2d");
+  brush.imageSmoothingQuality = "high";
+  brush.drawImage(small, 0, 0, large.width, large.height);
+  sheet.append(large);
+}
+
+function showFacts() {
+  const { facts, hit } = detail;
+  const rows = [["score", hit.score.toFixed(4)]];
+  if (hit.percentile != null) rows.push(["above", `${hit.percentile.toFixed(1)} % of the gallery`]);
+  if (hit.probability != null) rows.push(["likely", `${Math.round(100 * hit.probability)} %, if the person is here`]);
+  if (hit.members > 1) rows.push(["images", hit.members]);
+  for (const key of ["person", "camera", "time", "seconds", "track", "detection", "source", "path"]) if (facts[key] != null) rows.push([key, key === "time" ? facts[key].replace("T", " ") : key === "seconds" ? clock(facts[key]) : facts[key]]);
+  $("facts").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
+}
+
+// Images that are sent -------------------------------------------------------------------------
+
+async function send(file) {
+  if (!file) return;
+  if (file.type && !file.type.startsWith("image/")) return toast(`${file.name} is not an image.`);
+  if (file.size > 20 * 1024 * 1024) return toast(`${file.name} is larger than 20 MB.`);
+  $("status").textContent = "Reading the image…";
+  try {
+    const made = await (await ask("/v1/images", { method: "POST", body: file, headers: { "content-type": "application/octet-stream" } })).json();
+    state.plus.push({ upload: made.id });
+    search();
+  } catch (error) { showStatus(); toast(error.message); }
+}
+
+// Saved questions ------------------------------------------------------------------------------
+
+let unread = 0;
+
+async function showWatching() {
+  open_($("watching"));
+  unread = 0;
+  showUnread();
+  const now = served();
+  $("watch-form").hidden = !now?.watchable;
+  $("watch-text").value = state.text.trim();
+  $("watch-trouble").hidden = true;
+  try {
+    const known = await (await ask("/v1/watch")).json();
+    $("watch-hint").textContent = now?.watchable
+      ? `A saved question is asked of everything that arrives from now on. Over all of them at most ${known.budget.replace("/", " alerts a ")} come, on the average.`
+      : "This gallery is an index file: nothing arrives in it by itself.";
+    $("questions").replaceChildren(...known.questions.map((one) => make("li", {},
+      make("span", { text: one.text }),
+      make("button", { type: "button", class: "tool", text: "Ask now", on: () => { setText(one.text); $("watching").close(); search(); } }),
+      make("button", { type: "button", class: "tool", text: "Delete", "aria-label": `Delete ${one.text}`, on: async () => { await ask(`/v1/watch/${encodeURIComponent(one.id)}`, { method: "DELETE" }); showWatching(); } }))));
+    $("alerts").replaceChildren(...(known.alerts.length ? known.alerts.map(alertLine) : [make("li", { class: "hint", text: "None so far." })]));
+  } catch (error) { watchTrouble(error); }
+}
+
+function alertLine(alert) {
+  return make("li", {}, image(alert.picture, ""), make("div", {}, alert.query,
+    make("small", { text: [alert.score.toFixed(3), alert.camera, alert.time ? moment(alert.time) : null, nameOf(alert.source || alert.path)].filter(Boolean).join(" · ") })));
+}
+
+function watchTrouble(error) {
+  $("watch-trouble").hidden = false;
+  $("watch-trouble").textContent = `${error.message} ${error.hint || ""}`;
+}
+
+function showUnread() {
+  $("unread").hidden = !unread;
+  $("unread").textContent = unread;
+}
+
+function listen() {
+  const events = new EventSource("/v1/watch/events");
+  events.addEventListener("alert", (event) => {
+    const alert = JSON.parse(event.data);
+    if ($("watching").open) showWatching();
+    else { unread += 1; showUnread(); }
+    toast(`${alert.query}: ${[alert.camera, alert.time ? moment(alert.time) : null].filter(Boolean).join(" · ") || nameOf(alert.path)}`, alert.picture);
+  });
+}
+
+// The galleries --------------------------------------------------------------------------------
+
+async function look() {
+  try {
+    const known = await (await ask("/v1/galleries")).json();
+    const before = galleries.map((one) => one.images).join();
+    galleries = known.galleries;
+    calibrated = known.calibrated;
+    $("galleries").hidden = galleries.length < 2;
+    if (galleries.map((one) => one.name).join("\n") !== [...$("gallery").options].map((one) => one.value).join("\n"))
+      $("gallery").replaceChildren(...galleries.map((one) => make("option", { value: one.name, text: one.name })));
+    state.gallery ||= galleries[0].name;
+    if (!answer && before !== galleries.map((one) => one.images).join()) showEmpty();
+    showFilters();
+    showStatus();
+    const busy = galleries.some((one) => one.state === "indexing");
+    setTimeout(look, busy ? 1500 : 15000);
+  } catch (error) {
+    if (!answer) trouble(error);
+    if (error.status !== 401) setTimeout(look, 4000);
+  }
+}
+
+// Events ---------------------------------------------------------------------------------------
+
+$("form").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+$("text").addEventListener("input", (event) => { state.text = event.target.value; search({ typing: true }); });
+$("pick").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", (event) => { send(event.target.files[0]); event.target.value = ""; });
+$("gallery").addEventListener("change", (event) => { state.gallery = event.target.value; Object.assign(state, { cameras: [], plus: [], minus: [], group: "auto" }); answer = null; show(); search(); });
+$("camera-find").addEventListener("input", showFilters);
+for (const key of ["since", "until", "group", "sort"]) $(key).addEventListener("change", (event) => { state[key] = event.target.value; search(); });
+$("where").addEventListener("change", (event) => { state.where = event.target.value.trim(); search(); });
+$("sure").addEventListener("input", (event) => { state.sure = Number(event.target.value); showFilters(); search({ typing: true }); });
+$("clear").addEventListener("click", clearFilters);
+$("more").addEventListener("click", () => { state.top = Math.min(MOST, 2 * state.top); search({ keep: true }); });
+$("compare").addEventListener("click", compare);
+$("empty-tray").addEventListener("click", () => { chosen.clear(); showTray(); showHits(); });
+for (const button of document.querySelectorAll("[data-export]")) button.addEventListener("click", () => exportChosen(button.dataset.export));
+$("watch-open").addEventListener("click", showWatching);
+$("keys-open").addEventListener("click", () => open_($("keys")));
+$("filters-open").addEventListener("click", () => {
+  const open = document.querySelector("aside").classList.toggle("open");
+  $("filters-open").setAttribute("aria-expanded", String(open));
+});
+for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("close", () => { $("canvas").replaceChildren(); if (lastFocus?.isConnected) lastFocus.focus(); else move(here, true); });
+}
+for (const tab of $("detail").querySelectorAll("[data-view]")) tab.addEventListener("click", () => showView(tab.dataset.view));
+$("d-more").addEventListener("click", () => { $("detail").close(); more(detail.hit); });
+$("d-less").addEventListener("click", () => { $("detail").close(); less(detail.hit); });
+$("d-choose").addEventListener("click", () => { choose(detail.hit); $("d-choose").setAttribute("aria-pressed", String(chosen.has(detail.hit.id))); });
+$("d-before").addEventListener("click", () => openDetail(detail.place - 1, detail.hits));
+$("d-after").addEventListener("click", () => openDetail(detail.place + 1, detail.hits));
+$("watch-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    await post("/v1/watch", { text: $("watch-text").value, gallery: state.gallery });
+    showWatching();
+  } catch (error) { watchTrouble(error); }
+});
+
+const carriesFile = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+addEventListener("dragover", (event) => { if (carriesFile(event)) { event.preventDefault(); $("drop").hidden = false; } });
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").hidden = true; });
+addEventListener("drop", (event) => { if (carriesFile(event)) { event.preventDefault(); $("drop").hidden = true; send(event.dataTransfer.files[0]); } });
+addEventListener("paste", (event) => { const file = event.clipboardData?.files[0]; if (file) { event.preventDefault(); send(file); } });
+addEventListener("popstate", () => { readAddress(); setText(state.text); find(); });
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.matches("input:not([type=checkbox]):not([type=range]), textarea, select");
+  if (document.querySelector("dialog[open]")) {
+    if ($("detail").open && !typing && event.target.tagName !== "VIDEO") {
+      if (event.key === "ArrowLeft" && detail.place > 0) openDetail(detail.place - 1, detail.hits);
+      if (event.key === "ArrowRight" && detail.place < detail.hits.length - 1) openDetail(detail.place + 1, detail.hits);
+    }
+    return;
+  }
+  if (event.target === $("text") && event.key === "ArrowDown") { event.preventDefault(); return move(here, true); }
+  if (typing) return;
+  const hit = answer?.hits[here];
+  const columns = getComputedStyle($("hits")).gridTemplateColumns.split(" ").length;
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+  if (event.key === "/") { event.preventDefault(); $("text").focus(); $("text").select(); }
+  else if (event.key === "?") open_($("keys"));
+  else if (steps[event.key] && !event.target.matches("input[type=range]") && hit) {
+    event.preventDefault();
+    if (event.key === "ArrowUp" && here < columns) $("text").focus();
+    else move(here + steps[event.key], true);
+  } else if (hit && event.key.toLowerCase() === "m") more(hit);
+  else if (hit && event.key.toLowerCase() === "n") less(hit);
+  else if (hit && event.key.toLowerCase() === "c") choose(hit);
+  else if (event.key.toLowerCase() === "v") compare();
+});
+
+(async () => {
+  await look();
+  readAddress();
+  setText(state.text);
+  show();
+  if (asked()) find();
+  else $("text").focus();
+  listen();
+})();

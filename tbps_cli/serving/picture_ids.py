@@ -1,0 +1,52 @@
+"""Ids of images: what clients name them by, so that no path is ever taken from a request.
+
+An id is the number of the gallery and a hash of the row's path. It stays the same when the gallery grows or is indexed
+again, and leads nowhere once the row is gone.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.features.rows import Rows, encoded
+
+DIGITS = 16
+
+
+def hash_of(path: bytes) -> int:
+    """64 bits."""
+    return int.from_bytes(blake2b(path, digest_size=8).digest(), "big")
+
+
+def id_of(number: int, path: str) -> str:
+    """The id of a row of the gallery with this number."""
+    return f"{number}.{hash_of(encoded(path)):016x}"
+
+
+def split_id(id: str) -> tuple[int, int] | None:
+    """(number of the gallery, hash of the path); None for what is no id."""
+    number, _, digits = id.partition(".")
+    if not number.isdecimal() or len(number) > 4 or len(digits) != DIGITS:
+        return None
+    try:
+        return int(number), int(digits, 16)
+    except ValueError:
+        return None
+
+
+class PathHashes:
+    """Finds rows by the hashes of their paths: two sorted arrays, 16 bytes a row."""
+
+    def __init__(self, rows: Rows) -> None:
+        listed = rows.columns["path"].tolist()
+        hash_G = np.fromiter(map(hash_of, listed), np.uint64, len(listed))
+        self.place_G: NDArray[np.int64] = np.argsort(hash_G, kind="stable")
+        self.hash_G: NDArray[np.uint64] = hash_G[self.place_G]
+
+    def place(self, hash: int) -> int | None:
+        """Where the row stands; None where there is none."""
+        at = int(np.searchsorted(self.hash_G, np.uint64(hash)))
+        return int(self.place_G[at]) if at < len(self.hash_G) and int(self.hash_G[at]) == hash else None

@@ -1,0 +1,233 @@
+"""Standing questions of a server: kept in a file, judged by `tbps watch`'s own loop, told to whoever listens.
+
+Each gallery with questions has a thread that watches its sources (`searching.watching`). Its journal has each alert
+once, whatever is killed, so that a client that lost its connection is told what it missed: the id of an event says how
+many lines of each journal were told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from tbps_cli import files
+from tbps_cli.errors import CacheError, TbpsError, UsageError
+from tbps_cli.places import cache_dir
+from tbps_cli.searching.journal import Journal
+from tbps_cli.searching.watching import watch
+from tbps_cli.serving.picture_ids import id_of
+from tbps_cli.serving.served import ServedGallery
+
+logger = logging.getLogger("tbps")
+MOST = 50
+"""Questions of one gallery."""
+PAUSE = 15.0
+"""Seconds after which a listener that was told nothing gets a comment, so that proxies keep the connection."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A standing question."""
+
+    id: str
+    gallery: str
+    text: str
+    since: str
+
+    def document(self) -> dict[str, Any]:
+        """As GET /v1/watch has it, and as it is kept."""
+        return {"id": self.id, "gallery": self.gallery, "text": self.text, "since": self.since}
+
+
+@dataclass
+class _Watching:
+    """The thread of one gallery."""
+
+    stop: threading.Event
+    thread: threading.Thread
+
+
+@dataclass
+class StandingQuestions:
+    """All questions of a server."""
+
+    galleries: list[ServedGallery]
+    budget: str = "5/day"
+    """How many alerts may come in a day, over all questions of a gallery."""
+    folder: Path = field(default_factory=lambda: cache_dir() / "serve")
+    loop: asyncio.AbstractEventLoop | None = None
+    _questions: list[Question] = field(default_factory=list)
+    _watching: dict[str, _Watching] = field(default_factory=dict)
+    _listeners: set[asyncio.Event] = field(default_factory=set)
+    _closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read what was kept, and watch."""
+        self.loop = loop
+        self._questions = self._read()
+        for served in self.galleries:
+            self._watch(served)
+
+    def close(self) -> None:
+        """Stop watching, and let listeners go."""
+        self._closed = True
+        for watching in self._watching.values():
+            watching.stop.set()
+        self._tell()
+
+    def all(self) -> list[dict[str, Any]]:
+        """The questions of galleries that are served."""
+        return [question.document() for question in self._questions if self._served(question.gallery)]
+
+    def add(self, served: ServedGallery, text: str) -> dict[str, Any]:
+        """Keep a question and watch for it. Raises UsageError for one that cannot be watched for."""
+        if served.from_file:
+            raise UsageError(
+                f"gallery {served.name} is an index file, to which nothing comes by itself.", "Serve its folder."
+            )
+        text = " ".join(text.split())
+        if not text:
+            raise UsageError("the question is empty.", "For example: a man in a red coat")
+        with self._lock:
+            mine = [question for question in self._questions if question.gallery == served.name]
+            same = next((question for question in mine if question.text == text), None)
+            if same is not None:
+                return same.document()
+            if len(mine) >= MOST:
+                raise UsageError(f"there are {MOST} questions already.", "Delete one.")
+            made = Question(secrets.token_hex(6), served.name, text, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+            self._keep([*self._questions, made])
+        self._watch(served)
+        return made.document()
+
+    def remove(self, id: str) -> bool:
+        """Delete a question; whether there was one."""
+        with self._lock:
+            gone = next((question for question in self._questions if question.id == id), None)
+            if gone is None:
+                return False
+            self._keep([question for question in self._questions if question.id != id])
+        served = self._served(gone.gallery)
+        if served:
+            self._watch(served)
+        return True
+
+    async def events(self, after: str | None) -> AsyncIterator[str]:
+        """Server-sent events: the alerts after the one with this id; None: those from now on."""
+        told = asyncio.Event()
+        self._listeners.add(told)
+        try:
+            sent = self._counts(after)
+            yield "retry: 3000\n\n"
+            while not self._closed:
+                told.clear()
+                for place, served in enumerate(self.galleries):
+                    for line in list(self._lines(served))[sent[place] :]:
+                        sent[place] += 1
+                        yield f"id: {'.'.join(map(str, sent))}\nevent: alert\ndata: {json.dumps(line)}\n\n"
+                try:
+                    async with asyncio.timeout(PAUSE):
+                        await told.wait()
+                except TimeoutError:
+                    yield ": nothing new\n\n"
+        finally:
+            self._listeners.discard(told)
+
+    def alerts(self, last: int) -> list[dict[str, Any]]:
+        """The last alerts, the newest first."""
+        found = [line for served in self.galleries for line in self._lines(served)]
+        return sorted(found, key=lambda line: str(line.get("found", "")), reverse=True)[:last]
+
+    # Inside -------------------------------------------------------------------------------------
+
+    def _counts(self, id: str | None) -> list[int]:
+        """How many alerts of each gallery a client has seen; all of them where it does not say."""
+        parts = (id or "").split(".")
+        if len(parts) == len(self.galleries) and all(part.isdecimal() and len(part) < 12 for part in parts):
+            return [int(part) for part in parts]
+        return [sum(1 for _ in self._lines(served)) for served in self.galleries]
+
+    def _lines(self, served: ServedGallery) -> Iterator[dict[str, Any]]:
+        """The alerts of a gallery in order, as clients get them."""
+        for line in Journal(self._journal(served.name)).lines():
+            known = {key: line[key] for key in line if key not in ("file", "exec", "run")}
+            yield known | {"gallery": served.name, "picture": id_of(served.number, str(line.get("path", "")))}
+
+    def _served(self, name: str) -> ServedGallery | None:
+        return next((served for served in self.galleries if served.name == name), None)
+
+    def _watch(self, served: ServedGallery) -> None:
+        """Begin to watch a gallery for the questions of now, in the place of those before."""
+        old = self._watching.pop(served.name, None)
+        if old is not None:
+            old.stop.set()
+        texts = [question.text for question in self._questions if question.gallery == served.name]
+        if not texts or served.from_file or self._closed:
+            return
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=self._run, args=(served, texts, stop, old), daemon=True, name=f"tbps-watch-{served.number}"
+        )
+        self._watching[served.name] = _Watching(stop, thread)
+        thread.start()
+
+    def _run(self, served: ServedGallery, texts: list[str], stop: threading.Event, before: _Watching | None) -> None:
+        if before is not None:
+            before.thread.join()
+        settings = served.settings
+        try:
+            for _ in watch(
+                served.model,
+                served.given,
+                texts,
+                budget=self.budget,
+                jsonl=self._journal(served.name),
+                footage=settings.footage,
+                download=settings.download,
+                workers=settings.workers,
+                stop=stop,
+            ):
+                self._tell()
+        except TbpsError as error:
+            logger.warning("standing questions of %s: %s", served.name, error.message)
+
+    def _tell(self) -> None:
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for told in self._listeners:
+            told.set()
+
+    def _journal(self, gallery: str) -> Path:
+        return self.folder / f"alerts-{blake2b(gallery.encode('utf-8', 'replace'), digest_size=6).hexdigest()}.jsonl"
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "questions.json"
+
+    def _read(self) -> list[Question]:
+        try:
+            listed = json.loads(self._file.read_text("utf-8"))
+            return [Question(**{key: str(one[key]) for key in ("id", "gallery", "text", "since")}) for one in listed]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s cannot be read (%s): there are no standing questions.", self._file, error)
+            return []
+
+    def _keep(self, questions: list[Question]) -> None:
+        with files.explained(self.folder, CacheError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(self._file, json.dumps([one.document() for one in questions], indent=1) + "\n", CacheError)
+        self._questions = questions

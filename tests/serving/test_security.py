@@ -1,0 +1,163 @@
+"""Who may ask, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from tbps_cli.errors import UsageError
+from tbps_cli.serving.lanes import Lane, Overloaded
+from tbps_cli.serving.security import Access, Rates, is_loopback
+from tbps_cli.serving.server import Address
+
+TOKEN = "a-token-of-24-characters"
+
+
+def ask(client, **headers):
+    return client.post("/v1/search", json={"text": "red"}, headers=headers)
+
+
+def test_another_host_name_is_not_answered(serving, photos: Path) -> None:
+    client = serving(photos, host="evil.example.org")
+    assert ask(client).status_code == 421
+    assert ask(client, host="localhost:8080").status_code == 200
+    assert ask(client, host="127.0.0.1").status_code == 200
+
+
+def test_a_token_is_asked_for_everywhere_but_at_the_health_check(serving, photos: Path) -> None:
+    client = serving(photos, access=Access(TOKEN))
+    for path in ("/", "/v1/galleries", "/metrics", "/openapi.json", "/v1/watch/events", "/v1/nothing"):
+        assert client.get(path).status_code == 401, path
+    assert ask(client).status_code == 401
+    assert ask(client, authorization="Bearer wrong").status_code == 401
+    assert ask(client, authorization=b"Bearer \xc3\xa9\xff").status_code == 401
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert ask(client, authorization=f"Bearer {TOKEN}").status_code == 200
+
+
+def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(serving, photos: Path) -> None:
+    client = serving(photos, access=Access(TOKEN))
+    assert client.get("/?token=wrong").status_code == 401
+    entered = client.get(f"/?token={TOKEN}", follow_redirects=False)
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    cookie = entered.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert client.get("/").status_code == 200
+    assert ask(client).status_code == 200
+    client.cookies.clear()
+    assert client.get(f"/v1/galleries?token={TOKEN}").status_code == 401
+
+
+def test_pages_of_other_origins_may_not_ask(serving, photos: Path) -> None:
+    client = serving(photos, access=Access(origins=frozenset({"https://intranet.example.org"})))
+    assert ask(client, origin="http://localhost").status_code == 200
+    assert ask(client, origin="https://evil.example.org").status_code == 403
+    reply = ask(client, origin="https://intranet.example.org")
+    assert reply.headers["access-control-allow-origin"] == "https://intranet.example.org"
+    asked = client.options("/v1/search", headers={"origin": "https://intranet.example.org"})
+    assert (asked.status_code, asked.headers["access-control-allow-methods"]) == (204, "GET, POST, DELETE")
+    plain = ask(client)
+    assert "access-control-allow-origin" not in plain.headers
+
+
+def test_clients_of_other_machines_are_slowed_down(serving, photos: Path) -> None:
+    client = serving(photos, access=Access(rate=2.0), client="10.1.2.3")
+    codes = [client.get("/healthz").status_code for _ in range(8)]
+    assert codes[:4] == [200] * 4 and 429 in codes[4:]
+    here = serving(photos, access=Access(rate=2.0))
+    assert {here.get("/healthz").status_code for _ in range(20)} == {200}
+
+
+def test_a_rate_lets_as_many_through_as_it_says() -> None:
+    now = [0.0]
+    rates = Rates(10.0, clock=lambda: now[0])
+    assert sum(rates.take("a") for _ in range(100)) == 20
+    assert rates.take("b")
+    now[0] += 1.0
+    assert sum(rates.take("a") for _ in range(100)) == 10
+
+
+def test_every_answer_says_what_browsers_may_do_with_it(serving, photos: Path) -> None:
+    client = serving(photos)
+    for reply in (client.get("/"), ask(client), client.get("/v1/nothing"), client.get("/v1/pictures/x")):
+        policy = reply.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert reply.headers["x-content-type-options"] == "nosniff"
+    assert ask(client).headers["cache-control"] == "no-store"
+
+
+def test_the_page_asks_nobody_else(serving, photos: Path) -> None:
+    page = serving(photos).get("/").text
+    for mark in ("https://", "//cdn", "@import", 'src="http'):
+        assert mark not in page
+    assert page.count("http://") == page.count("http://www.w3.org/")
+
+
+@pytest.mark.parametrize(
+    ("address", "ours"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.1", False),
+     ("0.0.0.0", False), ("example.org", False), ("fe80::1%eth0", False), ("", True)]
+)  # fmt: skip
+def test_which_addresses_are_of_this_machine(address: str, ours: bool) -> None:
+    assert is_loopback(address) is ours
+
+
+def test_a_server_that_others_can_reach_gets_a_token() -> None:
+    assert Address().access().token is None
+    made = Address("0.0.0.0").access().token
+    assert made is not None and len(made) >= 24
+    assert Address("0.0.0.0").access().token != made
+    with pytest.raises(UsageError, match="16 printable"):
+        Address(token="short").access()
+    with pytest.raises(UsageError, match="letters, digits"):
+        Address(token="no blanks; in tokens").access()
+    with pytest.raises(UsageError, match="--origin"):
+        Address(origins=["example.org/"]).access()
+
+
+def test_a_full_queue_is_said_at_once_and_its_places_come_back() -> None:
+    async def scenario() -> None:
+        gate = threading.Event()
+        lane = Lane("test", 1, 1)
+        running = [asyncio.ensure_future(lane.run(gate.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await lane.run(lambda: None)
+        gone = running.pop()
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        assert lane.inside == 1
+        gate.set()
+        await running[0]
+        assert await lane.run(lambda: 5) == 5
+        lane.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_overloaded_server_answers_503(serving, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serving(photos)
+    gate = threading.Event()
+    monkeypatch.setattr(client.service, "search", lambda request, client: {"waited": gate.wait(20)})
+    codes: list[int] = []
+    threads = [threading.Thread(target=lambda: codes.append(ask(client).status_code)) for _ in range(80)]
+    for thread in threads:
+        thread.start()
+    try:
+        refused = None
+        for _ in range(400):
+            if 503 in codes:
+                refused = ask(client)
+                break
+            threading.Event().wait(0.01)
+        assert refused is not None and refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert client.get("/healthz").status_code == 200
+    finally:
+        gate.set()
+        for thread in threads:
+            thread.join()
+    assert codes.count(200) >= 60 and set(codes) == {200, 503}

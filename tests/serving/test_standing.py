@@ -1,0 +1,95 @@
+"""Standing questions: kept, watched for, told once to whoever listens, also after a connection was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from serving.conftest import paint, until
+from support.encoder import FakeEncoder
+
+from tbps_cli.searching.index import index
+from tbps_cli.serving.standing import StandingQuestions
+
+
+def fill(folder: Path, count: int = 60) -> None:
+    """Enough images to set a threshold by; none is red."""
+    for number in range(count):
+        paint(folder / f"{number:03d}.png", ("green", "blue", "yellow")[number % 3], (16, 32 + number))
+
+
+def test_a_question_is_told_of_what_arrives_and_of_nothing_before(serving, tmp_path: Path) -> None:
+    folder = tmp_path / "cams"
+    fill(folder)
+    paint(folder / "old.png", "red")
+    client = serving(folder)
+    made = client.post("/v1/watch", json={"text": "red"})
+    assert made.status_code == 201
+    again = client.post("/v1/watch", json={"text": " red "}).json()
+    assert again["id"] == made.json()["id"]
+    until(lambda: client.get("/v1/watch").json()["questions"])
+    paint(folder / "new.png", "red", (18, 40))
+    told = until(lambda: client.get("/v1/watch").json()["alerts"], 40)
+    assert [alert["path"] for alert in told] == ["new.png"]
+    assert "file" not in told[0]
+    assert until(lambda: client.get(f"/v1/pictures/{told[0]['picture']}").status_code == 200)
+    assert client.delete(f"/v1/watch/{made.json()['id']}").status_code == 204
+    assert client.delete(f"/v1/watch/{made.json()['id']}").status_code == 404
+    assert client.get("/v1/watch").json()["questions"] == []
+
+
+def test_questions_outlive_the_server(serving, tmp_path: Path) -> None:
+    folder = tmp_path / "cams"
+    fill(folder, 3)
+    serving(folder).post("/v1/watch", json={"text": "a man in red"})
+    assert [one["text"] for one in serving(folder).get("/v1/watch").json()["questions"]] == ["a man in red"]
+
+
+def test_an_index_file_is_not_watched(serving, photos: Path, tmp_path: Path) -> None:
+    index(FakeEncoder(), photos, tmp_path / "people.h5")
+    reply = serving(tmp_path / "people.h5").post("/v1/watch", json={"text": "red"})
+    assert reply.status_code == 422 and "index file" in reply.json()["error"]
+
+
+def test_a_damaged_list_of_questions_is_said_and_none_is_asked(tmp_path: Path, caplog) -> None:
+    folder = tmp_path / "serve"
+    folder.mkdir()
+    (folder / "questions.json").write_text('[{"id": 1}]')
+
+    async def scenario() -> None:
+        standing = StandingQuestions([], folder=folder)
+        standing.start(asyncio.get_running_loop())
+        assert standing.all() == []
+        standing.close()
+
+    asyncio.run(scenario())
+    assert "cannot be read" in caplog.text
+
+
+def test_a_listener_that_comes_back_is_told_what_it_missed(serving, tmp_path: Path) -> None:
+    folder = tmp_path / "cams"
+    fill(folder, 3)
+    client = serving(folder)
+    served = client.service.galleries[0]
+    standing = StandingQuestions([served])
+    journal = standing._journal(served.name)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"id": f"{n}", "found": f"2026-01-0{n}", "query": "red", "path": f"{n}.png"} for n in (1, 2, 3)]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    async def listened(after: str | None, wanted: int) -> list[str]:
+        found = []
+        events = standing.events(after)
+        async for event in events:
+            found.append(event)
+            if len(found) == wanted + 1:
+                break
+        await events.aclose()
+        return found[1:]
+
+    events = asyncio.run(listened("1", 2))
+    assert [event.split("\n")[0] for event in events] == ["id: 2", "id: 3"]
+    assert json.loads(events[1].split("data: ")[1])["path"] == "3.png"
+    assert asyncio.run(listened("nonsense", 0)) == []
+    assert [alert["path"] for alert in standing.alerts(2)] == ["3.png", "2.png"]
