@@ -35,6 +35,7 @@ from tbps_cli.models.run import Run
 from tbps_cli.models.summary import summaries
 from tbps_cli.prepare.decode import RESAMPLE, build_store
 from tbps_cli.searching.gallery import Skipped
+from tbps_cli.searching.scan import FoundFiles
 from tbps_cli.searching.skipped import SkippedList
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors, read_tensors
 
@@ -138,7 +139,7 @@ def older_feature_file(place: Workshop, bench: Path) -> tuple[bytes, Check]:
 def skipped_list(place: Workshop, bench: Path) -> tuple[bytes, Check]:
     entries = [Skipped(f"{n}.jpg", n, 10**18 + n, "no known image format") for n in range(20)]
     there = SkippedList(bench / "rows.h5")
-    there.keep([], entries)
+    there.keep(FoundFiles.of([]), entries)
 
     def check(content: bytes) -> str | None:
         there.path.write_bytes(content)

@@ -102,7 +102,7 @@ def command(
     shown = gallery or ", ".join(given)
 
     def embed(chosen: Path | str | None) -> Gallery:
-        with render.progress(f"Embedding {shown}", "images") as progress:
+        with render.progress(f"Embedding {shown}", "images", listing=f"Listing {shown}") as progress:
             return index(
                 chosen,
                 given,

@@ -33,15 +33,15 @@ class LiveView:
     @contextmanager
     def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """The bar, and the hits above it, until the images are embedded."""
-        title = f"Embedding {name}"
+        title, listing = f"Embedding {name}", f"Listing {name}"
         if not render.moving():
-            with render.progress(title, "images") as told:
+            with render.progress(title, "images", listing=listing) as told:
                 yield told
             return
         from rich.console import Group
         from rich.live import Live
 
-        bar, told = render.progress_bar(title, "images")
+        bar, told = render.progress_bar(title, "images", listing=listing)
 
         def drawn() -> RenderableType:
             return Group(*self._hits(), bar)

@@ -241,17 +241,20 @@ def definitions(rows: Sequence[tuple[str, str]], width: int, *, indent: int = 0,
 
 
 @contextmanager
-def progress(title: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, as the callback (done, total) of the library; silent when not a terminal."""
+def progress(title: str, unit: str = "", *, listing: str = "") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, as the callback (done, total) of the library; silent when not a terminal.
+
+    listing: the title while the total is not known yet (0).
+    """
     if not moving():
         yield lambda done, total: None
         return
-    bar, told = progress_bar(title, unit)
+    bar, told = progress_bar(title, unit, listing=listing)
     with bar:
         yield told
 
 
-def progress_bar(title: str, unit: str = "") -> tuple[Progress, Callable[[int, int], None]]:
+def progress_bar(title: str, unit: str = "", *, listing: str = "") -> tuple[Progress, Callable[[int, int], None]]:
     """A bar of stderr that is not shown yet, and the callback (done, total) that moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -263,8 +266,13 @@ def progress_bar(title: str, unit: str = "") -> tuple[Progress, Callable[[int, i
     ]
     columns += [TextColumn(unit)] * bool(unit) + [TimeRemainingColumn()]
     bar = Progress(*columns, console=screen, transient=True)
-    task = bar.add_task(shortened(title, screen.width // 3), total=None)
-    return bar, lambda done, total: bar.update(task, completed=done, total=total)
+    names = [shortened(text, screen.width // 3) for text in (listing or title, title)]
+    task = bar.add_task(names[0], total=None)
+
+    def told(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total or None, description=names[total > 0])
+
+    return bar, told
 
 
 @contextmanager

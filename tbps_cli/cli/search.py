@@ -215,7 +215,7 @@ def _queries(words: list[str], images: list[Path], plus: list[str], minus: list[
 def _progress(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
     from tbps_cli.cli import render
 
-    return render.progress(f"Embedding {name}", "images")
+    return render.progress(f"Embedding {name}", "images", listing=f"Listing {name}")
 
 
 @dataclass(frozen=True)

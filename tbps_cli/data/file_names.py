@@ -20,6 +20,9 @@ from tbps_cli.data.layouts import icfg_pedes, rstpreid
 from tbps_cli.data.types import Person
 from tbps_cli.errors import FilterError
 
+CONVENTIONS = 1
+"""Raised when a name comes to say something else: an index then reads the names of all its files again."""
+
 
 class NameFacts(NamedTuple):
     """What a file's name says; None where it does not say it."""

@@ -44,6 +44,17 @@ def hashes(text_N: Texts) -> NDArray[np.int64]:
     return found_N
 
 
+def coded(text_N: Texts) -> tuple[Texts, NDArray[np.int64]]:
+    """The different texts of a column, in no order, and for each row the number of its text."""
+    if not len(text_N) or not text_N.strides[0]:  # one text, repeated
+        return text_N[:1], np.zeros(len(text_N), np.int64)
+    _, first_V, code_N = np.unique(hashes(text_N), return_index=True, return_inverse=True)
+    text_V = text_N[first_V]
+    if (text_V[code_N] != text_N).any():  # two texts with the same hash
+        text_V, code_N = np.unique(text_N, return_inverse=True)
+    return text_V, code_N
+
+
 class Lookup:
     """Finds texts in a column."""
 

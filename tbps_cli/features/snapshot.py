@@ -107,6 +107,9 @@ class Snapshot:
         """Where the main file has these paths."""
         if self._main is None:
             return np.full(len(path_K), -1, np.int64)
+        first_K = self._main.rows.columns["path"][: len(path_K)]
+        if len(first_K) == len(path_K) and (first_K == path_K).all():  # a folder that is listed as it was before
+            return np.arange(len(path_K))
         return self._main.lookup("path").find(path_K)
 
     def places(self, path_K: Array) -> Array:

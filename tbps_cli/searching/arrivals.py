@@ -60,7 +60,7 @@ class Arrivals:
     @property
     def sources(self) -> Sources:
         """The sources as `index` takes them: their list is the last one that `look` made."""
-        return replace(self._sources, list=lambda: self.taken)
+        return replace(self._sources, list=lambda looked=None: self.taken)
 
     @property
     def present(self) -> list[tuple[str, int, int]]:
@@ -85,13 +85,14 @@ class Arrivals:
         if not listing.items and self.any_before:
             raise DataError(f"{self._sources.title} holds no images any more.")
         seen = {}
-        taken = Taken([], dict(listing.unreadable))
+        items: list[Item] = []
+        taken = Taken(items, dict(listing.unreadable))
         for item in listing.items:
             known = self._seen.get(item.path)
             since = known[1] if known and known[0] == item.found.state else now
             seen[item.path] = item.found.state, since
             if now - since >= self.settled:
-                taken.items.append(self._with_facts(item))
+                items.append(self._with_facts(item))
             else:
                 taken.waiting.add(item.path)
         before, self.taken, self._seen = self.taken, taken, seen

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tbps_cli.errors import CacheError, DataError, UsageError
+from tbps_cli.features.lookup import coded
 from tbps_cli.features.rows import content_hash
 from tbps_cli.features.snapshot import read_about, read_fingerprint
 from tbps_cli.features.store import FeatureFile
@@ -108,11 +110,10 @@ def _indexes(index_file: Path | None, report: ForgetReport) -> Iterator[_Index]:
 
 def _contents(asked: Forgotten, path: str, indexes: Sequence[_Index]) -> set[str]:
     """What the indexes say that these files hold, and what an image that is there holds now."""
-    found = set()
+    found = set[str]()
     for index in indexes:
         rows = index.file.known()
-        for place in np.flatnonzero(asked.covers(rows, index.roots)):
-            found.add(rows[place].content)
+        found |= _different(rows.columns["content"][asked.covers(rows, index.roots)])
     file = Path(path).expanduser()
     if file.is_file() and not is_video(file):
         found.add(content_hash(file))
@@ -129,10 +130,13 @@ def _videos(index: _Index, asked: Forgotten) -> Iterator[str]:
 def _beside(index: _Index, asked: Forgotten) -> Iterator[str]:
     """The contents of crops of the same videos and frames: a thumbnail of a whole frame is kept under any of them."""
     rows = index.file.known()
-    sources = {rows.sources[place] for place in np.flatnonzero(asked.covers(rows, index.roots))} - {""}
-    for place, source in enumerate(rows.sources):
-        if source in sources:
-            yield rows[place].content
+    of_V, of_G = coded(rows.columns["source"])
+    asked_V = np.isin(np.arange(len(of_V)), of_G[asked.covers(rows, index.roots)]) & (of_V != b"")
+    yield from _different(rows.columns["content"][asked_V[of_G]])
+
+
+def _different(content_K: NDArray[np.bytes_]) -> set[str]:
+    return {content.decode() for content in set(content_K.tolist())}
 
 
 def _remember(paths: Sequence[str], contents: set[str], index_file: Path | None, report: ForgetReport) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,19 +25,21 @@ from tbps_cli.data.images import UnreadableImage
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder, ImageEncoder
 from tbps_cli.features.image_ways import ImagesBy
+from tbps_cli.features.lookup import coded
 from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, embed_images
 from tbps_cli.features.rows import Rows
-from tbps_cli.features.snapshot import read_about
+from tbps_cli.features.snapshot import Snapshot, read_about
 from tbps_cli.features.store import FeatureFile, feature_path
-from tbps_cli.footage.video import UnreadableVideo, is_video
+from tbps_cli.footage.video import UnreadableVideo
 from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.searching.gallery import Gallery, Roots, Skipped, Update
 from tbps_cli.searching.index_state import FootageSettings, IndexState
 from tbps_cli.searching.index_way import choose, fingerprint_of
 from tbps_cli.searching.naming import with_names
 from tbps_cli.searching.persons import PersonReport, embed_persons
+from tbps_cli.searching.scan import FoundFiles
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
-from tbps_cli.searching.sources import Item, Listing, Sources, find_sources
+from tbps_cli.searching.sources import Item, Items, Listing, Sources, find_sources
 from tbps_cli.searching.withheld import Withheld
 
 logger = logging.getLogger("tbps")
@@ -79,7 +81,8 @@ def index(
     batch: how many images are embedded at a time; default what the device does best.
     precision: fp32, bf16 or int8; auto goes on as the index was begun, and begins one in the fastest way that agrees
     with float32 here (`features.fastest_way`).
-    progress: called with (images and frames done, those to do), when there are any.
+    progress: called with (images and frames done, those to do), when there are any; while a large source is listed,
+    with (files found so far, 0).
     grown: called every few seconds, while images are embedded, with the gallery as far as it is.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
@@ -97,22 +100,23 @@ def index(
     # The index first: a row of it without a file in the source is then one whose file is gone, and never
     # one of a file that came after the source was listed, which another process has embedded meanwhile.
     file = _open(encoder, given, path)
+    opened_as = file.snapshot
     if not refresh:
         there = _as_it_is(file, given.title, given.roots, str(model.path))
         if not given.complete:
-            there = _only(there, {item.path for item in given.list().items})
+            there = _only(there, Items.of(given.list().items, given.roots))
         if len(there):
             return there
     state = IndexState(file.path)
     footage = footage.after(state.footage)
-    listing = given.list()
+    listing = given.list(None if progress is None else lambda found: progress(found, 0))
+    items = Items.of(listing.items, given.roots)
     skipped = SkippedList(file.path)
     withheld = Withheld(file.path, given.roots)
     if expire is not None:
         withheld.expiry.after(expire)
-    wanted = [item for item in listing.items if not skipped.knows(item.found) and not withheld.knows(item)]
-    pattern = NamePattern(footage.pattern) if footage.pattern else None
-    todo = _Division(given, footage, with_names(wanted, pattern, given.title))
+    left_out_N = skipped.knows(items.found) | withheld.knows(items)
+    todo = _Division(given.title, items, ~left_out_N, footage, file, names_as_now=state.names_as_now(footage))
 
     def so_far() -> None:
         if grown is not None:
@@ -126,7 +130,7 @@ def index(
         encoder, todo.footage, file, state, footage, batch=batch, download=download, progress=progress, written=written
     )
     state.remember(footage)
-    outcome = _Outcome(given, listing, todo, images, persons)
+    outcome = _Outcome(given, listing, todo, opened_as, images, persons)
     update = outcome.settle(file, skipped)
     update.removed += withheld.remove(file)
     state.forget_others({item.path for item in todo.footage} | outcome.unlisted(state.done))
@@ -146,23 +150,49 @@ def index(
     rows, vector_GE = outcome.wanted(file)
     if not len(rows):
         left_out = list({**skipped.entries, **{entry.path: entry for entry in update.skipped}}.values())
-        hint = _no_images_hint(left_out, len(outcome.footage), len(listing.items) - len(wanted))
+        hint = _no_images_hint(left_out, len(outcome.footage), int(left_out_N.sum()))
         raise DataError(f"{given.title} holds no usable images.", hint)
     return Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update)
 
 
 class _Division:
-    """The files of a source by what becomes of them: images that are embedded whole, and footage."""
+    """The files of a source by what becomes of them: images that are embedded whole, and footage.
 
-    def __init__(self, given: Sources, footage: FootageSettings, items: Sequence[Item]) -> None:
-        self.images: list[Source] = []
-        self.footage: list[Item] = []
-        for item in items:
-            video = is_video(item.file)
-            if (video or footage.detect) and footage.detect is not False and not item.facts.box:
-                self.footage.append(item)
-            elif not video:
-                self.images.append(_source(item))
+    Only what is not in the index as it is becomes an object; arrays tell of the others that nothing is to be done.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        items: Items,
+        wanted_N: NDArray[np.bool_],
+        footage: FootageSettings,
+        file: FeatureFile,
+        *,
+        names_as_now: bool,
+    ) -> None:
+        found, pattern = items.found, NamePattern(footage.pattern) if footage.pattern else None
+        frames_N = (found.video_N | bool(footage.detect)) & ~items.box_N & (footage.detect is not False)
+        self.items = items
+        self.image_N = wanted_N & ~found.video_N & ~frames_N
+        """Which are images that are embedded whole."""
+        same_N = _as_before(found, file)
+        same_N[list(items.facts)] = False  # what a table states may be something else by now
+        self.new_K = np.flatnonzero(self.image_N & ~same_N if names_as_now else self.image_N)
+        """The places of those that are to be looked at."""
+        self.images = [_source(item) for item in with_names(items.take(self.new_K), pattern, title)]
+        self.footage = with_names(items.take(np.flatnonzero(wanted_N & frames_N)), pattern, title)
+
+
+def _as_before(found: FoundFiles, file: FeatureFile) -> NDArray[np.bool_]:
+    """Which files have a row of their size and time of change."""
+    place_N = file.snapshot.places(found.name_N)
+    same_N = place_N >= 0
+    columns, there = file.known().columns, place_N[same_N]
+    same_N[same_N] = (columns["size"][there] == found.size_N[same_N]) & (
+        columns["mtime"][there] == found.mtime_N[same_N]
+    )
+    return same_N
 
 
 def _source(item: Item) -> Source:
@@ -202,12 +232,13 @@ def _as_it_is(file: FeatureFile, name: str, roots: Roots, run: str) -> Gallery:
     return Gallery(name, roots, rows, vector_GE, run=run)
 
 
-def _only(gallery: Gallery, wanted: Set[str]) -> Gallery:
+def _only(gallery: Gallery, wanted: Items) -> Gallery:
     """The part of a gallery that is of these files, or of crops of them."""
-    rows = gallery.rows
-    pairs = zip(rows.paths, rows.sources, strict=True)
-    places = np.flatnonzero([path in wanted or (of or path) in wanted for path, of in pairs])
-    return replace(gallery, rows=rows.take(places), vector_GE=gallery.vector_GE[places])
+    columns, listed = gallery.rows.columns, wanted.found.lookup
+    of_V, of_G = coded(columns["source"])
+    wanted_G = (listed.find(columns["path"]) >= 0) | (listed.find(of_V) >= 0)[of_G]
+    places = np.flatnonzero(wanted_G)
+    return replace(gallery, rows=gallery.rows.take(places), vector_GE=gallery.vector_GE[places])
 
 
 def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> Roots:
@@ -305,11 +336,21 @@ class _Outcome:
     """What became of the files of a source: which rows stay, and which the gallery shows."""
 
     def __init__(
-        self, given: Sources, listing: Listing, todo: _Division, images: EmbedReport, persons: PersonReport
+        self,
+        given: Sources,
+        listing: Listing,
+        todo: _Division,
+        before: Snapshot,
+        images: EmbedReport,
+        persons: PersonReport,
     ) -> None:
+        """before: the index as it was before the source was listed."""
         self.given, self.listing, self.images, self.persons = given, listing, images, persons
+        self.items, self.before = todo.items, before
         unusable = {one.source.name for one in images.unusable} | {item.path for item, _ in persons.unusable}
-        self.usable = {source.name for source in todo.images} - unusable
+        usable_N = todo.image_N.copy()
+        usable_N[todo.new_K[[source.name in unusable for source in todo.images]]] = False
+        self.usable = todo.items.found.name_N[usable_N]
         self.footage = {item.path for item in todo.footage} - unusable
 
     def settle(self, file: FeatureFile, skipped: SkippedList) -> Update:
@@ -320,8 +361,8 @@ class _Outcome:
             if os.path.lexists(where):  # what has vanished since the folder was listed is gone, not unusable
                 new[name] = Skipped(name, *state, error.reason)
                 lasting += [new[name]] * error.lasting
-        skipped.keep([item.found for item in self.listing.items], lasting)
-        kept = self._mask(file.known(), self._stays)
+        skipped.keep(self.items.found, lasting)
+        kept = self._stays(file)
         if not kept.all():
             file.keep(kept)
         added, embedded = self.images.added + self.persons.added, self.images.embedded + self.persons.embedded
@@ -332,7 +373,7 @@ class _Outcome:
         """The rows and vectors of the gallery: all of an index of whole folders, else those that are listed."""
         if self.given.complete:
             return file.known(), file.matrix()
-        listed = np.flatnonzero(self._mask(file.known(), self._listed))
+        listed = np.flatnonzero(self._listed(file))
         return file.known().take(listed), file.vectors(listed)
 
     def _failures(self) -> Iterator[tuple[str, Path, tuple[int, int], UnreadableImage | UnreadableVideo]]:
@@ -341,13 +382,18 @@ class _Outcome:
         for item, error in self.persons.unusable:
             yield item.path, item.file, item.found.state, error
 
-    def _mask(self, rows: Rows, wanted: Callable[[str, str], bool]) -> NDArray[np.bool_]:
-        return np.array([wanted(path, of) for path, of in zip(rows.paths, rows.sources, strict=True)], bool)
-
-    def _stays(self, path: str, of: str) -> bool:
-        if self._listed(path, of) or self.listing.hides(of or path):
-            return True
-        return bool(self.unlisted([of or path]))
+    def _stays(self, file: FeatureFile) -> NDArray[np.bool_]:
+        """Which rows stay: those of what is listed, of what may be there unseen, and what others added meanwhile."""
+        stays_G = self._listed(file)
+        others = np.flatnonzero(~stays_G)
+        rows = file.known().take(others)
+        files = [of or path for path, of in zip(rows.paths, rows.sources, strict=True)]
+        there, place_R = self.unlisted(files), self.before.places(rows.columns["path"]).tolist()
+        stays_G[others] = [
+            name in there or self.listing.hides(name) or place < 0 or self.before.rows[place] != row
+            for name, place, row in zip(files, place_R, rows, strict=True)
+        ]
+        return stays_G
 
     def unlisted(self, paths: Iterable[str]) -> set[str]:
         """Those that are there although not listed: an index of single files holds what other lists named as well."""
@@ -356,12 +402,23 @@ class _Outcome:
         file_of = self.given.roots.file_of
         return {path for path in paths if path not in self._all and os.path.lexists(file_of(path))}
 
-    def _listed(self, path: str, of: str) -> bool:
-        """Whether a row is of a file that is listed and usable; of: the video or frame that it is a crop of."""
-        if path in self.usable:
-            return True
-        return of in self.footage and path in self.persons.found.get(of, (path,))
+    def _listed(self, file: FeatureFile) -> NDArray[np.bool_]:
+        """Which rows are of files that are listed and usable, or of persons in them."""
+        rows = file.known()
+        listed_G = np.zeros(len(rows), bool)
+        place_N = file.snapshot.places(self.usable)
+        listed_G[place_N[place_N >= 0]] = True
+        if not self.footage:
+            return listed_G
+        of_V, of_G = coded(rows.columns["source"])
+        names = [of.decode("utf-8", "surrogateescape") for of in of_V.tolist()]
+        listed_G |= np.array([name in self.footage for name in names], bool)[of_G]
+        looked_at = np.array([name in self.persons.found for name in names], bool)[of_G] & listed_G
+        for place in np.flatnonzero(looked_at).tolist():  # persons who were found before are perhaps not found again
+            row = rows[place]
+            listed_G[place] = row.path in self.persons.found[row.source]
+        return listed_G
 
     @cached_property
     def _all(self) -> set[str]:
-        return {item.path for item in self.listing.items}
+        return set(self.items.found.paths)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps_cli import files
+from tbps_cli.data.file_names import CONVENTIONS
 from tbps_cli.data.types import Person
 from tbps_cli.errors import TbpsError
 from tbps_cli.features.parts import locked
@@ -73,7 +74,11 @@ class IndexState:
     def __init__(self, index: Path) -> None:
         self.index = index
         self.path = index.with_name(index.name + ".sources.json")
-        self.footage, self.done = _read(self.path)
+        self.footage, self.done, self.conventions = _read(self.path)
+
+    def names_as_now(self, footage: FootageSettings) -> bool:
+        """Whether the names of files were read as they are now, so that what they say is in the rows."""
+        return (self.footage.pattern, self.conventions) == (footage.pattern, CONVENTIONS)
 
     def is_done(self, item: Item, footage: FootageSettings) -> bool:
         """Whether the persons of a file were found before, in the same way, and it has not changed since."""
@@ -87,9 +92,13 @@ class IndexState:
         )
 
     def remember(self, footage: FootageSettings) -> None:
-        """Keep how persons are found for the next time."""
-        if footage != self.footage:
-            self._change(lambda: setattr(self, "footage", footage))
+        """Keep how persons are found, and how names are read, for the next time."""
+        if footage != self.footage or self.conventions != CONVENTIONS:
+
+            def change() -> None:
+                self.footage, self.conventions = footage, CONVENTIONS
+
+            self._change(change)
 
     def finished(self, path: str, done: DoneVideo) -> None:
         """Note that all persons of a file are in the index."""
@@ -106,19 +115,21 @@ class IndexState:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.index, alone=True):
-                self.footage, self.done = _read(self.path)
+                self.footage, self.done, self.conventions = _read(self.path)
                 change()
-                text = {**asdict(self.footage), "done": {path: asdict(done) for path, done in self.done.items()}}
+                done = {path: asdict(done) for path, done in self.done.items()}
+                text = {**asdict(self.footage), "names": self.conventions, "done": done}
                 files.write_text(self.path, json.dumps(text, indent=0) + "\n")
         except (OSError, TbpsError) as error:
             logger.debug("%s cannot be written: %s", self.path, error)
             change()
 
 
-def _read(path: Path) -> tuple[FootageSettings, dict[str, DoneVideo]]:
+def _read(path: Path) -> tuple[FootageSettings, dict[str, DoneVideo], int]:
     try:
         text = json.loads(path.read_text("utf-8"))
         footage = FootageSettings(**{field.name: text.get(field.name) for field in fields(FootageSettings)})
-        return footage, {name: DoneVideo(**entry) for name, entry in text.get("done", {}).items()}
+        done = {name: DoneVideo(**entry) for name, entry in text.get("done", {}).items()}
+        return footage, done, int(text.get("names", 1))
     except (OSError, ValueError, TypeError, AttributeError):
-        return FootageSettings(), {}
+        return FootageSettings(), {}, 1

@@ -5,7 +5,7 @@ Images of the gallery are read for the trial, so it belongs here and not to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,8 @@ from tbps_cli.features.image_ways import SUFFIXES
 from tbps_cli.features.parts import part_paths
 from tbps_cli.features.snapshot import BadFile, read_fingerprint
 from tbps_cli.features.store import feature_path
-from tbps_cli.footage.video import is_video
 from tbps_cli.searching.index_state import FootageSettings
-from tbps_cli.searching.sources import Sources
+from tbps_cli.searching.sources import Items, Sources
 
 _TRIED = 4
 """How many images may be unreadable for each one of the sample."""
@@ -65,28 +64,31 @@ class _Images:
 
     def __init__(self, model: Encoder, given: Sources, footage: FootageSettings) -> None:
         self.model, self.given, self.footage = model, given, footage
-        self._files: Sequence[Path] | None = None
 
-    @property
-    def files(self) -> Sequence[Path]:
-        if self._files is None:
-            whole = [] if self.footage.detect else self.given.list().items
-            self._files = [item.file for item in whole if not is_video(item.file) and not item.facts.box]
-        return self._files
+    @cached_property
+    def items(self) -> Items:
+        return Items.of(self.given.list().items, self.given.roots)
+
+    @cached_property
+    def whole(self) -> NDArray[np.int64]:
+        """The places of those that are embedded whole."""
+        if self.footage.detect:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(~self.items.found.video_N & ~self.items.box_N)
 
     def count(self) -> int:
         """How many there are."""
-        return len(self.files)
+        return len(self.whole)
 
     def sample(self, wanted: int) -> NDArray[np.float32]:
         """Some of them, from all over the gallery, prepared; fewer where most cannot be read."""
-        spread = np.linspace(0, len(self.files) - 1, min(len(self.files), wanted * _TRIED)).astype(int)
+        spread = np.linspace(0, len(self.whole) - 1, min(len(self.whole), wanted * _TRIED)).astype(int)
         # one of each part of the gallery first, the others in place of those that cannot be read
         order = [place for first in range(_TRIED) for place in spread[first::_TRIED].tolist()]
         found: list[NDArray[np.float32]] = []
         for place in order:
             try:
-                image = read_image(self.files[place], max_pixels=self.model.max_pixels)
+                image = read_image(self.items[int(self.whole[place])].file, max_pixels=self.model.max_pixels)
                 found.append(self.model.transform(image))
             except (UnreadableImage, OSError):
                 continue

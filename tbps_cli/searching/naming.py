@@ -15,6 +15,8 @@ logger = logging.getLogger("tbps")
 def with_names(items: Sequence[Item], pattern: NamePattern | None, title: str) -> list[Item]:
     """The items with what their names say; what a table says of a file counts more.
 
+    An index asks it of new and changed files only, since a name says the same for ever (`IndexState.names_as_now`).
+
     pattern: one's own; names that do not fit it say nothing, and one line tells how many. title: of the gallery.
     """
     said = [(pattern.facts_of(_file_of(item)) if pattern else facts_of(_file_of(item))) for item in items]

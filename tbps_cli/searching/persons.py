@@ -18,9 +18,10 @@ import numpy as np
 
 from tbps_cli.data.images import UnreadableImage
 from tbps_cli.features.encoder import Embeddings, ImageEncoder
+from tbps_cli.features.lookup import coded
 from tbps_cli.features.pipeline import Progress
 from tbps_cli.features.row_sink import ReadyRow, RowSink
-from tbps_cli.features.rows import Box, Row, content_hash
+from tbps_cli.features.rows import Box, Row, content_hash, encoded
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.features.taken import time_changed, time_taken
 from tbps_cli.footage.video import Frame, UnreadableVideo, is_video
@@ -66,12 +67,14 @@ def embed_persons(
     Unreadable files are in the report. Raises CacheError when the index cannot be written.
     """
     report = PersonReport()
-    there = set(file.known().sources)
+    if not items:
+        return report
+    there = set(coded(file.known().columns["source"])[0].tolist())
     # rows that are gone although they were written (a lost or rebuilt file) are made again
     todo = [
         item
         for item in items
-        if not (state.is_done(item, footage) and (item.path in there or not state.done[item.path].rows))
+        if not (state.is_done(item, footage) and (encoded(item.path) in there or not state.done[item.path].rows))
     ]
     if not todo:
         return report
@@ -160,7 +163,7 @@ class _Work:
         if old is None:
             return set()
         paths, known = set(), self.file.known()
-        for row in known.take(np.flatnonzero([source == old for source in known.sources])):
+        for row in known.take(known.columns["source"] == encoded(old)):
             named = _named(item, row.seconds, row.box, start)
             new = replace(row, size=item.found.size, mtime=item.found.mtime, **named)
             if not self.sink.add(ReadyRow(new, None)):

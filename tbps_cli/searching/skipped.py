@@ -7,10 +7,14 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tbps_cli import files
 from tbps_cli.errors import TbpsError
+from tbps_cli.features.rows import encoded
 from tbps_cli.searching.gallery import Skipped
-from tbps_cli.searching.scan import Found
+from tbps_cli.searching.scan import FoundFiles
 
 logger = logging.getLogger("tbps")
 SHOWN = 5
@@ -23,14 +27,13 @@ class SkippedList:
         self.path = index.with_name(index.name + ".left-out.json")
         self.entries = {entry.path: entry for entry in _read(self.path)}
 
-    def knows(self, found: Found) -> bool:
-        """Whether this file was tried before and has not changed since."""
-        entry = self.entries.get(found.path)
-        return entry is not None and (entry.size, entry.mtime) == (found.size, found.mtime)
+    def knows(self, there: FoundFiles) -> NDArray[np.bool_]:
+        """Which of these files were tried before and have not changed since."""
+        return there.in_state({path: (entry.size, entry.mtime) for path, entry in self.entries.items()})
 
-    def keep(self, there: Iterable[Found], new: Iterable[Skipped]) -> None:
+    def keep(self, there: FoundFiles, new: Iterable[Skipped]) -> None:
         """Forget what is gone or changed, add what is new, and write the list when it differs."""
-        still = {found.path: self.entries[found.path] for found in there if self.knows(found)}
+        still = {path: self.entries[path] for path in there.take(self.knows(there)).paths}
         still |= {entry.path: entry for entry in new}
         if still != self.entries:
             self.entries = still
@@ -51,8 +54,11 @@ class SkippedList:
 
 def _read(path: Path) -> list[Skipped]:
     try:
-        return [Skipped(**entry) for entry in json.loads(path.read_text("utf-8"))]
-    except (OSError, ValueError, TypeError):
+        entries = [Skipped(**entry) for entry in json.loads(path.read_text("utf-8"))]
+        for entry in entries:
+            encoded(entry.path)
+        return entries
+    except (OSError, ValueError, TypeError, AttributeError):
         return []
 
 

@@ -11,21 +11,25 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tbps_cli.data.layouts import pairs, records, tables
 from tbps_cli.data.types import Person
 from tbps_cli.databases.urls import is_url, shown
 from tbps_cli.errors import DataError, UsageError
-from tbps_cli.features.rows import Box, change_time
+from tbps_cli.features.rows import Box, change_time, texts
 from tbps_cli.features.taken import parse_time
 from tbps_cli.files import expanded
 from tbps_cli.footage.video import is_video
 from tbps_cli.searching.gallery import Roots
-from tbps_cli.searching.scan import Found, is_image, scan
+from tbps_cli.searching.scan import Found, FoundFiles, Looked, is_image, scan
 
 FIELDS: tables.Fields = {
     **{field: names for field, names in pairs.FIELDS.items() if field in ("image", "person", "camera", "time")},
@@ -66,17 +70,65 @@ class Item:
         return self.found.path
 
 
+@dataclass(frozen=True, eq=False)
+class Items(Sequence[Item]):
+    """The files of a source as columns; indexing gives an `Item`."""
+
+    roots: Roots
+    """Where the files lie."""
+    found: FoundFiles
+    facts: Mapping[int, FileFacts] = field(default_factory=dict)
+    """Place -> what is stated of that file."""
+
+    @classmethod
+    def of(cls, items: Sequence[Item], roots: Roots) -> Items:
+        """The same items as columns."""
+        if isinstance(items, Items):
+            return items
+        found = FoundFiles.of([item.found for item in items])
+        video_N = np.array([is_video(item.file) for item in items], bool)
+        facts = {place: item.facts for place, item in enumerate(items) if item.facts != NOTHING}
+        return cls(roots, replace(found, video_N=video_N), facts)
+
+    @cached_property
+    def box_N(self) -> NDArray[np.bool_]:
+        """Which are a part of an image."""
+        box_N = np.zeros(len(self), bool)
+        box_N[[place for place, facts in self.facts.items() if facts.box]] = True
+        return box_N
+
+    def take(self, index_K: NDArray[np.int64]) -> list[Item]:
+        """The items at these places."""
+        return [self[place] for place in index_K.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        found, facts = self.found[index], self.facts.get(index % len(self), NOTHING)
+        name = found.path.rpartition("#xywh=")[0] if facts.box else found.path
+        return Item(self.roots.file_of(name), found, facts)
+
+
 @dataclass
 class Listing:
     """The files of a source as they were when it was listed."""
 
-    items: list[Item]
+    items: Sequence[Item]
     unreadable: dict[str, str] = field(default_factory=dict)
     """Folder or file, as it is called in the gallery -> why it could not be listed."""
 
     def hides(self, path: str) -> bool:
         """Whether a file may be there unseen: a folder above it could not be read."""
         return any(path.startswith(folder + "/") for folder in self.unreadable)
+
+
+class Lister(Protocol):
+    """Lists the files of a source; `looked` is told now and then how many were found."""
+
+    def __call__(self, looked: Looked | None = None) -> Listing: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +138,7 @@ class Sources:
     title: str
     """As shown."""
     roots: Roots
-    list: Callable[[], Listing]
+    list: Lister
     part: str = ""
     """What tells their index from that of the whole folder `roots.folder`."""
     complete: bool = True
@@ -112,20 +164,32 @@ def find_sources(given: Sequence[str | Path], *, gallery: str | None = None) -> 
     places = repr([str(path) for path in roots.named.values()])
     part = gallery or "sources-" + hashlib.blake2b(places.encode("utf-8", "replace"), digest_size=4).hexdigest()
     title = gallery or ", ".join(one.title for one in named.values())
-    return Sources(title, roots, lambda: _joined(named), part)
+    return Sources(title, roots, lambda looked=None: _joined(named, roots, looked), part)
 
 
-def _joined(named: Mapping[str, Sources]) -> Listing:
-    whole = Listing([])
+def _joined(named: Mapping[str, Sources], roots: Roots, looked: Looked | None) -> Listing:
+    parts: list[FoundFiles] = []
+    facts: dict[int, FileFacts] = {}
+    unreadable: dict[str, str] = {}
+    count = 0
     for key, one in named.items():
         try:
-            listing = one.list()
+            listing = one.list(None if looked is None else _after(count, looked))
         except DataError as error:  # gone by now: the others go on
-            whole.unreadable[key] = error.message
+            unreadable[key] = error.message
             continue
-        whole.items += [_renamed(item, key, one) for item in listing.items]
-        whole.unreadable |= {f"{key}/{at}" if at else key: why for at, why in listing.unreadable.items()}
-    return whole
+        items = Items.of(listing.items, one.roots)
+        facts |= {count + place: stated for place, stated in items.facts.items()}
+        before = texts([key if one.single else f"{key}/"])
+        parts.append(items.found.renamed(np.strings.add(before, b"" if one.single else items.found.name_N)))
+        count += len(items)
+        unreadable |= {f"{key}/{at}" if at else key: why for at, why in listing.unreadable.items()}
+    return Listing(Items(roots, FoundFiles.joined(parts), facts), unreadable)
+
+
+def _after(count: int, looked: Looked) -> Looked:
+    """Counts on from what other sources have."""
+    return lambda found: looked(count + found)
 
 
 def _one(source: str) -> Sources:
@@ -142,7 +206,7 @@ def _one(source: str) -> Sources:
         )
     path = expanded(Path(source))
     if os.path.isdir(path):  # noqa: PTH112 - False for a name that no file system allows, where Path raises
-        return Sources(str(path), Roots(path), lambda: _folder(path))
+        return Sources(str(path), Roots(path), lambda looked=None: _folder(path, looked))
     if os.path.isfile(path):  # noqa: PTH113
         return _file(path)
     if _PATTERN.search(source):
@@ -152,9 +216,9 @@ def _one(source: str) -> Sources:
     )
 
 
-def _folder(folder: Path) -> Listing:
-    seen = scan(folder)
-    return Listing([Item(folder / found.path, found) for found in seen.files], seen.unreadable)
+def _folder(folder: Path, looked: Looked | None) -> Listing:
+    seen = scan(folder, looked)
+    return Listing(Items(Roots(folder), seen.files), seen.unreadable)
 
 
 def _file(path: Path) -> Sources:
@@ -174,7 +238,7 @@ def _pattern(path: Path) -> Sources:
     for match in map(Path, sorted(glob.glob(str(path), recursive=True))):  # noqa: PTH207 - may be absolute
         inside = match.relative_to(fixed).as_posix()
         if match.is_dir():
-            names += [f"{inside}/{found.path}" for found in scan(match).files]
+            names += [f"{inside}/{path}" for path in scan(match).files.paths]
         elif is_image(match.name) or is_video(match.name):
             names.append(inside)
     if not names:
@@ -195,7 +259,7 @@ def _before_pattern(parts: Sequence[str]) -> Iterator[str]:
 def _some(folder: Path, names: Sequence[str], title: str) -> Sources:
     """Some files below a folder."""
 
-    def listing() -> Listing:
+    def listing(looked: Looked | None = None) -> Listing:
         return Listing([item for name in names if (item := _item(folder / name, name)) is not None])
 
     return Sources(title, Roots(folder), listing, "files", complete=False)
@@ -230,20 +294,21 @@ def _listed(title: str, entries: Iterable[Listed]) -> Sources:
         raise DataError(f"{title}: {strange.place}: {strange.file} is neither an image nor a video, by its name.", HINT)
     folder = _common(one.file.parent for one in listed)
 
-    def listing() -> Listing:
-        whole = Listing([])
+    def listing(looked: Looked | None = None) -> Listing:
+        items: list[Item] = []
+        unreadable: dict[str, str] = {}
         for one in listed:
             name = one.file.relative_to(folder).as_posix()
             if (item := _item(one.file, name + _fragment(one.facts.box), one.facts)) is None:
-                whole.unreadable[name] = f"listed in {one.place}, but not there"
+                unreadable[name] = f"listed in {one.place}, but not there"
             else:
-                whole.items.append(item)
-        if not whole.items:
+                items.append(item)
+        if not items:
             raise DataError(
                 f"{title}: none of its {len(listed):,} files is there (first: {listed[0].file}, {listed[0].place}).",
                 HINT,
             )
-        return whole
+        return Listing(items, unreadable)
 
     return Sources(title, Roots(folder), listing, "files", complete=False)
 
@@ -328,11 +393,6 @@ def _short(source: Sources) -> str:
 def _root(source: Sources) -> Path:
     folder = source.roots.folder.absolute()
     return folder / source.single if source.single else folder
-
-
-def _renamed(item: Item, key: str, source: Sources) -> Item:
-    name = key if source.single else f"{key}/{item.path}"
-    return replace(item, found=replace(item.found, path=name))
 
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:

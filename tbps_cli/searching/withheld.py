@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
-from tbps_cli.features.rows import Rows
+from tbps_cli.features.lookup import Lookup, coded
+from tbps_cli.features.rows import Rows, encoded, texts
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.gallery import Roots
 from tbps_cli.searching.line_log import LineLog
-from tbps_cli.searching.scan import Found
-from tbps_cli.searching.sources import Item
+from tbps_cli.searching.scan import FoundFiles
+from tbps_cli.searching.sources import Items
 
 logger = logging.getLogger("tbps")
 _DATED = re.compile(rb"\d{4}-\d\d-\d\dT")
@@ -88,23 +89,81 @@ class Forgotten:
 
     def covers(self, rows: Rows, roots: Roots) -> NDArray[np.bool_]:
         """Which rows are of something that was forgotten."""
-        contents = {content.encode() for content in self.contents}
-        by_content = [content in contents for content in rows.columns["content"].tolist()] if contents else []
-        mask = np.array(by_content, bool) if contents else np.zeros(len(rows), bool)
+        columns, mask = rows.columns, np.zeros(len(rows), bool)
+        if self.contents:
+            mask[Lookup.of(columns["content"]).every(texts(list(self.contents)))] = True
         if self.paths:
-            known: dict[str, bool] = {}
-            for place, (path, source) in enumerate(zip(rows.paths, rows.sources, strict=True)):
-                name = source or path
-                if name not in known:
-                    known[name] = any(map(self.covers_file, _addresses(roots, name)))
-                mask[place] |= known[name] or self._covers_part(roots, path, source)
+            of_V, of_G = coded(columns["source"])
+            itself_G = of_V[of_G] == b""
+            mask[itself_G] |= self.covers_files(columns["path"][itself_G], roots)
+            mask |= (self.covers_files(of_V, roots) & (of_V != b""))[of_G]
+            for number, parts in self._parts_of(of_V, roots):
+                for place in np.flatnonzero(of_G == number).tolist():
+                    row = rows[place]
+                    mask[place] |= row.path.removeprefix(row.source) in parts
         return mask
 
-    def _covers_part(self, roots: Roots, path: str, source: str) -> bool:
-        if not source:
-            return False
-        fragment = path.removeprefix(source)
-        return any(file + fragment in self.paths for file in _addresses(roots, source))
+    def covers_files(self, name_N: NDArray[np.bytes_], roots: Roots) -> NDArray[np.bool_]:
+        """Which files of a gallery were forgotten, under their own names or as what links lead to.
+
+        Folder by folder: a million files lie in a thousand folders, and a folder is where it is for all its files.
+        """
+        mask = np.zeros(len(name_N), bool)
+        if not self.paths or not len(name_N):
+            return mask
+        names_in: dict[str, set[bytes]] = {}
+        for folder, name in map(os.path.split, self.paths):
+            names_in.setdefault(folder, set()).add(encoded(name))
+        folder_V, folder_N, start_N = _folders(name_N)
+        order = np.argsort(folder_N, kind="stable")
+        for number, place_M in enumerate(np.split(order, np.cumsum(np.bincount(folder_N))[:-1])):
+            inside = folder_V[number].decode("utf-8", "surrogateescape")
+            if not inside and roots.named:  # sources that are files, under names of their own
+                for place in place_M.tolist():
+                    name = name_N[place].decode("utf-8", "surrogateescape")
+                    mask[place] = any(map(self.covers_file, _addresses(roots, name)))
+                continue
+            there = list(_addresses(roots, inside))
+            if any(map(self.covers_file, there)):
+                mask[place_M] = True
+                continue
+            start = int(start_N[place_M[0]])
+            wanted = set().union(*(names_in.get(folder, set()) for folder in there))
+            links = _links_in(roots.file_of(inside))
+            if wanted or links:
+                for place in place_M.tolist():
+                    name = name_N[place][start:]
+                    mask[place] = name in wanted or (name in links and self.covers_file(links[name]))
+        return mask
+
+    def _parts_of(self, of_V: NDArray[np.bytes_], roots: Roots) -> Iterator[tuple[int, set[str]]]:
+        """(number of a source, the media fragments of its crops that were forgotten), where there are any."""
+        parts = [path for path in self.paths if split(path)[1]]
+        for number, of in enumerate(of_V.tolist() if parts else ()):
+            name = of.decode("utf-8", "surrogateescape")
+            there = _addresses(roots, name) if name else ()
+            found = {path.removeprefix(file) for file in there for path in parts if path.startswith(f"{file}#")}
+            if found:
+                yield number, found
+
+
+def _folders(name_N: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
+    """The different folders of paths, without a slash behind; which one each path has; where its file's name begins."""
+    start_N = np.strings.rfind(name_N, b"/") + 1
+    width = max(1, name_N.dtype.itemsize)
+    byte_NW = np.ascontiguousarray(name_N).view(np.uint8).reshape(len(name_N), width)
+    before_N = np.where(np.arange(width) < start_N[:, None] - 1, byte_NW, 0).astype(np.uint8)
+    folder_V, folder_N = coded(before_N.view(f"S{width}").reshape(-1))
+    return folder_V, folder_N, start_N
+
+
+def _links_in(folder: Path) -> dict[bytes, str]:
+    """The links of a folder, by name, and what each leads to in the end."""
+    try:
+        with os.scandir(folder) as listing:
+            return {encoded(entry.name): os.path.realpath(entry.path) for entry in listing if entry.is_symlink()}
+    except OSError:
+        return {}
 
 
 def split(path: str) -> tuple[str, str]:
@@ -152,6 +211,7 @@ class Expiry:
             text = json.loads(self.path.read_text("utf-8"))
             self.seconds = None if text["seconds"] is None else float(text["seconds"])
             self.gone = {str(path): (int(size), int(mtime)) for path, (size, mtime) in text["gone"].items()}
+            texts(list(self.gone))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -170,9 +230,9 @@ class Expiry:
             self.seconds = None if math.isinf(seconds) else seconds
             self._write()
 
-    def knows(self, found: Found) -> bool:
-        """Whether an image went before, and has not changed since."""
-        return self.gone.get(found.path) == found.state
+    def knows(self, found: FoundFiles) -> NDArray[np.bool_]:
+        """Which images went before, and have not changed since."""
+        return found.in_state(self.gone)
 
     def covers(self, rows: Rows) -> NDArray[np.bool_]:
         """Which rows are older than the period: by when they were taken, else by their file's last change."""
@@ -181,9 +241,11 @@ class Expiry:
         now = datetime.now()
         oldest = (now - timedelta(seconds=self.seconds)).isoformat(timespec="seconds").encode()
         changed = rows.columns["mtime"] < int((now.timestamp() - self.seconds) * 1e9)
-        times = rows.columns["time"].tolist()
-        taken = np.fromiter((bool(_DATED.match(time)) for time in times), bool, len(rows))
-        return np.where(taken, np.fromiter((time < oldest for time in times), bool, len(rows)), changed)
+        time_V, time_G = coded(rows.columns["time"])
+        times = time_V.tolist()
+        taken_V = np.array([bool(_DATED.match(time)) for time in times], bool)
+        old_V = np.array([time < oldest for time in times], bool)
+        return np.where(taken_V[time_G], old_V[time_G], changed)
 
     def note(self, rows: Rows) -> None:
         """Remember these rows as gone; crops come back with their video alone, which is not looked at again."""
@@ -209,10 +271,9 @@ class Withheld:
     def expiry(self) -> Expiry:
         return Expiry(self.index)
 
-    def knows(self, item: Item) -> bool:
-        """Whether a file is not even to be looked at."""
-        forgotten = self.forgotten.paths and any(map(self.forgotten.covers_file, _addresses(self.roots, item.path)))
-        return bool(forgotten) or self.expiry.knows(item.found)
+    def knows(self, items: Items) -> NDArray[np.bool_]:
+        """Which files are not even to be looked at."""
+        return self.forgotten.covers_files(items.found.name_N, self.roots) | self.expiry.knows(items.found)
 
     def covers(self, rows: Rows) -> NDArray[np.bool_]:
         """Which rows must not be shown."""

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 from support.encoder import FakeEncoder
 
+from tbps_cli.data import file_names
+from tbps_cli.data.file_names import NOTHING_SAID, NameFacts
 from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
-from tbps_cli.features import pipeline, row_sink
+from tbps_cli.features import pipeline, row_sink, store
 from tbps_cli.features.store import FeatureFile
+from tbps_cli.searching import index_state, naming, sources
 from tbps_cli.searching import scan as scanning
-from tbps_cli.searching import sources
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index, open_index
 
@@ -153,8 +155,8 @@ def test_an_image_that_vanishes_after_the_listing_is_gone_and_not_named(
 ) -> None:
     listed = sources.scan
 
-    def scan(folder: Path):
-        seen = listed(folder)
+    def scan(folder: Path, looked=None):
+        seen = listed(folder, looked)
         (photos / "red.png").unlink(missing_ok=True)
         return seen
 
@@ -318,8 +320,8 @@ def test_rows_that_another_process_added_after_the_listing_are_kept(model, photo
     index(model, photos)
     listed = sources.scan
 
-    def scan(folder: Path):
-        seen = listed(folder)
+    def scan(folder: Path, looked=None):
+        seen = listed(folder, looked)
         if not (photos / "late.png").exists():
             painted(photos / "late.png", "yellow")
             index(FakeEncoder(), photos)
@@ -468,3 +470,62 @@ def test_an_index_without_its_images_says_so_once_and_can_be_searched(
     shutil.rmtree(photos)
     gallery = open_index(model, tmp_path / "a.h5")
     assert len(gallery) == 3 and lines().count("cannot be shown or copied") == 1
+
+
+def test_what_is_in_the_index_as_it_is_costs_no_object_and_no_look_at_its_name(
+    model, photos: Path, painted, monkeypatch
+) -> None:
+    for number in range(40):
+        painted(photos / "many" / f"cam{number % 3}_{number:03d}.png", ["red", "green", "blue"][number % 3])
+    index(model, photos)
+    made, read = [], []
+    item_of, facts_of = sources.Items.__getitem__, naming.facts_of
+    monkeypatch.setattr(sources.Items, "__getitem__", lambda items, place: made.append(place) or item_of(items, place))
+    monkeypatch.setattr(naming, "facts_of", lambda path: read.append(path) or facts_of(path))
+    gallery = index(model, photos)
+    assert len(gallery) == 43 and not made and not read
+    painted(photos / "many" / "cam1_new.png", "yellow")
+    painted(photos / "red.png", "blue")
+    gallery = index(model, photos)
+    assert (len(gallery), gallery.update.added) == (44, 2)
+    assert sorted(read) == ["many/cam1_new.png", "red.png"] and len(made) < 10
+    (new,) = [row for row in gallery.rows if row.path.endswith("new.png")]
+    assert new.camera == "cam1"
+
+
+def test_names_are_read_again_when_they_come_to_say_something_else(model, photos: Path, painted, monkeypatch) -> None:
+    painted(photos / "gate_red.png", "red")
+    index(model, photos)
+    monkeypatch.setattr(naming, "facts_of", lambda path: NameFacts("gate") if "gate" in path else NOTHING_SAID)
+    assert not any(row.camera for row in index(model, photos).rows), "the conventions are said to be what they were"
+    for module in (index_state, file_names):
+        monkeypatch.setattr(module, "CONVENTIONS", 2)
+    for _ in range(2):
+        gallery = index(model, photos)
+        assert {row.path: row.camera for row in gallery.rows if row.camera} == {"gate_red.png": "gate"}
+    assert index_state.IndexState(next((photos.parent / "cache" / "indexes").glob("*.h5"))).conventions == 2
+    assert model.seen == 3
+
+
+def test_rows_that_others_add_while_parts_are_merged_are_kept(model, photos: Path, painted, monkeypatch) -> None:
+    """Merging shows a long run what others have added meanwhile: of files that its own list cannot have."""
+    index(model, photos)
+    monkeypatch.setattr(store, "PARTS", 2)
+    monkeypatch.setattr(row_sink, "FLUSH_ROWS", 1)
+    listed = sources.scan
+
+    def scan(folder: Path, looked=None):
+        seen = listed(folder, looked)
+        if not (photos / "late.png").exists():
+            painted(photos / "late.png", "yellow")
+            index(FakeEncoder(), photos)
+        return seen
+
+    painted(photos / "first.png", "yellow", (9, 18))
+    painted(photos / "second.png", "red", (9, 18))
+    (photos / "green.png").unlink()
+    monkeypatch.setattr(sources, "scan", scan)
+    index(model, photos, batch=1)
+    (place,) = Path(os.environ["TBPS_CACHE_DIR"]).glob("indexes/*.h5")
+    there = FeatureFile.open(place, model.fingerprint)
+    assert set(there.known().paths) == {"red.png", "first.png", "second.png", "late.png", "below/blue.jpg"}

@@ -9,7 +9,7 @@ import pytest
 
 from tbps_cli.errors import DataError
 from tbps_cli.searching import scan as module
-from tbps_cli.searching.scan import scan
+from tbps_cli.searching.scan import Found, FoundFiles, scan
 from tbps_cli.searching.sources import Listing
 
 
@@ -118,3 +118,36 @@ def test_names_that_are_not_text_are_found_as_they_are(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / os.fsdecode(b"\xff.png")).write_bytes(b"12345")
     assert [os.fsencode(path) for path in found(tmp_path)] == [b"caf\xe9/\xff.png"]
+
+
+def test_a_listing_says_now_and_then_how_many_files_it_has_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, *(f"{folder}/{number}.png" for folder in range(3) for number in range(1000)))
+    monkeypatch.setattr(module, "TOLD_SECONDS", 0.0)
+    told: list[int] = []
+    assert len(scan(tmp_path, told.append).files) == 3000
+    assert told == [1024, 2048]
+
+
+def test_a_video_is_told_from_an_image_by_its_ending(tmp_path: Path) -> None:
+    make(tmp_path, "a.MP4", "b.jpg", "mp4.png", "c.mkv")
+    files = scan(tmp_path).files
+    assert dict(zip(files.paths, files.video_N.tolist(), strict=True)) == {
+        "a.MP4": True, "b.jpg": False, "c.mkv": True, "mp4.png": False,
+    }  # fmt: skip
+
+
+def test_many_blocks_of_files_are_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{'long' * folder}{folder}/{number:02d}.png" for folder in range(9) for number in range(12)]
+    make(tmp_path, *names)
+    monkeypatch.setattr(module, "BLOCK", 7)
+    assert found(tmp_path) == sorted(names)
+
+
+def test_files_are_known_by_name_size_and_time(tmp_path: Path) -> None:
+    files = FoundFiles.of([Found("a.png", 1, 5), Found("b/\udcff.png", 2, 6), Found("c.png", 3, 7)])
+    states = {"a.png": (1, 5), "b/\udcff.png": (2, 6), "c.png": (3, 8), "gone.png": (3, 7), "far.png": (2**70, -1)}
+    assert files.in_state(states).tolist() == [True, True, False]
+    assert files.in_state({}).tolist() == [False] * 3
+    assert FoundFiles.of([]).in_state(states).tolist() == []

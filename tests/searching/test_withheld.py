@@ -201,3 +201,28 @@ def test_the_command_forgets_and_says_what_and_where(tmp_path: Path) -> None:
     run("index", "--forget", "photos", "--json")
     left = run("search", "a man", "--in", "photos", status=1)
     assert "3 files were forgotten (--forget) or are too old (--expire)" in left.stderr
+
+
+def test_a_link_to_what_was_forgotten_stays_out_in_any_folder(model, photos: Path, painted) -> None:
+    painted(photos / "hidden" / "a.png", "yellow")
+    forget(["photos/hidden", "photos/red.png"])
+    (photos / "to.png").symlink_to(photos / "hidden" / "a.png")
+    (photos / "below" / "again.png").symlink_to(photos / "red.png")
+    (photos / "whole").symlink_to(photos / "hidden")
+    assert paths(index(model, photos)) == ["below/blue.jpg", "green.png"]
+
+
+@pytest.mark.parametrize("place", ["one/x.png", "one", "two/deep/y.png", "two"])
+def test_what_was_forgotten_stays_out_of_a_gallery_of_several_sources(
+    model, tmp_path: Path, painted, place: str
+) -> None:
+    for name in ("one/x.png", "one/z.png", "two/deep/y.png", "two/deep/x.png"):
+        painted(tmp_path / name, "red", (8 + len(name), 20 + ord(name[-5]) % 7))
+    single = painted(tmp_path / "alone.png", "blue")
+    given = [tmp_path / "one", tmp_path / "two", single]
+    everything = set(paths(index(model, given)))
+    assert len(everything) == 5
+    forget([place])
+    assert set(paths(index(model, given))) == {path for path in everything if not f"{path}/".startswith(f"{place}/")}
+    forget(["alone.png"])
+    assert "alone.png" not in paths(index(model, given))
