@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = "features", "indexes", "detections", "weights", "remembered", "towers", "thumbnails", "streams"
+KINDS = "features", "indexes", "detections", "weights", "remembered", "towers", "thumbnails", "streams", "given"
 """The folders below the cache that are ours: embedded images, searched folders, persons found in videos, downloads,
-small facts, text towers of runs as graphs, thumbnails, recordings of streams that are watched."""
+small facts, text towers of runs as graphs, thumbnails, recordings of streams that are watched, lists of what databases
+were given."""
 
 _DAY = 86_400.0
 

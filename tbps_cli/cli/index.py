@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,11 @@ from tbps_cli.cli.options import (
     Workers,
     footage_settings,
 )
+from tbps_cli.databases.urls import is_url, shown_place
 
 if TYPE_CHECKING:
+    from tbps_cli.features.encoder import Encoder
+    from tbps_cli.searching.filling import Filled
     from tbps_cli.searching.gallery import Gallery
 
 
@@ -48,8 +52,13 @@ def command(
         ),
     ] = None,
     gallery: Annotated[
-        str | None,
-        typer.Option("--gallery", metavar="NAME", help="Keep the sources under a name, for searches with --in NAME."),
+        list[str] | None,
+        typer.Option(
+            "--gallery",
+            metavar="NAME-OR-URL",
+            help="Keep the sources under a name, for searches with --in NAME; or bring a gallery in a database up to "
+            "date with them (docs/databases.md; repeatable for its shards).",
+        ),
     ] = None,
     expire: Annotated[
         str | None,
@@ -88,26 +97,29 @@ def command(
     from tbps_cli.cli import consent, output, render, search_view
     from tbps_cli.errors import TbpsError
     from tbps_cli.searching import galleries
+    from tbps_cli.searching.filling import fill
     from tbps_cli.searching.index import index
+    from tbps_cli.searching.sources import find_sources
 
+    name, urls = _gallery(gallery or ())
     if forget:
-        _forget(forget, path, as_json=as_json and not sources)
-        if not sources and gallery is None:
+        _forget(forget, path, urls, as_json=as_json and not sources)
+        if not sources and name is None:
             return
     period = None if expire is None else math.inf if expire == "never" else seconds("--expire", expire)
     footage = footage_settings(detect, every, detector, pattern)
     given = list(sources or ())
-    if gallery is not None:
-        given = galleries.define(gallery, given) if given else galleries.sources_of(gallery)
-    shown = gallery or ", ".join(given)
+    if name is not None:
+        given = galleries.define(name, given) if given else galleries.sources_of(name)
+    shown = name or ", ".join(given)
+    listed = find_sources(given, gallery=name)
 
-    def embed(chosen: Path | str | None) -> Gallery:
+    def embed(chosen: Encoder | Path | str | None) -> Gallery:
         with render.progress(f"Embedding {shown}", "images", listing=f"Listing {shown}") as progress:
             return index(
                 chosen,
-                given,
+                listed,
                 path,
-                gallery=gallery,
                 footage=footage,
                 download=download,
                 expire=period,
@@ -121,13 +133,31 @@ def command(
                 progress=progress,
             )
 
-    found = consent.with_weights(embed, ckpt, ["tbps", "index", *given], download=download)
+    def embed_for_database(chosen: Path | str | None) -> tuple[Gallery, Filled | None]:
+        if not urls:
+            return embed(chosen), None
+        return fill(
+            urls,
+            chosen,
+            embed,
+            complete=listed.complete,
+            data_root=data_root,
+            device=device,
+            sets=sets or (),
+            words=words,
+            watch=_writing,
+        )
+
+    typed = ["tbps", "index", *map(shown_place, given)]
+    found, filled = consent.with_weights(embed_for_database, ckpt, typed, download=download)
     if found.update.kept:
         output.stdout.written.append(str(path or f"the index of {shown}"))
     if as_json:
-        render.document(found.document())
+        render.document({**found.document(), **({"database": filled.document()} if filled else {})})
     else:
-        places: list[object] = [path or gallery] if path or gallery else list(given)
+        if filled:
+            search_view.filled_report(filled)
+        places: list[object] = [path or name] if path or name else list(map(shown_place, urls or given))
         options: list[tuple[str, object]] = [("--in", place) for place in places]
         options += [("--ckpt", ckpt), ("--words", words)]
         options += [("--set", setting) for setting in sets or ()]
@@ -136,15 +166,39 @@ def command(
         raise TbpsError(f"the index of {shown} could not be written, so nothing is kept.", "See the warning above.")
 
 
-def _forget(paths: Sequence[str], index_file: Path | None, *, as_json: bool) -> None:
+def _gallery(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The name of a gallery, or the URLs of one in a database."""
+    from tbps_cli.errors import UsageError
+
+    urls = [one for one in given if is_url(one)]
+    names = [one for one in given if not is_url(one)]
+    if names and len(given) > 1:
+        raise UsageError(
+            "--gallery: several are given.", "Several URLs are the shards of one gallery; a name is alone."
+        )
+    return next(iter(names), None), urls
+
+
+def _writing(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    from tbps_cli.cli import render
+
+    return render.progress(f"Writing to {title}", "rows")
+
+
+def _forget(paths: Sequence[str], index_file: Path | None, urls: Sequence[str], *, as_json: bool) -> None:
     from tbps_cli.amounts import amount
     from tbps_cli.cli import render
+    from tbps_cli.searching.filling import forget_in
     from tbps_cli.searching.forget import forget
 
     report = forget(paths, index_file)
+    title, rows = forget_in(urls, paths) if urls else ("", 0)
     if as_json:
-        render.document({"forgotten": report.document()})
+        there = {"database": {"gallery": title, "images": rows}} if urls else {}
+        render.document({"forgotten": {**report.document(), **there}})
         return
+    if urls:
+        render.line(f"Forgotten: {amount(rows, 'image')} in {title}")
     images = f"{amount(report.images, 'image')} in {amount(report.indexes, 'index', 'indexes')}"
     detections = amount(report.detections, "list of detections", "lists of detections")
     render.line(f"Forgotten: {images}, {amount(report.thumbnails, 'thumbnail')}, {detections}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tbps_cli.cli.terminal_images import Renderable
     from tbps_cli.exporting.agree import Agreement
+    from tbps_cli.searching.filling import Filled
     from tbps_cli.searching.gallery import Gallery
     from tbps_cli.searching.ranking import Answer
     from tbps_cli.types import Hit
@@ -151,6 +152,15 @@ def index_line(gallery: Gallery) -> None:
     changes = [f"{done.added:,} added"] * bool(done.added) + [f"{done.removed:,} removed"] * bool(done.removed)
     if changes:
         note(f"{gallery.name}: {amount(len(gallery), 'image')} ({', '.join(changes)})")
+
+
+def filled_report(filled: Filled) -> None:
+    """What a database was given of the sources."""
+    names = ", ".join(f"{name}/" for name in filled.names)
+    line(
+        f"{filled.title}: {amount(filled.size, 'image')}, {filled.added:,} added, {filled.removed:,} removed; "
+        f"the paths of these sources begin with {names}"
+    )
 
 
 def index_report(gallery: Gallery, options: Sequence[str]) -> None:

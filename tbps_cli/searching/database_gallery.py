@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tbps_cli.databases.base import Database
 from tbps_cli.databases.opening import open_database
 from tbps_cli.databases.urls import is_url, shown
-from tbps_cli.errors import DatabaseError, UsageError
+from tbps_cli.errors import DatabaseError, TbpsError, UsageError
 from tbps_cli.features.asked import columns_of
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.image_ways import SUFFIXES
@@ -168,14 +168,11 @@ def database_gallery(database: Database, model: Encoder, root: Path | None = Non
 
     Raises DatabaseError where another model made its vectors.
     """
-    refuse_batch_dependent(model)
-    if database.fingerprint not in (None, *(model.fingerprint + suffix for suffix in ("", *SUFFIXES))):
-        run = database.about.get("run", "another one")
+    try:
+        refuse_other_model(f"--in {database.title}", database.fingerprint, database.about, model)
+    except TbpsError:
         database.close()
-        raise DatabaseError(
-            f"--in {database.title}: its vectors were made by another model than {model.path}: {run}.",
-            f"Search with --ckpt {run}",
-        )
+        raise
     made = DatabaseGallery(
         database.title,
         _roots(database, root),
@@ -187,6 +184,20 @@ def database_gallery(database: Database, model: Encoder, root: Path | None = Non
     )
     weakref.finalize(made, database.close)
     return made
+
+
+def refuse_other_model(title: str, made_by: str | None, about: Mapping[str, object], model: Encoder) -> None:
+    """Raises DatabaseError where the vectors of a gallery were made by another model, TbpsError where none can be.
+
+    made_by: the fingerprint of the gallery; in which precision images were embedded makes no difference here, since
+    each way of embedding was compared with float32.
+    """
+    refuse_batch_dependent(model)
+    if made_by not in (None, model.fingerprint, *(model.fingerprint + suffix for suffix in SUFFIXES)):
+        run = about.get("run", "unknown")
+        raise DatabaseError(
+            f"{title}: its vectors were made by another model than {model.path}: {run}.", f"Use that one: --ckpt {run}"
+        )
 
 
 def place_here(folder: Path) -> str:

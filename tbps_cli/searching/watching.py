@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli import amounts
+from tbps_cli.databases.urls import is_url
 from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import Progress
@@ -180,7 +181,7 @@ class _Sources:
         if any(str(place) == STDIN for place in given):
             raise UsageError("-: a list from standard input ends, and cannot be watched.", "Write it into a file.")
         gallery, places = named(list(given))
-        streams = [str(place) for place in places if is_stream(str(place))]
+        streams = [str(place) for place in places if is_stream(str(place)) and not is_url(str(place))]
         for address in streams:
             check_stream(address)
             if once:
