@@ -1,0 +1,264 @@
+"""The best of a million rows for a query, read a quarter at a time from 8-bit codes, with an error bar.
+
+**Codes.** The principal axes of a sample of the rows are cut into groups of 128, the strongest first, and each group is
+turned at random within itself, which evens out its variance: one scale a group is then enough. A row x becomes
+z = A (x - mean), rounded to z' = s round(z / s), eight bits a number. A query q becomes y = A q, rounded in the same way
+to y'. As A is orthogonal,
+
+    q . x  =  q . mean  +  sum over groups g of  y_g . z_g
+
+and q . mean is the same for all rows. Each group is an array of its own, so that the first can be read alone.
+
+**The error bar.** When some groups are scanned, a row is known by p = sum over these of y'_g . z'_g. What is missing is
+
+    (q . x - q . mean) - p  =  r . z  +  sum over scanned groups of y'_g . (z_g - z'_g)
+
+where r is y - y' in scanned groups and y in the others. Over the rows of the gallery z has mean 0 and covariance C, which
+the sample gives (it has a block a group, since principal axes are uncorrelated), and rounding errors are spread evenly
+over [-s/2, s/2]. So the missing part has mean 0 and variance
+
+    sigma^2  =  r' C r  +  sum over scanned groups of |y'_g|^2 s_g^2 / 12
+
+for this query, before any row was looked at.
+
+**The search.** Scan the first group for all rows. Complete the scores of the best few from the other groups; the k-th of
+them is t. A row with p < t - 5 sigma would have to be five standard deviations off to belong to the k best: it is
+dropped. Where over 3 % survive (a query or a gallery whose variance lies in many axes), the next group is scanned, and
+so on; with all groups that is a scan of plain 8-bit codes. Survivors are completed from their codes, and the best
+`RESCORED` times k are scored exactly from the vectors. So scores are exact always; what can be missed is a row that
+the bar misjudged, measured as one in 2,000 of the ten best (`docs/benchmarks.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.retrieval.integers import Codes, Product, threads
+from tbps_cli.retrieval.rank import topk
+from tbps_cli.retrieval.similarity import Array
+
+Floats = NDArray[np.float32]
+Places = NDArray[np.int64]
+
+GROUP = 128
+"""Axes of a group."""
+SAMPLE = 20_000
+"""Rows that mean, axes and covariance are taken from."""
+MARGIN = 1.05
+"""The largest value of a sample is coded as 127 / MARGIN; what lies further out is clipped."""
+SIGMAS = 6.0
+"""Rows so far below the k-th are dropped."""
+KEPT = 0.005
+"""Share of the rows, the best so far, that is kept whatever the bar says."""
+MANY = 0.25
+"""Up to such a share of all rows, the codes of single rows are gathered; beyond it all are scanned."""
+FIRST, RESCORED = 6, 3
+"""Times k: rows that are completed to find the k-th score, and rows that are scored exactly in the end."""
+LEAST = 10
+"""A smaller k is treated as this one."""
+BLOCK = 65_536
+"""Rows that one thread scans at a time: 8 MB of codes."""
+SCORES = 16_384
+"""A sample of scores."""
+TOGETHER = 16
+"""Queries whose first group is scanned together."""
+ENCODED = 8192
+"""Rows that are encoded at a time."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How vectors are coded; fitted once, and kept for rows that come later."""
+
+    mean_E: Floats
+    axis_AE: Floats
+    """A = GROUP x groups axes, orthogonal; those beyond the width of the vectors are 0."""
+    scale_H: Floats
+    """A step of the codes of each group."""
+    covariance_HDD: Floats
+    """Of the coded values, group by group."""
+
+    @classmethod
+    def fit(cls, vector_GE: Array) -> Frame:
+        """From a sample of rows. Raises ValueError where it holds NaN or infinity."""
+        rng = np.random.default_rng(0)
+        place_S = np.arange(len(vector_GE))
+        if len(place_S) > SAMPLE:
+            place_S = np.sort(rng.choice(len(place_S), SAMPLE, replace=False, shuffle=False))
+        sample_SE = np.asarray(vector_GE[place_S], np.float32)
+        if not np.isfinite(sample_SE).all():
+            raise ValueError("vectors with NaN or infinity cannot be coded")
+        mean_E = sample_SE.mean(axis=0, dtype=np.float64).astype(np.float32)
+        sample_SE -= mean_E
+        width = sample_SE.shape[1]
+        groups = -(-width // GROUP)
+        _, vector_EE = np.linalg.eigh(sample_SE.T.astype(np.float64) @ sample_SE.astype(np.float64))
+        axis_HDE = np.zeros((groups * GROUP, width))
+        axis_HDE[:width] = vector_EE.T[::-1]
+        axis_HDE = axis_HDE.reshape(groups, GROUP, width)
+        turn_HDD = np.linalg.qr(rng.standard_normal((groups, GROUP, GROUP)))[0]
+        axis_AE = (turn_HDD @ axis_HDE).reshape(-1, width).astype(np.float32)
+        value_SHD = (sample_SE @ axis_AE.T).reshape(-1, groups, GROUP)
+        scale_H = np.abs(value_SHD).max(axis=(0, 2)) * MARGIN / 127
+        value_HSD = value_SHD.transpose(1, 0, 2)
+        covariance_HDD = value_HSD.transpose(0, 2, 1) @ value_HSD / max(1, len(sample_SE))
+        return cls(mean_E, axis_AE, np.where(scale_H > 0, scale_H, 1).astype(np.float32), covariance_HDD)
+
+    @property
+    def groups(self) -> int:
+        return len(self.scale_H)
+
+    def encode(self, vector_NE: Array) -> Codes:
+        """The codes of rows, [H, N, D]. Raises ValueError on NaN or infinity."""
+        centred_NE = np.asarray(vector_NE, np.float32) - self.mean_E
+        value_NHD = (centred_NE @ self.axis_AE.T).reshape(-1, self.groups, GROUP)
+        if not np.isfinite(value_NHD).all():
+            raise ValueError("vectors with NaN or infinity cannot be coded")
+        value_NHD /= self.scale_H[:, None]
+        np.clip(np.rint(value_NHD, out=value_NHD), -127, 127, out=value_NHD)
+        return np.ascontiguousarray(value_NHD.transpose(1, 0, 2).astype(np.int8))
+
+    def encoded(self, vector_GE: Array, start: int = 0) -> Iterator[Codes]:
+        """The codes of all rows from `start` on, block by block."""
+        for first in range(start, len(vector_GE), ENCODED):
+            yield self.encode(vector_GE[first : first + ENCODED])
+
+
+class CodedQuery:
+    """A query, rounded group by group, and how far scores of scanned groups are off."""
+
+    def __init__(self, query_E: Floats, frame: Frame) -> None:
+        value_HD = (frame.axis_AE @ query_E).reshape(frame.groups, GROUP)
+        step_H = np.abs(value_HD).max(axis=1) / 127
+        self.code_HD = np.rint(value_HD / np.where(step_H > 0, step_H, 1)[:, None]).astype(np.int8)
+        self.factor_H: Floats = (step_H * frame.scale_H).astype(np.float32)
+        """What a product of codes is worth."""
+        rounded_HD = self.code_HD * step_H[:, None]
+        error_HD = value_HD - rounded_HD
+        rounding_H = (rounded_HD**2).sum(axis=1) * frame.scale_H**2 / 12
+        self._scanned_H = np.einsum("hd,hde,he->h", error_HD, frame.covariance_HDD, error_HD) + rounding_H
+        self._open_H = np.einsum("hd,hde,he->h", value_HD, frame.covariance_HDD, value_HD)
+
+    def sigma(self, scanned: int) -> float:
+        """Standard deviation of what is missing when the first groups are scanned."""
+        return float(np.sqrt(self._scanned_H[:scanned].sum() + self._open_H[scanned:].sum()))
+
+
+class Cascade:
+    """Codes of rows, ready to be searched; see the module's text."""
+
+    def __init__(self, frame: Frame, groups: Sequence[Codes], product: Product) -> None:
+        self.frame, self.groups, self.product = frame, groups, product
+        self.workers = threads(product)
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="tbps-cascade")
+
+    def __len__(self) -> int:
+        return len(self.groups[0])
+
+    def best(self, query_QE: Floats, vector_GE: Array, k: int, place_K: Places | None = None) -> tuple[Array, Places]:
+        """(score_QK, place_QK) as `rank.topk` has them, of the first rows of a gallery: those that have codes.
+
+        place_K: the only rows that may be hits, ascending.
+        """
+        k = min(k, len(self) if place_K is None else len(place_K))
+        if k < 1 or not len(query_QE):
+            return np.empty((len(query_QE), 0), query_QE.dtype), np.empty((len(query_QE), 0), np.int64)
+        found: list[tuple[Array, Places]] = []
+        for start in range(0, len(query_QE), TOGETHER):
+            query_BE = query_QE[start : start + TOGETHER]
+            coded = [CodedQuery(query_E, self.frame) for query_E in query_BE]
+            score_BK = self._first(coded, place_K)
+            for query_E, one, score_K in zip(query_BE, coded, score_BK, strict=True):
+                place_N = self._candidates(one, score_K, k, place_K)
+                score_1K, index_1K = topk(query_E[None], vector_GE[place_N], k)
+                found.append((score_1K[0], place_N[index_1K[0]]))
+        return np.stack([score_K for score_K, _ in found]), np.stack([place for _, place in found])
+
+    def _first(self, coded: Sequence[CodedQuery], place_K: Places | None) -> Floats:
+        """The scores of the first group, [Q, K]."""
+        code_QD = np.stack([one.code_HD[0] for one in coded])
+        factor_Q1 = np.array([one.factor_H[0] for one in coded])[:, None]
+        score_QK = np.empty((len(coded), len(self) if place_K is None else len(place_K)), np.float32)
+
+        def scan(start: int) -> None:
+            part = slice(start, start + BLOCK)
+            np.multiply(self.product(code_QD, self._rows(0, part, place_K)), factor_Q1, out=score_QK[:, part])
+
+        self._each_block(scan, score_QK.shape[1])
+        return score_QK
+
+    def _add(self, one: CodedQuery, group: int, score_K: Floats, place_K: Places | None) -> None:
+        """Scan one more group."""
+
+        def scan(start: int) -> None:
+            part = slice(start, start + BLOCK)
+            score_K[part] += self.product(one.code_HD[[group]], self._rows(group, part, place_K))[0] * one.factor_H[group]
+
+        self._each_block(scan, len(score_K))
+
+    def _rows(self, group: int, part: slice, place_K: Places | None) -> Codes:
+        codes = self.groups[group]
+        return codes[part] if place_K is None else codes.take(place_K[part], axis=0)
+
+    def _each_block(self, scan: Any, size: int) -> None:
+        starts = range(0, size, BLOCK)
+        if self.workers > 1 and len(starts) > 1:
+            list(self._pool.map(scan, starts))
+        else:
+            for start in starts:
+                scan(start)
+
+    def _candidates(self, one: CodedQuery, score_K: Floats, k: int, place_K: Places | None) -> Places:
+        """The places, ascending, among which the k best are, as far as the error bar is right."""
+        wanted = max(k, LEAST)
+        kept = KEPT * len(score_K)
+        for scanned in range(1, self.frame.groups + 1):
+            if scanned > 1:
+                self._add(one, scanned - 1, score_K, place_K)
+            known_N = self._completed(one, score_K, highest(score_K, FIRST * wanted), place_K, scanned)
+            lowest = np.partition(known_N, -k)[-k] - np.float32(SIGMAS * one.sigma(scanned))
+            alive = np.flatnonzero(score_K >= min(lowest, reached(score_K, max(kept, RESCORED * wanted))))
+            if place_K is not None or len(alive) < MANY * len(score_K):
+                place_K = alive if place_K is None else place_K[alive]
+                score_K = score_K[alive]
+        if len(score_K) > RESCORED * wanted:
+            chosen = np.sort(np.argpartition(score_K, -RESCORED * wanted)[-RESCORED * wanted :])
+            return chosen if place_K is None else place_K[chosen]
+        return np.arange(len(score_K)) if place_K is None else place_K
+
+    def _completed(
+        self, one: CodedQuery, score_K: Floats, index_N: Places, place_K: Places | None, scanned: int
+    ) -> Floats:
+        """The scores of some rows with all groups."""
+        place_N = index_N if place_K is None else place_K[index_N]
+        known_N = score_K[index_N]
+        for group in range(scanned, self.frame.groups):
+            rows = self.groups[group].take(place_N, axis=0)
+            known_N += self.product(one.code_HD[[group]], rows)[0] * one.factor_H[group]
+        return known_N
+
+
+def highest(score_K: Floats, count: int) -> Places:
+    """The places of at least the `count` highest scores, ascending; of few more.
+
+    The `count`-th of the maxima of short pieces is a bound that so many scores reach, and is found in one pass;
+    partitioning a million scores takes several times as long as scanning their codes.
+    """
+    count = min(count, len(score_K))
+    piece = min(256, max(1, len(score_K) // (8 * count)))
+    whole = len(score_K) // piece * piece
+    maxima = score_K[:whole].reshape(-1, piece).max(axis=1)
+    return np.flatnonzero(score_K >= np.partition(maxima, -count)[-count])
+
+
+def reached(score_K: Floats, count: float) -> np.float32:
+    """A score that about `count` rows reach, and no fewer of a few thousand, from a sample of them."""
+    sample_S = score_K[:: max(1, len(score_K) // SCORES)]
+    rank = min(len(sample_S), int(np.ceil(count * len(sample_S) / len(score_K))))
+    return np.float32(np.partition(sample_S, -rank)[-rank])
