@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,17 @@ ROOM = "Free some space (tbps cache lists what can go), or set TBPS_CACHE_DIR to
 def parts_folder(path: Path) -> Path:
     """Where the parts of a feature file lie."""
     return path.with_name(path.name + ".parts")
+
+
+def codes_folder(path: Path) -> Path:
+    """Where the 8-bit codes of a feature file's rows lie, if there are any (`retrieval.code_files`)."""
+    return path.with_name(path.name + ".codes")
+
+
+def remove_codes(path: Path) -> None:
+    """Throw them away, as when rows go: nothing of what was removed is to be left."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        shutil.rmtree(codes_folder(path))
 
 
 def part_paths(path: Path) -> list[Path]:

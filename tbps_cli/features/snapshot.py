@@ -144,6 +144,12 @@ class Snapshot:
         contents = self.rows.take(place_K).columns["content"].tolist()
         return dict(zip(contents, place_K.tolist(), strict=True))
 
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Which files these are, one after another; empty where some rows lie in memory alone."""
+        found = [part.identity for part in self.parts]
+        return tuple(number for one in found for number in one) if all(found) else ()
+
     @cached_property
     def _matrix(self) -> Array:
         if not self.parts:

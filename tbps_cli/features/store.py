@@ -49,7 +49,7 @@ from tbps_cli.errors import CacheError
 from tbps_cli.features import footer
 from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
 from tbps_cli.features.lookup import Lookup
-from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, unwritable
+from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, remove_codes, unwritable
 from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, Array, Row, Rows, encoded, texts
 from tbps_cli.features.snapshot import FORMAT, LOOKUPS, BadFile, Part, Snapshot, load, lookup_names, read
 from tbps_cli.places import cache_dir
@@ -277,6 +277,8 @@ class FeatureFile:
             gone = {place for place in gone if snapshot.rows[place] == dropped[snapshot.rows.paths[place]]}
             if gone or self.renewed or any(part.path != self.path for part in self._parts):
                 index = np.delete(np.arange(len(snapshot.rows)), list(gone))
+                if len(index) < sum(len(part.rows) for part in self._parts):
+                    remove_codes(self.path)  # first: whoever is killed now leaves rows without codes, not the reverse
                 self._write_all(self.path, snapshot, index, parts)
                 self.renewed = False
                 self._load()

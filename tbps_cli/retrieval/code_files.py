@@ -1,8 +1,8 @@
 """8-bit codes beside a feature file, for `cascade`: how they are written, added to, checked and thrown away.
 
-`people.h5.codes/` holds an array of bytes a group of axes (`0123abcd.0`, `0123abcd.1`, ...), the frame in which they are
-coded (`0123abcd.frame`), and `head.json`, which says how many rows count and which rows these are. Writing goes:
-arrays, synced; frame, synced; then the head, renamed into place. Rows that came since are written behind those that
+`people.h5.codes/` holds an array of bytes a group of axes (`0123abcd.0`, `0123abcd.1`, ...), the frame in which they
+are coded (`0123abcd.frame`), and `head.json`, which says how many rows count and which rows these are. Writing goes:
+frame, synced; arrays, synced; then the head, renamed into place. Rows that came since are written behind those that
 count before the head says so. So whatever is killed, the head names bytes that are whole, and what it does not name
 is overwritten or removed by the next writer. One writes at a time; whoever comes meanwhile leaves it to him. Readers
 take no lock: what they mapped stays as it is when its name is gone.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,9 +29,10 @@ import numpy as np
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
+from tbps_cli.features.lookup import hashes
 from tbps_cli.features.parts import ROOM, codes_folder
 from tbps_cli.features.rows import Rows
-from tbps_cli.retrieval.cascade import GROUP, Cascade, Frame
+from tbps_cli.retrieval.cascade import GROUP, Cascade, CodeFrame
 from tbps_cli.retrieval.integers import Codes, quickest
 from tbps_cli.retrieval.similarity import Array
 
@@ -57,15 +57,16 @@ class UnusableCodes(Exception):
 
 @dataclass(frozen=True)
 class Coded:
-    """A gallery whose codes are meant: its feature file, what made it, and which file lay there."""
+    """Rows whose codes are meant."""
 
     path: Path
+    """Of their feature file."""
     fingerprint: str
+    """Of what made the vectors."""
     identity: tuple[int, ...]
-    """As `features.snapshot.Part` has it."""
+    """Which files they were read from (`features.snapshot.Snapshot.identity`)."""
     rows: Rows
     vector_GE: Array
-    """Of the rows, mapped."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def open_codes(coded: Coded) -> Cascade | None:
     folder = codes_folder(coded.path)
     for _ in range(3):
         try:
-            head = _read_head(folder)
-            frame, groups = _frame(folder, head), _mapped(folder, head)
+            _, frame, groups = _checked(folder, coded)
             break
         except FileNotFoundError as error:
             if not (folder / HEAD).exists():
@@ -104,29 +104,22 @@ def open_codes(coded: Coded) -> Cascade | None:
             raise UnusableCodes(f"they cannot be read: {error.strerror}") from None
     else:
         raise UnusableCodes(f"{Path(str(gone.filename)).name} is missing")
-    if head.fingerprint != coded.fingerprint or head.width != coded.vector_GE.shape[1]:
-        raise UnusableCodes("they were made from another model's vectors")
-    if not belongs(head, coded):
-        raise UnusableCodes("images have gone or changed since they were written")
     try:
         product, speed = quickest(GROUP)
     except ArithmeticError as error:
         raise UnusableCodes(str(error)) from None
     if speed < ROWS_A_SECOND:
         raise UnusableCodes("this processor has no quick product of 8-bit integers")
-    place_N = np.unique(np.linspace(0, head.count - 1, CHECKED).astype(np.int64))
-    there = np.stack([group[place_N] for group in groups]).astype(np.int16)
-    if np.abs(there - frame.encode(coded.vector_GE[place_N])).max() > 1:
-        raise UnusableCodes("they are damaged: they are not the codes of the images' vectors")
     return Cascade(frame, groups, product)
 
 
-def write_codes(coded: Coded, progress: Callable[[int, int], None] | None = None) -> int:
+def write_codes(coded: Coded, told: Callable[[int], None] | None = None) -> int:
     """Bring the codes of a gallery up to date; how many rows were coded now.
 
     Rows that came behind those with codes are coded in the same frame; everything is coded anew where rows have gone or
     changed, where codes are damaged, or where the gallery is `REFIT` times as large as when its axes were found.
-    Nothing is done where another process is writing them. Raises CacheError where they cannot be written.
+    Nothing is done where another process is writing them. told: called with the number of rows, before they are coded.
+    Raises CacheError where they cannot be written.
     """
     folder = codes_folder(coded.path)
     with files.explained(folder, CacheError, then=ROOM):
@@ -137,7 +130,9 @@ def write_codes(coded: Coded, progress: Callable[[int, int], None] | None = None
             head = _usable_head(folder, coded)
             start = head.count if head else 0
             if head is None or start < len(coded.rows):
-                head = _written(folder, coded, head, progress)
+                if told is not None:
+                    told(len(coded.rows) - start)
+                head = _written(folder, coded, head)
             elif head.identity != coded.identity:
                 _write_head(folder, coded, head)
             _tidy(folder, head.name)
@@ -155,11 +150,26 @@ def digest(rows: Rows, count: int) -> str:
     """A checksum of which images the first rows are."""
     found = hashlib.sha256()
     for name in ("path", "content"):
-        found.update(b"\n".join(rows.columns[name][:count].tolist()) + b"\0")
+        found.update(hashes(rows.columns[name][:count]).tobytes())
     return found.hexdigest()
 
 
 # Reading ------------------------------------------------------------------------------------------
+
+
+def _checked(folder: Path, coded: Coded) -> tuple[Head, CodeFrame, list[Codes]]:
+    """Codes that are those of a gallery. Raises UnusableCodes, OSError."""
+    head = _read_head(folder)
+    frame, groups = _frame(folder, head), _mapped(folder, head)
+    if head.fingerprint != coded.fingerprint or head.width != coded.vector_GE.shape[1]:
+        raise UnusableCodes("they were made from another model's vectors")
+    if not belongs(head, coded):
+        raise UnusableCodes("images have gone or changed since they were written")
+    place_N = np.unique(np.linspace(0, head.count - 1, CHECKED).astype(np.int64))
+    there = np.stack([group[place_N] for group in groups]).astype(np.int16)
+    if np.abs(there - frame.encode(coded.vector_GE[place_N])).max() > 1:
+        raise UnusableCodes("they are damaged: they are not the codes of the images' vectors")
+    return head, frame, groups
 
 
 def _read_head(folder: Path) -> Head:
@@ -181,7 +191,7 @@ def _checksum(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _frame(folder: Path, head: Head) -> Frame:
+def _frame(folder: Path, head: Head) -> CodeFrame:
     content = (folder / f"{head.name}.frame").read_bytes()
     if hashlib.sha256(content).hexdigest() != head.frame:
         raise UnusableCodes(f"{head.name}.frame is damaged")
@@ -191,7 +201,7 @@ def _frame(folder: Path, head: Head) -> Frame:
     if len(values) != ends[-1]:
         raise UnusableCodes(f"{head.name}.frame is damaged")
     mean_E, axis, scale_H, covariance = np.split(values, ends[:-1])
-    return Frame(mean_E, axis.reshape(axes, head.width), scale_H, covariance.reshape(head.groups, GROUP, GROUP))
+    return CodeFrame(mean_E, axis.reshape(axes, head.width), scale_H, covariance.reshape(head.groups, GROUP, GROUP))
 
 
 def _mapped(folder: Path, head: Head) -> list[Codes]:
@@ -211,20 +221,17 @@ def _mapped(folder: Path, head: Head) -> list[Codes]:
 def _usable_head(folder: Path, coded: Coded) -> Head | None:
     """The head whose codes can be kept."""
     try:
-        head = _read_head(folder)
-        _frame(folder, head)
-        _mapped(folder, head)
+        head, _, _ = _checked(folder, coded)
     except (UnusableCodes, OSError):
         return None
-    fits = head.fingerprint == coded.fingerprint and head.width == coded.vector_GE.shape[1]
-    return head if fits and len(coded.rows) < REFIT * head.fitted and belongs(head, coded) else None
+    return head if len(coded.rows) < REFIT * head.fitted else None
 
 
-def _written(folder: Path, coded: Coded, head: Head | None, progress: Callable[[int, int], None] | None) -> Head:
+def _written(folder: Path, coded: Coded, head: Head | None) -> Head:
     """Code the rows that have no codes yet, or all of them."""
     count, width = coded.vector_GE.shape
     try:
-        frame = _frame(folder, head) if head else Frame.fit(coded.vector_GE)
+        frame = _frame(folder, head) if head else CodeFrame.fit(coded.vector_GE)
         if head is None:
             content = b"".join(
                 part.astype(np.float32).tobytes()
@@ -234,27 +241,21 @@ def _written(folder: Path, coded: Coded, head: Head | None, progress: Callable[[
             (folder / f"{name}.frame").write_bytes(content)
             files.sync(folder / f"{name}.frame")
             head = Head(coded.fingerprint, coded.identity, 0, "", count, width, frame.groups, name, checksum)
-        _append(folder, head, frame.encoded(coded.vector_GE, head.count), count, progress)
+        _append(folder, head, frame.encoded(coded.vector_GE, head.count))
     except ValueError as error:
         raise CacheError(f"{coded.path}: no codes were written: {error}.", "Rebuild the index.") from None
     return _write_head(folder, coded, head)
 
 
-def _append(
-    folder: Path, head: Head, blocks: Iterator[Codes], count: int, progress: Callable[[int, int], None] | None
-) -> None:
+def _append(folder: Path, head: Head, blocks: Iterator[Codes]) -> None:
     """Write codes behind those that count."""
     handles = [(folder / f"{head.name}.{group}").open("ab") for group in range(head.groups)]
     try:
         for handle in handles:
             handle.truncate(head.count * GROUP)
-        done = head.count
         for block in blocks:
             for handle, codes in zip(handles, block, strict=True):
                 handle.write(codes)
-            done += block.shape[1]
-            if progress is not None:
-                progress(done - head.count, count - head.count)
         for handle in handles:
             handle.flush()
             os.fsync(handle.fileno())
@@ -267,7 +268,9 @@ def _write_head(folder: Path, coded: Coded, head: Head) -> Head:
     count = len(coded.rows)
     kept = {"identity": coded.identity, "count": count, "digest": digest(coded.rows, count)}
     facts: dict[str, Any] = {**asdict(head), **kept}
-    files.write_text(folder / HEAD, json.dumps({"format": FORMAT, "checksum": _checksum(facts), "codes": facts}))
+    files.write_text(
+        folder / HEAD, json.dumps({"format": FORMAT, "checksum": _checksum(facts), "codes": facts}), CacheError
+    )
     return Head(**facts)
 
 
@@ -295,9 +298,3 @@ def _tidy(folder: Path, name: str) -> None:
         if path.name not in (HEAD, LOCK) and not path.name.startswith(f"{name}."):
             with suppress(OSError):
                 path.unlink()
-
-
-def remove_codes(path: Path) -> None:
-    """Throw the codes of a feature file away. Raises OSError."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(codes_folder(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,9 +19,24 @@ from tbps_cli.features.rows import Box, Row, Rows, encoded
 from tbps_cli.filtering.columns import Columns
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.tree import Tree
+from tbps_cli.retrieval.rank import topk
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from tbps_cli.retrieval.cascade import Cascade
+    from tbps_cli.retrieval.code_files import Coded
+
+logger = logging.getLogger("tbps")
+Places = NDArray[np.int64]
+
+CODED = 200_000
+"""From so many images on their 8-bit codes are kept and searched: then that is quicker than reading all vectors, even
+where one search has to open the codes."""
+FEW = 2000
+"""So few images, those that a filter leaves, are ranked by their vectors at once."""
+DEEP = 50
+"""Where more than one image in so many is wanted, their vectors are read in any case."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,16 @@ def part_of(image: Image.Image, box: Box | None) -> Image.Image:
 
 
 @dataclass(frozen=True)
+class IndexFile:
+    """The feature file that holds the rows of a gallery, all of them and in its order."""
+
+    path: Path
+    fingerprint: str
+    identity: tuple[int, ...]
+    """As `features.snapshot.Snapshot` has it."""
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Images with their vectors, whether of a folder, an index or a data set."""
 
@@ -103,6 +129,8 @@ class Gallery:
     truth: Mapping[str, frozenset[Person]] = field(default_factory=dict)
     """Caption -> the persons that it describes, where the data set says so."""
     update: Update = field(default_factory=Update)
+    file: IndexFile | None = None
+    """Where codes of its rows may lie; None where its rows are not those of one index."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -156,6 +184,50 @@ class Gallery:
         """The places of all images with these bytes (their `features.rows.content_hash`)."""
         return np.flatnonzero(self.rows.columns["content"] == encoded(content))
 
+    def best(self, query_QE: NDArray[np.float32], k: int, place_K: Places | None = None) -> tuple[NDArray[Any], Places]:
+        """(score_QK, place_QK), best first, of the images at some places, ascending, or of all.
+
+        In a large gallery whose codes are there these say where to look (`retrieval.cascade`); scores are always those
+        of the vectors.
+        """
+        size = len(self) if place_K is None else len(place_K)
+        if size < FEW or DEEP * k > size or self.cascade is None:
+            return topk(query_QE, self.vector_GE, k, place_K)
+        coded = len(self.cascade)
+        first = coded if place_K is None else int(np.searchsorted(place_K, coded))
+        if DEEP * k > first:
+            return topk(query_QE, self.vector_GE, k, place_K)
+        found = self.cascade.best(query_QE, self.vector_GE, k, None if place_K is None else place_K[:first])
+        rest_K = np.arange(coded, len(self)) if place_K is None else place_K[first:]
+        return _merged(found, topk(query_QE, self.vector_GE, k, rest_K)) if len(rest_K) else found
+
+    @property
+    def coded(self) -> Coded | None:
+        """What codes of this gallery would be of; None where it is too small for them."""
+        if self.file is None or len(self) < CODED:
+            return None
+        from tbps_cli.retrieval.code_files import Coded
+
+        return Coded(self.file.path, self.file.fingerprint, self.file.identity, self.rows, self.vector_GE)
+
+    @cached_property
+    def cascade(self) -> Cascade | None:
+        """Its codes, as far as they can be used; a line says why those that are there cannot."""
+        coded = self.coded
+        if coded is None:
+            return None
+        from tbps_cli.retrieval.code_files import UnusableCodes, open_codes
+
+        try:
+            return open_codes(coded)
+        except UnusableCodes as error:
+            logger.warning(
+                "%s: its 8-bit codes are not used, so searches take longer: %s. tbps index writes them anew.",
+                self.name,
+                error,
+            )
+            return None
+
     @cached_property
     def columns(self) -> Columns:
         """What a filter may ask of the images, but for their scores."""
@@ -174,3 +246,11 @@ class Gallery:
             "left_out": [{"path": entry.path, "reason": entry.reason} for entry in done.skipped],
             "left_out_in_all": done.skipped_in_all,
         }
+
+
+def _merged(one: tuple[NDArray[Any], Places], other: tuple[NDArray[Any], Places]) -> tuple[NDArray[Any], Places]:
+    """The best of two rankings, as many as the first has; the lower place first where scores are equal."""
+    score_QK = np.concatenate([one[0], other[0]], axis=1)
+    place_QK = np.concatenate([one[1], other[1]], axis=1)
+    order_QK = np.lexsort((place_QK, -score_QK), axis=1)[:, : one[0].shape[1]]
+    return np.take_along_axis(score_QK, order_QK, axis=1), np.take_along_axis(place_QK, order_QK, axis=1)

@@ -32,7 +32,8 @@ from tbps_cli.features.snapshot import Snapshot, read_about
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.footage.video import UnreadableVideo
 from tbps_cli.models.checkpoint import Checkpoint, opened
-from tbps_cli.searching.gallery import Gallery, Roots, Skipped, Update
+from tbps_cli.searching.coding import write_codes_of
+from tbps_cli.searching.gallery import Gallery, IndexFile, Roots, Skipped, Update
 from tbps_cli.searching.index_state import FootageSettings, IndexState
 from tbps_cli.searching.index_way import choose, fingerprint_of
 from tbps_cli.searching.naming import with_names
@@ -67,6 +68,7 @@ def index(
     words: str | Path | None = None,
     progress: Progress | None = None,
     grown: Callable[[Gallery], None] | None = None,
+    codes: bool = True,
 ) -> Gallery:
     """Embed the images of a source, as far as that has not been done, and open them as a gallery.
 
@@ -84,6 +86,7 @@ def index(
     progress: called with (images and frames done, those to do), when there are any; while a large source is listed,
     with (files found so far, 0).
     grown: called every few seconds, while images are embedded, with the gallery as far as it is.
+    codes: whether a large gallery gets codes, with which searches are quicker (`retrieval.cascade`).
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
     """
@@ -152,7 +155,11 @@ def index(
         left_out = list({**skipped.entries, **{entry.path: entry for entry in update.skipped}}.values())
         hint = _no_images_hint(left_out, len(outcome.footage), int(left_out_N.sum()))
         raise DataError(f"{given.title} holds no usable images.", hint)
-    return Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update)
+    where = _index_file(file) if given.complete else None
+    made = Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update, file=where)
+    if codes:
+        write_codes_of(made)
+    return made
 
 
 class _Division:
@@ -224,12 +231,18 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
 
 def _as_it_is(file: FeatureFile, name: str, roots: Roots, run: str) -> Gallery:
     """What an index holds, less what must not be shown."""
-    rows, vector_GE = file.known(), file.matrix()
+    rows, vector_GE, where = file.known(), file.matrix(), _index_file(file)
     hidden = Withheld(file.path, roots).covers(rows)
     if hidden.any():  # the file stays as it is: it may lie where nobody can write
         shown = np.flatnonzero(~hidden)
-        rows, vector_GE = rows.take(shown), file.vectors(shown)
-    return Gallery(name, roots, rows, vector_GE, run=run)
+        rows, vector_GE, where = rows.take(shown), file.vectors(shown), None
+    return Gallery(name, roots, rows, vector_GE, run=run, file=where)
+
+
+def _index_file(file: FeatureFile) -> IndexFile | None:
+    """Which files the rows of an index lie in; None where some are in memory alone."""
+    identity = file.snapshot.identity
+    return IndexFile(file.path, file.fingerprint, identity) if identity and not file.unwritten else None
 
 
 def _only(gallery: Gallery, wanted: Items) -> Gallery:
@@ -238,7 +251,7 @@ def _only(gallery: Gallery, wanted: Items) -> Gallery:
     of_V, of_G = coded(columns["source"])
     wanted_G = (listed.find(columns["path"]) >= 0) | (listed.find(of_V) >= 0)[of_G]
     places = np.flatnonzero(wanted_G)
-    return replace(gallery, rows=gallery.rows.take(places), vector_GE=gallery.vector_GE[places])
+    return replace(gallery, rows=gallery.rows.take(places), vector_GE=gallery.vector_GE[places], file=None)
 
 
 def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> Roots:

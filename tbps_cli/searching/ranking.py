@@ -179,9 +179,7 @@ class _Ranker:
             return [self._by_score(query_E, top) for query_E in query_QE]
         if not self.candidates:
             return [(np.zeros(0), np.zeros(0, np.int64)) for _ in query_QE]
-        vector_KE = self.gallery.vector_GE if self.index_K is None else self.gallery.vector_GE[self.index_K]
-        score_QK, found_QK = topk(query_QE, vector_KE, top)
-        return list(zip(score_QK, found_QK if self.index_K is None else self.index_K[found_QK], strict=True))
+        return list(zip(*self.gallery.best(query_QE, top, self.index_K), strict=True))
 
     def _by_score(self, query_E: NDArray[np.float32], top: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """A filter that asks for the score needs all of them; the best that fit it are kept."""

@@ -285,6 +285,7 @@ def open_gallery(
             workers=opening.workers,
             progress=progress,
             grown=None if grown is None else partial(grown, model),
+            codes=False,
         )
 
 

@@ -145,7 +145,7 @@ def watch(
     )
     watcher.open_model(opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root))
     watcher.index = lambda model, given: index(
-        model, given, footage=footage, download=download, workers=workers, progress=progress
+        model, given, footage=footage, download=download, workers=workers, progress=progress, codes=False
     )
     return watcher.run(once=once, poll=poll, settled=settled, keep=keep, stop=stop or threading.Event())
 
