@@ -77,6 +77,15 @@ def command(
             help="Remove a file, a folder or one crop from all indexes, and never index it again; repeatable.",
         ),
     ] = None,
+    move: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--move",
+            metavar="FROM TO",
+            help="Copy a gallery elsewhere without embedding again: index files, names of galleries, URLs of "
+            "databases; shards are URLs with blanks between them. Killed, the same command goes on.",
+        ),
+    ] = None,
     detect: Detect = None,
     every: Every = None,
     detector: Detector = None,
@@ -95,12 +104,19 @@ def command(
     """Embed images and the persons in videos, so that searches start at once. Run again, it embeds only what is new."""
     from tbps_cli.amounts import seconds
     from tbps_cli.cli import consent, output, render, search_view
-    from tbps_cli.errors import TbpsError
+    from tbps_cli.errors import TbpsError, UsageError
     from tbps_cli.searching import galleries
     from tbps_cli.searching.filling import fill
     from tbps_cli.searching.index import index
     from tbps_cli.searching.sources import find_sources
 
+    if move is not None:
+        if sources or path or gallery or expire or forget:
+            raise UsageError(
+                "--move takes two places and nothing else.", "For example: --move people.h5 milvus://HOST/x"
+            )
+        _move(*move, as_json=as_json)
+        return
     name, urls = _gallery(gallery or ())
     if forget:
         _forget(forget, path, urls, as_json=as_json and not sources)
@@ -205,3 +221,20 @@ def _forget(paths: Sequence[str], index_file: Path | None, urls: Sequence[str], 
     for error in report.failed:
         render.note(f"{error.message} What was forgotten goes from it when it is used.")
     render.note(f"Not indexed again, as listed in {', '.join(map(str, report.lists))}")
+
+
+def _move(origin: str, target: str, *, as_json: bool) -> None:
+    from tbps_cli.amounts import amount
+    from tbps_cli.cli import render
+    from tbps_cli.searching.moving import move
+
+    with render.progress("Copying", "rows") as progress:
+        moved = move(origin, target, progress=progress)
+    if as_json:
+        render.document(moved.document())
+        return
+    render.line(
+        f"{moved.target}: {amount(moved.size, 'row')} of {moved.origin}, {moved.copied:,} copied now "
+        f"({moved.replaced:,} replaced), {moved.withheld:,} left out"
+    )
+    render.line(f'{amount(moved.in_target, "row")} in all. Search them: tbps search "..." --in {moved.target}')

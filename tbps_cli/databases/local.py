@@ -22,7 +22,7 @@ from tbps_cli.features.parts import part_paths
 from tbps_cli.features.rows import Rows, encoded
 from tbps_cli.features.snapshot import read_fingerprint
 from tbps_cli.features.store import FeatureFile
-from tbps_cli.filtering.columns import Columns
+from tbps_cli.filtering.columns import Columns, Texts
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.tree import Tree
 
@@ -40,6 +40,7 @@ class LocalDatabase:
         self.title = str(path)
         self._file: FeatureFile | None = None
         self._seen: object = None
+        self._changed = False
         self._columns: Columns | None = None
         self._order_N: NDArray[np.int64] | None = None
 
@@ -74,6 +75,7 @@ class LocalDatabase:
             raise DatabaseError(f"{self.title}: the model of its vectors is not known.", "Open it with a fingerprint.")
         file = self._file or self._now()  # what others have added meanwhile does not matter here
         file.append(rows, np.asarray(vector_NE))
+        self._changed = True
 
     def search(self, query_QE: NDArray[np.float32], k: int, where: Tree | None = None) -> list[Matches]:
         """The k best rows of each query."""
@@ -101,6 +103,16 @@ class LocalDatabase:
     def columns(self) -> tuple[str, ...]:
         """The fields of which any row has a value."""
         return tuple(name for name in self._asked().known() if name != "score")
+
+    def values(self, field: str, most: int = 1000) -> list[str] | None:
+        """The different texts of a field."""
+        found = self._texts(field)
+        return None if len(found) > most else found
+
+    def extent(self, field: str) -> tuple[str, str] | None:
+        """The first and the last text of a field."""
+        found = self._texts(field)
+        return (found[0], found[-1]) if found else None
 
     def sample(self, size: int, where: Tree | None = None) -> NDArray[np.float32]:
         """Vectors drawn at random."""
@@ -140,8 +152,8 @@ class LocalDatabase:
         return free
 
     def close(self) -> None:
-        """Leave one file, without parts beside it."""
-        if self._file is not None:
+        """After changes leave one file, without parts beside it."""
+        if self._file is not None and self._changed:
             self._file.compact()
 
     def _now(self) -> FeatureFile:
@@ -170,6 +182,14 @@ class LocalDatabase:
         if self._columns is None:
             self._columns = columns_of(file.known())
         return self._columns
+
+    def _texts(self, field: str) -> list[str]:
+        """The different known texts of a field in byte order."""
+        column = self._asked().column(field)
+        if not isinstance(column, Texts):
+            return []
+        known_V = np.unique(column.text_V[column.known_V])
+        return [text.decode("utf-8", "surrogateescape") for text in known_V.tolist()]
 
     def _passing(self, where: Tree | None) -> NDArray[np.int64]:
         """The places of the rows that a filter lets through."""

@@ -49,4 +49,6 @@ def _open(url: str, *, create: bool, fingerprint: str | None, about: Mapping[str
         except ImportError:
             raise MissingExtra("psycopg with pgvector", "postgres", "A gallery in PostgreSQL") from None
         return open_postgres(url, create=create, fingerprint=fingerprint, about=about)
-    raise UsageError(f"{shown(url)}: databases of this kind cannot be opened.")
+    from tbps_cli.databases.milvus import MilvusDatabase
+
+    return MilvusDatabase.open(url, create=create, fingerprint=fingerprint, about=about)

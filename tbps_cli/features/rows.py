@@ -139,6 +139,7 @@ class Rows(Sequence[Row]):
     def stored(self) -> tuple[str, ...]:
         """The columns that a file needs: those of crops only where a row is one."""
         crops = any(self.columns[name].any() for name in ("source", "track", "box"))
+        crops = crops or any(not np.isnan(self.columns[name]).all() for name in ("seconds", "detection"))
         return (*COLUMNS, *CROP_COLUMNS) if crops else COLUMNS
 
     def __iter__(self) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Databases for tests: a PostgreSQL server, started once and stopped at the end."""
+"""Databases for tests: a PostgreSQL and a Milvus server, started once and stopped at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
+from support.milvus_server import MilvusProcess, NoMilvus
 from support.postgres_server import NoServer, Server
 
 _NUMBERS = count(1)
@@ -43,3 +44,14 @@ def new_postgres(postgres_server: Server) -> Callable[[], str]:
 def postgres_url(new_postgres: Callable[[], str]) -> str:
     """The URL of a fresh, empty database with the extension `vector`."""
     return new_postgres()
+
+
+@pytest.fixture(scope="session")
+def milvus_server() -> Iterator[MilvusProcess]:
+    """A server for all tests that do not stop it. Skips, with the reason, where none can be started."""
+    try:
+        server = MilvusProcess.new()
+    except NoMilvus as error:
+        pytest.skip(f"no Milvus server here: {error}")
+    yield server
+    server.remove()

@@ -25,7 +25,12 @@ from tbps_cli.filtering.tree import And, Compare, Like, Tree, render
 ABOUT = {"run": "runs/irra-0001"}
 WIDTH = 16
 FIELDS = (*(field for field in ASKED if field != "score"), "source", "width", "height", "detection", "split")
-ENGINES = ["local", "postgres", "shards"]
+ENGINES = [
+    "local",
+    "postgres",
+    "shards",
+    pytest.param("milvus", marks=[pytest.mark.slow, pytest.mark.xdist_group("milvus")]),
+]
 
 Open = Callable[..., Database]
 
@@ -45,6 +50,9 @@ def opener(engine: str, request: pytest.FixtureRequest) -> Open:
         new_postgres = request.getfixturevalue("new_postgres")
         urls = [new_postgres() for _ in range(2 if engine == "shards" else 1)]
         return lambda **options: open_database(urls, **options)
+    if engine == "milvus":
+        url = request.getfixturevalue("milvus_server").url()
+        return lambda **options: open_database(url, **options)
     path = request.getfixturevalue("tmp_path_factory").mktemp("gallery") / "gallery.h5"
     return lambda **options: LocalDatabase.open(path, **options)
 
@@ -143,6 +151,18 @@ def test_the_fields_with_values_are_named(odd: Filled, gallery: Database) -> Non
     assert gallery.columns() == ()
     gallery.add(Rows.of([Row("a.jpg", 1, 2, "", "c1")]), unit_rows(1, WIDTH))
     assert set(gallery.columns()) == {"path", "camera"}
+
+
+def test_the_texts_of_a_field_are_listed_in_the_order_of_their_bytes(odd: Filled, gallery: Database) -> None:
+    columns = columns_of(odd.rows)
+    for field in ("camera", "time", "clock", "person", "track", "source", "path"):
+        column = columns.column(field)
+        texts = [text.decode("utf-8", "surrogateescape") for text in np.unique(column.text_V[column.known_V]).tolist()]
+        assert odd.database.values(field) == texts, field
+        assert odd.database.extent(field) == (texts[0], texts[-1]), field
+    assert odd.database.values("path", most=299) is None
+    assert odd.database.values("split") == [] and odd.database.extent("split") is None
+    assert gallery.values("camera") == [] and gallery.extent("camera") is None
 
 
 def test_a_sample_has_rows_that_pass_each_once(odd: Filled) -> None:

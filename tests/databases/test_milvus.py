@@ -1,0 +1,159 @@
+"""What goes wrong with a gallery in Milvus is one line, and what was kept survives a kill of the server."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from support.galleries import exact, odd_rows, plain_rows, unit_rows
+from support.milvus_server import MilvusProcess
+from support.postgres_server import free_port
+
+from tbps_cli.databases.milvus import MilvusDatabase
+from tbps_cli.databases.milvus_connection import Address
+from tbps_cli.databases.opening import open_database
+from tbps_cli.errors import DatabaseError, TbpsError, UsageError
+from tbps_cli.filtering.parse import parse
+from tbps_cli.filtering.tree import Like, Tree
+
+MADE: dict[str, Any] = {"create": True, "fingerprint": "model-1", "about": {"run": "runs/irra-0001"}}
+
+
+def real(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test that needs the server."""
+    return pytest.mark.slow(pytest.mark.xdist_group("milvus")(test))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("milvus://h:19530", "milvus://h:19530 needs the name of a collection"),
+        ("milvus:///people", "milvus:///people names no host"),
+        ("milvus://h/peo-ple", "needs the name of a collection"),
+        ("milvus://h:port/people", "is not a URL of Milvus"),
+        ("milvus://me:secret@h/a/b", "milvus://me@h/a/b needs the name of a collection"),
+        ("milvus://h/people?metric=L2", "there is no parameter metric"),
+    ],
+)
+def test_a_url_that_names_no_collection_is_refused(url: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said.replace("?", r"\?")) as refused:
+        open_database(url)
+    assert refused.value.hint and "secret" not in str(refused.value)
+
+
+def test_a_url_says_who_asks_which_server_for_what() -> None:
+    found = Address.of("milvus://me:p%40ss@[::1]:5/people?tls=true&database=city")
+    assert (found.uri, found.collection, found.database) == ("https://[::1]:5", "people", "city")
+    assert (found.user, found.password) == ("me", "p@ss")
+    assert "p@ss" not in repr(found) and "p%40ss" not in found.title
+    assert Address.of("milvus://h/people").uri == "http://h:19530"
+
+
+def test_a_server_that_does_not_answer_is_one_line_without_the_password(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    with caplog.at_level(logging.DEBUG), pytest.raises(DatabaseError) as refused:
+        open_database(f"milvus://me:geheim@127.0.0.1:{port}/people")
+    assert refused.value.message == (
+        f"milvus://me@127.0.0.1:{port}/people: no Milvus server answers at 127.0.0.1:{port}."
+    )
+    assert refused.value.hint
+    assert "geheim" not in str(refused.value) + caplog.text + refused.value.hint
+
+
+@real
+def test_a_collection_of_somebody_else_is_refused(milvus_server: MilvusProcess) -> None:
+    from pymilvus import MilvusClient
+
+    url = milvus_server.url()
+    client = MilvusClient(f"http://127.0.0.1:{milvus_server.port}", timeout=30, dedicated=True)
+    client.create_collection(url.rpartition("/")[2], dimension=4)
+    client.close()
+    for options in ({}, MADE):
+        with pytest.raises(DatabaseError, match="holds no gallery of tbps"):
+            open_database(url, **options)
+
+
+@real
+def test_a_gallery_of_a_newer_version_is_refused(milvus_server: MilvusProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = milvus_server.url()
+    with monkeypatch.context() as newer:
+        newer.setattr("tbps_cli.databases.milvus.VERSION", 2)
+        database = open_database(url, **MADE)
+        database.add(odd_rows(2), unit_rows(2, 8))
+        database.close()
+    with pytest.raises(DatabaseError, match="made by a newer tbps") as refused:
+        open_database(url)
+    assert refused.value.hint == "Update tbps here."
+
+
+@real
+def test_vectors_of_another_width_are_refused(milvus_server: MilvusProcess) -> None:
+    database = open_database(milvus_server.url(), **MADE)
+    database.add(odd_rows(2), unit_rows(2, 8))
+    with pytest.raises(DatabaseError, match="8 wide, not 16"):
+        database.add(odd_rows(2), unit_rows(2, 16))
+    with pytest.raises(DatabaseError, match="8 wide, not 16"):
+        database.search(unit_rows(1, 16), 1)
+    database.close()
+
+
+@real
+def test_twenty_thousand_rows_by_a_graph_are_found_as_by_an_exact_search(milvus_server: MilvusProcess) -> None:
+    """Goal: recall@10 .99 without a filter, 1.0 under narrow ones; whatever kind of search answers."""
+    count, width = 20_000, 64
+    rows, vector_NE, query_QE = plain_rows(count), unit_rows(count, width), unit_rows(30, width, seed=5)
+    database = open_database(milvus_server.url(), **MADE)
+    database.add(rows, vector_NE)
+    assert isinstance(database, MilvusDatabase)
+    assert database.settle(120.0)
+    filters: dict[str, tuple[Tree | None, float]] = {
+        "all": (None, 0.99),
+        "12 rows": (parse("time <= 2026-01-05T00:00:11").tree, 1.0),
+        "a camera and 5 %": (parse("camera == 'c3' and time < 2026-01-05T00:16:40").tree, 1.0),
+        "5 %": (parse("time < 2026-01-05T00:16:40").tree, 1.0),
+        "a camera": (parse("camera == 'c3'").tree, 1.0),
+        "half": (parse("time < 2026-01-05T02:45:00").tree, 1.0),
+        "a middle": (Like("path", "*3/*7.jpg"), 1.0),
+        "nearly all": (parse("camera != 'c3'").tree, 0.99),
+        "nearly all by a middle": (Like("path", "cam*1*.jpg"), 0.99),
+    }
+    for name, (where, goal) in filters.items():
+        found = database.search(query_QE, 10, where)
+        right = [exact(rows, vector_NE, query_E, 10, where) for query_E in query_QE]
+        hits = sum(len(set(one.rows.paths) & set(best)) for one, best in zip(found, right, strict=True))
+        assert hits / sum(map(len, right)) >= goal, f"{name}: {hits / sum(map(len, right)):.3f}"
+    database.close()
+
+
+@pytest.fixture
+def own_server(milvus_server: MilvusProcess) -> Iterator[MilvusProcess]:
+    """The server for a test that kills it; it runs again afterwards."""
+    yield milvus_server
+    if milvus_server.starter is None:
+        milvus_server.start()
+
+
+@real
+def test_no_row_that_was_acknowledged_is_lost_when_the_server_is_killed(own_server: MilvusProcess) -> None:
+    name = own_server.url().rpartition("/")[2]
+    database = open_database(f"milvus://127.0.0.1:{own_server.port}/{name}", **MADE)
+    rows, vector_NE = plain_rows(3000), unit_rows(3000, 16)
+    for start in range(0, 3000, 500):
+        database.add(rows.take(np.arange(start, start + 500)), vector_NE[start : start + 500])
+    own_server.kill()
+    begin = time.monotonic()
+    with pytest.raises(DatabaseError, match="no Milvus server answers"):
+        database.search(vector_NE[:1], 1)
+    assert time.monotonic() - begin < 60
+    with pytest.raises(TbpsError):
+        database.close()
+    own_server.start()
+    again = open_database(f"milvus://127.0.0.1:{own_server.port}/{name}", **MADE)
+    assert again.count() == 3000
+    (matches,) = again.search(vector_NE[2999:], 1)
+    assert matches.rows.paths == [rows.paths[2999]]
+    again.close()
