@@ -37,10 +37,12 @@ logger = logging.getLogger("tbps")
 
 SINGLE = 2.0**-24
 """Relative rounding error of float32."""
-FEW = 4
-"""Up to so many queries, one kernel call a query and row is quicker than a packed product."""
+ROWS = 8192
+"""Rows of one call for one query."""
 CACHED = 512
-"""Rows that several queries are compared with in turn: half a megabyte at 512 columns."""
+"""Rows of one call for several queries: half a megabyte at 512 columns, which stays in the processor's cache."""
+COPIED = 32
+"""Up to so many queries, copying rows into the cache first saves more than it costs."""
 HALF_MAX = float(np.finfo(np.float16).max)
 SLACK = 1.001
 """Lengths are computed in float32."""
@@ -50,9 +52,13 @@ _length_of: dict[int, tuple[weakref.ref[Array], float]] = {}
 
 def bound(query_QE: Array, half_QE: Array, longest: float) -> Floats:
     """e of each query: how far quick and exact scores of rows no longer than `longest` can be apart."""
-    query, half = query_QE.astype(np.float64), half_QE.astype(np.float64)
-    summing = sum_error(query.shape[1]) * (np.linalg.norm(half, axis=1) + np.linalg.norm(query, axis=1))
-    return np.asarray((np.linalg.norm(query - half, axis=1) + summing) * longest)
+    summing = sum_error(query_QE.shape[1]) * (lengths(half_QE) + lengths(query_QE))
+    return (lengths(query_QE - half_QE.astype(np.float64)) + summing) * longest
+
+
+def lengths(row_QE: Array) -> Floats:
+    wide = row_QE.astype(np.float64)
+    return np.sqrt(np.vecdot(wide, wide))
 
 
 def sum_error(width: int) -> float:
@@ -82,11 +88,11 @@ def _fit(width: int) -> bool:
     """Tried once for each width, in a few milliseconds."""
     rng = np.random.default_rng(0)
     row_GE = rng.standard_normal((512, width)).astype(np.float16)
-    query_QE = rng.standard_normal((FEW + 1, width)).astype(np.float16)
+    query_QE = rng.standard_normal((5, width)).astype(np.float16)
     exact_QG = query_QE.astype(np.float64) @ row_GE.astype(np.float64).T
     length_G = np.linalg.norm(row_GE.astype(np.float64), axis=1)
     most_QG = sum_error(width) * np.linalg.norm(query_QE.astype(np.float64), axis=1)[:, None] * length_G
-    for count in (1, FEW, FEW + 1):
+    for count in (1, 5):
         if not (np.abs(scores(query_QE[:count], row_GE) - exact_QG[:count]) <= most_QG[:count]).all():
             logger.debug("numkong's scores of rows in half precision are off here: numpy widens them")
             return False
@@ -132,25 +138,38 @@ def widen(half: Array, out: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def scores(half_QE: Array, row_GE: Array, packed: Any = None) -> Array:
-    """Scores [Q, G] of queries and rows that are both in half precision. packed: `pack(half_QE)`, made once."""
-    numkong = library()
-    assert numkong is not None
-    if len(half_QE) > FEW:
-        return np.asarray(numkong.dots_packed(row_GE, packed or pack(half_QE))).T
-    if len(half_QE) == 1:
-        return np.asarray(numkong.cdist(half_QE, row_GE, "dot"))
-    out_QG = np.empty((len(half_QE), len(row_GE)))
-    for start in range(0, len(row_GE), CACHED):
-        numkong.cdist(half_QE, row_GE[start : start + CACHED], "dot", out=out_QG[:, start : start + CACHED])
-    return out_QG
+def scores(half_QE: Array, row_GE: Array) -> Array:
+    """Scores [Q, G] of queries and rows that are both in half precision."""
+    return Queries(half_QE).scores(lambda start, stop: row_GE[start:stop], 0, len(row_GE))
 
 
-def pack(half_QE: Array) -> Any:
-    """Queries as numkong's matrix products take them; None for a few."""
-    numkong = library()
-    assert numkong is not None
-    return numkong.dots_pack(half_QE, dtype=numkong.float16) if len(half_QE) > FEW else None
+class Queries:
+    """Queries in half precision, as numkong takes them."""
+
+    def __init__(self, half_QE: Array) -> None:
+        numkong = library()
+        assert numkong is not None
+        self.numkong, self.half_QE = numkong, half_QE
+        self.packed = numkong.dots_pack(half_QE, dtype=numkong.float16) if len(half_QE) > 1 else None
+
+    def scores(self, block: Callable[[int, int], Array], start: int, stop: int) -> Array:
+        """Scores [Q, G] of the rows from `start` up to `stop`, which `block` gives a few at a time."""
+        if self.packed is None:
+            parts = [
+                np.asarray(self.numkong.cdist(self.half_QE, block(first, min(first + ROWS, stop)), "dot"))
+                for first in range(start, stop, ROWS)
+            ]
+            return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        out_GQ = self.numkong.zeros((stop - start, len(self.half_QE)), dtype="float32")
+        buffer = np.empty((CACHED, self.half_QE.shape[1]), np.float16) if len(self.half_QE) <= COPIED else None
+        for first in range(start, stop, CACHED):
+            last = min(first + CACHED, stop)
+            row_RE = block(first, last)
+            if buffer is not None:  # numkong waits for the memory where rows do not lie in the cache
+                buffer[: last - first] = row_RE
+                row_RE = buffer[: last - first]
+            self.numkong.dots_packed(row_RE, self.packed, out=out_GQ[first - start : last - start])
+        return np.asarray(out_GQ).T
 
 
 def longest(row_GE: Array) -> float:

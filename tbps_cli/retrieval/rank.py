@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,18 +34,24 @@ BLOCK = 1 << 19
 """Similarities held at a time (2 MB in float32)."""
 QUERIES = 512
 """Queries ranked together."""
-FEW = 4
+FEW = 2
 """Up to so many queries, dot products are quicker than a matrix product."""
 HALVES = 96
 """Up to so many queries, numkong's products of half precision are quicker than widening and BLAS."""
 ROWS = 32768
 """Most gallery rows that a thread looks at together."""
 PRODUCT_ROWS = 1024
-"""GalleryRows of one matrix product: 2 MB in float32 at 512 columns, which stay in the processor's cache."""
+"""Rows of one matrix product: 2 MB in float32 at 512 columns, which stay in the processor's cache."""
+SMALL = 10**6
+"""Products of so many multiplications at most have kernels of their own in OpenBLAS, quicker ones, without threads."""
+SMALL_QUERIES = 16
+"""Up to so many queries, small products are the quicker ones."""
+NEAR = 1 << 24
+"""Bytes of a gallery that lies in the processor's cache, so that copying rows there gains nothing."""
 GROUPS = 256
 """Groups of items that are looked at by their best score alone, unless it is high enough."""
 FIRST = 512
-"""GalleryRows that say how long rows are."""
+"""Rows that say how long rows are."""
 ALL = 8
 """Where more than one row in so many is wanted, all are scored exactly at once."""
 CROWD = 1 << 20
@@ -71,6 +78,9 @@ def topk(query_QE: Any, gallery_GE: Any, k: int, index_K: Index | None = None) -
     k = min(k, len(rows))
     if not len(query) or not k:
         return np.empty((len(query), k), query.dtype), np.empty((len(query), k), np.int64)
+    if len(query) <= QUERIES:
+        score_QK, index_QK = _best_of(query, rows, k)
+        return score_QK, rows.places(index_QK)
     found = [_best_of(query[start : start + QUERIES], rows, k) for start in range(0, len(query), QUERIES)]
     return np.concatenate([score for score, _ in found]), rows.places(np.concatenate([index for _, index in found]))
 
@@ -121,10 +131,22 @@ def _best_of(query_BE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index]:
         found = None if best is None else _scored_again(query_BE, rows, best, quick.longest, k)
         if found is not None:
             return found
-    exact = _exact(query_BE, rows)
-    best = _gone_through(exact, rows, Best(len(query_BE), k, query_BE.dtype))
+    if len(rows) <= ROWS and len(query_BE) <= FEW:
+        similarity_BG = dots(query_BE, rows.block(0, len(rows)))
+        _check_finite(similarity_BG, rows, 0)
+        every = [_best_of_one(score_G, k) for score_G in similarity_BG]
+        return np.stack([score for score, _ in every]), np.stack([index for _, index in every])
+    best = _gone_through(_exact(query_BE, rows), rows, Best(len(query_BE), k, query_BE.dtype))
     assert best is not None
     return best.sorted()
+
+
+def _best_of_one(score_G: Array, k: int) -> tuple[Array, Index]:
+    """The k best of a few scores, which lie side by side."""
+    index = np.flatnonzero(score_G >= np.partition(_tops(score_G[None], max(k, min(GROUPS, len(score_G))))[0], -k)[-k])
+    score = score_G[index]
+    order = np.argsort(-score, kind="stable")[:k]
+    return score[order], index[order]
 
 
 def _exact(query_BE: Array, rows: GalleryRows) -> Pass:
@@ -149,10 +171,8 @@ def _by_halves(query_BE: Array, rows: GalleryRows) -> Pass | None:
     error_B = halves.bound(query_BE, half_BE, longest)
     if not np.isfinite(error_B).all():
         return None
-    packed, size = halves.pack(half_BE), max(1, min(ROWS, BLOCK // len(query_BE)))
-    return Pass(
-        lambda start, stop: halves.scores(half_BE, rows.block(start, stop), packed), error_B, longest, size, _threads()
-    )
+    queries, size = halves.Queries(half_BE), max(1, min(ROWS, BLOCK // len(query_BE)))
+    return Pass(functools.partial(queries.scores, rows.block), error_B, longest, size, _threads())
 
 
 def _longest(rows: GalleryRows) -> float:
@@ -169,32 +189,32 @@ def _longest(rows: GalleryRows) -> float:
 def _by_products(query_BE: Array, rows: GalleryRows) -> Pass:
     """Matrix products. Their rounding depends on the place of a row, by as much as sums in another order can differ.
 
-    GalleryRows up to twice as long as the longest of the first are allowed for.
+    Rows up to twice as long as the longest of the first are allowed for.
     """
-    width = query_BE.shape[1]
+    queries, width = query_BE.shape
     query_EB = np.ascontiguousarray(query_BE.T)
     wide = rows.gallery.dtype if rows.gallery.dtype in FLOATS else np.dtype(np.float32)
-    buffer = np.empty((min(PRODUCT_ROWS, len(rows)), width), wide)
+    small = queries <= SMALL_QUERIES
+    step = max(16, SMALL // (queries * width)) if small else PRODUCT_ROWS
+    near = rows.gallery.dtype in FLOATS and rows.index_K is None and rows.gallery.nbytes <= NEAR
 
     def scores(start: int, stop: int) -> Array:
-        out_GB = np.empty((stop - start, len(query_BE)), np.result_type(wide, query_BE))
+        out_GB = np.empty((stop - start, queries), np.result_type(wide, query_BE))
+        buffer = np.empty((0 if near else min(step, stop - start), width), wide)
         with np.errstate(invalid="ignore", over="ignore"):  # the scores say it, and the caller looks
-            for first in range(start, stop, PRODUCT_ROWS):
-                last = min(first + PRODUCT_ROWS, stop)
-                row_RE = rows.block(first, last)
-                wide_RE = buffer[: last - first]
-                if row_RE.dtype in FLOATS:
-                    wide_RE[:] = row_RE  # BLAS reads it twice, and not in order
-                else:
-                    wide_RE = widened(row_RE, buffer)
-                np.matmul(wide_RE, query_EB, out=out_GB[first - start : last - start])
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                row_RE = widened(rows.block(first, last), buffer)
+                if not near and row_RE.dtype == rows.gallery.dtype:
+                    buffer[: last - first] = row_RE  # BLAS waits for the memory, and may read it twice
+                    row_RE = buffer[: last - first]
+                np.matmul(row_RE, query_EB, out=out_GB[first - start : last - start])
         return out_GB.T
 
     longest = 2 * _length(widened(rows.block(0, FIRST)))
-    length_B = np.linalg.norm(query_BE.astype(np.float64), axis=1)
-    error_B = 2 * halves.sum_error(width) * length_B * longest
-    size = max(PRODUCT_ROWS, BLOCK // len(query_BE) // PRODUCT_ROWS * PRODUCT_ROWS)
-    return Pass(scores, error_B, longest, size, 1)  # BLAS has threads of its own
+    error_B = 2 * halves.sum_error(width) * halves.lengths(query_BE) * longest
+    size = max(PRODUCT_ROWS, min(ROWS, BLOCK // queries // PRODUCT_ROWS * PRODUCT_ROWS))
+    return Pass(scores, error_B, longest, size, _threads() if small else 1)  # else BLAS has threads of its own
 
 
 def _length(row_GE: Array) -> float:
@@ -210,17 +230,21 @@ def _gone_through(one_pass: Pass, rows: GalleryRows, best: Best) -> Best | None:
     size = max(size, best.k)
     scored = _mapped(one_pass.scores, len(rows), size, one_pass.threads)
     for start, similarity_BG in zip(range(0, len(rows), size), scored, strict=True):
-        # One query shows NaN and infinity in any row; a sum may also be too large by itself.
-        if not np.isfinite(similarity_BG[0].sum()) and not np.isfinite(similarity_BG).all():
-            first, last = rows.places(np.array([start, min(start + size, len(rows)) - 1])).tolist()
-            raise DataError(
-                f"gallery features hold NaN or infinity (in rows {first} to {last}).",
-                "Rebuild the index; if that does not help, the model that made it is broken.",
-            )
+        _check_finite(similarity_BG, rows, start)
         best.add(similarity_BG, start)
         if best.near_B is not None and best.held > max(CROWD, 2 * best.queries * best.k):
             return None
     return best
+
+
+def _check_finite(similarity_BG: Array, rows: GalleryRows, start: int) -> None:
+    # One query shows NaN and infinity in any row; a sum may also be too large by itself.
+    if not np.isfinite(similarity_BG[0].sum()) and not np.isfinite(similarity_BG).all():
+        first, last = rows.places(np.array([start, start + similarity_BG.shape[1] - 1])).tolist()
+        raise DataError(
+            f"gallery features hold NaN or infinity (in rows {first} to {last}).",
+            "Rebuild the index; if that does not help, the model that made it is broken.",
+        )
 
 
 def _scored_again(query_BE: Array, rows: GalleryRows, best: Best, longest: float, k: int) -> tuple[Array, Index] | None:
@@ -246,10 +270,13 @@ def _mapped(work: Callable[[int, int], Any], count: int, size: int, threads: int
         for start in starts:
             yield work(start, min(start + size, count))
         return
-    pool = _pool(os.getpid(), threads)
-    for first in range(0, len(starts), 2 * threads):  # a few blocks at a time, so that memory stays small
-        some = starts[first : first + 2 * threads]
-        yield from pool.map(lambda start: work(start, min(start + size, count)), some)
+    pool, waiting = _pool(os.getpid(), threads), deque[Future[Any]]()
+    for start in starts:
+        waiting.append(pool.submit(work, start, min(start + size, count)))
+        if len(waiting) > 2 * threads:  # a few blocks at a time, so that memory stays small
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @functools.lru_cache(maxsize=1)
@@ -297,16 +324,17 @@ class Best:
         # An equal score further back never displaces one that is already there.
         reaches = np.greater if self.near_B is None and self.threshold_B1 is not None else np.greater_equal
         row, group = np.nonzero(reaches(top_BR, limit_B1))
+        if self.threshold_B1 is None:
+            self.threshold_B1 = limit_B1
         if not len(row):
             return
         column = group[:, None] + np.arange(0, similarity_BG.shape[1], groups)
         there = column < similarity_BG.shape[1]
         score = similarity_BG[row[:, None], np.where(there, column, group[:, None])]
-        kept = there & reaches(score, limit_B1[row])
-        row = np.broadcast_to(row[:, None], kept.shape)[kept]
-        self._waiting.append((row, score[kept].astype(self.score.dtype), column[kept] + start))
-        self.held += len(row)
-        if self.threshold_B1 is None or self.held - len(self.row) >= self.queries * self.k:
+        kept = np.flatnonzero(reaches(score, limit_B1[row]) & there)
+        self._waiting.append((row[kept // column.shape[1]], score.ravel()[kept], column.ravel()[kept] + start))
+        self.held += len(kept)
+        if self.held - len(self.row) >= 2 * self.queries * self.k:
             self._merge()
 
     def _merge(self) -> None:
@@ -321,19 +349,22 @@ class Best:
         else:
             threshold_B = threshold_B - self.near_B
             kept = score >= threshold_B[row]
-        self.row, self.score, self.index = row[kept], score[kept], index[kept]
+        self.row, self.score, self.index = row[kept], score[kept].astype(self.score.dtype, copy=False), index[kept]
         self.threshold_B1 = threshold_B[:, None]
         self._waiting, self.held = [], len(self.row)
 
     def candidates(self) -> tuple[Index, Index]:
         """(row, index) of every item that may be among the best, row by row."""
+        if len(self._waiting) == 1 and not len(self.row):  # one block: they are in order already
+            return self._waiting[0][0], self._waiting[0][2]
         if self._waiting:
             self._merge()
         return self.row, self.index
 
     def sorted(self) -> tuple[Array, Index]:
         """(score_BK, index_BK), best first."""
-        self.candidates()
+        if self._waiting:
+            self._merge()
         return self.score.reshape(self.queries, self.k), self.index.reshape(self.queries, self.k)
 
 

@@ -5,7 +5,8 @@ they are (CPU tensors share their memory) and answers are arrays. Two rules make
 equally: rows are padded to a multiple of `ROWS`, because BLAS otherwise picks kernels for small and
 single-row products whose rounding depends on the column, and half precision is computed in float32.
 A few queries are not padded but scored by one dot product a row (`dots`): one query against 100,000 rows of
-512 took 6 ms that way, 54 padded to eight, 8 to 11 in faiss and 14 in usearch (one thread each).
+512 took 6 ms that way, 54 padded to eight, 8 to 11 in faiss and 14 in usearch (one thread each). `rank` scores
+everything in quicker ways first, and only what may be among the best by dot products.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROWS = 8
 """Fewest query rows in one product. Below it, equal gallery rows differ in the last bit (measured)."""
 
 CACHED = 256
-"""Gallery rows that several queries are compared with in turn: half a megabyte at 512 columns."""
+"""Rows that are widened together: half a megabyte at 512 columns."""
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -77,17 +78,19 @@ def product(query_QE: Array, gallery_GE: Array, out_QG: Array | None = None) -> 
 def dots(query_BE: Array, gallery_GE: Array) -> Array:
     """Dot products [B, G], one at a time: equal rows give bit-equal scores, and no query changes another's.
 
-    The gallery may be in half precision. For a few queries this is quicker than `product`.
+    The gallery may be in half precision. For one query or two this is quicker than `product`.
     """
-    out_BG = np.empty((len(query_BE), len(gallery_GE)), query_BE.dtype)
-    # Rows that are read or widened once serve all queries while they are in the processor's cache.
-    size = CACHED if len(query_BE) > 1 or gallery_GE.dtype not in FLOATS else max(1, len(gallery_GE))
-    buffer = np.empty((min(size, len(gallery_GE)), gallery_GE.shape[1]), np.float32) if size == CACHED else None
+    if len(query_BE) == 1 and gallery_GE.dtype == query_BE.dtype:
+        score_G: Array = np.vecdot(gallery_GE, query_BE[0])
+        return score_G[None]
+    out_GB = np.empty((len(gallery_GE), len(query_BE)), query_BE.dtype)
+    # Rows that are widened once serve all queries while they are in the processor's cache; so does each row by itself.
+    size = max(1, len(gallery_GE)) if gallery_GE.dtype in FLOATS else CACHED
+    buffer = None if gallery_GE.dtype in FLOATS else np.empty((CACHED, gallery_GE.shape[1]), np.float32)
     for start in range(0, len(gallery_GE), size):
         row_RE = widened(gallery_GE[start : start + size], buffer)
-        for query_E, out_G in zip(query_BE, out_BG, strict=True):
-            out_G[start : start + size] = np.vecdot(row_RE, query_E)
-    return out_BG
+        out_GB[start : start + size] = np.vecdot(row_RE[:, None], query_BE)
+    return out_GB.T
 
 
 def pairs(query_BE: Array, owner_M: Array, row_ME: Array) -> Array:
