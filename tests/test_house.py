@@ -89,7 +89,7 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
 
 def test_every_command_of_the_contract_is_there() -> None:
     """The names that people's scripts type. A command more or less is a decision, so it is made here too."""
-    contract = "prepare-data train eval compare index search watch export convert recipes runs cache doctor"
+    contract = "prepare-data train eval compare index search serve watch export convert recipes runs cache doctor"
     assert sorted(commands()) == sorted(contract.split())
 
 

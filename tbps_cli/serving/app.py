@@ -23,12 +23,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tbps_cli.errors import CacheError, TbpsError, UsageError
-from tbps_cli.serving.lanes import Lane, Overloaded
 from tbps_cli.serving.metrics import Metrics
 from tbps_cli.serving.requests import ExplainRequest, ExportRequest, SearchRequest, WatchRequest
 from tbps_cli.serving.security import Access, Gate, problem
 from tbps_cli.serving.service import VIEWS, ForbiddenError, NotReadyError, NotThereError, Service
 from tbps_cli.serving.standing import StandingQuestions
+from tbps_cli.serving.work_queue import Overloaded, WorkQueue
 
 T = TypeVar("T")
 IMAGE_SECONDS = 3600
@@ -66,18 +66,18 @@ class _Server:
 
     def __init__(self, service: Service, standing: StandingQuestions, metrics: Metrics, cores: int) -> None:
         self.service, self.standing, self.metrics = service, standing, metrics
-        self.searches = Lane("search", cores + 2, 60)
-        self.images = Lane("images", max(2, cores), 400)
-        self.slow = Lane("slow", 1, 12)
+        self.searches = WorkQueue("search", cores + 2, 60)
+        self.images = WorkQueue("images", max(2, cores), 400)
+        self.slow = WorkQueue("slow", 1, 12)
         self.listeners = 0
 
-    async def run(self, lane: Lane, work: Callable[[], T]) -> T:
-        self.metrics.waiting.labels(lane.name).set(lane.inside)
-        return await lane.run(work)
+    async def run(self, queue: WorkQueue, work: Callable[[], T]) -> T:
+        self.metrics.waiting.labels(queue.name).set(queue.inside)
+        return await queue.run(work)
 
     def close(self) -> None:
-        for lane in (self.searches, self.images, self.slow):
-            lane.close()
+        for queue in (self.searches, self.images, self.slow):
+            queue.close()
 
 
 class _Measured:
@@ -145,8 +145,8 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
         view: str = Query("thumbnail", pattern=f"^({'|'.join(VIEWS)})$"),
         if_none_match: str | None = Header(None),
     ) -> Response:
-        lane = server.slow if view == "clip" else server.images
-        content, kind = await server.run(lane, lambda: service.picture(id, view))
+        queue = server.slow if view == "clip" else server.images
+        content, kind = await server.run(queue, lambda: service.picture(id, view))
         mark = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
         headers = {"etag": mark, "cache-control": f"private, max-age={IMAGE_SECONDS}"}
         if if_none_match == mark:

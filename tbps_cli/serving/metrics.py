@@ -25,7 +25,7 @@ class Metrics:
             "tbps_text_batch", "Sentences that went through the model together.", buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=self.registry,
         )  # fmt: skip
-        self.waiting = Gauge("tbps_waiting", "Requests inside, by kind of work.", ["lane"], registry=self.registry)
+        self.waiting = Gauge("tbps_waiting", "Requests inside, by kind of work.", ["work"], registry=self.registry)
         self.images = Gauge("tbps_gallery_images", "Images of a gallery.", ["gallery"], registry=self.registry)
 
     def text(self, galleries: Sequence[ServedGallery]) -> bytes:

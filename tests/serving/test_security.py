@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tbps_cli.errors import UsageError
-from tbps_cli.serving.lanes import Lane, Overloaded
 from tbps_cli.serving.security import Access, Rates, is_loopback
 from tbps_cli.serving.server import Address
+from tbps_cli.serving.work_queue import Overloaded, WorkQueue
 
 TOKEN = "a-token-of-24-characters"
 
@@ -121,7 +121,7 @@ def test_a_server_that_others_can_reach_gets_a_token() -> None:
 def test_a_full_queue_is_said_at_once_and_its_places_come_back() -> None:
     async def scenario() -> None:
         gate = threading.Event()
-        lane = Lane("test", 1, 1)
+        lane = WorkQueue("test", 1, 1)
         running = [asyncio.ensure_future(lane.run(gate.wait)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):

@@ -211,6 +211,11 @@ function whenOf(hit) {
   return hit.time == null ? "" : moment(hit.time);
 }
 const moment = (time) => (typeof time === "number" ? `${clock(time)} into the video` : time.replace("T", " "));
+// As short as a card needs: "11-21 10:00" or "0:22".
+function shortWhen(hit) {
+  if (hit.time == null) return "";
+  return typeof hit.time === "number" ? clock(hit.time).replace(/\.\d$/, "") : hit.time.slice(5, 16).replace("T", " ");
+}
 const titleOf = (hit) => (hit.person != null ? `person ${hit.person}` : hit.track != null ? `track ${hit.track}` : nameOf(hit.source || hit.path));
 
 // Showing --------------------------------------------------------------------------------------
@@ -313,7 +318,7 @@ function card(hit, place, before) {
   const worth = hit.probability != null ? `${Math.round(100 * hit.probability)} % likely` : hit.percentile != null ? `above ${hit.percentile.toFixed(1)} %` : "";
   const told = make("span", { class: "told" }, make("b", { text: hit.score.toFixed(3) }), worth ? ` ${worth}` : "",
     make("span", { text: title, title: hit.path }),
-    make("span", { text: [hit.camera, whenOf(hit)].filter(Boolean).join(" · ") || " " }),
+    make("span", { text: [hit.camera || (hit.source && nameOf(hit.source)), shortWhen(hit)].filter(Boolean).join(" · ") || "\u00a0", title: whenOf(hit) }),
     hit.members > 1 && make("span", { text: `one of ${amount(hit.members, "image")}` }));
   const said = `${hit.rank}: ${title}, score ${hit.score.toFixed(3)}${hit.camera ? `, camera ${hit.camera}` : ""}`;
   const isChosen = chosen.has(hit.id);

@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class Overloaded(Exception):
-    """The queue of a lane is full."""
+    """The queue of a kind of work is full."""
 
     retry_after = 1
     """Seconds."""
 
 
-class Lane:
+class WorkQueue:
     """Threads that do one kind of work, and how many requests may wait for them."""
 
     def __init__(self, name: str, threads: int, waiting: int) -> None:
