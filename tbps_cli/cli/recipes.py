@@ -101,6 +101,7 @@ def _row(entry: ListedRecipe) -> list[object]:
 
 def _print_one(name: str, sets: list[str], as_json: bool) -> None:
     from tbps_cli.cli import output, render
+    from tbps_cli.features.image_ways import has_bf16
     from tbps_cli.models.device import choose
     from tbps_cli.recipe.listing import count_parameters
     from tbps_cli.recipe.load import load
@@ -108,7 +109,7 @@ def _print_one(name: str, sets: list[str], as_json: bool) -> None:
     from tbps_cli.recipe.save import dump
 
     stated = load(name, sets)
-    recipe, choices = resolve(stated, Facts.here(str(choose())))
+    recipe, choices = resolve(stated, Facts.here(str(choose()), cpu_bf16=has_bf16()))
     counts = count_parameters(recipe)
     if as_json:
         chosen = [{"key": choice.key, "value": choice.value, "reason": choice.reason} for choice in choices]

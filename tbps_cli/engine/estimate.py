@@ -13,7 +13,8 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +55,8 @@ class Probe:
 
 def probe(stepper: Stepper, batch: Batch) -> Probe:
     """Measure some pairs of a batch; weights, buffers and gradients are afterwards as before."""
-    buffers = {name: buffer.clone() for name, buffer in stepper.method.named_buffers()}
     few = min(len(batch), _ROWS.get(stepper.device.type, 2))
-    try:
+    with _unchanged(stepper):
         few_bytes, few_seconds = _look(stepper, batch.rows(0, few))
         # The second look takes all pairs that are held at a time, unless that would be slow or might not fit:
         # then twice the first one's.
@@ -75,7 +75,31 @@ def probe(stepper: Stepper, batch: Batch) -> Probe:
         seconds_each = max(0.0, more_seconds - few_seconds) / (more - few)
         fixed = more_seconds - more * seconds_each + _update_seconds(stepper)
         return Probe(bytes_each, seconds_each, more_bytes - more * bytes_each, fixed, held)
-    finally:  # the looks left gradients and moved running statistics
+
+
+def bf16_speed(stepper: Stepper, batch: Batch, found: Probe) -> float:
+    """How many times as fast some pairs of a batch go forward and backward in bf16; nothing changes.
+
+    found: the probe of the precision that was chosen, which says how many pairs take a second; at least two are taken.
+    """
+    count = min(len(batch), stepper.chunk or len(batch), max(2, int(_QUICK / 2 / max(found.seconds_per_pair, 1e-6))))
+    rows, chosen = batch.rows(0, count), stepper.precision
+    with _unchanged(stepper):
+        own = _pass_seconds(stepper, rows)
+        stepper.precision = "bf16"
+        try:
+            return own / _pass_seconds(stepper, rows)
+        finally:
+            stepper.precision = chosen
+
+
+@contextmanager
+def _unchanged(stepper: Stepper) -> Iterator[None]:
+    """Weights keep their values inside; gradients that were left are dropped, and running statistics put back."""
+    buffers = {name: buffer.clone() for name, buffer in stepper.method.named_buffers()}
+    try:
+        yield
+    finally:
         stepper.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in stepper.method.named_buffers():
@@ -86,6 +110,11 @@ def _look(stepper: Stepper, rows: Batch) -> tuple[float, float]:
     """(bytes, seconds) of a forward and backward pass; a pass of its own counts the bytes, and warms up."""
     kept = kept_bytes(stepper, rows)
     stepper.optimizer.zero_grad(set_to_none=True)
+    return float(kept), _pass_seconds(stepper, rows)
+
+
+def _pass_seconds(stepper: Stepper, rows: Batch) -> float:
+    """Of a forward and backward pass, the quicker of two."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
@@ -93,7 +122,7 @@ def _look(stepper: Stepper, rows: Batch) -> tuple[float, float]:
         _wait(stepper.device)
         seconds.append(time.perf_counter() - started)
         stepper.optimizer.zero_grad(set_to_none=True)  # as in training, each pass makes its gradients anew
-    return float(kept), min(seconds)
+    return min(seconds)
 
 
 def _update_seconds(stepper: Stepper) -> float:

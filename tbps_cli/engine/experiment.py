@@ -24,6 +24,7 @@ from tbps_cli.engine.start import Start, find_init, find_start
 from tbps_cli.engine.state import State, continued, require_same_data
 from tbps_cli.engine.training_data import find_store, open_data
 from tbps_cli.errors import RecipeError, UsageError
+from tbps_cli.features.image_ways import has_bf16
 from tbps_cli.loading.loader import Loader
 from tbps_cli.methods.base import Method, TextSources
 from tbps_cli.models import device as devices
@@ -128,6 +129,7 @@ def prepare(
         store=store is not None,
         shapes=store is not None and store.shapes is not None,
         unbatched=unbatched,
+        cpu_bf16=has_bf16(),
     )
     recipe, chosen = resolve(recipe, facts, method=text.config, workers=options.workers)
 

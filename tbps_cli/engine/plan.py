@@ -7,6 +7,7 @@ from tbps_cli.engine import estimate
 from tbps_cli.engine.experiment import Experiment
 from tbps_cli.engine.observe import Plan
 from tbps_cli.engine.step import Stepper
+from tbps_cli.features.image_ways import has_bf16
 from tbps_cli.types import Batch, Step
 
 
@@ -18,6 +19,8 @@ def make_plan(experiment: Experiment, stepper: Stepper, first: Batch, at: Step) 
     recipe, train, world = experiment.recipe, experiment.recipe.train, distributed.current().world
     found = estimate.probe(stepper, first)
     local = train.batch // train.accumulate // world
+    may_be_half = train.precision == "fp32" and experiment.device.type == "cpu" and has_bf16()
+    ask = may_be_half and world == 1 and at.overall == 0  # a run that goes on keeps its precision
     left = (at.epochs - at.epoch) * at.iterations - at.iteration
     return Plan(
         run=experiment.options.out,
@@ -39,4 +42,5 @@ def make_plan(experiment: Experiment, stepper: Stepper, first: Batch, at: Step) 
         memory=estimate.memory(stepper.method, recipe.optim.kind, found, max(1, min(train.chunk or local, local))),
         available=estimate.available(experiment.device),
         seconds=found.seconds(local) * train.accumulate * left,
+        bf16_speed=estimate.bf16_speed(stepper, first, found) if ask else None,
     )

@@ -99,7 +99,7 @@ class Stepper:
         local = self._features(pieces[0], seed) if len(pieces) == 1 else self._cached(pieces, seed)
         features = {name: distributed.gather(value, counts) for name, value in local.items()}
         whole = self._whole(batch, counts)
-        torch.manual_seed(_seed(self.seed, at.epoch, at.iteration, number, -1))
+        self._draw_from(_seed(self.seed, at.epoch, at.iteration, number, -1))
         losses = self._losses(features, whole, at)
         self.scaler.scale(torch.stack(list(losses.values())).sum() / of).backward()
         if len(pieces) > 1:
@@ -125,11 +125,20 @@ class Stepper:
 
     def _features(self, piece: Piece, seed: int) -> Features:
         """Features of some rows, in float32 unless the weights are half themselves."""
-        torch.manual_seed(seed)
+        self._draw_from(seed)
         start_at(piece.place)
         with self._autocast():
             features = self.method.features(piece.batch)
         return {name: _float(value) for name, value in features.items()} if self.half else features
+
+    def _draw_from(self, seed: int) -> None:
+        """Seed the generators that the method draws from."""
+        if self.device.type == "cpu":
+            # torch.manual_seed also notes a call, with its traceback, for each kind of device that is not there; nobody
+            # ever takes them off, so that memory would grow with every step.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _cached(self, pieces: Sequence[Piece], seed: int) -> Features:
         """Features of all pieces without a graph, as leaves that collect the losses' gradient."""

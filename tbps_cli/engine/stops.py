@@ -93,5 +93,5 @@ def _advice(train: TrainSection) -> str:
     ways = [] if train.accumulate > 1 else [f"--set train.chunk={smaller} (the same result, a little slower)"]
     ways.append("a smaller train.batch or data.image_size")
     if train.precision == "fp32":
-        ways.append("--set train.precision=bf16 on CUDA")
+        ways.append("--set train.precision=bf16")
     return "Try " + ", ".join(ways) + "."

@@ -20,6 +20,7 @@ from tbps_cli.engine.components import to_device
 from tbps_cli.engine.deterministic import deterministic_algorithms
 from tbps_cli.engine.evaluation import select_scores
 from tbps_cli.engine.experiment import Experiment, Options, prepare
+from tbps_cli.engine.kept_memory import freed_memory_kept
 from tbps_cli.engine.log import Meter
 from tbps_cli.engine.loss_reader import LossReader, NotFinite, Seen
 from tbps_cli.engine.observe import Evaluated, Observer, Progress, Silent, TrainingSummary
@@ -89,7 +90,8 @@ def train_into(
             experiment = prepare(recipe, options, saved, watcher.decoding)
             distributed.start(str(experiment.device))
             try:
-                with distributed.readable_errors(), memory_advice(experiment.recipe.train):
+                on_cpu = experiment.device.type == "cpu"
+                with distributed.readable_errors(), memory_advice(experiment.recipe.train), freed_memory_kept(on_cpu):
                     Training(experiment, saved, watcher).run()
             finally:
                 distributed.stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,27 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), as OpenAI's CLIP was trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
+        # Exported and compiled graphs keep the formula, which their runtimes know and fuse.
+        if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            made: Tensor = _QuickGELU.apply(x)  # type: ignore[no-untyped-call]
+            return made
         return x * torch.sigmoid(1.702 * x)
+
+
+class _QuickGELU(torch.autograd.Function):
+    """The same for training on a CPU: five passes over memory instead of eight, and nothing kept but x.
+
+    The derivative is that of SiLU at 1.702 x, which has a kernel of its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (1.702 * x).sigmoid_().mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return torch.ops.aten.silu_backward(gradients[0], 1.702 * ctx.saved_tensors[0])
 
 
 def activation(name: Activation) -> nn.Module:

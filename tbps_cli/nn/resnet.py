@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tbps_cli.errors import RecipeError
 from tbps_cli.nn.norm import BatchNorm2d
 from tbps_cli.nn.position import PEDESTRIAN, image_size_of
+from tbps_cli.nn.row_attention import row_attention
 
 EXPANSION = 4
 
@@ -85,7 +86,7 @@ class AttentionPool(nn.Module):
         x_BPC = map_BCHW.flatten(2).transpose(1, 2)
         x_BPC = torch.cat([x_BPC.mean(1, keepdim=True), x_BPC], dim=1) + self.positional_embedding.to(x_BPC.dtype)
         query, key, value = self.q_proj(x_BPC[:, :1]), self.k_proj(x_BPC), self.v_proj(x_BPC)
-        mixed = F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
+        mixed = row_attention(self._split(query), self._split(key), self._split(value))
         return self.c_proj(mixed.transpose(1, 2).flatten(2))[:, 0]
 
     def _split(self, x_BPC: Tensor) -> Tensor:

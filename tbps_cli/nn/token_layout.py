@@ -13,9 +13,9 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tbps_cli.nn import dropout
+from tbps_cli.nn.row_attention import row_attention
 
 
 class TokenLayout(Protocol):
@@ -61,7 +61,7 @@ class Padded:
         query, key, value = (split_heads(x, heads) for x in (query, key, value))
         if drop:
             return join_heads(dropout.attention(query, key, value, drop, causal=self.causal))
-        return join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=self.causal))
+        return join_heads(row_attention(query, key, value, causal=self.causal))
 
 
 PADDED = Padded()
@@ -97,7 +97,7 @@ class OneOfEachRow:
         seen_BL = self.seen(key.shape[1])
         mask_B11L = None if seen_BL is None else seen_BL[:, None, None]
         query, key, value = (split_heads(x, heads) for x in (query, key, value))
-        return join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L))
+        return join_heads(row_attention(query, key, value, seen=mask_B11L))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Packed:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, drop: float = 0.0) -> Tensor:
         assert not drop
         query, key, value = (split_heads(x, heads) for x in (query, key, value))
-        return self.gather(join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True)))
+        return self.gather(join_heads(row_attention(query, key, value, causal=True)))
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class EndsOfPacked:
         assert not drop
         query, key, value = (split_heads(x, heads) for x in (query, key, value))
         seen_B11T = self.packed.real_BT[:, None, None]
-        return join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B11T))
+        return join_heads(row_attention(query, key, value, seen=seen_B11T))
 
 
 def pack(end_B: Tensor) -> Packed:

@@ -28,7 +28,7 @@ _MOST_WORKERS = 8
 class Facts:
     """What a choice may depend on.
 
-    device: "cpu", "cuda" or "mps"; bf16: whether the device computes in it; cpus: processors that
+    device: "cpu", "cuda" or "mps"; bf16: whether the device itself computes in it; cpus: processors that
     this process may use; world: processes that share them; store: whether pre-decoded images
     that fit the recipe were found; shapes: whether these know how large the images were; unbatched: why
     the method's images cannot be augmented in batches, None when they can.
@@ -51,12 +51,13 @@ class Facts:
         store: bool = False,
         shapes: bool = True,
         unbatched: str | None = None,
+        cpu_bf16: bool = False,
     ) -> Facts:
-        """The facts of this machine for a device such as "cuda:1"."""
+        """The facts of this machine for a device such as "cuda:1"; cpu_bf16: whether its processor computes in bf16."""
         import torch
 
         kind = device.partition(":")[0]
-        bf16 = kind == "cuda" and torch.cuda.is_bf16_supported()
+        bf16 = torch.cuda.is_bf16_supported() if kind == "cuda" else cpu_bf16 and kind == "cpu"
         return cls(kind, bf16, available_cpus(), world, store, shapes, unbatched)
 
 
@@ -93,7 +94,7 @@ def resolve(
     views = kind.views(config)
     choices: list[AutoValue] = []
     if train.precision == "auto":
-        choices.append(AutoValue("train.precision", *_precision(facts)))
+        choices.append(AutoValue("train.precision", *_precision(facts, recipe)))
     place = data.augment_on
     if place == "auto":
         place, reason = _augment_on(config.name, views, data, facts)
@@ -122,7 +123,11 @@ def resolve(
     return recipe.model_copy(update=sections), choices
 
 
-def _precision(facts: Facts) -> tuple[Precision, str]:
+def _precision(facts: Facts, recipe: Recipe) -> tuple[Precision, str]:
+    if facts.device == "cpu" and facts.bf16:
+        if recipe.published is None:
+            return "bf16", "this processor multiplies in bf16; the weights stay fp32"
+        return "fp32", "so that scores compare with the published ones; bf16 is faster on this processor"
     if facts.device != "cuda":
         return "fp32", f"the device is {facts.device}"
     if facts.bf16:

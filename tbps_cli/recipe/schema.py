@@ -124,7 +124,7 @@ class TrainSection(Section):
     chunk: Count | None = None
     """Pairs embedded at a time while the losses still see the whole batch (exact gradient caching)."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp16-pure"] = "auto"
-    """bf16 and fp16 are autocast over fp32 weights; fp16-pure is the half precision of IRRA's family."""
+    """bf16 (also on a CPU that has it) and fp16: autocast over fp32 weights; fp16-pure: IRRA's half weights."""
     select_on: Literal["val", "test"] = "val"
     """The split whose R@1 chooses the best epoch; the label travels with every score."""
     eval_every: Count = 1

@@ -141,6 +141,15 @@ def test_the_plan_is_told_line_by_line(tmp_path) -> None:
         assert part in text, part
 
 
+@pytest.mark.parametrize(("speed", "said"), [(1.84, True), (1.1, False), (None, False)])
+def test_the_plan_offers_bf16_where_it_is_faster(tmp_path, speed, said) -> None:
+    plan = Plan(
+        tmp_path, "irra", "irra", "cuhk-pedes", 4, 2, "cpu", (), 9, 9, 4, 1, 1, 1, "test", Step(), bf16_speed=speed
+    )
+    line = "precision: bf16 would be 1.8 times as fast here (--set train.precision=bf16; the weights stay fp32)"
+    assert (line in training_view.plan_lines(plan)) is said
+
+
 def test_an_evaluation_and_the_end_are_one_line_each(tmp_path) -> None:
     scores = Scores(73.384, 89.93, 93.71, 66.13, 50.24)
     better = training_view.evaluated_line(Evaluated(55, "test", scores, 73.384, 55, True))

@@ -22,6 +22,26 @@ def test_precision_follows_the_device(facts: Facts, precision: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("recipe", "bf16", "precision", "reason"),
+    [
+        ("own", True, "bf16", "this processor multiplies in bf16"),
+        ("own", False, "fp32", "the device is cpu"),
+        ("irra", True, "fp32", "so that scores compare with the published ones; bf16 is faster"),
+    ],
+)
+def test_a_processor_that_multiplies_in_bf16_does_so_for_recipes_without_published_scores(
+    recipe: str, bf16: bool, precision: str, reason: str
+) -> None:
+    resolved, choices = resolve(load(recipe), Facts("cpu", bf16))
+    assert resolved.train.precision == precision and choices[0].reason.startswith(reason)
+
+
+def test_bf16_of_the_processor_counts_on_the_processor_alone() -> None:
+    assert Facts.here("cpu", cpu_bf16=True).bf16 and not Facts.here("cpu").bf16
+    assert not Facts.here("mps", cpu_bf16=True).bf16
+
+
+@pytest.mark.parametrize(
     ("facts", "workers"),
     [
         (Facts("cpu", cpus=2), 1),

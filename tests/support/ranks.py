@@ -15,6 +15,7 @@ from tbps_cli.engine import optim
 from tbps_cli.engine.step import Stepper
 from tbps_cli.loading.samplers import share_of
 from tbps_cli.nn.sizes import Tower
+from tbps_cli.recipe.resolve import Precision
 from tbps_cli.recipe.schema import OptimSection, TrainSection
 from tbps_cli.types import Batch, Step, Task
 
@@ -120,7 +121,7 @@ def shared(batch: Batch) -> Batch:
     return batch.rows(mine.start, mine.stop)
 
 
-def stepper(name: str, *, chunk: int | None = None) -> Stepper:
+def stepper(name: str, *, chunk: int | None = None, precision: Precision = "fp32") -> Stepper:
     """A stepper with stochastic gradient descent over a freshly drawn tiny method."""
     kind = methods.find(name.partition("-")[0])
     method = kind(kind.Config(**{"name": name.partition("-")[0], "tower": TOWER, **KEYS.get(name, {})}), TASK)
@@ -133,13 +134,15 @@ def stepper(name: str, *, chunk: int | None = None) -> Stepper:
         if name == "rde":
             method.get_buffer("trusted")[::3] = False
     section = OptimSection(kind="sgd", lr=STEEP.get(name, 1e-3), momentum=0.9)
-    train = TrainSection(batch=ROWS[0], precision="fp32", chunk=chunk)
+    train = TrainSection(batch=ROWS[0], precision=precision, chunk=chunk)
     return Stepper(method.train(), optim.build(method, section), train=train)
 
 
-def trace(name: str, rows: tuple[int, ...] = ROWS, *, chunk: int | None = None) -> dict[str, dict[str, Tensor]]:
+def trace(
+    name: str, rows: tuple[int, ...] = ROWS, *, chunk: int | None = None, precision: Precision = "fp32"
+) -> dict[str, dict[str, Tensor]]:
     """Losses and gradients of the first batch, losses of each step, and what the steps have made of the method."""
-    made = stepper(name, chunk=chunk)
+    made = stepper(name, chunk=chunk, precision=precision)
     made.method.before_step()
     buffers = {key: value.clone() for key, value in made.method.named_buffers()}
     losses = made.backward(shared(pairs(rows[0], 0)), Step(1, 0, 4, 9)).losses

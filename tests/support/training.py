@@ -40,6 +40,7 @@ scale = {{ bias = 2.0 }}
 [train]
 epochs = 3
 batch = 12
+precision = "fp32"
 select_on = "val"
 log_every = 2
 workers = 0
