@@ -108,8 +108,8 @@ def bring_up_to_date(
 
     complete: the gallery has all files below its roots; otherwise only rows of files that are not there any more go.
     """
-    names = _names(database, gallery.roots)
-    rows = _renamed(gallery.rows, names)
+    names = names_in(database, gallery.roots)
+    rows = renamed(gallery.rows, names)
     journal = GivenRows.of(database, sorted(names.values()))
     path_N, sign_N = rows.columns["path"], _signs(rows)
     new = journal.differs(path_N, sign_N)
@@ -179,7 +179,7 @@ def _is_of(path: str, key: str) -> bool:
     return path == key or path.startswith((key + "/", key + "#"))
 
 
-def _names(database: Database, roots: Roots) -> dict[str, str]:
+def names_in(database: Database, roots: Roots) -> dict[str, str]:
     """What paths of a gallery begin with -> what they begin with in the database; "" is the folder itself."""
     own = roots.named or {"": roots.folder}
     return {
@@ -192,12 +192,12 @@ _NO_PATTERN = str.maketrans("*?/#", "____")
 """So that a filter for all rows of a folder is exact."""
 
 
-def _renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
+def renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
     """Rows with their paths and sources as they are in the database."""
     if all(name == other for name, other in names.items()):
         return rows
-    renamed = {column: _renamed_texts(rows.columns[column], names) for column in ("path", "source")}
-    return Rows({**rows.columns, **renamed})
+    texts = {column: _renamed_texts(rows.columns[column], names) for column in ("path", "source")}
+    return Rows({**rows.columns, **texts})
 
 
 def _renamed_texts(text_N: NDArray[np.bytes_], names: Mapping[str, str]) -> NDArray[np.bytes_]:
@@ -205,12 +205,12 @@ def _renamed_texts(text_N: NDArray[np.bytes_], names: Mapping[str, str]) -> NDAr
         prefix = encoded(names[""] + "/")
         return np.where(text_N == b"", b"", np.strings.add(prefix, text_N))
 
-    def renamed(text: bytes) -> bytes:
+    def other(text: bytes) -> bytes:
         name, slash, inside = text.partition(b"/")
         return known.get(name, name) + slash + inside
 
     known = {encoded(name): encoded(other) for name, other in names.items()}
-    return np.array([renamed(text) for text in text_N.tolist()], "S")
+    return np.array([other(text) for text in text_N.tolist()], "S")
 
 
 def _file_of(places: Mapping[str, Path]) -> Callable[[str], Path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from tbps_cli.features.snapshot import read_fingerprint
 from tbps_cli.features.store import feature_path
 from tbps_cli.files import expanded
 from tbps_cli.filtering.tree import In
+from tbps_cli.searching.filling import names_in, renamed
 from tbps_cli.searching.galleries import is_gallery, sources_of
 from tbps_cli.searching.gallery import Roots
 from tbps_cli.searching.index_state import IndexState
@@ -90,7 +91,7 @@ def move(origin: str | Path, target: str | Path, *, progress: Progress | None = 
         sink = opened.enter_context(closing(_opened(target, fingerprint=source.fingerprint, about=about)))
         if _same(source, sink):
             raise UsageError(f"--move: {source.title} cannot be copied into itself.", "Name another place.")
-        moved = _Copy(source, sink, _renaming(source, sink), progress).run()
+        moved = _Copy(source, sink, _names(source, sink), progress).run()
         of_one_folder = source.about.get("folder") == sink.about.get("folder")
         if isinstance(source, LocalDatabase) and isinstance(sink, LocalDatabase) and of_one_folder:
             _copy_notes(source.path, sink.path)
@@ -141,36 +142,24 @@ def _index_of(place: str, fingerprint: str | None) -> Path:
 # Names ------------------------------------------------------------------------------------------
 
 
-def _renaming(source: Database, sink: Database) -> Callable[[str], str] | None:
-    """What a path is called in TO: its folder gets another name where TO uses that name for another one.
+def _names(source: Database, sink: Database) -> dict[str, str]:
+    """What paths begin with -> what they begin with in TO; "" is the folder that they are relative to.
 
-    None: names stay as they are.
+    In a database all paths begin with the name of a folder, as `tbps index --gallery URL` writes them. In an index file
+    those of one folder do not, unless there are rows of another folder.
     """
-    named = {name: sink.add_root(name, _folder(folder)) for name, folder in source.roots().items()}
-    folder = str(source.about.get("folder", ""))
-    others = sink.count() > 0 and sink.about.get("folder", folder) != folder
-    # rows of one folder have no name in front; beside those of another folder they need one
-    front = f"{sink.add_root(Path(folder).name or 'root', folder)}/" if others and not named else ""
-    if not front and all(name == new for name, new in named.items()):
-        return None
-
-    def renamed(path: str) -> str:
-        name, slash, inside = path.partition("/")
-        return front + named.get(name, name) + slash + inside
-
-    return renamed
+    folder, named = Path(str(source.about.get("folder", "."))), source.roots()
+    if isinstance(source, LocalDatabase) and not isinstance(sink, LocalDatabase):
+        return names_in(sink, Roots(folder, {name: Path(place) for name, place in named.items()}))
+    here = _folder if isinstance(sink, LocalDatabase) else str
+    if not named and sink.count() and sink.about.get("folder") != str(folder):
+        return {"": sink.add_root(folder.name or "root", str(folder))}
+    return {name: sink.add_root(name, here(place)) for name, place in named.items()}
 
 
 def _folder(place: str) -> str:
     """A folder as an index file keeps it, without the machine that databases write before it."""
     return re.sub(r"^[^/]*:(?=/)", "", place)
-
-
-def _renamed(rows: Rows, rename: Callable[[str], str]) -> Rows:
-    columns = dict(rows.columns)
-    columns["path"] = np.array([encoded(rename(path)) for path in rows.paths], "S")
-    columns["source"] = np.array([encoded(rename(name) if name else "") for name in rows.sources], "S")
-    return Rows(columns)
 
 
 # Copying ----------------------------------------------------------------------------------------
@@ -200,10 +189,10 @@ class _There:
 class _Copy:
     """One copy on its way."""
 
-    def __init__(
-        self, source: Database, sink: Database, rename: Callable[[str], str] | None, progress: Progress | None
-    ) -> None:
-        self.source, self.sink, self.rename, self.progress = source, sink, rename, progress
+    def __init__(self, source: Database, sink: Database, names: Mapping[str, str], progress: Progress | None) -> None:
+        self.source, self.sink, self.names, self.progress = source, sink, names, progress
+        self.in_order = "" in names or all(name == other for name, other in names.items())
+        """Whether paths stand in the same order in TO."""
         self.before = sink.count()
         self.size = self.copied = self.known = self.replaced = self.withheld = 0
 
@@ -238,15 +227,14 @@ class _Copy:
             after = rows.paths[-1]
             kept_K = np.flatnonzero(~hidden(rows))
             self.withheld += len(rows) - len(kept_K)
-            kept = rows.take(kept_K)
-            yield kept if self.rename is None else _renamed(kept, self.rename), vector_NE[kept_K], len(rows)
+            yield renamed(rows.take(kept_K), self.names), vector_NE[kept_K], len(rows)
 
     def _copy(self, rows: Rows, vector_NE: NDArray[Any], there: _There) -> None:
         """One page: what TO has not, or has otherwise."""
-        # new names may stand in another order; then rows are sent again rather than compared
-        known = there.upto(rows.paths[-1]) if self.rename is None else {}
+        # where folders have other names, rows are sent again rather than compared
+        known = there.upto(rows.paths[-1]) if self.in_order else {}
         self.size += len(rows)
-        self.known += len(known.keys() & set(rows.paths)) if self.rename is None else self._count(rows.paths)
+        self.known += len(known.keys() & set(rows.paths)) if self.in_order else self._count(rows.paths)
         new = [place for place, row in enumerate(rows) if known.get(row.path) != row]
         if not new:
             return

@@ -22,10 +22,14 @@ from tbps_cli.errors import TbpsError, UsageError
 from tbps_cli.features.rows import Row, Rows
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.searching import galleries, moving
+from tbps_cli.searching.database_gallery import place_here
+from tbps_cli.searching.filling import bring_up_to_date
+from tbps_cli.searching.gallery import Gallery, Roots
 from tbps_cli.searching.moving import move
 from tbps_cli.searching.withheld import list_beside, remember
 
-ABOUT = {"run": "runs/irra-0001", "folder": "/data/photos"}
+ABOUT = {"run": "runs/irra-0001", "folder": "/data/photos", "sources": {"gate": "/data/gate"}}
+FOLDER = {"run": "runs/irra-0001", "folder": "/data/photos"}
 WIDTH = 16
 _MOVE = """
 import sys
@@ -106,6 +110,7 @@ def test_pages_of_any_size_bring_the_same_rows(tmp_path: Path, monkeypatch: pyte
 
 def test_folders_keep_their_names_unless_another_folder_has_them(tmp_path: Path, postgres_url: str) -> None:
     first = {**ABOUT, "sources": {"gate": "/data/gate", "hall": "/data/hall"}}
+    here = place_here(Path("/"))
     second = {**ABOUT, "sources": {"gate": "/else/gate"}}
     crop = Row("gate/a.mp4#t=1", source="gate/a.mp4")
     move(index_of(tmp_path / "a.h5", Rows.of([Row("gate/1.jpg"), Row("hall/2.jpg"), crop]), first), postgres_url)
@@ -115,17 +120,32 @@ def test_folders_keep_their_names_unless_another_folder_has_them(tmp_path: Path,
     target = open_database(postgres_url)
     named = dict(target.roots())
     (other,) = named.keys() - {"gate", "hall"}
-    assert named[other] == "/else/gate"
+    assert named == {"gate": f"{here}data/gate", "hall": f"{here}data/hall", other: f"{here}else/gate"}
     found = contents(target)
     assert found.keys() >= {"gate/1.jpg", "hall/2.jpg", f"{other}/1.jpg", f"{other}/a.mp4#t=1"}
     assert found[f"{other}/a.mp4#t=1"][0].source == f"{other}/a.mp4"
     move(postgres_url, tmp_path / "c.h5")
-    assert LocalDatabase.open(tmp_path / "c.h5").roots() == named
+    back = LocalDatabase.open(tmp_path / "c.h5").roots()
+    assert back == {"gate": "/data/gate", "hall": "/data/hall", other: "/else/gate"}
+
+
+def test_a_folder_that_was_copied_into_a_database_goes_on_there_without_embedding(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    rows = Rows.of([Row("1.jpg", 1, 2, "x"), Row("in/a.mp4#t=1", 3, 4, "y", source="in/a.mp4", box=(0, 0, 4, 8))])
+    origin = index_of(tmp_path / "a.h5", rows, FOLDER)
+    for copied in (2, 0):
+        assert move(origin, postgres_url).copied == copied
+    database = open_database(postgres_url)
+    gallery = Gallery("photos", Roots(Path("/data/photos")), rows, unit_rows(2, WIDTH))
+    filled = bring_up_to_date(database, gallery)
+    assert (filled.size, filled.added, filled.removed, filled.names) == (2, 0, 0, ["photos"])
+    assert contents(database).keys() == {"photos/1.jpg", "photos/in/a.mp4#t=1"}
 
 
 def test_the_rows_of_two_folders_do_not_become_one(tmp_path: Path) -> None:
-    one = index_of(tmp_path / "a.h5", Rows.of([Row("1.jpg", 1)]), {**ABOUT, "folder": "/data/hall"})
-    target = index_of(tmp_path / "b.h5", Rows.of([Row("1.jpg", 2)]), ABOUT)
+    one = index_of(tmp_path / "a.h5", Rows.of([Row("1.jpg", 1)]), {**FOLDER, "folder": "/data/hall"})
+    target = index_of(tmp_path / "b.h5", Rows.of([Row("1.jpg", 2)]), FOLDER)
     move(one, target)
     assert {path: row.size for path, (row, _) in local(target).items()} == {"1.jpg": 2, "hall/1.jpg": 1}
 
