@@ -1,19 +1,21 @@
 """Images per second: the usual way to feed a training beside ours, in one run.
 
-scripts/bench data [--views irra|tbps_clip] [--images N] [--rounds N] [--batch N] [--device cpu|cuda]
+scripts/bench data [--files mixed|jpeg] [--views irra|tbps_clip] [--images N] [--rounds N] [--batch N] [--device cpu|cuda]
 
 The usual way is the papers': every image is opened, converted, resized, flipped, padded, cropped, normalised
-and partly erased by torchvision in two worker processes; or made into TBPS-CLIP's four views, which count as four
-images. Ours are the exact way (same draws as the papers, from
-files or from pre-decoded images, in as many processes) and whole batches on the device. Images of the sizes
-and formats of CUHK-PEDES are drawn into a temporary folder. The first epoch of each way is not timed; rounds then
-alternate between all of them, so that a busy machine slows them alike; the median round counts.
+and partly erased by torchvision in two worker processes, its caption cut into byte pairs and masked; or made into
+TBPS-CLIP's four views, which count as four images. Ours are the exact way (same draws as the papers, from files or
+from pre-decoded images, in as many processes) and whole batches on the device. Images of the sizes and formats of
+CUHK-PEDES, of which most are PNG, are drawn into a temporary folder; or JPEG crops alone, as other sets have them. The
+first epoch of each way is not timed; rounds then alternate between all of them, so that a busy machine slows them
+alike; the median round counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -37,15 +39,18 @@ from tbps_cli.data.types import Split
 from tbps_cli.loading.loader import Loader
 from tbps_cli.prepare.decode import build_store
 from tbps_cli.text.bpe import Bpe
+from tbps_cli.text.masking import mask_words
 
 SIZE = (384, 128)
 SHAPES = ((60, 160, "png"), (64, 128, "jpg"), (110, 290, "png"), (90, 220, "jpg"), (150, 400, "png"))
 """Widths, heights and formats as they are mixed in CUHK-PEDES."""
+MASK = Bpe(mask=True).mask_id
+CROPS = ((91, 224, "jpg"),)
 
 
 @dataclass(frozen=True)
 class Views:
-    """IRRA's images, or others; no masking, which the usual way below does not do either."""
+    """IRRA's images and masked captions, or others."""
 
     images: dict[str, Any] = field(default_factory=lambda: {"image": CLIP_TRAIN})
     masked: bool = False
@@ -53,22 +58,24 @@ class Views:
     text_options: dict[str, float] = field(default_factory=dict)
 
 
-def write_images(root: Path, count: int) -> Split:
+def write_images(root: Path, count: int, shapes: Sequence[tuple[int, int, str]] = SHAPES) -> Split:
     """A training split of smooth noisy images with one caption each."""
     rng, records = np.random.default_rng(0), []
     (root / "CUHK-PEDES" / "imgs").mkdir(parents=True)
     for number in range(count):
-        name = f"{number:05}.{SHAPES[number % len(SHAPES)][2]}"
-        draw_image(rng, number).save(root / "CUHK-PEDES" / "imgs" / name, quality=90)
+        name = f"{number:05}.{shapes[number % len(shapes)][2]}"
+        draw_image(rng, number, shapes).save(root / "CUHK-PEDES" / "imgs" / name, quality=90)
         caption = f"The person number {number} wears a striped shirt, blue jeans and white sneakers."
         records.append({"split": "train", "id": number + 1, "file_path": name, "captions": [caption]})
     (root / "CUHK-PEDES" / "reid_raw.json").write_text(json.dumps(records), encoding="utf-8")
     return open_dataset("cuhk-pedes", root).split("train")
 
 
-def draw_image(rng: np.random.Generator, number: int) -> Image.Image:
+def draw_image(
+    rng: np.random.Generator, number: int, shapes: Sequence[tuple[int, int, str]] = SHAPES
+) -> Image.Image:
     """A smooth noisy image of one of the shapes, in turn."""
-    width, height, _ = SHAPES[number % len(SHAPES)]
+    width, height, _ = shapes[number % len(shapes)]
     down, across = np.mgrid[0:height, 0:width]
     waves = [120 + 70 * np.sin(across / (5 + c) + number) + 40 * np.cos(down / 19 + c) for c in range(3)]
     pixels = np.stack(waves, -1) + rng.normal(0, 6, (height, width, 3))
@@ -76,17 +83,22 @@ def draw_image(rng: np.random.Generator, number: int) -> Image.Image:
 
 
 class Usual(torch.utils.data.Dataset[Any]):
-    """A sample as the papers' code makes it."""
+    """A sample as the papers' code makes it: open_clip's tokenizer is that of CLIP, which they copied."""
 
-    def __init__(self, split: Split, transform: Callable[[Any], Any]) -> None:
-        self.split, self.transform, self.tokenizer = split, transform, Bpe()
+    def __init__(self, split: Split, transform: Callable[[Any], Any], masked: bool = False) -> None:
+        self.split, self.transform, self.masked = split, transform, masked
+        self.tokenizer: Callable[[list[str]], Any] = oracles.open_clip_tokenizer().SimpleTokenizer()
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         image = Image.open(self.split.paths[int(self.split.caption_image[index])]).convert("RGB")
-        return self.transform(image), torch.from_numpy(self.tokenizer([self.split.captions[index]])[0])
+        token_T = torch.as_tensor(self.tokenizer([self.split.captions[index]])[0])
+        if not self.masked:
+            return self.transform(image), token_T
+        pair = mask_words(token_T.tolist(), random.Random(), mask=MASK, first_special=MASK)
+        return self.transform(image), token_T, *map(torch.tensor, pair)
 
 
 def usual_transform(size: tuple[int, int]) -> Callable[[Any], Any]:
@@ -98,9 +110,9 @@ def usual_transform(size: tuple[int, int]) -> Callable[[Any], Any]:
 
 
 def usual_loader(
-    split: Split, batch: int, workers: int, transform: Callable[[Any], Any] | None = None
+    split: Split, batch: int, workers: int, transform: Callable[[Any], Any] | None = None, masked: bool = False
 ) -> torch.utils.data.DataLoader[Any]:
-    samples = Usual(split, transform or usual_transform(SIZE))
+    samples = Usual(split, transform or usual_transform(SIZE), masked)
     return torch.utils.data.DataLoader(
         samples, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
@@ -109,15 +121,15 @@ def usual_loader(
 def passes(split: Split, options: argparse.Namespace, store: Any) -> dict[str, Callable[[int], Iterator[Any]]]:
     """Name -> an epoch's batches."""
     common: dict[str, Any] = {"batch": options.batch, "seed": 1, "workers": options.workers}
-    views, transform = Views(), usual_transform(store.size)
+    views, transform = Views(masked=True), usual_transform(store.size)
     if options.views == "tbps_clip":
         views, transform = Views(_views.FOUR), _views.usual_four(store.size)
-    usual = usual_loader(split, options.batch, options.workers, transform)
-    files = Loader(split, views, Bpe(), store.size, **common)
-    stored = Loader(split, views, Bpe(), store.size, store=store, **common)
+    usual = usual_loader(split, options.batch, options.workers, transform, views.masked)
+    files = Loader(split, views, Bpe(mask=True), store.size, **common)
+    stored = Loader(split, views, Bpe(mask=True), store.size, store=store, **common)
     common["workers"] = 0
     augmenter = BatchAugmenter(store, split.paths, options.device)
-    whole = Loader(split, views, Bpe(), store.size, store=store, augmenter=augmenter, **common)
+    whole = Loader(split, views, Bpe(mask=True), store.size, store=store, augmenter=augmenter, **common)
     return {
         "the usual way": lambda number: iter(usual),
         "ours, exact, from files": files.epoch,
@@ -142,12 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in (("images", 1280), ("rounds", 5), ("batch", 64), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--files", default="mixed", choices=["mixed", "jpeg"])
     parser.add_argument("--views", default="irra", choices=["irra", "tbps_clip"])
     options = parser.parse_args(argv)
     size = SIZE if options.views == "irra" else _views.SIZE
     print(_machine.line(options.device))
     with tempfile.TemporaryDirectory() as folder:
-        split = write_images(Path(folder), options.images)
+        split = write_images(Path(folder), options.images, SHAPES if options.files == "mixed" else CROPS)
         store = build_store(split.root, split.paths, size)[0]
         ways = passes(split, options, store)
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -157,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if number:  # the first epoch starts processes and fills caches
                     seen[name].append(figure)
     print(
-        f"{options.images} images of {size[0]} x {size[1]}, views of {options.views}, "
+        f"{options.images} {options.files} images of {size[0]} x {size[1]}, views of {options.views}, "
         f"batches of {options.batch}, {options.workers} workers"
     )
     print(f"{'':30}{'images/s':>12}{'x usual':>9}   {'a core-second':>14}{'x usual':>9}   lowest to highest round")

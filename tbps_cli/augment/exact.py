@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -20,8 +21,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from tbps_cli.augment import ops
+from tbps_cli.augment.enlarge import bytes_of, resized_bytes
 from tbps_cli.augment.rng import Draws
-from tbps_cli.augment.transform import CLIP_MEAN, CLIP_STD, IMAGENET_EVAL, Resample, Triple, resized
+from tbps_cli.augment.transform import CLIP_MEAN, CLIP_STD, IMAGENET_EVAL, Resample, Triple
 
 Range = tuple[float, float]
 Box = tuple[int, int, int, int]
@@ -101,8 +103,7 @@ class Erase:
             return pixel_BCHW
         rows, columns = sides
         top, left = draws.whole(height - rows + 1), draws.whole(width - columns + 1)
-        fill = torch.tensor(self.value)[:, None, None]
-        return ops.erase_(pixel_BCHW, top, left, rows, columns, fill)
+        return ops.erase_(pixel_BCHW, top, left, rows, columns, _of_channels(self.value))
 
 
 def _draw_sides(
@@ -276,21 +277,41 @@ POOL_TRAIN = Augment((PoolOfTwo(),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"]
 SIMCLR_TRAIN = Augment((Flip(0.5),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], whole=SimClr())
 
 
-def augment(image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws) -> Tensor:
-    """RGB image -> float32 [3, H, W]: resized, drawn steps applied, normalised."""
-    image = how.whole(image, size, draws) if how.whole else resized(image, size, how.resample)
-    pixel_BCHW = torch.from_numpy(np.asarray(image).transpose(2, 0, 1)[None].copy())
+def augment(
+    image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor | None = None
+) -> Tensor:
+    """RGB image -> float32 [3, H, W]: resized, drawn steps applied, normalised.
+
+    out: where the values go, contiguous; a new tensor when left out. Values are bytes for as long as steps allow.
+    """
+    if how.whole:
+        pixel_BCHW = bytes_of(how.whole(image, size, draws))
+    else:
+        pixel_BCHW = resized_bytes(image, size, how.resample)
     for step in how.steps:
         if not step.after_normalise:
             pixel_BCHW = step(pixel_BCHW if step.moves_only else _unit(pixel_BCHW), draws)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (how.mean, how.std))
-    pixel_BCHW = _unit(pixel_BCHW).sub_(mean).div_(std)
+    out = torch.empty(3, *size) if out is None else out
+    normal_BCHW, mean, std = out[None], _of_channels(how.mean), _of_channels(how.std)
+    if pixel_BCHW.dtype == torch.uint8:
+        torch.div(pixel_BCHW, 255, out=normal_BCHW).sub_(mean).div_(std)
+    else:
+        torch.sub(pixel_BCHW, mean, out=normal_BCHW).div_(std)
     for step in how.steps:
         if step.after_normalise:
-            pixel_BCHW = step(pixel_BCHW, draws)
-    return pixel_BCHW[0]
+            changed_BCHW = step(normal_BCHW, draws)
+            if changed_BCHW is not normal_BCHW:
+                normal_BCHW.copy_(changed_BCHW)
+    return out
+
+
+@lru_cache(maxsize=16)
+def _of_channels(values: Triple) -> Tensor:
+    return torch.tensor(values)[:, None, None]
 
 
 def _unit(pixel_BCHW: Tensor) -> Tensor:
-    """Bytes -> float32 in [0, 1], a new tensor; float values as they are."""
-    return pixel_BCHW.to(torch.float32).div_(255) if pixel_BCHW.dtype == torch.uint8 else pixel_BCHW
+    """Bytes -> float32 in [0, 1], a new tensor with channels as planes; float values as they are."""
+    if pixel_BCHW.dtype != torch.uint8:
+        return pixel_BCHW
+    return pixel_BCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -60,8 +60,7 @@ class Draws:
 
     def ratio(self, low: float, high: float) -> float:
         """One draw whose logarithm is uniform between those of low and high."""
-        ends = torch.log(torch.tensor((low, high)))
-        return float(torch.exp(torch.empty(1).uniform_(float(ends[0]), float(ends[1]), generator=self.torch)))
+        return float(torch.exp(torch.empty(1).uniform_(*_logarithms(low, high), generator=self.torch)))
 
     def whole(self, count: int) -> int:
         """One draw from 0..count-1."""
@@ -70,6 +69,13 @@ class Draws:
     def order(self, count: int) -> list[int]:
         """A permutation of 0..count-1."""
         return [int(index) for index in torch.randperm(count, generator=self.torch)]
+
+
+@lru_cache(maxsize=64)
+def _logarithms(low: float, high: float) -> tuple[float, float]:
+    """In float32, as the published code has them."""
+    ends = torch.log(torch.tensor((low, high)))
+    return float(ends[0]), float(ends[1])
 
 
 class BatchDraws:

@@ -6,6 +6,7 @@ grey, CMYK, damaged or too large are left to Pillow, whose messages stay the onl
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _read(path: Path | str) -> bytes:
     if not str(path).lower().endswith((".jpg", ".jpeg", ".jfif")):
         return b""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - called for every image
-            return file.read(_MOST + 1)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - called for every image
+            return file.read(_MOST + 1) if os.fstat(file.fileno()).st_size > _MOST else file.readall()
     except (OSError, ValueError):
         return b""

@@ -25,6 +25,7 @@ from tbps_cli.data.types import Split
 from tbps_cli.errors import TbpsError
 from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.samplers import Order
+from tbps_cli.loading.slots import Slots
 from tbps_cli.text.masking import mask_words
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.text.word_changes import OF_WORDS, augment_caption, augment_ids
@@ -62,6 +63,8 @@ class Work:
     repeats: list[int]
     whole: bool = False
     """Fewer pairs than ranks: every rank makes all of them."""
+    slot: int | None = None
+    """Where its images are to be written; None: into memory of their own."""
 
 
 REMEMBERED = 200_000
@@ -73,6 +76,7 @@ class Maker(Dataset[Made]):
     """Makes batches from `Work`; it is what travels to worker processes.
 
     planned: draw what happens to the images, and leave the doing to a `BatchAugmenter`.
+    slots: memory that this process shares with the one that trains.
     """
 
     split: Split
@@ -83,6 +87,7 @@ class Maker(Dataset[Made]):
     store: Store | None = None
     max_pixels: int = MAX_PIXELS
     planned: bool = False
+    slots: Slots | None = None
     _rows: dict[int, NDArray[np.int32]] = field(default_factory=dict, repr=False)
     """Captions whose ids are known: they are the same in every epoch. The first `REMEMBERED` of them."""
 
@@ -90,7 +95,7 @@ class Maker(Dataset[Made]):
         try:
             return self.make(work)
         except TbpsError as error:
-            return {"error": error}
+            return {"error": error, "slot": work.slot}
 
     def make(self, work: Work) -> Made:
         """Images in every view, tokens, and the numbers that say what they are."""
@@ -98,7 +103,8 @@ class Maker(Dataset[Made]):
         image_B = self.split.caption_image[captions]
         images, truncated = self._plans(work, image_B) if self.planned else self._images(work, image_B)
         return {
-            "images": images,
+            "images": images if work.slot is None else {},
+            "slot": work.slot,
             "tokens": self._tokens(work),
             "person_B": torch.from_numpy(self.split.class_of[image_B]),
             "image_B": torch.from_numpy(image_B),
@@ -107,7 +113,10 @@ class Maker(Dataset[Made]):
         }
 
     def _images(self, work: Work, image_B: Order) -> tuple[dict[str, Tensor], list[int]]:
-        images = {name: torch.empty(len(image_B), 3, *self.size) for name in self.views.images}
+        if work.slot is not None and self.slots is not None:
+            images = self.slots.images(work.slot, len(image_B))
+        else:
+            images = {name: torch.empty(len(image_B), 3, *self.size) for name in self.views.images}
         truncated: list[int] = []
         for row, number in enumerate(image_B):
             loaded: dict[bool, Image.Image] = {}
@@ -115,7 +124,7 @@ class Maker(Dataset[Made]):
                 whole = how.whole is not None
                 if whole not in loaded:
                     loaded[whole] = self._image(int(number), how)
-                images[name][row] = augment(loaded[whole], self.size, how, self._draws(work, row, name))
+                augment(loaded[whole], self.size, how, self._draws(work, row, name), out=images[name][row])
             if any(image.info.get(TRUNCATED) for image in loaded.values()):
                 truncated.append(int(number))
         return images, truncated

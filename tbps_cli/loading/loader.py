@@ -8,6 +8,7 @@ from PyTorch; what goes wrong in one arrives here as the error that it was.
 from __future__ import annotations
 
 import logging
+import multiprocessing as mp
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from tbps_cli.loading import samplers
 from tbps_cli.loading.batches import Made, Maker, PlainViews, WantedViews, Work
 from tbps_cli.loading.image_store import Store
 from tbps_cli.loading.samplers import Order
+from tbps_cli.loading.slots import Slots
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Batch
 
@@ -45,9 +47,16 @@ class _Plan(Sampler[Work]):
 
     def __init__(self) -> None:
         self.works: list[Work] = []
+        self.slots: Slots | None = None
 
     def __iter__(self) -> Iterator[Work]:
-        return iter(self.works)
+        """Read a few batches ahead, once the workers have ended what they did before."""
+        if self.slots is None:
+            yield from self.works
+            return
+        self.slots.give_up()
+        for work in self.works:
+            yield replace(work, slot=self.slots.take(len(work.captions)))
 
     def __len__(self) -> int:
         return len(self.works)
@@ -108,6 +117,7 @@ class Loader:
         self._running: Generator[Batch] | None = None
 
     def _new_torch_loader(self) -> DataLoader[Made]:
+        self._plan.slots = self._maker.slots = self._new_slots()
         return DataLoader(
             self._maker,
             batch_size=None,
@@ -120,6 +130,19 @@ class Loader:
             pin_memory=self.pin,
             generator=torch.Generator(),  # its own, so that no global draw depends on how many epochs began
         )
+
+    def _new_slots(self) -> Slots | None:
+        """Memory shared with the workers, where processes inherit it and images need not be pinned on the way.
+
+        A worker has at most two batches before it (PyTorch's prefetching), and training holds two for a moment.
+        """
+        forked = mp.get_context(self.start_method).get_start_method() == "fork"
+        if not self.workers or not forked or self.pin or self.augmenter is not None:
+            return None
+        try:
+            return Slots(2 * self.workers + 2, list(self._drawn.images), -(-self.batch // self.world), self.size)
+        except OSError:  # the system promises no such memory
+            return None
 
     def _warn_without_sizes(self) -> None:
         cut = any(how.whole is not None for how in self._drawn.images.values())
@@ -168,7 +191,7 @@ class Loader:
             with _signals_held():
                 batches = iter(self._torch_loader)  # the first time, this starts the workers
             for work, made in zip(self._plan.works, batches, strict=True):
-                yield self._received(made, work.whole)
+                yield self._received(made, work)
         except (Exception, KeyboardInterrupt) as error:
             said = _death_of_a_worker(error) if self.workers else None
             traceback.clear_frames(error.__traceback__)  # they hold the iterator of the worker processes
@@ -205,14 +228,17 @@ class Loader:
             mine = slice(None) if whole else samplers.share_of(rows, self.rank, self.world)
             yield Work(epoch, rows[mine].tolist(), repeats[mine], whole)
 
-    def _received(self, made: Made, whole: bool) -> Batch:
+    def _received(self, made: Made, work: Work) -> Batch:
+        slots, slot = self._maker.slots, made.pop("slot")
         if "error" in made:
             raise made["error"]
+        if slots is not None and slot is not None:
+            made["images"] = slots.received(slot, len(work.captions))
         self._count_truncated(made.pop("truncated"))
         if self.augmenter is not None:
             hows = self._drawn.images
             made["images"] = {name: self.augmenter(plan, hows[name]) for name, plan in made["images"].items()}
-        return Batch(**made, whole=whole)
+        return Batch(**made, whole=work.whole)
 
     def _count_truncated(self, images: Sequence[int]) -> None:
         fresh = [image for image in images if image not in self.truncated]
