@@ -1,6 +1,7 @@
 """Images per second: the usual way to feed a training beside ours, in one run.
 
-scripts/bench data [--files mixed|jpeg] [--views irra|tbps_clip] [--images N] [--rounds N] [--batch N] [--device cpu|cuda]
+scripts/bench data [--files mixed|jpeg] [--views irra|tbps_clip] [--images N] [--rounds N] [--batch N]
+                   [--device cpu|cuda]
 
 The usual way is the papers': every image is opened, converted, resized, flipped, padded, cropped, normalised
 and partly erased by torchvision in two worker processes, its caption cut into byte pairs and masked; or made into
@@ -71,9 +72,7 @@ def write_images(root: Path, count: int, shapes: Sequence[tuple[int, int, str]] 
     return open_dataset("cuhk-pedes", root).split("train")
 
 
-def draw_image(
-    rng: np.random.Generator, number: int, shapes: Sequence[tuple[int, int, str]] = SHAPES
-) -> Image.Image:
+def draw_image(rng: np.random.Generator, number: int, shapes: Sequence[tuple[int, int, str]] = SHAPES) -> Image.Image:
     """A smooth noisy image of one of the shapes, in turn."""
     width, height, _ = shapes[number % len(shapes)]
     down, across = np.mgrid[0:height, 0:width]

@@ -25,7 +25,7 @@ BITS = 22
 HALF = 1 << (BITS - 1)
 
 
-class Rows(NamedTuple):
+class RowMixture(NamedTuple):
     """Where each row of a higher image comes from."""
 
     above: Tensor
@@ -71,7 +71,7 @@ class _Room(threading.local):
 _ROOM = _Room()
 
 
-def _enlarged(pixel_BCHW: Tensor, rows: Rows) -> Tensor:
+def _enlarged(pixel_BCHW: Tensor, rows: RowMixture) -> Tensor:
     """[1, 3, H, W] as `bytes_of` gives it -> the same with other rows."""
     _, colours, count, width = pixel_BCHW.shape
     more = len(rows.above)
@@ -87,7 +87,7 @@ def _enlarged(pixel_BCHW: Tensor, rows: Rows) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _rows_from(count: int, more: int) -> Rows | None:
+def _rows_from(count: int, more: int) -> RowMixture | None:
     """How `count` rows become `more`; None where this Pillow makes them otherwise."""
     middle = (np.arange(more) + 0.5) * (count / more)
     first = np.maximum((middle - 0.5).astype(np.int64), 0)
@@ -95,7 +95,7 @@ def _rows_from(count: int, more: int) -> Rows | None:
     weight_H2 = 1.0 - np.abs(first[:, None] + np.arange(2) - middle[:, None] + 0.5)
     weight_H2[last - first < 2, 1] = 0
     share = (0.5 + weight_H2[:, 1] / weight_H2.sum(1) * (1 << BITS)).astype(np.int32)
-    rows = Rows(torch.from_numpy(first), torch.from_numpy(share)[:, None])
+    rows = RowMixture(torch.from_numpy(first), torch.from_numpy(share)[:, None])
     noise = np.random.default_rng(0).integers(0, 256, (count, 32, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     expected = bytes_of(image.resize((32, more), Image.Resampling.BILINEAR))

@@ -277,17 +277,12 @@ POOL_TRAIN = Augment((PoolOfTwo(),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"]
 SIMCLR_TRAIN = Augment((Flip(0.5),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], whole=SimClr())
 
 
-def augment(
-    image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor | None = None
-) -> Tensor:
+def augment(image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor | None = None) -> Tensor:
     """RGB image -> float32 [3, H, W]: resized, drawn steps applied, normalised.
 
     out: where the values go, contiguous; a new tensor when left out. Values are bytes for as long as steps allow.
     """
-    if how.whole:
-        pixel_BCHW = bytes_of(how.whole(image, size, draws))
-    else:
-        pixel_BCHW = resized_bytes(image, size, how.resample)
+    pixel_BCHW = bytes_of(how.whole(image, size, draws)) if how.whole else resized_bytes(image, size, how.resample)
     for step in how.steps:
         if not step.after_normalise:
             pixel_BCHW = step(pixel_BCHW if step.moves_only else _unit(pixel_BCHW), draws)

@@ -1,9 +1,8 @@
 """CLIP's byte pair encoding: the tokenizer of every method here but TextReID.
 
 Written by hand on purpose. The library `tokenizers` with CLIP's published settings gives other ids for captions with
-broken encodings or entities (56 % of such captions: it has no `ftfy`), cannot mask, and on one thread encodes 14,000
-plain captions a second where this encodes 142,000 (`scripts/bench tokenize` makes the captions; with a third of new
-words 10,000 and 80,000; only where every caption needs repair is it quicker, 11,000 for 10,000).
+broken encodings or entities (56 % of such captions: it has no `ftfy`), cannot mask, and on one thread takes 9 to 11
+times as long for captions as people write them, 1.5 times where no word comes twice (`scripts/bench tokenize`).
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021. The
 merges come from the data of the package `open_clip_torch`, which is read without being imported.
@@ -12,7 +11,8 @@ descendants: the last merge ("jekyll") makes room for a mask. Their code keeps t
 table and fails on the word "jekyll"; here the merge is gone altogether and the word takes two ids.
 
 Speed: text is split at blanks first (no token crosses one) and each chunk is looked up in a bounded
-cache; text of plain ASCII skips the repair of broken encodings, which has nothing to do there.
+cache; what is not there is merged for all texts of a call at once (`merging.py`); text of plain ASCII skips the
+repair of broken encodings, which has nothing to do there.
 """
 
 from __future__ import annotations
@@ -33,20 +33,26 @@ from numpy.typing import NDArray
 
 from tbps_cli.errors import TbpsError
 from tbps_cli.text.description import whole_number
+from tbps_cli.text.merging import Merges
 from tbps_cli.text.word_changes import clean_caption
 
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 MERGES_SHA256 = "67603cfda2e032ad77b5f8808af37789d590db664b26df8705d2bf8b3c553fc8"
 MERGES = 48_894
 """Lines of the file that CLIP uses, after the first one."""
-VISIBLE = 188
-"""Bytes that Latin-1 shows as a character; the merges file writes these as themselves."""
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 PLAIN = regex.compile(r"[\t\n\r -%'-~]*+")
 """ASCII without control characters and without the ampersand of an entity."""
 REPAIR = ftfy.TextFixerConfig(explain=False)
 """What ftfy does by default; making it anew costs an eighth of the repair."""
 CACHED_CHUNKS = 100_000
+"""About 20 MB; beyond, everything is forgotten and learnt again. The ids of a chunk are kept as a string of characters
+with these numbers: the garbage collector goes through as many lists again and again, which doubles the time."""
+TOGETHER = 4096
+"""Texts whose chunks are looked up and learnt at once."""
+NOTHING = "\0"
+ONE_ID = "!"
+"""Text of a single id, in whose place that of a special token is put."""
 LONGEST_CACHED = 48
 """Characters; longer chunks are rare and would make the cache's size a matter of the input."""
 
@@ -71,12 +77,12 @@ class Bpe:
         self.mask = mask
         self.clean_words = clean_words
         self.kept_free = kept_free
-        self._bytes, self._ends, self._merges = _tables(MERGES - mask)
+        self._merges = _merges(MERGES - mask)
         self._special = self._special_tokens()
         words = regex.compile(WORDS, regex.IGNORECASE)
         special = "|".join(regex.escape(token) for token in self._special)
         self._pattern = {False: regex.compile(f"{special}|{WORDS}", regex.IGNORECASE), True: words}
-        self._cache: dict[bool, dict[str, list[int]]] = {False: {}, True: {}}
+        self._cache: dict[bool, dict[str, str]] = {False: {}, True: {}}
 
     @property
     def ids(self) -> int:
@@ -97,28 +103,30 @@ class Bpe:
 
     def __call__(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.int64]:
         """B sentences -> int64 [B, context]; with `query` written-out special tokens are plain text."""
-        rows = np.zeros((len(texts), self.context), np.int64)
         room = self.context - self.kept_free - 2
-        for row, text in zip(rows, texts, strict=True):
-            ids = [self.start, *self.encode(text, query=query)[:room], self.end]
-            row[: len(ids)] = ids
-        return rows
+        start, end = chr(self.start), chr(self.end)
+        rows = [
+            f"{start}{''.join(words)[:room]}{end}".ljust(self.context, NOTHING) for words in self._words(texts, query)
+        ]
+        return _numbers("".join(rows)).reshape(len(texts), self.context)
 
     def encode(self, text: str, *, query: bool = False) -> list[int]:
         """The ids of a whole sentence, without start, end and padding."""
-        ids: list[int] = []
-        for word in self._words(text, query):
-            ids += word
-        return ids
+        return [ord(letter) for word in next(self._words([text], query)) for letter in word]
 
-    def _words(self, text: str, query: bool) -> Iterator[list[int]]:
-        """The ids of each run of text without blanks."""
+    def _words(self, texts: Sequence[str], query: bool) -> Iterator[list[str]]:
+        """Of each text, the ids of each run without blanks, as characters."""
+        for start in range(0, len(texts), TOGETHER):
+            split = [self._chunks(text) for text in texts[start : start + TOGETHER]]
+            known = self._known(set().union(*split), query)
+            for chunks in split:
+                yield [known[chunk] for chunk in chunks]
+
+    def _chunks(self, text: str) -> list[str]:
+        """The runs of a text without blanks, cleaned."""
         if self.clean_words:
             text = clean_caption(text, self.clean_words)
-        cache = self._cache[query]
-        for chunk in _repaired(text).lower().split():
-            known = cache.get(chunk)
-            yield self._learn(chunk, query) if known is None else known
+        return _repaired(text).lower().split()
 
     def pieces(self, text: str, *, query: bool = False, taken: int = 0) -> list[list[int]]:
         """The ids of a sentence in pieces that fit the context, cut at blanks; one empty piece for "".
@@ -127,7 +135,8 @@ class Bpe:
         """
         room = self.context - 2 - taken
         found: list[list[int]] = [[]]
-        for word in self._words(text, query):
+        for letters in next(self._words([text], query)):
+            word = list(map(ord, letters))
             if found[-1] and len(found[-1]) + len(word) > room:
                 found.append([])
             found[-1] = found[-1] + word
@@ -143,7 +152,7 @@ class Bpe:
 
     def cut_count(self, texts: Sequence[str], *, taken: int = 0) -> int:
         """How many of the captions do not fit the context and lose their last words."""
-        return sum(len(self.encode(text)) > self.context - 2 - taken for text in texts)
+        return sum(sum(map(len, words)) > self.context - 2 - taken for words in self._words(texts, query=False))
 
     def describe(self) -> dict[str, object]:
         """Kind and every number; start, end, mask and vocabulary are there for other programs."""
@@ -188,47 +197,43 @@ class Bpe:
             return {"<|startoftext|>": self.start, "<|mask|>": self.mask_id, "<|endoftext|>": self.end}
         return {"<start_of_text>": self.start, "<end_of_text>": self.end}
 
-    def _learn(self, chunk: str, query: bool) -> list[int]:
-        """Ids of text without blanks, remembered for the next time."""
-        ids: list[int] = []
-        for piece in self._pattern[query].findall(chunk):
-            special = None if query else self._special.get(piece)
-            ids += self._merged(piece) if special is None else [special]
+    def _known(self, chunks: set[str], query: bool) -> dict[str, str]:
+        """Chunk -> its ids as characters; remembered for the next time."""
         cache = self._cache[query]
-        if len(cache) >= CACHED_CHUNKS:
-            cache.clear()
-        if len(chunk) <= LONGEST_CACHED:
-            cache[chunk] = ids
-        return ids
+        known = {chunk: cache[chunk] for chunk in chunks if chunk in cache}
+        fresh = [chunk for chunk in chunks if chunk not in known]
+        if fresh:
+            learnt = dict(zip(fresh, self._learnt(fresh, query), strict=True))
+            known |= learnt
+            kept = {chunk: ids for chunk, ids in learnt.items() if len(chunk) <= LONGEST_CACHED}
+            if len(cache) + len(kept) > CACHED_CHUNKS:
+                self._cache[query] = cache = {}  # another thread may be reading the old one
+            if len(kept) <= CACHED_CHUNKS:
+                cache |= kept
+        return known
 
-    def _merged(self, piece: str) -> list[int]:
-        """Byte pairs of one word: the earliest merge first, all its places from left to right."""
-        raw = piece.encode()
-        ids = [self._bytes[byte] for byte in raw[:-1]]
-        ids.append(self._ends[raw[-1]])
-        merges = self._merges
-        never = self.vocabulary
-        while len(ids) > 1:
-            found = [merges.get(pair, never) for pair in pairwise(ids)]
-            best = min(found)
-            if best == never:
-                break
-            ids = _replaced(ids, found, best)
-        return ids
+    def _learnt(self, chunks: list[str], query: bool) -> Iterator[str]:
+        """The ids of each chunk, which holds no blanks, as characters."""
+        cut, pieces, ends = self._pattern[query].findall, [], [0]
+        for chunk in chunks:
+            if chunk.isascii() and chunk.isalpha():  # most are, and the pattern makes one piece of them
+                pieces.append(chunk)
+            else:
+                pieces += cut(chunk)
+            ends.append(len(pieces))
+        special = {} if query else {place: piece for place, piece in enumerate(pieces) if piece in self._special}
+        for place in special:
+            pieces[place] = ONE_ID
+        ids, begins = self._merges.ids(pieces)
+        for place, piece in special.items():
+            ids[begins[place]] = self._special[piece]
+        letters = ids.astype("<u2").tobytes().decode("utf-16-le")
+        return (letters[start:end] for start, end in pairwise(begins[ends].tolist()))
 
 
-def _replaced(ids: list[int], found: list[int], best: int) -> list[int]:
-    """Join the pairs whose merge is `best`, from left to right; a joined id joins no second time."""
-    joined: list[int] = []
-    place = 0
-    while place < len(ids):
-        if place < len(found) and found[place] == best:
-            joined.append(best)
-            place += 2
-        else:
-            joined.append(ids[place])
-            place += 1
-    return joined
+def _numbers(letters: str) -> NDArray[np.int64]:
+    """Ids written as characters: all are below the range of UTF-16 in which two numbers make one character."""
+    return np.frombuffer(letters.encode("utf-16-le"), "<u2").astype(np.int64)
 
 
 def _repaired(text: str) -> str:
@@ -243,32 +248,8 @@ def _rebuild(context: int, mask: bool, clean_words: int, kept_free: int) -> Bpe:
 
 
 @lru_cache(maxsize=2)
-def _tables(count: int) -> tuple[list[int], list[int], dict[tuple[int, int], int]]:
-    """Ids of the 256 bytes, of the same at a word's end, and pair -> id of its merge.
-
-    The id of a merge is 512 + its rank, so the smallest id is the earliest merge.
-    """
-    order = _bytes_in_order()
-    ids = {symbol: number for number, symbol in enumerate(_symbols(order))}
-    place = {byte: number for number, byte in enumerate(order)}
-    merges: dict[tuple[int, int], int] = {}
-    for rank, line in enumerate(_merge_lines()[:count]):
-        left, right = line.split()
-        merges[ids[left], ids[right]] = ids[left + right] = 512 + rank
-    return [place[byte] for byte in range(256)], [256 + place[byte] for byte in range(256)], merges
-
-
-def _bytes_in_order() -> list[int]:
-    """The bytes as CLIP counts them: the visible ones of Latin-1 first, then the others."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    return visible + [byte for byte in range(256) if byte not in set(visible)]
-
-
-def _symbols(order: list[int]) -> list[str]:
-    """How the merges file writes the bytes: themselves when visible, else characters from U+0100 on."""
-    visible = [chr(byte) for byte in order[:VISIBLE]]
-    letters = visible + [chr(256 + number) for number in range(256 - VISIBLE)]
-    return letters + [letter + "</w>" for letter in letters]
+def _merges(count: int) -> Merges:
+    return Merges(_merge_lines()[:count])
 
 
 def _merge_lines() -> list[str]:

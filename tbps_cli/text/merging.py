@@ -45,7 +45,7 @@ class Merges:
         """A table with room for five times as many: a pair lies at its own slot, or at the next free one."""
         self._shift = np.uint32(32 - (5 * len(key_N)).bit_length())
         slots = 1 << (32 - int(self._shift))
-        self._key, self._id = np.zeros(slots + 1, np.uint32), np.full(slots + 1, NEVER, np.int32)
+        self._key, self._id = np.zeros(slots, np.uint32), np.full(slots, NEVER, np.int32)
         place_N, left = self._slots(key_N), np.arange(len(key_N))
         while len(left):
             place = place_N[left]
@@ -66,7 +66,7 @@ class Merges:
         found = self._id[place]
         wrong = np.flatnonzero((self._key[place] != key) & (found != NEVER))
         while len(wrong):
-            place[wrong] = (place[wrong] + 1) & (len(self._key) - 2)
+            place[wrong] = (place[wrong] + 1) & (len(self._key) - 1)
             found[wrong] = self._id[place[wrong]]
             wrong = wrong[(self._key[place[wrong]] != key[wrong]) & (found[wrong] != NEVER)]
         return found

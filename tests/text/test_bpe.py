@@ -4,6 +4,7 @@ import gzip
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support import oracles
 from tbps_cli.errors import TbpsError
 from tbps_cli.text import bpe
 from tbps_cli.text.bpe import Bpe
+from tbps_cli.text.merging import FIRST, NEVER, Merges
 from tbps_cli.text.tokenizer import from_description
 
 PLAIN = Bpe()
@@ -75,6 +77,40 @@ def test_long_words_are_merged_as_open_clip_merges_them(reference: Any, text: st
 @given(st.lists(st.lists(PIECES, max_size=40).map(" ".join), min_size=1, max_size=4), st.integers(2, 90))
 def test_rows_equal_open_clips_rows_at_any_context(reference: Any, texts: list[str], context: int) -> None:
     assert np.array_equal(Bpe(context)(texts), reference(texts, context).numpy())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=30), st.lists(PIECES, max_size=8).map("".join)), max_size=12))
+def test_words_merged_together_have_the_ids_that_each_has_alone(texts: list[str]) -> None:
+    together, alone = Bpe(mask=True), Bpe(mask=True)
+    assert np.array_equal(together(texts), np.concatenate([np.zeros((0, 77), np.int64), *(alone([t]) for t in texts)]))
+    assert np.array_equal(together(texts, query=True), Bpe(mask=True)(texts, query=True))
+
+
+def test_the_table_of_merges_holds_every_pair_and_no_other() -> None:
+    lines = bpe._merge_lines()
+    merges = Merges(lines)
+    ids = np.arange(bpe.MERGES) + FIRST
+    words = ["".join(line.split()) for line in lines]
+    whole = [word.removesuffix("</w>") for word in words if word.endswith("</w>") and word.isascii()]
+    found, begins = merges.ids(whole)
+    expected = [number for number, word in zip(ids, words, strict=True) if word.endswith("</w>") and word.isascii()]
+    assert (np.diff(begins) == 1).mean() > 0.99  # a few words are never reached from their bytes
+    alone = np.diff(begins) == 1
+    assert np.array_equal(found[begins[:-1][alone]], np.array(expected)[alone])
+    noise = np.random.default_rng(0).integers(0, 49_000, (2, 100_000), dtype=np.int32)
+    assert (merges.rank(*noise) == NEVER).mean() > 0.99
+    assert merges.ids([])[1].tolist() == [0]
+
+
+def test_a_cache_shared_by_threads_never_loses_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "CACHED_CHUNKS", 5)
+    shared = Bpe()
+    texts = [f"a man {number} in red number {number % 7}" for number in range(60)]
+    expected = PLAIN(texts).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(lambda text: shared([text])[0].tolist(), texts * 5))
+    assert rows == expected * 5
 
 
 def test_the_masked_variant_gives_the_published_ids(irra_tokenizer: Any) -> None:
