@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 USUAL = 1_000_000
@@ -78,16 +78,24 @@ def vocabulary() -> dict[str, int]:
 
 
 @cache
-def english() -> dict[str, int]:
-    """Word of plain English -> how often it was counted."""
-    text = resources.files("symspellpy").joinpath("frequency_dictionary_en_82_765.txt").read_text(encoding="utf-8-sig")
-    pairs = (line.split() for line in text.splitlines())
-    return {word: int(count) for word, count in pairs}
+def _counts() -> str:
+    """The frequency list, a line `word count` each; a dictionary of it takes longer than questions to it."""
+    file = resources.files("symspellpy").joinpath("frequency_dictionary_en_82_765.txt")
+    return f"\n{file.read_text(encoding='utf-8-sig')}\n"
+
+
+@lru_cache(maxsize=10_000)
+def counted(word: str) -> int:
+    """How often a word of plain English was counted, in lower case; 0 for what is none."""
+    line = f"\n{word} "
+    text = _counts()
+    place = text.find(line) if word.isalpha() else -1
+    return 0 if place < 0 else int(text[place + len(line) : text.index("\n", place + 1)])
 
 
 def is_english(word: str) -> bool:
     """Whether a word in lower case is one that English sentences have, however rare."""
-    return word in vocabulary() or word in english() or word in _SHORTENED
+    return word in vocabulary() or counted(word) > 0 or word in _SHORTENED
 
 
 _SHORTENED = frozenset(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from tbps_cli.asking.lexicon import USUAL, english, forms, is_english, vocabulary
+from tbps_cli.asking.lexicon import USUAL, counted, forms, is_english, vocabulary
 
 if TYPE_CHECKING:
     from symspellpy import SymSpell
@@ -63,7 +63,7 @@ def _offer(word: str) -> str | None:
     plain = word.lower()
     if not SHORTEST <= len(plain) <= 24 or not plain.isascii() or plain in vocabulary():
         return None
-    count = english().get(plain, 0)
+    count = counted(plain)
     if count >= USUAL or (count and _is_a_form(plain)):
         return None
     near = _near(plain, rare=count > 0)
@@ -92,9 +92,7 @@ def _near(word: str, *, rare: bool) -> str | None:
         twice = _symspell().lookup(word, Verbosity.CLOSEST, max_edit_distance=2)
         found = [entry for entry in twice if sorted(entry.term) == sorted(word)]
     fitting = [entry for entry in found if entry.distance == 1 or entry.term[0] == word[0] or len(word) > 7]
-    best = max(
-        fitting, key=lambda entry: (_shares(entry.term, word), entry.count, english().get(entry.term, 0)), default=None
-    )
+    best = max(fitting, key=lambda entry: (_shares(entry.term, word), entry.count, counted(entry.term)), default=None)
     return best.term if best is not None else None
 
 

@@ -10,13 +10,11 @@ import re
 from collections.abc import Callable
 from datetime import date
 
-from tbps_cli.asking.cameras import cameras
 from tbps_cli.asking.counts import counts
 from tbps_cli.asking.language import ADVICE, other_language
 from tbps_cli.asking.missing import missing
 from tbps_cli.asking.negation import negations
 from tbps_cli.asking.spelling import corrected, misspelt
-from tbps_cli.asking.times import times
 from tbps_cli.asking.understood import Askable, Passage, Remark, Understood, cuts, joined, without
 
 LONGEST = 1_000
@@ -45,11 +43,33 @@ def understand(
     language = other_language(text)
     if language is not None:
         return Understood(text, text, remarks=(Remark("language", "", f"this looks like {language}: {ADVICE}"),))
-    placed = [_doubted(text, entry) for entry in (*cameras(text, known), *times(text, today, known))]
+    placed = [_doubted(text, entry) for entry in _placed(text, today, known)]
     found = cuts(text, _apart([*placed, *negations(text), *counts(text)]))
     if alone and not without(text, _spans(found)).strip(" \t\n,.;:!?-–()"):
         found = _kept(found)
     return _understood(text, found, spoken)
+
+
+_MAY_BE_TIME = re.compile(
+    r"\d|day|night|morning|noon|evening|week|month|year|hour|minute|ago|tomorrow|clock|past|quarter|half|[ap]\.?\s?m\b"
+    r"|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve",
+    re.IGNORECASE,
+)
+"""Letters without which no sentence means a time, not even one that is only remarked on."""
+
+
+def _placed(text: str, today: date, known: Askable) -> list[Passage]:
+    """Where and when; the grammars take a moment to compile, so they are not imported for nothing."""
+    found: list[Passage] = []
+    if known.cameras or "cam" in text.lower():
+        from tbps_cli.asking.cameras import cameras
+
+        found += cameras(text, known)
+    if _MAY_BE_TIME.search(text):
+        from tbps_cli.asking.times import times
+
+        found += times(text, today, known)
+    return found
 
 
 _PLACED = re.compile(

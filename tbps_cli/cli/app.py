@@ -10,7 +10,6 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
@@ -83,6 +82,9 @@ class CommandGroup(TyperGroup):
             hint = f"Did you mean tbps {near[0]}?" if near else f"Commands: {', '.join(COMMANDS)}."
             raise UsageError(f"there is no command {name!r}.", hint)
         return super().resolve_command(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return pages.taking_plain_values(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -199,6 +201,8 @@ def load_command(name: str) -> pages.Command:
 
 def version() -> str:
     """The installed version; "unknown" for a bare checkout."""
+    from importlib import metadata
+
     try:
         return metadata.version("tbps")
     except metadata.PackageNotFoundError:

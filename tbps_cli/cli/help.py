@@ -6,8 +6,11 @@ through `output` like everything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -25,9 +28,39 @@ MANY = 16
 class Command(TyperCommand):
     """A command whose help is the page below."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options and arguments, which take plain values as they are."""
+        return taking_plain_values(super().get_params(ctx))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         show(usage(ctx.command_path, self), self.help or "", sections(self.get_params(ctx)), self.epilog)
         raise typer.Exit
+
+
+def taking_plain_values(parameters: list[Any]) -> list[Any]:
+    """Let options take what needs no conversion as it is; returns them.
+
+    For every option, given or not, Typer builds a validator of pydantic: with its import a fifth of a second at each
+    start. What it is needed for (numbers, choices, paths that cannot be read) still goes there.
+    """
+    for parameter in parameters:
+        if "process_value" not in vars(parameter):
+            parameter.process_value = functools.partial(_processed, parameter, parameter.process_value)
+    return parameters
+
+
+def _processed(parameter: Any, validated: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
+    """What an option makes of a value; validated: Typer's own way."""
+    kind = parameter.type_descriptor.annotation
+    if value is None and not parameter.required:
+        value = () if parameter.multiple or parameter.nargs == -1 else None
+    elif kind is Path and type(value) is str and (os.access(value, os.R_OK) or not Path(value).exists()):
+        value = Path(value)
+    elif kind == list[str] and value and all(type(one) is str for one in value):
+        value = list(value)
+    elif value is None or type(value) is not kind:
+        return validated(ctx, value)
+    return value if parameter.callback is None else parameter.callback(ctx, parameter, value)
 
 
 def show(call: str, text: str, parts: Mapping[str, Sequence[tuple[str, str]]], example: str | None) -> None:

@@ -29,6 +29,8 @@ WIDE = 10_000
 NARROW = 40
 """Columns that a display needs: on a narrower terminal, as on one that cannot move its cursor, there are lines only."""
 
+_FORCED = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
+"""Set, these make rich write as on a terminal where there is none."""
 PROSE = 24
 """Columns of a terminal that a column of sentences keeps."""
 
@@ -60,6 +62,10 @@ def moving() -> bool:
 
 def line(text: str = "", *, stderr: bool = False, style: str | None = None) -> None:
     """One line of text: no markup is read in it, and control characters are shown as escapes."""
+    stream = output.stderr if stderr else output.stdout
+    if not stream.isatty() and len(text) < WIDE // 2 and "\t" not in text and not _FORCED.intersection(os.environ):
+        stream.write(f"{printable(text).rstrip()}\n")  # as rich would write it, without importing it
+        return
     from rich.text import Text
 
     _print(Text(printable(text), style=style or ""), stderr)

@@ -22,8 +22,8 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import MANIFEST, ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
-from tbps_cli.trust.calibration import FILE as CALIBRATION
 from tbps_cli.trust.calibration import calibration_of
+from tbps_cli.trust.kept import FILE as CALIBRATION
 from tbps_cli.weights.weights_file import write_safetensors
 
 logger = logging.getLogger("tbps")

@@ -39,8 +39,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -53,6 +53,9 @@ from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, remove_c
 from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, Array, Row, Rows, encoded, texts
 from tbps_cli.features.snapshot import FORMAT, LOOKUPS, BadFile, Part, Snapshot, load, lookup_names, read
 from tbps_cli.places import cache_dir
+
+if TYPE_CHECKING:
+    import h5py
 
 logger = logging.getLogger("tbps")
 
@@ -324,6 +327,8 @@ MEMORY = 8 << 30
 
 def serve() -> None:
     """Describe every file that `features.separate.Server` sends, each in a fork, until it closes the socket."""
+    import h5py  # noqa: F401  (once, for all forks)
+
     with socket.socket(fileno=os.dup(0)) as asked:
         while True:
             _, handles, _, _ = socket.recv_fds(asked, 1, 1)
@@ -348,6 +353,8 @@ def serve() -> None:
 
 def describe_stdin() -> None:
     """Print what the HDF5 file on standard input holds; ends soon, well or badly."""
+    import h5py  # before the limits
+
     with suppress(ImportError, ValueError, OSError, AttributeError):  # Windows has no such limits
         import resource
 
@@ -365,6 +372,8 @@ def describe_stdin() -> None:
 
 def _contents_of(file: h5py.File) -> Contents:
     """The attributes of a file that we know, and where its datasets lie."""
+    import h5py
+
     facts = {name: str(file.attrs[name]) for name in FACTS if name in file.attrs}
     datasets = {}
     for name in (VECTORS, *COLUMNS, *CROP_COLUMNS, *(name for column in LOOKUPS for name in lookup_names(column))):
@@ -395,6 +404,8 @@ def _write(
 
     indexed: with what finds its rows, where there are many.
     """
+    import h5py  # of no use to those who only read: a tenth of a second
+
     blocks = iter(blocks)
     first = next(blocks, np.empty(shape, dtype))
     columns = {name: rows.columns[name] for name in rows.stored}

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tbps_cli.data.open import open_dataset
-from tbps_cli.data.types import Dataset
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
@@ -28,6 +26,7 @@ from tbps_cli.places import data_root as place_of
 from tbps_cli.recipe.draft import read as read_draft
 
 if TYPE_CHECKING:
+    from tbps_cli.data.types import Dataset
     from tbps_cli.models.model import Model
     from tbps_cli.models.official import Official
 
@@ -183,6 +182,8 @@ def open_data(
     data_root: the folder of data sets, as in `places.data_root`. hint: what to do where none is known.
     Raises DataError for one that is not there, UsageError when none is known.
     """
+    from tbps_cli.data.open import open_dataset  # and with it every layout: a search in an index file needs none
+
     root = place_of(data_root)
     if names:
         datasets = [open_dataset(name, root) for name in names]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tbps_cli.models.source_file import benchmark
-from tbps_cli.weights import catalogue
-from tbps_cli.weights.architecture import Architecture, architecture
 from tbps_cli.weights.hub_files import digest_of, fetch, is_hub_address
+
+if TYPE_CHECKING:
+    from tbps_cli.weights.architecture import Architecture
 
 logger = logging.getLogger("tbps")
 
@@ -38,15 +39,23 @@ def located(ckpt: str | Path, data: str | None = None) -> Located:
     weights cannot be had, or whose towers tbps cannot build.
     """
     if is_hub_address(str(ckpt)):
+        from tbps_cli.models.source_file import benchmark
+
         fetched = fetch(str(ckpt), data=benchmark(data))
         logger.info("ckpt: %s", fetched)
         return Located(fetched.path, Path(fetched.address), str(fetched))
     path = Path(ckpt).expanduser()
-    name = None if path.exists() else catalogue.parse_name(str(ckpt))
+    if path.exists():
+        return Located(path, path)
+    from tbps_cli.weights import catalogue
+
+    name = catalogue.parse_name(str(ckpt))
     return Located(path, path) if name is None else _of_catalogue(*name)
 
 
 def _of_catalogue(tower: str, tag: str) -> Located:
+    from tbps_cli.weights import catalogue
+    from tbps_cli.weights.architecture import architecture
     from tbps_cli.weights.pretrained import fetch as fetch_entry
 
     built = architecture(tower)
@@ -61,5 +70,7 @@ def _of_catalogue(tower: str, tag: str) -> Located:
 
 def unknown_hint(ckpt: str | Path) -> str:
     """What a name that is no path may have meant, as a sentence; empty where nothing is near."""
+    from tbps_cli.weights import catalogue
+
     near = catalogue.nearest(str(ckpt)) if "/" in str(ckpt) else None
     return f"Did you mean {near}?" if near else ""

@@ -30,7 +30,7 @@ from tbps_cli.features.rows import Box, Row, Rows, encoded
 from tbps_cli.filtering.columns import Columns, Texts
 from tbps_cli.filtering.tree import And, Compare, Tree
 from tbps_cli.searching.gallery import Gallery, Roots
-from tbps_cli.searching.index import refuse_batch_dependent
+from tbps_cli.searching.index_file import refuse_batch_dependent
 from tbps_cli.trust.population import SAMPLE
 
 logger = logging.getLogger("tbps")

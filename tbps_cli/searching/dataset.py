@@ -9,7 +9,7 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.places import cache_dir
 from tbps_cli.retrieval.embed import embed_gallery
 from tbps_cli.searching.gallery import Gallery, Roots
-from tbps_cli.searching.index import refuse_batch_dependent
+from tbps_cli.searching.index_file import refuse_batch_dependent
 
 
 def of_split(

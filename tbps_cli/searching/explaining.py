@@ -17,12 +17,12 @@ from tbps_cli.models.known_run import KnownRun
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import Query
 from tbps_cli.trust.population import Population
-from tbps_cli.trust.support import Explainer
 from tbps_cli.types import Grid, WordSupport
 
 if TYPE_CHECKING:
     from tbps_cli.features.rows import Row
     from tbps_cli.models.model import Model
+    from tbps_cli.trust.support import Explainer
 
 logger = logging.getLogger("tbps")
 
@@ -45,6 +45,8 @@ def explanations(
     """
     if not len(places):
         return []
+    from tbps_cli.trust.support import Explainer  # its word lists take a moment to compile
+
     explainer = Explainer.of(model, (query.text or "").strip(), Population.of(gallery.population_GE).vector_SE)
     mapped = _with_towers(model)
     made = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tbps_cli.amounts import amount
 from tbps_cli.data.file_names import NamePattern
 from tbps_cli.data.images import UnreadableImage
-from tbps_cli.errors import CacheError, DataError, TbpsError, UsageError
+from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.encoder import Encoder, ImageEncoder
 from tbps_cli.features.image_ways import ImagesBy
 from tbps_cli.features.lookup import coded
@@ -33,9 +33,10 @@ from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.footage.video import UnreadableVideo
 from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.searching.coding import write_codes_of
-from tbps_cli.searching.gallery import Gallery, IndexFile, Roots, Skipped, Update
+from tbps_cli.searching.gallery import Gallery, Skipped, Update
+from tbps_cli.searching.index_file import as_it_is, holds_some, index_file_of, refuse_batch_dependent
 from tbps_cli.searching.index_state import FootageSettings, IndexState
-from tbps_cli.searching.index_way import choose, fingerprint_of
+from tbps_cli.searching.index_way import choose
 from tbps_cli.searching.naming import with_names
 from tbps_cli.searching.persons import PersonReport, embed_persons
 from tbps_cli.searching.scan import FoundFiles
@@ -44,8 +45,6 @@ from tbps_cli.searching.sources import Item, Items, Listing, Sources, find_sourc
 from tbps_cli.searching.withheld import Withheld
 
 logger = logging.getLogger("tbps")
-_TRIED = 20
-"""Images of an index that are looked for, to find out where its folder is now."""
 LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=True)
 
 
@@ -105,7 +104,7 @@ def index(
     file = _open(encoder, given, path)
     opened_as = file.snapshot
     if not refresh:
-        there = _as_it_is(file, given.title, given.roots, str(model.path))
+        there = as_it_is(file, given.title, given.roots, str(model.path))
         if not given.complete:
             there = _only(there, Items.of(given.list().items, given.roots))
         if len(there):
@@ -155,7 +154,7 @@ def index(
         left_out = list({**skipped.entries, **{entry.path: entry for entry in update.skipped}}.values())
         hint = _no_images_hint(left_out, len(outcome.footage), int(left_out_N.sum()))
         raise DataError(f"{given.title} holds no usable images.", hint)
-    where = _index_file(file) if given.complete else None
+    where = index_file_of(file) if given.complete else None
     made = Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update, file=where)
     if codes:
         write_codes_of(made)
@@ -210,41 +209,6 @@ def _source(item: Item) -> Source:
     )
 
 
-def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Gallery:
-    """An index file made by `index`, as it is: its folder is not brought up to date. Raises CacheError.
-
-    root: where its images lie now; left out, a folder that was moved together with its index, or away from under
-    it, is found where the paths fit. Raises UsageError when none of them is below `root`.
-    """
-    refuse_batch_dependent(model)
-    about = read_index(path)
-    folder = about["folder"]
-    try:
-        file = FeatureFile.open(path, fingerprint_of(path, model))
-    except CacheError as error:
-        raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
-    named = about.get("sources", {})
-    places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
-    roots = _roots(path, Roots(Path(str(folder)), places), file.known(), root)
-    return _as_it_is(file, str(path), roots, str(model.path))
-
-
-def _as_it_is(file: FeatureFile, name: str, roots: Roots, run: str) -> Gallery:
-    """What an index holds, less what must not be shown."""
-    rows, vector_GE, where = file.known(), file.matrix(), _index_file(file)
-    hidden = Withheld(file.path, roots).covers(rows)
-    if hidden.any():  # the file stays as it is: it may lie where nobody can write
-        shown = np.flatnonzero(~hidden)
-        rows, vector_GE, where = rows.take(shown), file.vectors(shown), None
-    return Gallery(name, roots, rows, vector_GE, run=run, file=where)
-
-
-def _index_file(file: FeatureFile) -> IndexFile | None:
-    """Which files the rows of an index lie in; None where some are in memory alone."""
-    identity = file.snapshot.identity
-    return IndexFile(file.path, file.fingerprint, identity) if identity and not file.unwritten else None
-
-
 def _only(gallery: Gallery, wanted: Items) -> Gallery:
     """The part of a gallery that is of these files, or of crops of them."""
     columns, listed = gallery.rows.columns, wanted.found.lookup
@@ -252,58 +216,6 @@ def _only(gallery: Gallery, wanted: Items) -> Gallery:
     wanted_G = (listed.find(columns["path"]) >= 0) | (listed.find(of_V) >= 0)[of_G]
     places = np.flatnonzero(wanted_G)
     return replace(gallery, rows=gallery.rows.take(places), vector_GE=gallery.vector_GE[places], file=None)
-
-
-def _roots(index_file: Path, made_of: Roots, rows: Rows, given: Path | None) -> Roots:
-    """Where the images of an index lie now: as given, its own folder, or one near the file that has the same images.
-
-    Says once when they are nowhere: an index can be searched without them, but not shown or copied.
-    """
-    if given is not None:
-        if not _holds_some(Roots(given), rows):
-            first = f" (for example {rows[0].path})" if len(rows) else ""
-            raise UsageError(
-                f"--root {given}: none of the images of {index_file} is there{first}.",
-                "Name the folder to which the paths in the index are relative.",
-            )
-        return Roots(given)
-    beside, folder = index_file.absolute().parent, made_of.folder
-    for roots in (made_of, Roots(beside), Roots(beside / folder.name)):
-        if _holds_some(roots, rows):
-            if roots is not made_of:
-                logger.info(
-                    "%s: its images are taken from %s (%s does not have them).", index_file, roots.folder, folder
-                )
-            return roots
-    logger.warning(
-        "%s: its images are not in %s; hits are named, but cannot be shown or copied. "
-        "If they were moved, name their folder: --root DIR",
-        index_file,
-        folder,
-    )
-    return made_of
-
-
-def _holds_some(roots: Roots, rows: Rows) -> bool:
-    """Whether any of a sample of images is where it should be."""
-    sample = range(0, len(rows), max(1, len(rows) // _TRIED))[:_TRIED]
-    return any(roots.file_of(row.source or row.path).is_file() for row in map(rows.__getitem__, sample))
-
-
-def read_index(path: Path) -> Mapping[str, object]:
-    """What an index file says of itself: `folder` and `run`. Raises CacheError for any other file."""
-    about = read_about(path) or {}
-    if about.get("folder") is None:
-        raise CacheError(
-            f"--in {path} holds features, but is not an index.", "Make one: tbps index FOLDER --index FILE"
-        )
-    return about
-
-
-def refuse_batch_dependent(model: Encoder) -> None:
-    """Raises TbpsError when an image's vector would depend on its neighbours in a batch."""
-    if model.batch_dependent:
-        raise TbpsError(f"search: {model.batch_dependent}")
 
 
 def _open(model: ImageEncoder, given: Sources, path: str | Path | None) -> FeatureFile:
@@ -323,7 +235,7 @@ def _open(model: ImageEncoder, given: Sources, path: str | Path | None) -> Featu
         file = FeatureFile.open(place, model.fingerprint, about=about)
         made_of = real if there is None else there.get("folder", "something else")
         if made_of != real:
-            if Path(str(made_of)).exists() or not _holds_some(given.roots, file.known()):
+            if Path(str(made_of)).exists() or not holds_some(given.roots, file.known()):
                 raise UsageError(f"--index {place} is an index of {made_of}, not of {folder}.", "Choose another file.")
             logger.info("%s: its folder %s is gone; %s has its images and takes its place.", place, made_of, folder)
             file.renewed = True

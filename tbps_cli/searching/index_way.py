@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.features.encoder import Encoder, ImageWay
 from tbps_cli.features.fastest_way import choose_way
-from tbps_cli.features.image_ways import SUFFIXES
 from tbps_cli.features.parts import part_paths
 from tbps_cli.features.snapshot import BadFile, read_fingerprint
 from tbps_cli.features.store import feature_path
@@ -51,12 +50,6 @@ def choose(
     if file is not None and file.exists() and not any(begun(way) for way in model.image_ways()):
         return model.image_ways()[0]  # not an index of this model: said when it is opened, not after a trial
     return choose_way(model, precision, begun=begun, new=images.count, sample=images.sample)
-
-
-def fingerprint_of(path: Path, model: Encoder) -> str:
-    """The fingerprint of an index file if this model made it, in whatever way; else the model's own."""
-    made_by = read_fingerprint(path)
-    return next((mark for suffix in SUFFIXES if (mark := model.fingerprint + suffix) == made_by), model.fingerprint)
 
 
 class _Images:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tbps_cli.data.types import Person
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder, warn_of_cut
-from tbps_cli.searching.index import refuse_batch_dependent
+from tbps_cli.searching.index_file import refuse_batch_dependent
 
 EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 """B queries -> [B, E] unit rows."""

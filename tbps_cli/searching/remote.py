@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,12 @@ from tbps_cli.searching.orders import GroupedBy
 from tbps_cli.searching.query import Query, encode
 from tbps_cli.searching.ranking import TOP, Answer
 from tbps_cli.searching.sure import judge_of
-from tbps_cli.trust.calibration import Calibration
 from tbps_cli.trust.judge import Judge
 from tbps_cli.trust.population import KNOWN, Population
 from tbps_cli.types import Hit
+
+if TYPE_CHECKING:
+    from tbps_cli.trust.calibration import Calibration
 
 OF_GROUPS = 20_000
 """Rows of the shown groups that are fetched at most."""

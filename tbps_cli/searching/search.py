@@ -20,11 +20,10 @@ from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, opened, ready_encoder
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.searching.database_gallery import database_gallery, open_remote
-from tbps_cli.searching.dataset import of_split
 from tbps_cli.searching.explaining import check_explain
 from tbps_cli.searching.galleries import named
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.index import index, open_index, read_index
+from tbps_cli.searching.index_file import open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
 from tbps_cli.searching.ranking import TOP, Answer, check_limits
@@ -268,9 +267,13 @@ def open_gallery(
     if given is None:
         hint = "Name a folder: --in DIR"
         part = open_data(owner, split=split, data_root=data_root, hint=hint)[0].split(split)
+        from tbps_cli.searching.dataset import of_split
+
         model = opened_model()
         with watch(f"{part.dataset} {split}") if watch else nullcontext() as progress:
             return model, of_split(model, part, workers=opening.workers, progress=progress)
+    from tbps_cli.searching.index import index  # what embeds images is not imported to search an index file
+
     model = opened_model()
     if isinstance(model, ExportedModel):
         model.open_text()

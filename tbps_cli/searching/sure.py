@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,12 @@ from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.checkpoint import Checkpoint
 from tbps_cli.searching.query import Query
-from tbps_cli.trust.calibration import calibration_of, folder_of
-from tbps_cli.trust.conformal import Verdict, check_level
 from tbps_cli.trust.judge import Judge
+from tbps_cli.trust.kept import folder_of, place_of
+
+if TYPE_CHECKING:
+    from tbps_cli.trust.calibration import Calibration
+    from tbps_cli.trust.conformal import Verdict
 
 logger = logging.getLogger("tbps")
 
@@ -74,6 +77,8 @@ def check_sure(sure: float | None, queries: Sequence[Query]) -> None:
     """Raises UsageError for a probability or a query that sets cannot be made for."""
     if sure is None:
         return
+    from tbps_cli.trust.conformal import check_level
+
     check_level(sure)
     if not all(query.plain for query in queries):
         raise UsageError(
@@ -102,7 +107,7 @@ def judge_of(
     Raises WeightsError where `--sure` has no calibration to go by, UsageError where that knows too few people.
     """
     try:
-        known = calibration_of(model)
+        known = _calibration_of(model)
     except WeightsError as error:
         if sure is not None:
             raise
@@ -111,6 +116,8 @@ def judge_of(
     if sure is not None:
         if known is None:
             raise _uncalibrated(str(model.path), sure)
+        from tbps_cli.trust.conformal import check_level
+
         check_level(sure, known.most)
     judge = Judge(vector_GE, place_K, known)
     if not quiet and (unlike := judge.shifted()):
@@ -120,6 +127,15 @@ def judge_of(
             *unlike,
         )
     return judge
+
+
+def _calibration_of(model: Encoder) -> Calibration | None:
+    """What is known of a model's scores; reading it is imported where there is something to read."""
+    if not place_of(model).is_file():
+        return None
+    from tbps_cli.trust.calibration import calibration_of
+
+    return calibration_of(model)
 
 
 def surely(judge: Judge, query_E: NDArray[np.float32], score_K: NDArray[Any], sure: float | None) -> Sure | None:

@@ -23,7 +23,8 @@ from tbps_cli.filtering.columns import Texts
 from tbps_cli.searching.arrivals import Noticing, look_every
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.grouping import Grouping, grouping
-from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index import index
+from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.orders import GroupedBy
 from tbps_cli.searching.questions import askable

@@ -18,7 +18,7 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.searching import galleries as kept
 from tbps_cli.searching.audit import AuditLog
-from tbps_cli.searching.index import read_index, refuse_batch_dependent
+from tbps_cli.searching.index_file import read_index, refuse_batch_dependent
 from tbps_cli.searching.search import index_file_of
 from tbps_cli.searching.sources import Sources, find_sources
 from tbps_cli.searching.thresholds import Budget

@@ -21,12 +21,12 @@ import gzip
 import hashlib
 import html
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import ftfy
 import numpy as np
 import regex
 from numpy.typing import NDArray
@@ -43,8 +43,6 @@ MERGES = 48_894
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 PLAIN = regex.compile(r"[\t\n\r -%'-~]*+")
 """ASCII without control characters and without the ampersand of an entity."""
-REPAIR = ftfy.TextFixerConfig(explain=False)
-"""What ftfy does by default; making it anew costs an eighth of the repair."""
 CACHED_CHUNKS = 100_000
 """About 20 MB; beyond, everything is forgotten and learnt again. The ids of a chunk are kept as a string of characters
 with these numbers: the garbage collector goes through as many lists again and again, which doubles the time."""
@@ -240,7 +238,16 @@ def _repaired(text: str) -> str:
     """CLIP's cleaning but for blanks and case: broken encodings, then entities, twice."""
     if PLAIN.fullmatch(text):
         return text
-    return html.unescape(html.unescape(ftfy.fix_text(text, REPAIR)))
+    fix, config = _repair()
+    return html.unescape(html.unescape(fix(text, config)))
+
+
+@cache
+def _repair() -> tuple[Callable[[str, Any], str], Any]:
+    """ftfy, which plain text does not need, and what it does by default: making that anew costs an eighth of it."""
+    import ftfy
+
+    return ftfy.fix_text, ftfy.TextFixerConfig(explain=False)
 
 
 def _rebuild(context: int, mask: bool, clean_words: int, kept_free: int) -> Bpe:

@@ -21,16 +21,13 @@ from pydantic import ValidationError, model_validator
 from tbps_cli import files
 from tbps_cli.errors import WeightsError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.models.exported import is_exported
-from tbps_cli.models.run import RECIPE
-from tbps_cli.places import cache_dir
 from tbps_cli.retrieval.similarity import product
 from tbps_cli.section import Count, Positive, Section
 from tbps_cli.trust.conformal import ConformalRule
+from tbps_cli.trust.kept import place_of
 
 logger = logging.getLogger("tbps")
 
-FILE = "calibration.json"
 MOST_BYTES = 1 << 24
 """A calibration takes a few hundred kilobytes; a larger file is something else."""
 FEWEST = 20
@@ -147,18 +144,6 @@ class Calibration(Section):
             return None
         distance, limit = self.likeness.distance(vector_SE), self.likeness.limit(len(vector_SE))
         return (distance, limit) if distance > limit else None
-
-
-def folder_of(checkpoint: Path) -> Path | None:
-    """The calibration in a checkpoint's own folder, if tbps wrote that; None for files and folders of others."""
-    if checkpoint.is_dir() and ((checkpoint / RECIPE).is_file() or is_exported(checkpoint)):
-        return checkpoint / FILE
-    return None
-
-
-def place_of(model: Encoder) -> Path:
-    """Where the calibration of a model lies: in its folder, else in the cache."""
-    return folder_of(model.path) or cache_dir() / "remembered" / f"calibration-{model.fingerprint}.json"
 
 
 def read_calibration(path: Path) -> Calibration:

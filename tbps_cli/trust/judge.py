@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.retrieval.similarity import dots
-from tbps_cli.trust.calibration import Calibration
-from tbps_cli.trust.conformal import Verdict
 from tbps_cli.trust.population import KNOWN, Places, Population, Scores
+
+if TYPE_CHECKING:
+    from tbps_cli.trust.calibration import Calibration
+    from tbps_cli.trust.conformal import Verdict
 
 BLOCK = 32768
 """Images counted at a time."""

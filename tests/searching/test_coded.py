@@ -14,7 +14,8 @@ from tbps_cli.features.rows import Row
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.searching import coding, gallery
 from tbps_cli.searching.forget import forget
-from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index import index
+from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.ranking import _Ranker
 
 ROWS = 6000

@@ -20,7 +20,8 @@ from tbps_cli.features.store import FeatureFile
 from tbps_cli.searching import index_state, naming, sources
 from tbps_cli.searching import scan as scanning
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index import index
+from tbps_cli.searching.index_file import open_index
 
 
 def paths(gallery: Gallery) -> set[str]:

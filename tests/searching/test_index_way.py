@@ -13,7 +13,8 @@ from support.encoder import FakeEncoder, unit
 from tbps_cli.errors import CacheError, UsageError
 from tbps_cli.features import fastest_way
 from tbps_cli.features.encoder import Embeddings, ImageWay
-from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index import index
+from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.search import search
 
 

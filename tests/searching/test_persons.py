@@ -28,7 +28,8 @@ from tbps_cli.searching.blur import CELLS, HEAD
 from tbps_cli.searching.forget import forget
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.hits import copy_hits, page
-from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index import index
+from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query
 from tbps_cli.searching.ranking import answers

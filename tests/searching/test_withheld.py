@@ -21,7 +21,8 @@ from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.rows import content_hash
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.forget import forget
-from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index import index
+from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.thumbnails import Excerpt, ThumbnailCache, thumbnails
 from tbps_cli.searching.withheld import list_beside, list_in_cache
 

@@ -20,7 +20,8 @@ from tbps_cli.errors import CacheError
 from tbps_cli.features import row_sink
 from tbps_cli.features.rows import content_hash
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.index import index, open_index
+from tbps_cli.searching.index import index
+from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.search import search
 
 Oracle = dict[str, np.ndarray]
