@@ -130,7 +130,9 @@ class Postgres:
         listed = [kept(path) for path in paths]
 
         def deleted(connection: Connection) -> int:
-            return connection.execute("DELETE FROM image WHERE path = ANY(%s)", [listed]).rowcount
+            # in the order of paths, as rows are added: two writers do not wait for each other
+            chosen = "SELECT id FROM image WHERE path = ANY(%s) ORDER BY path FOR UPDATE"
+            return connection.execute(f"DELETE FROM image WHERE id IN ({chosen})", [listed]).rowcount
 
         return self._link.run(deleted) if listed else 0
 
@@ -408,7 +410,7 @@ def open_postgres(
 
 def _few(connection: Connection, condition: Condition) -> bool:
     """Whether so few rows pass that all of them are compared; counts no further than that."""
-    query = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM image WHERE {} LIMIT {}) some").format(
+    query = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM image WHERE {} LIMIT {}) first_ones").format(
         condition.sql, EXACT + 1
     )
     found = connection.execute(query, condition.values).fetchone()

@@ -29,6 +29,9 @@ DEFAULTS: Mapping[str, Any] = {
 AGAIN = 5.0
 """Seconds in which a lost connection may come back: a server that was killed reads its log, a standby takes over."""
 
+CIRCLES = 5
+"""Times that work is done again which waited in a circle with other writers."""
+
 T = TypeVar("T")
 _NAME = re.compile("[a-z0-9_]{1,50}")
 
@@ -66,17 +69,22 @@ class Link:
         self._lock = threading.RLock()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Do something with the connection; once more if it is lost meanwhile. Raises DatabaseError."""
+        """Do something with the connection; once more if it is lost meanwhile. Raises DatabaseError.
+
+        What waits in a circle with other writers is ended and undone by the server, and done again.
+        """
         with self._lock:
-            try:
-                return work(self._open(0))
-            except psycopg.Error as error:
-                if self._connection is not None and not self._connection.closed:
-                    raise self.explained(error) from None
-            try:
-                return work(self._open(AGAIN))
-            except psycopg.Error as error:
-                raise self.explained(error) from None
+            lost, circles = False, 0
+            while True:
+                try:
+                    return work(self._open(AGAIN if lost else 0.0))
+                except psycopg.Error as error:
+                    if not lost and (self._connection is None or self._connection.closed):
+                        lost = True
+                    elif circles < CIRCLES and isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
+                        circles += 1
+                    else:
+                        raise self.explained(error) from None
 
     def close(self) -> None:
         """End the connection."""

@@ -22,6 +22,8 @@ from pathlib import Path
 
 USERS = ("postgres", "nobody")
 """Whom the server runs as where the tests run as root."""
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where data lie: a folder in memory where there is one. A killed process loses nothing in it either."""
 CONFIGURED = """
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -78,9 +80,9 @@ class Server:
     password: str | None = None
 
     @classmethod
-    def new(cls, *, password: str | None = None, settings: str = "", parent: Path | None = None) -> Server:
+    def new(cls, *, password: str | None = None, settings: str = "") -> Server:
         """An empty server that runs. password: what its user postgres needs; None: no password is asked for."""
-        folder = Path(tempfile.mkdtemp(prefix="tbps-postgres-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix="tbps-postgres-", dir=MEMORY))
         made = cls(folder, password=password)
         _owned(folder)
         given = ["-A", "trust"]
@@ -91,6 +93,23 @@ class Server:
         made.configure(CONFIGURED.format(port=made.port) + settings)
         made.start()
         return made
+
+    @classmethod
+    def standby_of(cls, primary: Server) -> Server:
+        """A server that follows another one, and stands in for it when it is promoted."""
+        made = cls(Path(tempfile.mkdtemp(prefix="tbps-standby-", dir=MEMORY)))
+        _owned(made.folder)
+        made.run(
+            "pg_basebackup", "-D", str(made.data), "-R", "-X", "stream", "-c", "fast",
+            "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres",
+        )  # fmt: skip
+        made.configure(f"port = {made.port}")
+        made.start()
+        return made
+
+    def promote(self) -> None:
+        """Make a standby a server that writes."""
+        self.run("pg_ctl", "-D", str(self.data), "-w", "-s", "promote")
 
     @property
     def data(self) -> Path:
