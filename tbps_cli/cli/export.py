@@ -33,6 +33,18 @@ def command(
             min=0,
         ),
     ] = None,
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            "--max-drop",
+            metavar="X",
+            help="With --quantize: percentage points of R@1 or mAP that may be lost on the run's own test split.",
+        ),
+    ] = 1.0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="With --quantize: keep graphs that are slower than fp32 here, or lose more."),
+    ] = False,
     data_root: DataRoot = None,
     device: Device = "cpu",
     sets: Sets = None,
@@ -50,6 +62,8 @@ def command(
             formats=formats,
             quantize=quantize,
             tolerance=tolerance,
+            max_drop=max_drop,
+            force=force,
             data_root=data_root,
             device=device,
             sets=sets or (),

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tbps_cli.exporting.int8_rules import ScoresApart
+
 TOLERANCE = {"fp32": 1e-4, "int8": 0.1}
 """Largest allowed |difference| of one entry of a unit row. int8 changes the weights themselves."""
 
@@ -50,6 +52,10 @@ class Agreement:
     tolerance: float
     source: str
     """Where the images came from, for the message."""
+    speed: dict[str, float] | None = None
+    """Of int8: how many times as fast as fp32 it is, for images and captions."""
+    scores: ScoresApart | None = None
+    """Of int8: what it costs in R@1 and mAP, where the data set is at hand."""
 
     @property
     def holds(self) -> bool:
@@ -57,7 +63,10 @@ class Agreement:
 
     def document(self) -> dict[str, Any]:
         """A JSON-able copy."""
-        return {**vars(self), "holds": self.holds}
+        scores = {} if self.scores is None else {"scores": self.scores.document()}
+        speed = {} if self.speed is None else {"speed": self.speed}
+        plain = {name: value for name, value in vars(self).items() if name not in ("scores", "speed")}
+        return {**plain, "holds": self.holds, **speed, **scores}
 
 
 def compare(original: TextImageEncoder, export: TextImageEncoder, examples: Examples, *, tolerance: float) -> Agreement:

@@ -30,6 +30,8 @@ def export(
     quantize: str | None = None,
     examples: Examples | None = None,
     tolerance: float | None = None,
+    max_drop: float = 1.0,
+    force: bool = False,
     data_root: str | Path | None = None,
     device: str = "cpu",
     sets: Sequence[str] = (),
@@ -43,6 +45,8 @@ def export(
     quantize: None or "int8".
     examples: what both forms are run on; left out, `samples.samples` finds some, looking below `data_root`.
     tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
+    max_drop: percentage points of R@1 or mAP that int8 may lose on the test split of the model's own data set.
+    force: keep int8 graphs that are slower than fp32 here, or lose more.
     progress: called with the name of each step.
     Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
     embeddings depend on the rest of the batch, or the difference is above the tolerance.
@@ -51,6 +55,8 @@ def export(
     out = Path(out)
     if tolerance is not None and not 0 <= tolerance <= 2:
         raise UsageError(f"--tolerance {tolerance}: must be from 0 to 2.", "Entries of embeddings are from -1 to 1.")
+    if not 0 <= max_drop <= 100:
+        raise UsageError(f"--max-drop {max_drop:g}: must be from 0 to 100.", "Percentage points of R@1 or mAP.")
     files.check_new_folder("--out", out)
     check_name(out, "--out ")
     owner = find(checkpoint, sets)
@@ -66,6 +72,8 @@ def export(
         quantize=quantize,
         examples=examples,
         tolerance=tolerance,
+        max_drop=max_drop,
+        force=force,
         data_root=data_root,
         progress=progress,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from tbps_cli import files
 from tbps_cli.choices import KEY, LABELS, SELECTED_ON, Choices
 from tbps_cli.errors import TbpsError
-from tbps_cli.exporting import hub
+from tbps_cli.exporting import hub, int8_rules
 from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare, seconds
 from tbps_cli.exporting.formats import Format, already_exported
 from tbps_cli.exporting.hub import inference_state
@@ -26,8 +26,6 @@ from tbps_cli.trust.calibration import calibration_of
 from tbps_cli.trust.kept import FILE as CALIBRATION
 from tbps_cli.weights.weights_file import write_safetensors
 
-logger = logging.getLogger("tbps")
-
 
 def write(
     model: Encoder,
@@ -37,6 +35,8 @@ def write(
     quantize: str | None,
     examples: Examples | None,
     tolerance: float | None,
+    max_drop: float,
+    force: bool,
     data_root: str | Path | None,
     progress: Callable[[str], None],
 ) -> Agreement | None:
@@ -51,9 +51,16 @@ def write(
     with files.new_folder(out, f"--out {out}") as folder:
         _write_plain(model, folder, facts, progress)
         if "onnx" in formats:
-            agreement = _write_graphs(model, folder, facts, examples or samples(model, data_root), allowed, progress)
+            tried = examples or samples(model, data_root)
+            agreement = _write_graphs(model, folder, facts, tried, allowed, progress, force=force)
             if not agreement.holds:
                 raise _disagree(agreement, quantize)
+            if quantize:
+                progress("scores")
+                small = ExportedModel(folder)
+                apart = int8_rules.check_scores(model, small, data_root, max_drop=max_drop, force=force)
+                facts |= {"scores": apart.document()} if apart else {}
+                agreement = replace(agreement, speed=facts["speed"], scores=apart)
         _write_manifest(folder, facts)
         if calibration is not None:
             (folder / CALIBRATION).write_text(calibration.model_dump_json() + "\n", "utf-8")
@@ -108,6 +115,8 @@ def _write_graphs(
     examples: Examples,
     tolerance: float,
     progress: Callable[[str], None],
+    *,
+    force: bool,
 ) -> Agreement:
     """Both graphs, and how well they agree with the model; that goes into `facts` too."""
     from tbps_cli.exporting import graphs
@@ -122,6 +131,7 @@ def _write_graphs(
         graphs.quantise(folder)
         _write_manifest(folder, facts)
         facts["speed"] = _speed(before, seconds(ExportedModel(folder), examples))
+        int8_rules.check_speed(facts["speed"], force=force)
     _write_manifest(folder, facts)
     progress("comparison")
     agreement = compare(model, ExportedModel(folder), examples, tolerance=tolerance)
@@ -130,12 +140,8 @@ def _write_graphs(
 
 
 def _speed(fp32: tuple[float, float], int8: tuple[float, float]) -> dict[str, float]:
-    """How many times as fast as fp32 the int8 graphs are here; a line in the log when they are slower."""
-    speed = {what: round(one / other, 2) for what, one, other in zip(("images", "captions"), fp32, int8, strict=True)}
-    slower = [f"{what} take {1 / value:.1f} times as long" for what, value in speed.items() if value < 0.95]
-    if slower:
-        logger.warning("export: with int8, %s on this machine; what it saves is size.", " and ".join(slower))
-    return speed
+    """How many times as fast as fp32 the int8 graphs are here."""
+    return {what: round(one / other, 2) for what, one, other in zip(("images", "captions"), fp32, int8, strict=True)}
 
 
 def _write_manifest(folder: Path, facts: dict[str, Any]) -> None:
@@ -192,6 +198,8 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
             f"largest difference {agreement.image_difference:.1e} (images), "
             f"{agreement.text_difference:.1e} (captions)."
         )
+    if agreement and agreement.scores:
+        lines.append(f"- {agreement.scores.sentence()}.")
     if "speed" in facts:
         lines.append(
             f"- int8: {facts['speed']['images']:.1f} times as fast as fp32 for images and "

@@ -32,6 +32,7 @@ from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.probing.degrade import degrade
 from tbps_cli.probing.probe import probe
+from tbps_cli.retrieval.evaluate import evaluate
 from tbps_cli.searching.query import Query
 from tbps_cli.searching.search import search_all
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors
@@ -152,7 +153,7 @@ def test_an_int8_row_does_not_depend_on_its_batch(
 
 @pytest.fixture
 def int8(model: Model, examples: Examples, tmp_path: Path, quick: None) -> Path:
-    export(model, tmp_path / "int8", quantize="int8", examples=examples)
+    export(model, tmp_path / "int8", quantize="int8", examples=examples, force=True)
     return tmp_path / "int8"
 
 
@@ -165,14 +166,43 @@ def test_an_int8_export_holds_no_fp32_weights_and_says_how_it_must_be_run(int8: 
 
 
 @pytest.mark.usefixtures("quick")
-def test_int8_graphs_that_are_slower_here_are_called_so(
+def test_int8_graphs_that_are_slower_here_are_kept_only_if_that_is_asked_for(
     model: Model, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    times = iter([(1.0, 1.0), (4.0, 0.5)])
+    times = iter([(1.0, 1.0), (4.0, 0.5)] * 2)
     monkeypatch.setattr("tbps_cli.exporting.write.seconds", lambda *_: next(times))
-    export(model, tmp_path / "out", quantize="int8", examples=examples)
+    with pytest.raises(TbpsError, match=r"with int8, images take 4\.0 times as long") as refused:
+        export(model, tmp_path / "out", quantize="int8", examples=examples)
+    assert "--force" in str(refused.value.hint) and not (tmp_path / "out").exists()
+    agreement = export(model, tmp_path / "out", quantize="int8", examples=examples, force=True)
     assert "with int8, images take 4.0 times as long on this machine; what it saves is size" in caplog.text
     assert json.loads((tmp_path / "out" / "tbps.json").read_text())["speed"] == {"images": 0.25, "captions": 2.0}
+    assert agreement is not None and agreement.document()["speed"] == {"images": 0.25, "captions": 2.0}
+
+
+@pytest.mark.usefixtures("quick")
+def test_int8_is_scored_on_the_run_s_own_data_set_and_refused_where_it_loses_too_much(
+    model: Model, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(1, 1, 6)))
+    monkeypatch.setattr(model, "data", "cuhk-pedes")
+    monkeypatch.setattr("tbps_cli.exporting.write.seconds", lambda *_: (1.0, 1.0))
+    options: dict[str, Any] = {"quantize": "int8", "examples": examples, "data_root": tmp_path, "max_drop": 100.0}
+    agreement = export(model, tmp_path / "int8", **options)
+    assert agreement is not None and agreement.scores is not None
+    told = json.loads((tmp_path / "int8" / "tbps.json").read_text())["scores"]
+    assert told == agreement.scores.document() and told["split"] == "cuhk-pedes test"
+    true = evaluate(model, "cuhk-pedes", data_root=tmp_path).scores
+    assert told["before"] == {"R1": round(true.R1, 3), "mAP": round(true.mAP, 3)}
+    assert f"R@1 {told['after']['R1']:.2f}" in (tmp_path / "int8" / "README.md").read_text()
+
+    worse = iter([true, true._replace(mAP=true.mAP - 3)])
+    monkeypatch.setattr("tbps_cli.exporting.int8_rules._scores", lambda *_: next(worse))
+    with pytest.raises(TbpsError, match=r"int8 loses 3\.00 percentage points"):
+        export(model, tmp_path / "no", **(options | {"max_drop": 2.9}))
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(UsageError, match="--max-drop"):
+        export(model, tmp_path / "no", **(options | {"max_drop": -1.0}))
 
 
 def test_images_given_as_objects_become_rgb_as_files_do(exported: tuple[Path, Agreement], model: Model) -> None:

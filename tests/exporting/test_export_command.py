@@ -84,7 +84,7 @@ def test_the_command_writes_weights_and_says_where(model: Model, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_command_checks_int8_graphs_on_drawn_pedestrians(model: Model, tmp_path: Path) -> None:
-    result = runner.invoke(app, ["export", "--ckpt", str(model.path), "--out", "out", "--quantize", "int8"])
+    result = runner.invoke(app, ["export", "--ckpt", str(model.path), "--out", "out", "--quantize", "int8", "--force"])
     assert result.exit_code == 0, result.stderr
     assert "drawn pedestrians" in result.stdout and "Exported to out" in result.stdout
     failed = runner.invoke(app, ["export", "--ckpt", str(model.path), "--out", "no", "--tolerance", "1e-12"])
