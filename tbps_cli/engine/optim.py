@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
+from tbps_cli.engine.plain_optimizers import SGD, Adam, AdamW
 from tbps_cli.errors import RecipeError
 from tbps_cli.methods.base import Method
 from tbps_cli.recipe.schema import OptimSection
