@@ -43,7 +43,7 @@ except ImportError:  # Windows: two that write codes at the same moment are not 
 
 FORMAT = "tbps-codes-1"
 HEAD, LOCK = "head.json", "lock"
-CHECKED = 64
+CHECKED = 32
 """Rows whose codes are compared with their vectors when codes are opened."""
 REFIT = 4
 """A gallery that has grown so many times since its axes were found gets new ones."""

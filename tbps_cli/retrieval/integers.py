@@ -21,7 +21,7 @@ Codes = NDArray[np.int8]
 Product = Callable[[Codes, Codes], NDArray[np.int32]]
 """(query_QD, row_ND) -> [Q, N]."""
 
-TRIED = 16_384
+TRIED = 4096
 """Rows of a trial."""
 BLOCK = 65_536
 """Rows that a thread takes at a time: 8 MB of codes."""
