@@ -208,11 +208,11 @@ def compare(name: str, rows: int, options: argparse.Namespace) -> None:
         many = together(found, drawn.query_QE, options.together)
         took = timed(ways_of(found, plain, drawn, options.threads), drawn.query_QE, options.rounds)
         base = took["torch float32"].clock
-        print(
-            f"\n{name}, {rows:,} rows: codes written in {build[0]:.1f} s ({build[1]:.1f} s of processor time), "
-            f"{size / 2**20:,.0f} MB; the first query with opening them {first:.0f} ms of processor time (exact {first_exact:.0f} ms); "
-            f"own memory {own:,.0f} MB; {options.together:,} queries together {many:.1f} s"
-        )
+        print(f"\n{name}, {rows:,} rows")
+        print(f"  codes: {build[0]:.1f} s ({build[1]:.1f} s of processor time), {size / 2**20:,.0f} MB")
+        print(f"  memory of its own for {options.queries} queries: {own:,.0f} MB")
+        print(f"  first query, processor time: {first:.0f} ms with opening the codes, exact {first_exact:.0f} ms")
+        print(f"  {options.together:,} queries together: {many:.2f} s")
         print(f"  {'':20}{'ms':>8}{'median':>8}{'processor':>10}{'ratio':>8}{'recall@10':>11}{'R@1':>7}")
         for way, one in took.items():
             truth = filtered_QK if "filter" in way else truth_QK

@@ -35,6 +35,8 @@ CODED = 200_000
 where one search has to open the codes."""
 FEW = 2000
 """So few images, those that a filter leaves, are ranked by their vectors at once."""
+SOME = 250
+"""Images that are looked at first, where it is not known how many score so high."""
 DEEP = 50
 """Where more than one image in so many is wanted, their vectors are read in any case."""
 
@@ -200,6 +202,19 @@ class Gallery:
         found = self.cascade.best(query_QE, self.vector_GE, k, None if place_K is None else place_K[:first])
         rest_K = np.arange(coded, len(self)) if place_K is None else place_K[first:]
         return _merged(found, topk(query_QE, self.vector_GE, k, rest_K)) if len(rest_K) else found
+
+    def down_to(
+        self, query_E: NDArray[np.float32], lowest: float, place_K: Places | None = None
+    ) -> tuple[NDArray[Any], Places]:
+        """(score_K, place_K) of all images that score at least so much, best first."""
+        size = len(self) if place_K is None else len(place_K)
+        count = min(SOME, size)
+        while True:
+            score_1K, place_1K = self.best(query_E[None], count, place_K)
+            if count == size or score_1K[0, -1] < lowest:
+                kept = int(np.count_nonzero(score_1K[0] >= np.float64(lowest)))
+                return score_1K[0, :kept], place_1K[0, :kept]
+            count = min(size, 8 * count)
 
     @property
     def coded(self) -> Coded | None:

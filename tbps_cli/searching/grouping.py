@@ -12,7 +12,7 @@ different persons.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import UsageError
+from tbps_cli.features.lookup import coded
 from tbps_cli.retrieval.similarity import dots
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.orders import GroupedBy
@@ -47,6 +48,9 @@ class Grouping(Protocol):
     def groups(self, index_K: Places) -> Iterator[HitGroup]:
         """The groups of these rows of the gallery, which are ranked, best first; the best group comes first."""
 
+    def members(self, place: int) -> tuple[str | None, Places]:
+        """The name of the group of an image, and where in the gallery its images stand, ascending."""
+
     def count(self, index_K: Places) -> int | None:
         """How many groups there are; None where only those that were asked for are found."""
 
@@ -63,20 +67,25 @@ def grouping(gallery: Gallery, by: GroupedBy) -> Grouping:
         )
     column = gallery.rows.columns
     if by is GroupedBy.person:
-        return _Known(*_coded(column["person"].tolist(), b"null"), lambda stored: str(json.loads(stored)))
+        return _Known(*_coded(column["person"]), lambda stored: str(json.loads(stored)))
     source_G = np.where(column["source"] == b"", column["path"], column["source"])
     if by is GroupedBy.source:
-        return _Known(*_coded(source_G.tolist()), _text)
-    pairs = zip(column["track"].tolist(), source_G.tolist(), strict=True)
-    tracks = [(track, source) if track else b"" for track, source in pairs]
-    return _Known(*_coded(tracks), lambda track: f"{_text(track[1])}#track={_text(track[0])}")
+        return _Known(*_coded(source_G), _text)
+    (track_G, track_V), (code_G, source_V) = _coded(column["track"]), _coded(source_G)
+    pair_N, pair_G = np.unique(track_G * len(source_V) + code_G, return_inverse=True)
+    group_G = np.where(track_G < 0, -1, pair_G)
+    return _Known(group_G, pair_N, lambda pair: _track(source_V[pair % len(source_V)], track_V[pair // len(source_V)]))
 
 
-def _coded(values: Sequence[Any], nothing: bytes = b"") -> tuple[NDArray[np.int64], list[Any]]:
-    """A number for each different value, and the values; -1 for none."""
-    found = [value for value in dict.fromkeys(values) if value not in (b"", nothing)]
-    code = {b"": -1, nothing: -1, **{value: place for place, value in enumerate(found)}}
-    return np.fromiter(map(code.__getitem__, values), np.int64, len(values)), found
+def _coded(text_G: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """A number for each different text, and the texts; -1 for none (persons are JSON)."""
+    text_V, code_G = coded(text_G)
+    known_V = (text_V != b"") & (text_V != b"null")
+    return np.where(known_V, np.cumsum(known_V) - 1, -1)[code_G], text_V[known_V]
+
+
+def _track(source: bytes, track: bytes) -> str:
+    return f"{_text(source)}#track={_text(track)}"
 
 
 def _text(name: bytes) -> str:
@@ -88,7 +97,7 @@ class _Known:
     """Groups that the rows say: `code_G` is a place in `values`, or -1."""
 
     code_G: NDArray[np.int64]
-    values: list[Any]
+    values: NDArray[Any]
     name: Callable[[Any], str]
     """How a value is called."""
 
@@ -102,8 +111,17 @@ class _Known:
             code = self.code_G[index_K[place_M[0]]]
             yield HitGroup(None if code < 0 else self.name(self.values[code]), place_M)
 
+    def members(self, place: int) -> tuple[str | None, Places]:
+        code = self.code_G[place]
+        if code < 0:
+            return None, np.array([place])
+        return self.name(self.values[code]), np.flatnonzero(self.code_G == code)
+
     def count(self, index_K: Places) -> int:
-        return len(np.unique(self._codes(index_K)))
+        code_K = self.code_G[index_K]
+        there_V = np.zeros(len(self.values) + 1, bool)  # the last is for those that belong to no group
+        there_V[code_K] = True
+        return int(there_V[:-1].sum() + (code_K < 0).sum())
 
     def _codes(self, index_K: Places) -> NDArray[np.int64]:
         """The groups of these rows; one of its own for each that belongs to none."""
@@ -129,6 +147,11 @@ class _LookAlikes:
             yield HitGroup(self.gallery.rows[index_K[best]].path, np.flatnonzero(alike_K))
             rest = np.flatnonzero(free_K[best:])
             best = best + int(rest[0]) if len(rest) else len(index_K)
+
+    def members(self, place: int) -> tuple[str | None, Places]:
+        row_E = np.asarray(self.gallery.vector_GE[place], np.float32)
+        _, alike_M = self.gallery.down_to(row_E, NEAR)
+        return self.gallery.rows[place].path, np.union1d(alike_M, [place])
 
     def count(self, index_K: Places) -> None:
         return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -18,10 +20,11 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.rows import content_hash
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where, parse, require
-from tbps_cli.retrieval.rank import topk
+from tbps_cli.filtering.tree import And, Between, Compare, Tree, looks_at, number
+from tbps_cli.searching.best_groups import BestGroups
 from tbps_cli.searching.explaining import check_explain, explanations
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.grouping import Grouping, grouping, span
+from tbps_cli.searching.grouping import Grouping, HitGroup, grouping, span
 from tbps_cli.searching.orders import GroupedBy, SortedBy
 from tbps_cli.searching.query import EmbedTexts, Query, encode
 from tbps_cli.searching.sure import Sure, check_sure, judge_of, surely
@@ -29,6 +32,10 @@ from tbps_cli.trust.judge import Judge
 from tbps_cli.types import Hit
 
 TOP = 10
+SOME = 1000
+"""Images that a filter by score is asked of first."""
+MORE = 32
+"""Times as many are looked at next."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +102,32 @@ def answers(
     ranker = _Ranker(gallery, parse(where) if isinstance(where, str) else where)
     query_QE = encode(model, queries, quiet=quiet, embed=embed) if vector_QE is None else vector_QE
     itself = [frozenset() if with_self else _places_of_images(gallery, query) for query in queries]
-    judge = judge or judge_of(model, gallery.vector_GE, ranker.index_K, sure, quiet=quiet)
-    # as many more as may have to be left out, so that `top` remain; to group them, all are needed
-    reach = max(1, len(gallery)) if groups else max(top, judge.known) + max(map(len, itself), default=0)
+    down_to = ranker.down_to if ranker.quick else None
+    judge = judge or judge_of(model, gallery.vector_GE, ranker.index_K, sure, quiet=quiet, down_to=down_to)
+    # as many more as may have to be left out, so that `top` remain; to group them, all are needed or looked for
+    reach = max(top, judge.known) + max(map(len, itself), default=0)
+    if groups and not ranker.quick:
+        reach = max(1, len(gallery))
     found = []
     ranks = ranker.rank(query_QE, reach)
     for query, query_E, ranked, left_out in zip(queries, query_QE, ranks, itself, strict=True):
         certain = surely(judge, query_E, ranked[0], sure)
-        score_K, index_K = _kept(*ranked, _lowest(min_score, certain), left_out)
-        if groups is None:
-            chosen = [(place, hit_of(gallery, score_K[place], index_K[place])) for place in range(len(index_K[:top]))]
+        lowest, count = _lowest(min_score, certain), None
+        if groups and ranker.quick and lowest is None:
+            best = BestGroups(gallery, groups, ranker.index_K, left_out)
+            images, count = best.find(query_E, top), best.count()
+            score_K, index_K = images.score_K, images.index_K
+            chosen = list(_shown(gallery, images.groups, score_K, index_K, per_group))
         else:
-            chosen = list(_grouped(gallery, groups, score_K, index_K, top, per_group))
+            every = ranker.down_to(query_E, lowest) if groups and ranker.quick and lowest is not None else ranked
+            score_K, index_K = _kept(*every, lowest, left_out)
+            if groups is None:
+                chosen = [
+                    (place, hit_of(gallery, score_K[place], index_K[place])) for place in range(min(top, len(index_K)))
+                ]
+            else:
+                chosen = list(_shown(gallery, islice(groups.groups(index_K), top), score_K, index_K, per_group))
+                count = groups.count(index_K)
         at = [place for place, _ in chosen]
         figures = judge.figures(query_E, ranked, score_K[at], index_K[at], calibrated=query.plain)
         hits = [
@@ -118,7 +139,6 @@ def answers(
             hits = [replace(hit, explain=words) for hit, words in zip(hits, said, strict=True)]
         if sort == SortedBy.time:
             hits.sort(key=_moment)
-        count = groups.count(index_K) if groups else None
         found.append(Answer(query, hits, _persons(gallery, query), ranker.candidates, count, certain))
     return found
 
@@ -181,15 +201,51 @@ class _Ranker:
             return [(np.zeros(0), np.zeros(0, np.int64)) for _ in query_QE]
         return list(zip(*self.gallery.best(query_QE, top, self.index_K), strict=True))
 
+    @property
+    def quick(self) -> bool:
+        """Whether the best are found without reading all vectors, so that it pays not to ask for all."""
+        return not self.by_score and self.gallery.cascade is not None
+
+    def down_to(self, query_E: NDArray[np.float32], lowest: float) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """All that score at least so much, best first."""
+        return self.gallery.down_to(query_E, lowest, self.index_K)
+
     def _by_score(self, query_E: NDArray[np.float32], top: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """A filter that asks for the score needs all of them; the best that fit it are kept."""
+        """A filter that asks for the score is asked of the best images, of more where too few of them fit it.
+
+        What it asks besides comes first; and no more are looked at below the lowest score that it can let through.
+        """
         assert self.where is not None
-        score_1K, found_1K = topk(query_E[None], self.gallery.vector_GE, len(self.gallery))
-        score_G = np.empty(len(self.gallery), score_1K.dtype)
-        score_G[found_1K[0]] = score_1K[0]
-        fits_G = mask(self.where.tree, self.gallery.columns.scored(score_G))
-        kept = np.flatnonzero(fits_G[found_1K[0]])[:top]
-        return score_1K[0][kept], found_1K[0][kept]
+        columns = self.gallery.columns
+        tree, plain = self.where.tree, [part for part in _parts(self.where.tree) if "score" not in looks_at(part)]
+        place_K = np.flatnonzero(reduce(operator.and_, (mask(part, columns) for part in plain))) if plain else None
+        size = len(self.gallery) if place_K is None else len(place_K)
+        lowest, count = _least_score(tree), min(size, max(top, SOME))
+        while size:
+            score_1K, place_1K = self.gallery.best(query_E[None], count, place_K)
+            score_G = np.full(len(self.gallery), np.nan, score_1K.dtype)
+            score_G[place_1K[0]] = score_1K[0]
+            kept = np.flatnonzero(mask(tree, columns.scored(score_G))[place_1K[0]])[:top]
+            if len(kept) == top or count == size or score_1K[0, -1] < lowest:
+                return score_1K[0][kept], place_1K[0][kept]
+            count = min(size, MORE * count)
+        return np.zeros(0, query_E.dtype), np.zeros(0, np.int64)
+
+
+def _parts(tree: Tree) -> tuple[Tree, ...]:
+    """Conditions all of which must hold."""
+    return tree.parts if isinstance(tree, And) else (tree,)
+
+
+def _least_score(tree: Tree) -> float:
+    """A score below which a filter lets nothing through."""
+    least = -math.inf
+    for part in _parts(tree):
+        if isinstance(part, Compare) and part.field == "score" and part.op in (">", ">=", "=="):
+            least = max(least, -math.inf if (value := number(part.value)) is None else value)
+        elif isinstance(part, Between) and part.field == "score":
+            least = max(least, -math.inf if (value := number(part.low)) is None else value)
+    return least
 
 
 def _lowest(min_score: float | None, certain: Sure | None) -> float | None:
@@ -208,11 +264,11 @@ def _kept(
     return score_K[kept_K], index_K[kept_K]
 
 
-def _grouped(
-    gallery: Gallery, groups: Grouping, score_K: NDArray[Any], index_K: NDArray[np.int64], top: int, per_group: int
+def _shown(
+    gallery: Gallery, groups: Iterable[HitGroup], score_K: NDArray[Any], index_K: NDArray[np.int64], per_group: int
 ) -> Iterator[tuple[int, Hit]]:
     """The best images of the best groups, and where among the ranked ones each stands."""
-    for group in islice(groups.groups(index_K), top):
+    for group in groups:
         first, last = span(gallery, index_K[group.place_M])
         for place in group.place_M[:per_group].tolist():
             hit = hit_of(gallery, score_K[place], index_K[place])

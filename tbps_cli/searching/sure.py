@@ -15,7 +15,7 @@ from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.checkpoint import Checkpoint
 from tbps_cli.searching.query import Query
-from tbps_cli.trust.judge import Judge
+from tbps_cli.trust.judge import DownTo, Judge
 from tbps_cli.trust.kept import folder_of, place_of
 
 if TYPE_CHECKING:
@@ -101,8 +101,11 @@ def judge_of(
     sure: float | None,
     *,
     quiet: bool = False,
+    down_to: DownTo | None = None,
 ) -> Judge:
     """The judge of all searches of one model in one gallery; says where the gallery is unlike the calibration's.
+
+    down_to: as in `Judge`.
 
     Raises WeightsError where `--sure` has no calibration to go by, UsageError where that knows too few people.
     """
@@ -119,7 +122,7 @@ def judge_of(
         from tbps_cli.trust.conformal import check_level
 
         check_level(sure, known.most)
-    judge = Judge(vector_GE, place_K, known)
+    judge = Judge(vector_GE, place_K, known, down_to)
     if not quiet and (unlike := judge.shifted()):
         logger.warning(
             "the images of this gallery score unlike those of the calibration (distance %.2f, usual are up to %.2f): "

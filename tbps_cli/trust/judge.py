@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tbps_cli.trust.calibration import Calibration
     from tbps_cli.trust.conformal import Verdict
 
+DownTo = Callable[[NDArray[np.float32], float], tuple[Scores, Places]]
+"""(query_E, lowest) -> (score_K, place_K)."""
 BLOCK = 32768
 """Images counted at a time."""
 
@@ -36,8 +39,15 @@ class Judge:
     place_K: where the images that may be hits stand in the gallery; None: all of them.
     """
 
-    def __init__(self, vector_GE: NDArray[Any], place_K: Places | None, calibration: Calibration | None) -> None:
-        self.vector_GE, self.place_K, self.calibration = vector_GE, place_K, calibration
+    def __init__(
+        self,
+        vector_GE: NDArray[Any],
+        place_K: Places | None,
+        calibration: Calibration | None,
+        down_to: DownTo | None = None,
+    ) -> None:
+        """down_to: finds the candidates that score so high without reading all of them, where something can."""
+        self.vector_GE, self.place_K, self.calibration, self.down_to = vector_GE, place_K, calibration, down_to
 
     @property
     def known(self) -> int:
@@ -92,6 +102,8 @@ class Judge:
 
     def reaching(self, query_E: NDArray[np.float32], threshold: float) -> int:
         """How many candidates score at least so much."""
+        if self.down_to is not None:
+            return len(self.down_to(query_E, threshold)[1])
         count, size = 0, self.candidates.size
         for start in range(0, size, BLOCK):
             rows: slice | Places = slice(start, min(start + BLOCK, size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from support.encoder import FakeEncoder
 from tbps_cli.features.parts import codes_folder
 from tbps_cli.features.rows import Row
 from tbps_cli.features.store import FeatureFile
+from tbps_cli.filtering.masks import mask
+from tbps_cli.filtering.parse import parse
 from tbps_cli.searching import coding, gallery
 from tbps_cli.searching.forget import forget
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_file import open_index
-from tbps_cli.searching.ranking import _Ranker
+from tbps_cli.searching.query import Query
+from tbps_cli.searching.ranking import _Ranker, answers
 
 ROWS = 6000
 
@@ -69,8 +73,6 @@ def lines(caplog):
 
 
 def ranked(found, query_QE, where=None, top=10):
-    from tbps_cli.filtering.parse import parse
-
     return _Ranker(found, None if where is None else parse(where)).rank(query_QE, top)
 
 
@@ -172,3 +174,72 @@ def test_a_disk_that_is_full_costs_time_and_nothing_else(opened, place, lines, m
     codes_folder(place).write_text("in the way")
     assert coding.write_codes_of(opened()) == 0
     assert "cannot be written" in lines()
+
+
+# What needs more than the best few ---------------------------------------------------------------
+
+
+@pytest.fixture
+def both(drawn, opened):
+    """(queries, the gallery with its codes, the same without)."""
+    plain = opened()
+    coding.write_codes_of(plain)
+    found = opened()
+    assert found.cascade is not None
+    return drawn[0].query_QE, found, replace(plain, file=None)
+
+
+def answer(query_QE, found, numbers, **options):
+    queries = [Query(str(number)) for number in numbers]
+    return answers(FakeEncoder(), found, queries, vector_QE=query_QE[list(numbers)], **options)
+
+
+def asked(both, numbers=range(8), **options):
+    query_QE, found, plain = both
+    return zip(answer(query_QE, found, numbers, **options), answer(query_QE, plain, numbers, **options), strict=True)
+
+
+@pytest.mark.parametrize("group", ["person", "near-duplicate"])
+@pytest.mark.parametrize("options", [{}, {"where": "camera != 'c3'"}, {"per_group": 3}, {"top": 40}])
+def test_groups_are_the_same_with_codes_and_without(both, group, options):
+    for mine, right in asked(both, group=group, **options):
+        assert [(hit.path, hit.group, hit.members, hit.rank) for hit in mine.hits] == [
+            (hit.path, hit.group, hit.members, hit.rank) for hit in right.hits
+        ]
+        assert [hit.score for hit in mine.hits] == [hit.score for hit in right.hits]
+        assert (mine.groups, mine.candidates) == (right.groups, right.candidates)
+        assert [hit.percentile for hit in mine.hits] == [hit.percentile for hit in right.hits]
+
+
+@pytest.mark.parametrize("group", [None, "person"])
+def test_a_lowest_score_leaves_the_same_images_and_groups(both, group):
+    query_QE, _, plain = both
+    lowest = answer(query_QE, plain, [0], top=30)[0].hits[-1].score
+    for mine, right in asked(both, [0], group=group, min_score=lowest, top=50):
+        assert mine.hits == right.hits and mine.groups == right.groups
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["score > 0.2", "score <= 0.1", "score > 0.1 and camera == 'c3'", "not score < 0.3 or camera == 'c1'", "score > 9"],
+)
+def test_filters_by_score_give_the_same_images(both, where):
+    for mine, right in asked(both, where=where):
+        assert [hit.path for hit in mine.hits] == [hit.path for hit in right.hits]
+        query_QE, _, plain = both
+        score_G = plain.vector_GE.astype(np.float32) @ query_QE[int(mine.query.text)]
+        fits_G = mask(parse(where).tree, plain.columns.scored(score_G))
+        order = np.argsort(-score_G, kind="stable")
+        best = [f"{place}.jpg" for place in order[fits_G[order]][:10]]
+        assert len(set(best) & {hit.path for hit in mine.hits}) >= len(best) - 1
+
+
+def test_all_images_down_to_a_score_are_counted_without_reading_all(both):
+    query_QE, found, plain = both
+    score_G = plain.vector_GE.astype(np.float32) @ query_QE[0]
+    for rank in (1, 40, 700, ROWS):
+        lowest = float(np.sort(score_G)[-rank]) - 1e-6
+        score_K, place_K = found.down_to(query_QE[0], lowest)
+        assert len(place_K) == rank and (np.diff(score_K) <= 0).all()
+        few = np.arange(0, ROWS, 2)
+        assert set(found.down_to(query_QE[0], lowest, few)[1]) == set(place_K) & set(few)
