@@ -6,6 +6,7 @@ queries it comes with, in which blocks and threads, and however the gallery was 
 
 * a few queries, float32: by dot products in threads that share out the gallery (nothing is left to score again);
 * rows in half precision: as they are stored, in threads (`halves`, where numkong is there and right);
+* many queries: in bfloat16, where the processor multiplies that itself (`halves` too);
 * otherwise by matrix products, of rows that are widened or copied a few at a time.
 
 A running threshold keeps it cheap: only items that are not below the k-th best score so far, by more than quick and
@@ -21,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,10 @@ FEW = 2
 """Up to so many queries, dot products are quicker than a matrix product."""
 HALVES = 96
 """Up to so many queries, numkong's products of half precision are quicker than widening and BLAS."""
+BRAIN_HALVES, BRAIN_SINGLES = 9, 12
+"""From so many queries on, products in bfloat16 are the quickest, of rows in half precision and in float32."""
+BRAIN_ROWS = 8192
+"""Fewer rows do not repay what more rows near the best cost."""
 ROWS = 32768
 """Most gallery rows that a thread looks at together."""
 PRODUCT_ROWS = 1024
@@ -54,8 +59,12 @@ FIRST = 512
 """Rows that say how long rows are."""
 ALL = 8
 """Where more than one row in so many is wanted, all are scored exactly at once."""
-CROWD = 1 << 20
-"""Most rows, of all queries together, that are kept to be scored again; where more are as good, all are scored."""
+LONGER = 1.125
+"""So much longer than the first rows may others be before the quick way is given up."""
+CROWD = 1 << 16
+"""Most rows, of all queries together, that are kept to be scored again."""
+CROWD_OF_QUERY = 32
+"""The same for each query and row wanted, where that is more."""
 PAIRS = 256
 """Pairs of query and row that are scored again together."""
 
@@ -109,28 +118,36 @@ class GalleryRows:
     def are_halves(self) -> bool:
         return self.gallery.dtype == np.float16 and self.gallery.dtype.isnative
 
+    @property
+    def are_near(self) -> bool:
+        """Whether they lie in the processor's cache by themselves."""
+        return self.index_K is None and self.gallery.nbytes <= NEAR
 
-class Pass(NamedTuple):
+
+@dataclass(frozen=True)
+class Pass:
     """A way through the gallery."""
 
     scores: Callable[[int, int], Array]
     """Scores [B, G] of the rows from one place up to another."""
-    error_B: Array | None
-    """By how much a score can be off; None where scores are exact."""
-    longest: float
-    """The length of rows up to which this holds."""
     rows: int
-    """GalleryRows looked at together."""
+    """Rows looked at together."""
     threads: int
+    error_B: Array | None = None
+    """By how much a score can be off; None where scores are exact."""
+    longest: float = np.inf
+    """The length of rows up to which this holds."""
+    seen: list[float] | None = None
+    """Lengths of the longest rows that it found, where it measures all."""
 
 
 def _best_of(query_BE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index]:
-    quick = None if k * ALL > len(rows) else _quick(query_BE, rows)
-    if quick is not None:
-        best = _gone_through(quick, rows, Best(len(query_BE), k, np.dtype(np.float64), quick.error_B))
-        found = None if best is None else _scored_again(query_BE, rows, best, quick.longest, k)
-        if found is not None:
-            return found
+    if k * ALL <= len(rows):
+        for quick in _quick(query_BE, rows):
+            best = _gone_through(quick, rows, Best(len(query_BE), k, np.dtype(np.float64), quick.error_B))
+            found = None if best is None else _scored_again(query_BE, rows, best, quick, k)
+            if found is not None:
+                return found
     if len(rows) <= ROWS and len(query_BE) <= FEW:
         similarity_BG = dots(query_BE, rows.block(0, len(rows)))
         _check_finite(similarity_BG, rows, 0)
@@ -151,28 +168,39 @@ def _best_of_one(score_G: Array, k: int) -> tuple[Array, Index]:
 
 def _exact(query_BE: Array, rows: GalleryRows) -> Pass:
     size = max(1, min(ROWS, BLOCK // len(query_BE)))
-    return Pass(lambda start, stop: dots(query_BE, rows.block(start, stop)), None, np.inf, size, _threads())
+    return Pass(lambda start, stop: dots(query_BE, rows.block(start, stop)), size, _threads())
 
 
-def _quick(query_BE: Array, rows: GalleryRows) -> Pass | None:
-    """The quickest way; None where it is the exact one."""
-    if rows.are_halves and len(query_BE) <= HALVES and halves.kernels(query_BE.shape[1]):
-        quick = _by_halves(query_BE, rows)
-        if quick is not None:
-            return quick
-    return None if len(query_BE) <= FEW else _by_products(query_BE, rows)
+def _quick(query_BE: Array, rows: GalleryRows) -> Iterator[Pass]:
+    """Ways that are quicker than the exact one, the quickest first."""
+    count, width = query_BE.shape
+    floats = rows.are_halves or rows.gallery.dtype == np.float32
+    many = count >= (BRAIN_HALVES if rows.are_halves else BRAIN_SINGLES)
+    if floats and many and len(rows) >= BRAIN_ROWS and halves.fit("bfloat16", width):
+        yield from _in_16_bits(query_BE, rows, "bfloat16")
+    if rows.are_halves and count <= HALVES and halves.fit("float16", width):
+        yield from _in_16_bits(query_BE, rows, "float16")
+    if count > (1 if rows.are_near and rows.gallery.dtype in FLOATS else FEW):
+        yield _by_products(query_BE, rows)
 
 
-def _by_halves(query_BE: Array, rows: GalleryRows) -> Pass | None:
-    """None for queries that half precision cannot hold, and for rows that are not finite."""
-    with np.errstate(over="ignore"):
-        half_BE = query_BE.astype(np.float16)
-    longest = _longest(rows)
-    error_B = halves.bound(query_BE, half_BE, longest)
-    if not np.isfinite(error_B).all():
-        return None
-    queries, size = halves.Queries(half_BE), max(1, min(ROWS, BLOCK // len(query_BE)))
-    return Pass(functools.partial(queries.scores, rows.block), error_B, longest, size, _threads())
+def _in_16_bits(query_BE: Array, rows: GalleryRows, kind: halves.Kind) -> Iterator[Pass]:
+    """Nothing for queries that the type cannot hold, and for rows that are not finite."""
+    try:
+        queries = halves.RoundedQueries(query_BE, kind, near=rows.are_near)
+    except OverflowError:
+        return
+    size = max(PRODUCT_ROWS, min(ROWS, BLOCK // len(query_BE)))
+    if rows.are_halves:
+        longest = _longest(rows)
+        if np.isfinite(longest):
+            work = functools.partial(queries.scores, rows.block)
+            yield Pass(work, size, _threads(), queries.error(query_BE, longest), longest)
+        return
+    longest, seen = LONGER * _length(rows.block(0, FIRST)), list[float]()
+    if np.isfinite(longest):
+        work = functools.partial(queries.scores, rows.block, seen=seen)
+        yield Pass(work, size, _threads(), queries.error(query_BE, longest), longest, seen)
 
 
 def _longest(rows: GalleryRows) -> float:
@@ -196,7 +224,7 @@ def _by_products(query_BE: Array, rows: GalleryRows) -> Pass:
     wide = rows.gallery.dtype if rows.gallery.dtype in FLOATS else np.dtype(np.float32)
     small = queries <= SMALL_QUERIES
     step = max(16, SMALL // (queries * width)) if small else PRODUCT_ROWS
-    near = rows.gallery.dtype in FLOATS and rows.index_K is None and rows.gallery.nbytes <= NEAR
+    near = rows.are_near and rows.gallery.dtype in FLOATS
 
     def scores(start: int, stop: int) -> Array:
         out_GB = np.empty((stop - start, queries), np.result_type(wide, query_BE))
@@ -214,7 +242,7 @@ def _by_products(query_BE: Array, rows: GalleryRows) -> Pass:
     longest = 2 * _length(widened(rows.block(0, FIRST)))
     error_B = 2 * halves.sum_error(width) * halves.lengths(query_BE) * longest
     size = max(PRODUCT_ROWS, min(ROWS, BLOCK // queries // PRODUCT_ROWS * PRODUCT_ROWS))
-    return Pass(scores, error_B, longest, size, _threads() if small else 1)  # else BLAS has threads of its own
+    return Pass(scores, size, _threads() if small else 1, error_B, longest)  # else BLAS has threads of its own
 
 
 def _length(row_GE: Array) -> float:
@@ -223,23 +251,26 @@ def _length(row_GE: Array) -> float:
 
 
 def _gone_through(one_pass: Pass, rows: GalleryRows, best: Best) -> Best | None:
-    """`best` with the whole gallery taken in; None where too many rows are as good as the best."""
+    """`best` with the whole gallery taken in; None where too many rows are near the best."""
     size = one_pass.rows
     if one_pass.threads > 1:  # as much work for one as for the other
         size = -(-len(rows) // (one_pass.threads * -(-len(rows) // (one_pass.threads * size))))
     size = max(size, best.k)
     scored = _mapped(one_pass.scores, len(rows), size, one_pass.threads)
     for start, similarity_BG in zip(range(0, len(rows), size), scored, strict=True):
-        _check_finite(similarity_BG, rows, start)
+        if best.near_B is None:
+            _check_finite(similarity_BG, rows, start)
+        elif not np.isfinite(similarity_BG[0].sum()):
+            return None  # one query shows NaN and infinity in any row; the exact way says where
         best.add(similarity_BG, start)
-        if best.near_B is not None and best.held > max(CROWD, 2 * best.queries * best.k):
+        if best.near_B is not None and best.held > max(CROWD, CROWD_OF_QUERY * best.queries * best.k):
             return None
     return best
 
 
 def _check_finite(similarity_BG: Array, rows: GalleryRows, start: int) -> None:
-    # One query shows NaN and infinity in any row; a sum may also be too large by itself.
-    if not np.isfinite(similarity_BG[0].sum()) and not np.isfinite(similarity_BG).all():
+    # The sum may also be too large by itself.
+    if not np.isfinite(similarity_BG.sum()) and not np.isfinite(similarity_BG).all():
         first, last = rows.places(np.array([start, start + similarity_BG.shape[1] - 1])).tolist()
         raise DataError(
             f"gallery features hold NaN or infinity (in rows {first} to {last}).",
@@ -247,16 +278,23 @@ def _check_finite(similarity_BG: Array, rows: GalleryRows, start: int) -> None:
         )
 
 
-def _scored_again(query_BE: Array, rows: GalleryRows, best: Best, longest: float, k: int) -> tuple[Array, Index] | None:
-    """The best by exact scores; None where a row among them is longer than its scores were allowed to be off for."""
+def _scored_again(query_BE: Array, rows: GalleryRows, best: Best, quick: Pass, k: int) -> tuple[Array, Index] | None:
+    """The best by exact scores; None where a row is longer than scores were allowed to be off for.
+
+    Where the pass does not measure all, only those near the best are: so equal rows are found together at least.
+    """
+    if quick.seen and not max(quick.seen) <= quick.longest:
+        return None
     owner_M, index_M = best.candidates()
     score_M = np.empty(len(index_M), query_BE.dtype)
     for start in range(0, len(index_M), PAIRS):
         some = slice(start, start + PAIRS)
         row_ME = rows.at(index_M[some])
         score_M[some] = pairs(query_BE, owner_M[some], row_ME)
-        if _length(widened(row_ME)) > longest:
+        if not _length(widened(row_ME)) <= quick.longest:
             return None
+    if not np.isfinite(score_M).all():
+        return None
     order = np.lexsort((index_M, -score_M, owner_M))
     first_B = np.searchsorted(owner_M, np.arange(len(query_BE)))
     chosen = order[first_B[:, None] + np.arange(k)]

@@ -131,7 +131,12 @@ def likeness(rows: int, queries: int, *, width: int = 128, seed: int = 6):
 
 def without_numkong(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(sys.modules, "numkong", None)
-    for known in (halves.library, halves._widens, halves._fit):
+    forget()
+
+
+def forget() -> None:
+    """What is known of numkong."""
+    for known in (halves.library, halves._widens, halves._right, halves._quick_with_halves, halves._multiplies_brain):
         known.cache_clear()
 
 
@@ -141,10 +146,7 @@ def no_numkong(monkeypatch):
     without_numkong(monkeypatch)
     yield
     monkeypatch.undo()
-    without_numkong(pytest.MonkeyPatch())
-    sys.modules.pop("numkong")
-    for known in (halves.library, halves._widens, halves._fit):
-        known.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -187,7 +189,7 @@ def test_an_answer_is_the_same_to_the_bit_whatever_way_the_gallery_is_gone_throu
 def test_without_numkong_the_answer_is_the_same(queries, no_numkong) -> None:
     query, gallery = likeness(5000, queries)
     half = gallery.astype(np.float16)
-    assert halves.kernels(128) is None
+    assert not halves.fit("float16", 128)
     without = rank.topk(query, half, 10)
     assert np.array_equal(widened(half), half.astype(np.float32))
     assert np.array_equal(without[1], np.argsort(-dots(query, half), axis=1, kind="stable")[:, :10])
@@ -197,24 +199,70 @@ def test_numkong_is_used_where_it_is_there() -> None:
     assert halves.library() is not None
 
 
+@pytest.fixture
+def fits(monkeypatch):
+    """As where both types are quick; says which ways were gone."""
+    monkeypatch.setattr(halves, "_multiplies_brain", lambda: True)
+    monkeypatch.setattr(halves, "_quick_with_halves", lambda width: True)
+    ways: list[str] = []
+    scores = halves.RoundedQueries.scores
+
+    def noted(self, *args, **kwargs):
+        ways.append(self.kind)
+        return scores(self, *args, **kwargs)
+
+    monkeypatch.setattr(halves.RoundedQueries, "scores", noted)
+    return ways
+
+
+@pytest.mark.parametrize(
+    ("dtype", "queries", "way"),
+    [("float16", 1, "float16"), ("float16", 8, "float16"), ("float16", 64, "bfloat16"), ("float32", 130, "bfloat16")],
+)
+def test_every_way_in_16_bits_gives_the_exact_answer(dtype, queries, way, fits) -> None:
+    query, gallery = likeness(20_000, queries)
+    gallery = gallery.astype(dtype)
+    halves.fit(way, 128)
+    fits.clear()
+    score, index = rank.topk(query, gallery, 10)
+    assert set(fits) == {way}
+    exact = dots(query, gallery)
+    assert np.array_equal(index, np.argsort(-exact, axis=1, kind="stable")[:, :10])
+    assert np.array_equal(score, np.take_along_axis(exact, index, 1))
+
+
+def test_one_long_row_far_back_is_found_though_bfloat16_allows_only_for_short_ones(fits) -> None:
+    query, gallery = likeness(9000, 20)
+    gallery[7000] = 50 * (query.mean(axis=0) + gallery[7000])
+    exact = dots(query, gallery)
+    assert np.array_equal(rank.topk(query, gallery, 10)[1], np.argsort(-exact, axis=1, kind="stable")[:, :10])
+
+
+def test_rows_too_alike_for_bfloat16_are_ranked_in_other_ways(fits, monkeypatch) -> None:
+    monkeypatch.setattr(rank, "CROWD", 1000)
+    monkeypatch.setattr(rank, "CROWD_OF_QUERY", 0)
+    query, gallery = likeness(9000, 20)
+    gallery = gallery[:1] + 1e-3 * gallery
+    exact = dots(query, gallery)
+    assert np.array_equal(rank.topk(query, gallery, 10)[1], np.argsort(-exact, axis=1, kind="stable")[:, :10])
+    assert "bfloat16" in fits
+
+
 @pytest.mark.parametrize("queries", [1, 8])
 def test_kernels_whose_scores_are_off_are_not_used(queries, monkeypatch) -> None:
     numkong = halves.library()
 
-    def off(half_QE, row_GE, metric, out=None):
-        exact = np.asarray(numkong.cdist(half_QE, row_GE, metric)).astype(np.float16)  # as if added in half precision
-        if out is not None:
-            out[:] = exact
-        return exact
+    def off(half_QE, row_GE, metric):
+        return np.asarray(numkong.cdist(half_QE, row_GE, metric)).astype(np.float16)  # as if added in half precision
 
     monkeypatch.setattr(halves, "library", lambda: SimpleNamespace(**{**vars(numkong), "cdist": off}))
-    halves._fit.cache_clear()
-    assert halves.kernels(128) is None
+    halves._right.cache_clear()
+    assert not halves.fit("float16", 128)
     query, gallery = likeness(3000, queries)
     half = gallery.astype(np.float16)
     assert np.array_equal(rank.topk(query, half, 5)[1], np.argsort(-dots(query, half), axis=1, kind="stable")[:, :5])
     monkeypatch.undo()
-    halves._fit.cache_clear()
+    halves._right.cache_clear()
 
 
 def test_rows_that_a_query_in_half_precision_would_rank_wrongly_are_ranked_rightly() -> None:
@@ -238,16 +286,23 @@ def test_rows_that_a_query_in_half_precision_would_rank_wrongly_are_ranked_right
     seed=st.integers(0, 2**32 - 1),
     width=st.integers(1, 300),
     size=st.sampled_from([1e-3, 1.0, 30.0]),
-    queries=st.sampled_from([1, 2, 5]),
+    queries=st.sampled_from([1, 2, 5, 70]),
+    kind=st.sampled_from(["float16", "bfloat16"]),
 )
-def test_quick_scores_are_never_further_off_than_the_bound(seed, width, size, queries) -> None:
+def test_quick_scores_are_never_further_off_than_the_bound(seed, width, size, queries, kind) -> None:
     rng = np.random.default_rng(seed)
     query = (size * rng.standard_normal((queries, width))).astype(np.float32)
-    row = (rng.standard_normal((50, width)) * rng.uniform(0, 3, (50, 1))).astype(np.float16)
-    half = query.astype(np.float16)
-    bound = halves.bound(query, half, halves.longest(row))
+    row = (rng.standard_normal((600, width)) * rng.uniform(0, 3, (600, 1))).astype(np.float16)
+    quick = halves.RoundedQueries(query, kind)
     assert halves.longest(row) >= np.linalg.norm(row.astype(np.float64), axis=1).max()
-    assert (np.abs(halves.scores(half, row) - dots(query, row)) <= bound[:, None]).all()
+    bound = quick.error(query, halves.longest(row))[:, None]
+    assert (np.abs(quick.scores_of(row) - dots(query, row)) <= bound).all()
+    seen: list[float] = []
+    if kind == "bfloat16":
+        wide = row.astype(np.float32)
+        off = np.abs(quick.scores(lambda start, stop: wide[start:stop], 0, 600, seen) - dots(query, wide))
+        assert (off <= bound).all()
+        assert max(seen) >= np.linalg.norm(wide, axis=1).max()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
