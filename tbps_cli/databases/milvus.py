@@ -24,19 +24,18 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import compress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.databases.base import Matches
-from tbps_cli.databases.milvus_connection import Address, Connection
-from tbps_cli.databases.milvus_filter import EVERYTHING, KEPT_NUMBERS, TEXTS, bounds, kept_fields
+from tbps_cli.databases.milvus_connection import Connection, MilvusAddress
+from tbps_cli.databases.milvus_filter import EVERYTHING, KEPT_NUMBERS, TEXTS, asked_fields, bounds, kept_fields, passing
 from tbps_cli.databases.nearest import nearest
 from tbps_cli.errors import DatabaseError
-from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Row, Rows, encoded
-from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.tree import FIELDS, Tree
 
 VERSION = 1
@@ -83,7 +82,7 @@ class MilvusDatabase:
         about: Mapping[str, object] | None = None,
     ) -> MilvusDatabase:
         """The gallery at a URL; see `databases.urls.open_database`. One that is made is begun by the first `add`."""
-        connection = Connection(Address.of(url))
+        connection = Connection(MilvusAddress.of(url))
         try:
             database = cls(connection, fingerprint, about or {})
             if not database._look() and not create:
@@ -196,9 +195,10 @@ class MilvusDatabase:
         share = min(1.0, SAMPLED * size / count + 16 / count)
         while True:
             expression = limits.upper if share >= 1 else f"({limits.upper} and draw < {share!r})"
-            entries = list(self._each(expression, ["path", "draw", *([] if limits.exact else ["row"])]))
-            if where is not None and not limits.exact:
-                entries = _passing(entries, where)
+            asked_here = asked_fields(where) if where is not None and not limits.exact else []
+            entries = list(self._each(expression, ["path", "draw", *asked_here]))
+            if where is not None and asked_here:
+                entries = list(compress(entries, passing(entries, where)))
             if len(entries) >= min(size, count) or share >= 1:
                 chosen = sorted(entries, key=lambda entry: (entry["draw"], entry["path"]))[:size]
                 return self._fetched([entry["path"] for entry in chosen])[1]
@@ -298,9 +298,10 @@ class MilvusDatabase:
             if expression:
                 entries = self._query(f"({expression} and {_among(keys)})", ["path"])
             else:
-                entries = _passing(self._query(_among(keys), ["path", "row"]), where)
-            passing = {entry["path"] for entry in entries}
-            found = [key for key in keys if key in passing]
+                entries = self._query(_among(keys), ["path", *asked_fields(where)])
+                entries = list(compress(entries, passing(entries, where)))
+            fitting = {entry["path"] for entry in entries}
+            found = [key for key in keys if key in fitting]
             if len(found) >= min(k, count):
                 return self._matches(query_E, found[:k], k)
             if limit == MOST:
@@ -363,8 +364,8 @@ class MilvusDatabase:
         limits = bounds(where)
         if where is None or limits.exact:
             return [entry["path"] for entry in self._each(limits.upper, ["path"])]
-        entries = list(self._each(limits.upper, ["path", "row"]))
-        return [entry["path"] for entry in _passing(entries, where)]
+        entries = list(self._each(limits.upper, ["path", *asked_fields(where)]))
+        return [entry["path"] for entry in compress(entries, passing(entries, where))]
 
     def _fetched(self, keys: Sequence[str]) -> tuple[Rows, NDArray[np.float32]]:
         """The rows of these keys in their order, and their vectors; those that are gone meanwhile are left out."""
@@ -484,9 +485,3 @@ def _read_rows(entries: Sequence[Mapping[str, Any]]) -> Rows:
         facts = json.loads(entry["row"])
         made.append(Row(**{**facts, "box": None if facts["box"] is None else tuple(facts["box"])}))
     return Rows.of(made)
-
-
-def _passing(entries: Sequence[dict[str, Any]], where: Tree) -> list[dict[str, Any]]:
-    """Entries that a filter lets through, asked here."""
-    fits_N = mask(where, columns_of(_read_rows(entries)))
-    return [entry for entry, fits in zip(entries, fits_N.tolist(), strict=True) if fits]

@@ -40,7 +40,7 @@ _REFUSED = re.compile(r"unauthenticated|auth check|permission|privilege|password
 
 
 @dataclass(frozen=True)
-class Address:
+class MilvusAddress:
     """What a URL says: milvus://[user:password@]host[:port]/collection[?tls=true&database=NAME]."""
 
     title: str
@@ -52,7 +52,7 @@ class Address:
     token: str = field(default="", repr=False)
 
     @classmethod
-    def of(cls, url: str) -> Address:
+    def of(cls, url: str) -> MilvusAddress:
         """Read a URL. Raises UsageError, without its password."""
         title = shown(url)
         try:
@@ -76,7 +76,7 @@ class Address:
 class Connection:
     """A client of one server, for one collection."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: MilvusAddress) -> None:
         self.address = address
         try:
             import grpc

@@ -15,17 +15,33 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Rows
-from tbps_cli.filtering.columns import Numbers, Texts
-from tbps_cli.filtering.masks import encoded, span_of
-from tbps_cli.filtering.tree import MOMENTS, And, Between, Compare, In, Leaf, Like, Not, Or, Tree, Value, number
+from tbps_cli.filtering.columns import Column, Columns, Numbers, Texts
+from tbps_cli.filtering.masks import encoded, mask, span_of
+from tbps_cli.filtering.tree import (
+    MOMENTS,
+    And,
+    Between,
+    Compare,
+    In,
+    Leaf,
+    Like,
+    Not,
+    Or,
+    Tree,
+    Value,
+    looks_at,
+    number,
+)
 
 TEXTS = ("path", "source", "person", "camera", "time", "clock", "track")
 """Fields that are kept as texts."""
@@ -142,6 +158,28 @@ def _double(value: float) -> str:
 
 def _finite(value: float) -> float:
     return math.copysign(sys.float_info.max, value) if math.isinf(value) else float(value)
+
+
+def asked_fields(tree: Tree) -> list[str]:
+    """The fields of a collection that a filter needs to be asked here."""
+    asked = looks_at(tree)
+    texts = [field for field in TEXTS if field in asked]
+    return texts + [name for field in KEPT_NUMBERS if field in asked for name in (field, f"{field}_known")]
+
+
+def passing(entries: Sequence[Mapping[str, Any]], tree: Tree) -> NDArray[np.bool_]:
+    """Which entries, with the fields that `asked_fields` names, a filter lets through: asked here."""
+
+    def texts(field: str) -> Texts:
+        return Texts.of(np.array([bytes.fromhex(entry[field]) for entry in entries] or [b""], "S")[: len(entries)])
+
+    def numbers(field: str) -> Numbers:
+        value_N = np.array([entry[field] for entry in entries], np.float64)
+        return Numbers(np.where([entry[f"{field}_known"] for entry in entries], value_N, np.nan))
+
+    makers: dict[str, Callable[[], Column | None]] = {field: partial(texts, field) for field in TEXTS}
+    makers |= {field: partial(numbers, field) for field in KEPT_NUMBERS}
+    return mask(tree, Columns(len(entries), {field: makers[field] for field in looks_at(tree) & makers.keys()}))
 
 
 def kept_fields(rows: Rows) -> list[dict[str, Any]]:

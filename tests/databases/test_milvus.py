@@ -14,7 +14,7 @@ from support.milvus_server import MilvusProcess
 from support.postgres_server import free_port
 
 from tbps_cli.databases.milvus import MilvusDatabase
-from tbps_cli.databases.milvus_connection import Address
+from tbps_cli.databases.milvus_connection import MilvusAddress
 from tbps_cli.databases.opening import open_database
 from tbps_cli.errors import DatabaseError, TbpsError, UsageError
 from tbps_cli.filtering.parse import parse
@@ -46,11 +46,11 @@ def test_a_url_that_names_no_collection_is_refused(url: str, said: str) -> None:
 
 
 def test_a_url_says_who_asks_which_server_for_what() -> None:
-    found = Address.of("milvus://me:p%40ss@[::1]:5/people?tls=true&database=city")
+    found = MilvusAddress.of("milvus://me:p%40ss@[::1]:5/people?tls=true&database=city")
     assert (found.uri, found.collection, found.database) == ("https://[::1]:5", "people", "city")
     assert (found.user, found.password) == ("me", "p@ss")
     assert "p@ss" not in repr(found) and "p%40ss" not in found.title
-    assert Address.of("milvus://h/people").uri == "http://h:19530"
+    assert MilvusAddress.of("milvus://h/people").uri == "http://h:19530"
 
 
 def test_a_server_that_does_not_answer_is_one_line_without_the_password(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support.galleries import odd_rows
 from support.trees import ASKED, trees
 
-from tbps_cli.databases.milvus_filter import bounds, kept_fields
+from tbps_cli.databases.milvus_filter import asked_fields, bounds, kept_fields
+from tbps_cli.databases.milvus_filter import passing as asked_here
 from tbps_cli.features.asked import columns_of
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.tree import Compare, In, Like, Tree, render
@@ -39,6 +40,8 @@ def test_an_expression_lets_through_what_the_tree_means_or_lies_around_it(tree: 
     assert all(fits or not sure for sure, fits in zip(lower, right, strict=True)), render(tree)
     assert all(possible or not fits for possible, fits in zip(upper, right, strict=True)), render(tree)
     assert not found.exact or lower == right
+    asked = [{name: row[name] for name in asked_fields(tree)} for row in KEPT]
+    assert asked_here(asked, tree).tolist() == right
 
 
 @settings(max_examples=300, deadline=None)

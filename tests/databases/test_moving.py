@@ -259,21 +259,23 @@ def test_a_copy_that_was_killed_twice_is_whole_in_the_end(tmp_path: Path, postgr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["postgres", "local", "back"])
 def test_a_copy_that_was_killed_ten_times_is_whole_in_the_end(tmp_path: Path, postgres_url: str, kind: str) -> None:
-    first = str(index_of(tmp_path / "a.h5", plain_rows(20_000)))
+    first = str(index_of(tmp_path / "a.h5", plain_rows(8000)))
     if kind == "back":
         move(first, postgres_url)
         first = postgres_url
-    check_kills(first, postgres_url if kind == "postgres" else str(tmp_path / "b.h5"), 10, 20_000)
+    check_kills(first, postgres_url if kind == "postgres" else str(tmp_path / "b.h5"), 10, 8000)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.xdist_group("milvus")
 def test_a_copy_into_milvus_that_was_killed_ten_times_is_whole_in_the_end(
     tmp_path: Path, milvus_server: MilvusProcess
 ) -> None:
     target = milvus_server.url()
-    check_kills(str(index_of(tmp_path / "a.h5", plain_rows(20_000))), target, 10, 20_000)
+    check_kills(str(index_of(tmp_path / "a.h5", plain_rows(8000))), target, 10, 8000)
     move(target, tmp_path / "b.h5")
     assert local(tmp_path / "b.h5") == local(tmp_path / "a.h5")
