@@ -28,7 +28,7 @@ from tbps_cli.databases import postgres_rows, postgres_schema
 from tbps_cli.databases.base import Matches
 from tbps_cli.databases.postgres_filter import NUMBERS, TEXTS, Condition
 from tbps_cli.databases.postgres_link import Link, parted
-from tbps_cli.databases.postgres_rows import KINDS
+from tbps_cli.databases.postgres_rows import KINDS, Record
 from tbps_cli.databases.postgres_schema import Connection, facts, lock, note
 from tbps_cli.databases.texts import as_it_was, kept
 from tbps_cli.databases.urls import shown
@@ -38,6 +38,7 @@ from tbps_cli.features.rows import Rows
 from tbps_cli.filtering.tree import FIELDS, Tree
 
 logger = logging.getLogger("tbps")
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 EXACT = 50_000
 """Rows that pass a filter up to which all of them are compared: about 30 ms, and every hit is found."""
 EF, EF_FILTERED, EF_MOST = 200, 400, 1000
@@ -86,6 +87,7 @@ class Postgres:
         self._told = about
         self._ranges: list[hnsw.Range] = []
         self._ranges_read = -FRESH
+        self._ef = EF
         self._added = 0
         self._link = Link(plain, self.title, self._prepare, writes=create)
         try:
@@ -151,7 +153,9 @@ class Postgres:
         return tuple(field for field, there in zip(asked, found, strict=True) if there)
 
     def values(self, field: str, most: int = 1000) -> list[str] | None:
-        column = sql.Identifier(_text_field(field))
+        if field not in TEXTS:
+            return []
+        column = sql.Identifier(field)
         if field == "camera":  # from one value to the next in the B-tree, instead of through all rows
             query = sql.SQL(
                 "WITH RECURSIVE found AS ((SELECT {0} FROM image WHERE {0} IS NOT NULL ORDER BY {0} LIMIT 1) UNION ALL"
@@ -166,7 +170,9 @@ class Postgres:
         return None if len(found) > most else found
 
     def extent(self, field: str) -> tuple[str, str] | None:
-        column = sql.Identifier(_text_field(field))
+        if field not in TEXTS:
+            return None
+        column = sql.Identifier(field)
         first, last = self._rows(sql.SQL("SELECT min({0}), max({0}) FROM image").format(column))[0]
         return None if first is None else (as_it_was(first), as_it_was(last))
 
@@ -225,11 +231,12 @@ class Postgres:
         connection.execute(path)
         connection.execute(
             f"SET hnsw.ef_search = {EF}; SET hnsw.iterative_scan = relaxed_order;"
-            " SET plan_cache_mode = force_custom_plan"
+            " SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1"  # rows lie in memory or on an SSD
         )
         connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
+        self._ef = EF
         self._check_version(connection)
         register_vector(connection)
 
@@ -308,29 +315,43 @@ class Postgres:
     def _insert(
         self,
         connection: Connection,
-        records: Sequence[postgres_rows.Record],
+        records: Sequence[Record],
         vector_NE: NDArray[Any],
         known: set[str],
         shape: _Shape,
     ) -> None:
-        """All of these rows or none. A path that is there gets a new number, and so is among the newest again."""
+        """All of these rows or none."""
         with connection.transaction(), connection.cursor() as cursor:
-            cursor.execute("CREATE TEMP TABLE IF NOT EXISTS tbps_new (LIKE image) ON COMMIT DELETE ROWS")
-            cursor.execute("ALTER TABLE tbps_new ALTER COLUMN id DROP NOT NULL")
-            with cursor.copy(sql.SQL("COPY tbps_new ({}) FROM STDIN (FORMAT BINARY)").format(COPIED)) as copy:
-                copy.set_types([*KINDS.values(), shape.kind])
-                for record, vector_E in zip(records, vector_NE, strict=True):
-                    copy.write_row((*record, postgres_rows.wrapped(vector_E, shape.kind)))
-            changed = sql.SQL(", ").join(
-                sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in ("id", *KINDS, "vector")
-            )
-            cursor.execute(
-                sql.SQL(
-                    "INSERT INTO image (id, {0}) SELECT nextval('image_id'), {0} FROM tbps_new ORDER BY path"
-                    " ON CONFLICT (path) DO UPDATE SET {1}"
-                ).format(COPIED, changed)
-            )
+            paths = [record[0] for record in records]
+            if not cursor.execute("SELECT 1 FROM image WHERE path = ANY(%s) LIMIT 1", [paths]).fetchall():
+                numbers = cursor.execute("SELECT nextval('image_id') FROM generate_series(1, %s)", [len(records)])
+                numbered = [(int(number), *record) for (number,), record in zip(numbers, records, strict=True)]
+                try:
+                    with connection.transaction():
+                        _copy(cursor, "image", numbered, vector_NE, shape)
+                    numbered = []
+                except psycopg.errors.UniqueViolation:  # another writer has added some of them meanwhile
+                    pass
+            else:
+                numbered = [(None, *record) for record in records]
+            if numbered:
+                self._replace(cursor, numbered, vector_NE, shape)
             cursor.execute("INSERT INTO known SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sorted(known)])
+
+    def _replace(self, cursor: Cursor, records: Sequence[Record], vector_NE: NDArray[Any], shape: _Shape) -> None:
+        """Add rows of which some are there: these get a new number, and so are among the newest again."""
+        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS tbps_new (LIKE image) ON COMMIT DELETE ROWS")
+        cursor.execute("ALTER TABLE tbps_new ALTER COLUMN id DROP NOT NULL")
+        _copy(cursor, "tbps_new", records, vector_NE, shape)
+        changed = sql.SQL(", ").join(
+            sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in ("id", *KINDS, "vector")
+        )
+        cursor.execute(
+            sql.SQL(
+                "INSERT INTO image (id, {0}) SELECT nextval('image_id'), {0} FROM tbps_new ORDER BY path"
+                " ON CONFLICT (path) DO UPDATE SET {1}"
+            ).format(COPIED, changed)
+        )
 
     def _search(
         self, connection: Connection, query_QE: NDArray[np.float32], k: int, condition: Condition, filtered: bool
@@ -343,12 +364,11 @@ class Postgres:
             return [Matches(*nothing) for _ in query_QE]
         all_rows = not ranges or k > BEYOND_HNSW or (filtered and _few(connection, condition))
         if not all_rows:
-            wanted = EF_FILTERED if filtered else EF
-            connection.execute(f"SET hnsw.ef_search = {min(EF_MOST, max(wanted, 2 * k))}")
+            self._look_at(connection, min(EF_MOST, max(EF_FILTERED if filtered else EF, 2 * k)))
         found = []
         for query_E in query_QE:
             values = {**condition.values, "query": Vector(query_E)}
-            records: list[postgres_rows.Record] = []
+            records: list[Record] = []
             if not all_rows:
                 asked = _nearest(ranges, shape, k, condition)
                 records = connection.execute(asked, values, binary=True).fetchall()
@@ -356,6 +376,12 @@ class Postgres:
                 records = connection.execute(_all(k, condition), values, binary=True).fetchall()
             found.append(_matches(records, query_E, shape))
         return found
+
+    def _look_at(self, connection: Connection, rows: int) -> None:
+        """Set how many rows an index looks at."""
+        if rows != self._ef:
+            connection.execute(f"SET hnsw.ef_search = {rows}")
+            self._ef = rows
 
     def _current_ranges(self, connection: Connection) -> list[hnsw.Range]:
         if time.monotonic() - self._ranges_read > FRESH:
@@ -394,7 +420,7 @@ class Postgres:
         shape = self._shape() or _Shape(0, "vector")
         return postgres_rows.vectors(found, shape.width, shape.kind)
 
-    def _rows(self, query: sql.SQL | sql.Composed, condition: Condition | None = None) -> list[postgres_rows.Record]:
+    def _rows(self, query: sql.SQL | sql.Composed, condition: Condition | None = None) -> list[Record]:
         values = condition.values if condition else None
         if self._shape() is None:
             self._facts = self._link.run(self._read_facts)
@@ -406,6 +432,15 @@ def open_postgres(
 ) -> Postgres:
     """As `databases.opening.open_database`."""
     return Postgres(url, create=create, fingerprint=fingerprint, about=about)
+
+
+def _copy(cursor: Cursor, table: str, records: Sequence[Record], vector_NE: NDArray[Any], shape: _Shape) -> None:
+    """Write records, which begin with their numbers, in the binary form."""
+    asked = sql.SQL("COPY {} (id, {}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), COPIED)
+    with cursor.copy(asked) as copy:
+        copy.set_types(["int8", *KINDS.values(), shape.kind])
+        for record, vector_E in zip(records, vector_NE, strict=True):
+            copy.write_row((*record, postgres_rows.wrapped(vector_E, shape.kind)))
 
 
 def _few(connection: Connection, condition: Condition) -> bool:
@@ -438,15 +473,9 @@ def _nearest(ranges: Sequence[hnsw.Range], shape: _Shape, k: int, condition: Con
     )
 
 
-def _matches(records: Sequence[postgres_rows.Record], query_E: NDArray[np.float32], shape: _Shape) -> Matches:
+def _matches(records: Sequence[Record], query_E: NDArray[np.float32], shape: _Shape) -> Matches:
     rows, found = postgres_rows.read(records)
     vector_KE = postgres_rows.vectors(found, shape.width, shape.kind)
     score_K = vector_KE.astype(np.float32) @ query_E.astype(np.float32)
     order = np.argsort(-score_K, kind="stable")
     return Matches(rows.take(order), score_K[order], vector_KE[order])
-
-
-def _text_field(field: str) -> str:
-    if field not in TEXTS:
-        raise ValueError(f"{field} is no text field")
-    return field

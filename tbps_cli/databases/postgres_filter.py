@@ -86,13 +86,11 @@ class Condition:
         span = span_of(field, value) if field in MOMENTS else None
         if span is None:
             return sql.SQL("{} {} {}").format(column, _SIGNS[op], self._bound(kept(str(value))))
-        begins = sql.SQL("{} >= {}").format(column, self._bound(span))
-        behind = sql.SQL("{} >= {}").format(column, self._bound(span[:-1] + chr(ord(span[-1]) + 1)))
+        start, end = self._bound(span), self._bound(span[:-1] + chr(ord(span[-1]) + 1))
         if op == "==":
-            return sql.SQL("({} AND NOT {})").format(begins, behind)
-        known = {"<": (False, begins), "<=": (False, behind), ">": (True, behind), ">=": (True, begins)}
-        after, edge = known[op]
-        return edge if after else sql.SQL("(NOT {})").format(edge)
+            return sql.SQL("({0} >= {1} AND {0} < {2})").format(column, start, end)
+        sign, edge = {"<": ("<", start), "<=": ("<", end), ">": (">=", end), ">=": (">=", start)}[op]
+        return sql.SQL("{} {} {}").format(column, _SIGNS[sign], edge)
 
     def _among(self, leaf: In) -> sql.Composable:
         """A list of plain texts is one array, so that thousands of them stay one comparison."""

@@ -75,45 +75,56 @@ Record = tuple[Any, ...]
 
 def records(rows: Rows) -> list[Record]:
     """The records of rows, with the columns of `KINDS`."""
-    time_G = rows.columns["time"].astype(f"S{max(rows.columns['time'].dtype.itemsize, 19)}")
-    alike_G = times_alike(time_G)
-    clock_G = clock_of(Texts(alike_G)).text_V
-    return [
-        _record(row, time.decode("utf-8", "surrogateescape"), clock.decode("utf-8", "surrogateescape"))
-        for row, time, clock in zip(rows, alike_G.tolist(), clock_G.tolist(), strict=True)
+    column, count = rows.columns, len(rows)
+    time_G = times_alike(column["time"].astype(f"S{max(column['time'].dtype.itemsize, len('2026-01-31T18:05:00'))}"))
+    times = zip(_plain(column["time"]), _plain(time_G), strict=True)
+    box_G4 = np.where(column["box"][:, 2:3] > 0, column["box"], 0).tolist()
+    rounded_G = column["detection"].astype(np.float64).round(DIGITS)
+    parts: list[Sequence[tuple[Any, ...]]] = [
+        _texts(column["path"]),
+        list(zip(column["size"].tolist(), column["mtime"].tolist(), _plain(column["content"], ""), strict=True)),
+        _texts(column["camera"]),
+        _texts(time_G),
+        [(written if written != alike else None,) for written, alike in times],
+        _texts(clock_of(Texts(time_G)).text_V),
+        _persons(column["person"]),
+        _texts(column["source"]),
+        [(value,) for value in _numbers(column["seconds"])],
+        [tuple(box) if box[2] else (None,) * 4 for box in box_G4],
+        _texts(column["track"]),
+        list(zip(_numbers(column["detection"]), _numbers(rounded_G), strict=True)),
     ]
+    return [sum(values, ()) for values in zip(*parts, strict=True)] if count else []
 
 
-def _record(row: Row, time: str, clock: str) -> Record:
-    """time, clock: as filters compare them, "" where unknown."""
-    x, y, width, height = row.box or (None, None, None, None)
-    detection = None if row.detection is None else round(float(np.float32(row.detection)), DIGITS)
-    return (
-        *_text(row.path),
-        row.size,
-        row.mtime,
-        row.content,
-        *_text(row.camera),
-        *_text(time),
-        kept(row.time) if row.time and row.time != time else None,
-        *_text(clock),
-        *_text(None if row.person is None else str(row.person)),
-        None if row.person is None else json.dumps(row.person),
-        *_text(row.source),
-        row.seconds,
-        x,
-        y,
-        width,
-        height,
-        *_text(row.track),
-        row.detection,
-        detection,
-    )
+def _texts(text_G: NDArray[np.bytes_]) -> list[tuple[str | None, float | None]]:
+    """Texts as they are kept, each with the number that it spells; an empty one is unknown."""
+    known = {text: _text(text.decode("utf-8", "surrogateescape")) for text in set(text_G.tolist())}
+    return [known[text] for text in text_G.tolist()]
 
 
-def _text(value: str | None) -> tuple[str | None, float | None]:
-    """A text as it is kept, and the number that it spells; an empty one is unknown."""
-    return (kept(value), number(value)) if value else (None, None)
+def _text(text: str) -> tuple[str | None, float | None]:
+    return (kept(text), number(text)) if text else (None, None)
+
+
+def _plain(text_G: NDArray[np.bytes_], nothing: str | None = None) -> list[str | None]:
+    known = {text: kept(text.decode("utf-8", "surrogateescape")) or nothing for text in set(text_G.tolist())}
+    return [known[text] for text in text_G.tolist()]
+
+
+def _persons(person_G: NDArray[np.bytes_]) -> list[tuple[str | None, float | None, str | None]]:
+    """As a filter compares them, and as JSON, in which 12 and "12" are two."""
+    known: dict[bytes, tuple[str | None, float | None, str | None]] = {}
+    for stored in set(person_G.tolist()):
+        person = json.loads(stored or b"null")
+        text = None if person is None else str(person)
+        known[stored] = (*_text(text or ""), None if person is None else json.dumps(person))
+    return [known[stored] for stored in person_G.tolist()]
+
+
+def _numbers(value_G: NDArray[Any]) -> list[float | None]:
+    """NaN is unknown."""
+    return [None if value != value else value for value in value_G.tolist()]
 
 
 def read(found: Iterable[Record]) -> tuple[Rows, list[Any]]:
