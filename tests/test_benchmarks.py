@@ -295,3 +295,28 @@ def test_the_rival_of_the_index_benchmark_prepares_images_as_clip_does(tmp_path)
     assert abs(prepared[0].mean() - (200 / 255 - 0.48145466) / 0.26862954) < 0.05
     (first, images), (second, _) = indexing.batches([tmp_path / "a.jpg"] * 11, 64)
     assert (len(first), images.shape, len(second)) == (8, (8, 3, 64, 64), 3)
+
+
+def test_growth_measures_an_index_of_its_folder_and_adding_leaves_the_file_alone(tmp_path, monkeypatch):
+    growth = benchmark("growth")
+    monkeypatch.setattr(growth, "ADDED", 7)
+    model, folder, file = FakeEncoder(), tmp_path / "photos", tmp_path / "photos.h5"
+    growth.write_folder(folder, 60)
+    growth.write_index(folder, file, model.fingerprint, str(model.path))
+    monkeypatch.setattr(growth, "opened", lambda place: model)
+    took = growth.inside(file, model.fingerprint, 2) | growth.listing(tmp_path, folder, file, 1)
+    assert growth.index(model, folder, file).update.added == 0, "the index is not that of its folder"
+    took |= growth.adding(file, model.fingerprint)
+    assert took.keys() == {"open", "query", "filter", "list", "list cpu", "walk", "walk cpu", "add", "bytes", "size"}
+    assert growth.walk(folder) == sum(path.stat().st_size for path in folder.rglob("*.jpg"))
+
+
+def test_curves_are_drawn_for_light_and_dark_pages():
+    curves = benchmark("_curves")
+    drawn = ET.fromstring(
+        curves.plot({"open": [(10, 0.002), (1000, 0.03)], "ask": [(10, 0.5), (1000, 20)]}, across="rows")
+    )
+    texts = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"open", "ask", "rows", "1 ms", "100 s", "1,000"} <= set(texts)
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}circle"))) == 4
+    assert "prefers-color-scheme: dark" in drawn.find("{http://www.w3.org/2000/svg}style").text

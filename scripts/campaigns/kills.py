@@ -21,7 +21,7 @@ from support.kills import METHODS
 from campaigns.children import Ended, tbps
 from campaigns.trials import Result, Trial
 from campaigns.workshop import Workshop, copy, differing, tree
-from tbps_cli.features import footer, pipeline, snapshot
+from tbps_cli.features import footer, row_sink, snapshot, store
 from tbps_cli.features.rows import Row
 from tbps_cli.features.store import FeatureFile
 
@@ -132,12 +132,15 @@ class Decode(Job):
         return tree(self.bench / "data", bench=self.bench)
 
     def again(self) -> None:
-        for store in (self.bench / "data").glob("*.store"):
-            shutil.rmtree(store)
+        for images in (self.bench / "data").glob("*.store"):
+            shutil.rmtree(images)
 
 
 class Index(Job):
     """Rows that were acknowledged are never lost, and every row has the embedding of its image."""
+
+    may_stay: tuple[str, ...] = ()
+    """What it may leave beside the index."""
 
     def __init__(self, place: Workshop, bench: Path) -> None:
         super().__init__(place, bench)
@@ -154,7 +157,7 @@ class Index(Job):
 
     def before(self) -> None:
         """Write down what `append` has acknowledged; a write to a file survives a kill."""
-        pipeline.FLUSH_ROWS = 3
+        row_sink.FLUSH_ROWS = 3
         handle = os.open(self.told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         append = FeatureFile.append
 
@@ -210,13 +213,23 @@ class Index(Job):
         usable = {path.relative_to(self.photos).as_posix() for path in self.photos.rglob("*.*") if _is_image(path)}
         if fault or rows.keys() != usable:
             return fault or f"the index has {len(rows)} rows for {len(usable)} images"
-        left = sorted(path.name for path in self.path.parent.iterdir())
+        left = sorted(path.name for path in self.path.parent.iterdir() if path.name not in self.may_stay)
         return None if left == ["photos.h5", "photos.h5.left-out.json"] else f"it leaves {', '.join(left)}"
 
     def again(self) -> None:
-        for name in ("photos.h5", "photos.h5.left-out.json"):
-            (self.path.parent / name).unlink()
+        shutil.rmtree(self.path.parent)
+        self.path.parent.mkdir()
         self.kept.clear()
+
+
+class LargeIndex(Index):
+    """The same as if the index were a large one: parts stay beside it, are joined now and then, and merged seldom."""
+
+    may_stay = ("photos.h5.parts",)
+
+    def before(self) -> None:
+        super().before()
+        store.FEW, store.SHARE, store.PARTS = 0, 1, 5
 
 
 def _is_image(path: Path) -> bool:
@@ -244,7 +257,8 @@ class Train(Job):
 
 JOBS: dict[str, tuple[type[Job], int]] = {
     "train": (Train, 5),
-    "index": (Index, 15),
+    "index": (Index, 10),
+    "index, large": (LargeIndex, 5),
     "prepare-data synthetic": (Synthetic, 4),
     "prepare-data --source": (Install, 4),
     "prepare-data --decode": (Decode, 4),

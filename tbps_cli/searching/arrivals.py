@@ -16,8 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tbps_cli.errors import DataError
-from tbps_cli.searching.sources import FileFacts, Item, Listing, Sources, find_sources
+from tbps_cli.searching.scan import FoundFiles
+from tbps_cli.searching.sources import FileFacts, Item, Items, Listing, Sources, find_sources
 
 logger = logging.getLogger("tbps")
 SETTLED = 2.0
@@ -51,10 +55,13 @@ class Arrivals:
         facts: Mapping[Path, Callable[[Path], FileFacts]] | None = None,
     ) -> None:
         """facts: what is known of the files directly in a folder. Raises DataError for a source that is not there."""
-        self.places, self.gallery, self.settled, self.facts = list(places), gallery, settled, facts or {}
+        self.places, self.gallery, self.settled = list(places), gallery, settled
+        self.facts = {folder.absolute(): of for folder, of in (facts or {}).items()}
         self._sources = find_sources(self.places, gallery=gallery)
-        self._seen: dict[str, tuple[tuple[int, int], float]] = {}
-        self.taken = Taken([])
+        self._seen = FoundFiles.of([])
+        self._since_N: NDArray[np.float64] = np.zeros(0)
+        """Since when each of them has been as it is, by our own clock."""
+        self.taken = Taken(Items(self._sources.roots, self._seen))
         self.any_before = False
 
     @property
@@ -65,7 +72,8 @@ class Arrivals:
     @property
     def present(self) -> list[tuple[str, int, int]]:
         """Name, size and time of change of all files, also of those that are still growing."""
-        return [(path, *state) for path, (state, _) in self._seen.items()]
+        seen = self._seen
+        return list(zip(seen.paths, seen.size_N.tolist(), seen.mtime_N.tolist(), strict=True))
 
     @property
     def folders(self) -> list[Path]:
@@ -84,25 +92,30 @@ class Arrivals:
         listing, now = self._sources.list(), time.monotonic()
         if not listing.items and self.any_before:
             raise DataError(f"{self._sources.title} holds no images any more.")
-        seen = {}
-        items: list[Item] = []
-        taken = Taken(items, dict(listing.unreadable))
-        for item in listing.items:
-            known = self._seen.get(item.path)
-            since = known[1] if known and known[0] == item.found.state else now
-            seen[item.path] = item.found.state, since
-            if now - since >= self.settled:
-                items.append(self._with_facts(item))
-            else:
-                taken.waiting.add(item.path)
-        before, self.taken, self._seen = self.taken, taken, seen
-        self.any_before |= bool(listing.items)
-        return [(item.path, item.found.state) for item in before.items] != [
-            (item.path, item.found.state) for item in taken.items
-        ]
+        items = Items.of(listing.items, self._sources.roots)
+        since_N = self._unchanged_since(items.found, now)
+        settled_N = now - since_N >= self.settled
+        taken = items.only(np.flatnonzero(settled_N))
+        if self.facts:
+            taken = Items.of([self._with_facts(item) for item in taken], taken.roots)
+        before = self.taken.items
+        self._seen, self._since_N = items.found, since_N
+        self.taken = Taken(taken, dict(listing.unreadable), set(items.found.take(~settled_N).paths))
+        self.any_before |= bool(len(items))
+        return not (isinstance(before, Items) and before.found.same_as(taken.found))
+
+    def _unchanged_since(self, found: FoundFiles, now: float) -> NDArray[np.float64]:
+        """Since when each file has been as it is now."""
+        place_N = self._seen.lookup.find(found.name_N)
+        known = np.flatnonzero(place_N >= 0)
+        there, as_now = self._seen.take(place_N[known]), found.take(known)
+        same = known[(there.size_N == as_now.size_N) & (there.mtime_N == as_now.mtime_N)]
+        since_N = np.full(len(found), now)
+        since_N[same] = self._since_N[place_N[same]]
+        return since_N
 
     def _with_facts(self, item: Item) -> Item:
-        of = self.facts.get(item.file.parent)
+        of = self.facts.get(item.file.absolute().parent)
         return item if of is None else replace(item, facts=of(item.file))
 
 

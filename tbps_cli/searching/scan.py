@@ -91,6 +91,11 @@ class FoundFiles(Sequence[Found]):
         """The files at these places, or where this mask is true."""
         return FoundFiles(self.name_N[index], self.size_N[index], self.mtime_N[index], self.video_N[index])
 
+    def same_as(self, other: FoundFiles) -> bool:
+        """Whether these are the same files, as they were."""
+        columns = (self.name_N, other.name_N), (self.size_N, other.size_N), (self.mtime_N, other.mtime_N)
+        return all(np.array_equal(one, two) for one, two in columns)
+
     @property
     def paths(self) -> list[str]:
         """Every path, decoded."""
@@ -149,14 +154,14 @@ def check_folder(folder: Path) -> None:
 def scan(folder: Path, looked: Looked | None = None) -> Scan:
     """List a folder and all below it. Raises DataError when the folder itself cannot be read."""
     check_folder(folder)
-    walk = _Walk(folder, looked)
+    walk = _FolderWalk(folder, looked)
     walk.go()
     if "" in walk.unreadable:
         raise DataError(f"{folder} cannot be read ({walk.unreadable['']}).")
     return Scan(folder, FoundFiles.joined(walk.blocks), walk.unreadable)
 
 
-class _Walk:
+class _FolderWalk:
     """Files of one folder and then of those in it; a stack of its own, so depth has no limit."""
 
     def __init__(self, folder: Path, looked: Looked | None) -> None:

@@ -97,6 +97,12 @@ class Items(Sequence[Item]):
         box_N[[place for place, facts in self.facts.items() if facts.box]] = True
         return box_N
 
+    def only(self, index_K: NDArray[np.int64]) -> Items:
+        """The items at these places, as columns."""
+        stated = index_K.tolist() if self.facts else []
+        facts = {at: self.facts[place] for at, place in enumerate(stated) if place in self.facts}
+        return Items(self.roots, self.found.take(index_K), facts)
+
     def take(self, index_K: NDArray[np.int64]) -> list[Item]:
         """The items at these places."""
         return [self[place] for place in index_K.tolist()]

@@ -1,7 +1,8 @@
 """What one process of the race in `searching/test_concurrent.py` does: index or search a folder again and again.
 
-    python -m support.race write|read|open FOLDER CONTENTS SECONDS [INDEX]
+    python -m support.race write|pile|read|open FOLDER CONTENTS SECONDS [INDEX]
 
+`pile` indexes as if the index were a large one: it leaves its parts beside it, joined now and then, merged seldom.
 CONTENTS holds every image that the folder may ever show. Each gallery is compared with the oracle: the embedding
 of an image is that of its content. Says when it is ready, and at the end how many galleries it saw; ends with
 status 1 and a line about the first that is wrong.
@@ -17,7 +18,7 @@ import numpy as np
 from support.encoder import FakeEncoder
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import row_sink
+from tbps_cli.features import row_sink, store
 from tbps_cli.features.rows import content_hash
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
@@ -58,7 +59,9 @@ def wrong_hit(gallery: Gallery, oracle: Oracle, contents: Path) -> str:
 
 
 def main(role: str, folder: Path, contents: Path, seconds: float, path: Path | None) -> None:
-    row_sink.FLUSH_ROWS = 1 if role == "write" else 4
+    row_sink.FLUSH_ROWS = 1 if role in ("write", "pile") else 4
+    if role != "write":
+        store.FEW, store.SHARE, store.PARTS = 0, 1, 5
     oracle, model = oracle_of(contents), FakeEncoder()
     print("ready", flush=True)
     began, seen = time.monotonic(), 0
