@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tbps_cli.features.rows import Row, Rows, encoded
 from tbps_cli.features.snapshot import read_fingerprint
 from tbps_cli.features.store import feature_path
 from tbps_cli.files import expanded
-from tbps_cli.filtering.tree import In
+from tbps_cli.filtering.tree import Compare, In, Like
 from tbps_cli.searching.filling import names_in, renamed
 from tbps_cli.searching.galleries import is_gallery, sources_of
 from tbps_cli.searching.gallery import Roots
@@ -42,6 +42,8 @@ from tbps_cli.searching.withheld import Expiry, Forgotten, Withheld, list_beside
 logger = logging.getLogger("tbps")
 PAGE = 2048
 """Rows that are copied at a time; a kill costs at most so many."""
+_NAMES = "path", "source"
+"""Columns that begin with the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ def move(origin: str | Path, target: str | Path, *, progress: Progress | None = 
             raise UsageError(f"--move {source.title}: there are no rows in it.", "Nothing was copied.")
         about = {"folder": str(Path.cwd()), **source.about}
         about.pop("sources", None)  # an index file keeps there what `add_root` says
+        if (only := _only_folder(source)) is not None:
+            about["folder"] = only[1]
         sink = opened.enter_context(closing(_opened(target, fingerprint=source.fingerprint, about=about)))
         if _same(source, sink):
             raise UsageError(f"--move: {source.title} cannot be copied into itself.", "Name another place.")
-        moved = _Copy(source, sink, _names(source, sink), progress).run()
+        moved = _Copy(source, sink, _naming(source, sink), progress).run()
         of_one_folder = source.about.get("folder") == sink.about.get("folder")
         if isinstance(source, LocalDatabase) and isinstance(sink, LocalDatabase) and of_one_folder:
             _copy_notes(source.path, sink.path)
@@ -142,19 +146,56 @@ def _index_of(place: str, fingerprint: str | None) -> Path:
 # Names ------------------------------------------------------------------------------------------
 
 
-def _names(source: Database, sink: Database) -> dict[str, str]:
-    """What paths begin with -> what they begin with in TO; "" is the folder that they are relative to.
+@dataclass(frozen=True)
+class _Naming:
+    """How paths are called in TO."""
 
-    In a database all paths begin with the name of a folder, as `tbps index --gallery URL` writes them. In an index file
-    those of one folder do not, unless there are rows of another folder.
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What a path begins with -> what it begins with there; "" is the folder that paths are relative to."""
+    without: str = ""
+    """The name of a folder that goes from the front."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether rows stand in the same order in TO."""
+        return "" in self.names or all(name == other for name, other in self.names.items())
+
+    def of(self, rows: Rows) -> Rows:
+        """The rows as they are called there."""
+        if not self.without:
+            return renamed(rows, self.names)
+        front = encoded(f"{self.without}/")
+        texts = {name: [text.removeprefix(front) for text in rows.columns[name].tolist()] for name in _NAMES}
+        return Rows({**rows.columns, **{name: np.array(texts[name] or [b""], "S")[: len(rows)] for name in _NAMES}})
+
+
+def _naming(source: Database, sink: Database) -> _Naming:
+    """In a database all paths begin with the name of a folder, as `tbps index --gallery URL` writes them.
+
+    In an index file those of one folder do not, unless there are rows of another folder.
     """
     folder, named = Path(str(source.about.get("folder", "."))), source.roots()
-    if isinstance(source, LocalDatabase) and not isinstance(sink, LocalDatabase):
-        return names_in(sink, Roots(folder, {name: Path(place) for name, place in named.items()}))
-    here = _folder if isinstance(sink, LocalDatabase) else str
+    if not isinstance(sink, LocalDatabase):
+        if isinstance(source, LocalDatabase):
+            return _Naming(names_in(sink, Roots(folder, {name: Path(place) for name, place in named.items()})))
+        return _Naming({name: sink.add_root(name, place) for name, place in named.items()})
+    only = _only_folder(source)
+    if only is not None and only[1] == sink.about.get("folder") and not sink.roots():
+        return _Naming(without=only[0])
     if not named and sink.count() and sink.about.get("folder") != str(folder):
-        return {"": sink.add_root(folder.name or "root", str(folder))}
-    return {name: sink.add_root(name, here(place)) for name, place in named.items()}
+        return _Naming({"": sink.add_root(folder.name or "root", str(folder))})
+    return _Naming({name: sink.add_root(name, _folder(place)) for name, place in named.items()})
+
+
+def _only_folder(source: Database) -> tuple[str, str] | None:
+    """The name of the one folder that all rows of a database are of, and where it lies."""
+    named = dict(source.roots())
+    if isinstance(source, LocalDatabase) or len(named) != 1:
+        return None
+    ((name, place),) = named.items()
+    inside = {row: source.count(Like(row, f"{name}/*")) for row in _NAMES}
+    whole = inside["path"] == source.count() and inside["source"] == source.count(Compare("source", "!=", None))
+    return (name, _folder(place)) if whole else None
 
 
 def _folder(place: str) -> str:
@@ -189,10 +230,8 @@ class _There:
 class _Copy:
     """One copy on its way."""
 
-    def __init__(self, source: Database, sink: Database, names: Mapping[str, str], progress: Progress | None) -> None:
-        self.source, self.sink, self.names, self.progress = source, sink, names, progress
-        self.in_order = "" in names or all(name == other for name, other in names.items())
-        """Whether paths stand in the same order in TO."""
+    def __init__(self, source: Database, sink: Database, naming: _Naming, progress: Progress | None) -> None:
+        self.source, self.sink, self.naming, self.progress = source, sink, naming, progress
         self.before = sink.count()
         self.size = self.copied = self.known = self.replaced = self.withheld = 0
 
@@ -227,14 +266,14 @@ class _Copy:
             after = rows.paths[-1]
             kept_K = np.flatnonzero(~hidden(rows))
             self.withheld += len(rows) - len(kept_K)
-            yield renamed(rows.take(kept_K), self.names), vector_NE[kept_K], len(rows)
+            yield self.naming.of(rows.take(kept_K)), vector_NE[kept_K], len(rows)
 
     def _copy(self, rows: Rows, vector_NE: NDArray[Any], there: _There) -> None:
         """One page: what TO has not, or has otherwise."""
         # where folders have other names, rows are sent again rather than compared
-        known = there.upto(rows.paths[-1]) if self.in_order else {}
+        known = there.upto(rows.paths[-1]) if self.naming.in_order else {}
         self.size += len(rows)
-        self.known += len(known.keys() & set(rows.paths)) if self.in_order else self._count(rows.paths)
+        self.known += len(known.keys() & set(rows.paths)) if self.naming.in_order else self._count(rows.paths)
         new = [place for place, row in enumerate(rows) if known.get(row.path) != row]
         if not new:
             return

@@ -141,6 +141,10 @@ def test_a_folder_that_was_copied_into_a_database_goes_on_there_without_embeddin
     filled = bring_up_to_date(database, gallery)
     assert (filled.size, filled.added, filled.removed, filled.names) == (2, 0, 0, ["photos"])
     assert contents(database).keys() == {"photos/1.jpg", "photos/in/a.mp4#t=1"}
+    move(postgres_url, tmp_path / "b.h5")
+    assert local(tmp_path / "b.h5") == local(origin), "alone, the folder is not named"
+    assert dict(LocalDatabase.open(tmp_path / "b.h5").about) == FOLDER
+    assert (again := move(postgres_url, origin)).copied == 0 and again.in_target == 2
 
 
 def test_the_rows_of_two_folders_do_not_become_one(tmp_path: Path) -> None:
