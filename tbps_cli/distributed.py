@@ -53,6 +53,11 @@ class Ranks:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
+    def own_device(self, wish: str) -> str:
+        """The CUDA device of this process's number, where any will do and there are enough; else as wished."""
+        free = wish in ("auto", "cuda") and torch.cuda.is_available() and self.local < torch.cuda.device_count()
+        return f"cuda:{self.local}" if free else wish
+
 
 def environment() -> Ranks:
     """What torchrun says about this process; one process alone when it says nothing, or not all of it.

@@ -137,6 +137,26 @@ def write_text(path: Path, text: str, kind: type[TbpsError] = TbpsError) -> None
     write_bytes(path, text.encode("utf-8", "surrogateescape"), kind)
 
 
+def write_once(path: Path, text: str, kind: type[TbpsError] = TbpsError) -> str:
+    """What a file holds that is written once: `text`, or what the first of several writers gave it. Raises `kind`."""
+    with explained(path, kind):
+        temporary = temporary_beside(path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            sync(temporary)
+            with suppress(FileExistsError):
+                try:
+                    os.link(temporary, path)  # appears whole, and only where nothing is
+                except FileExistsError:
+                    raise
+                except OSError:  # a disk without hard links: readers may find it empty for a moment
+                    with path.open("x", encoding="utf-8") as file:
+                        file.write(text)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path.read_text("utf-8")
+
+
 @contextmanager
 def new_folder(path: Path, what: object, kind: type[TbpsError] = TbpsError, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path`, which becomes `path` when the block ends well and vanishes otherwise.

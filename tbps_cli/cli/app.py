@@ -180,7 +180,7 @@ def tbps(
         raise typer.Exit
     process.check_folder()
     render.show_log()
-    if ctx.invoked_subcommand != "train":
+    if ctx.invoked_subcommand not in ("train", "index"):
         if process.is_extra():
             raise typer.Exit
         if process.leave_group():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tbps_cli.features.encoder import Encoder
     from tbps_cli.searching.filling import Filled
     from tbps_cli.searching.gallery import Gallery
+    from tbps_cli.searching.share import WorkShare
 
 
 def command(
@@ -86,6 +88,15 @@ def command(
             "databases; shards are URLs with blanks between them. Killed, the same command goes on.",
         ),
     ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            "--share",
+            metavar="I/N",
+            help="Embed one share of the files, while other processes or machines embed the others (3/16: the third of "
+            "16). Under torchrun each process takes its own. See docs/distributed.md.",
+        ),
+    ] = None,
     detect: Detect = None,
     every: Every = None,
     detector: Detector = None,
@@ -103,13 +114,17 @@ def command(
 ) -> None:
     """Embed images and the persons in videos, so that searches start at once. Run again, it embeds only what is new."""
     from tbps_cli.amounts import seconds
-    from tbps_cli.cli import consent, output, render, search_view
+    from tbps_cli.cli import consent, output, process, render, search_view
     from tbps_cli.errors import TbpsError, UsageError
     from tbps_cli.searching import galleries
     from tbps_cli.searching.filling import fill
     from tbps_cli.searching.index import index
     from tbps_cli.searching.sources import find_sources
 
+    if move or forget or share or any(map(is_url, gallery or ())):  # of torchrun's processes one does these
+        if process.is_extra():
+            raise typer.Exit
+        process.leave_group()
     if move is not None:
         if sources or path or gallery or expire or forget:
             raise UsageError(
@@ -118,6 +133,11 @@ def command(
         _move(*move, as_json=as_json)
         return
     name, urls = _gallery(gallery or ())
+    part, device, talks = _share(share, device)
+    if part and urls:
+        raise UsageError(
+            "--share: shares fill an index, not a database.", "Then copy it: tbps index --move FILE.h5 URL"
+        )
     if forget:
         _forget(forget, path, urls, as_json=as_json and not sources)
         if not sources and name is None:
@@ -128,10 +148,12 @@ def command(
     if name is not None:
         given = galleries.define(name, given) if given else galleries.sources_of(name)
     shown = name or ", ".join(given)
+    titled = f"{shown}, {part}" if part else shown
     listed = find_sources(given, gallery=name)
 
     def embed(chosen: Encoder | Path | str | None) -> Gallery:
-        with render.progress(f"Embedding {shown}", "images", listing=f"Listing {shown}") as progress:
+        bar = render.progress(f"Embedding {titled}", "images", listing=f"Listing {titled}")
+        with bar if talks else nullcontext() as progress:
             return index(
                 chosen,
                 listed,
@@ -147,6 +169,7 @@ def command(
                 sets=sets or (),
                 words=words,
                 progress=progress,
+                share=part,
             )
 
     def embed_for_database(chosen: Path | str | None) -> tuple[Gallery, Filled | None]:
@@ -168,9 +191,9 @@ def command(
     found, filled = consent.with_weights(embed_for_database, ckpt, typed, download=download)
     if found.update.kept:
         output.stdout.written.append(str(path or f"the index of {shown}"))
-    if as_json:
+    if talks and as_json:
         render.document({**found.document(), **({"database": filled.document()} if filled else {})})
-    else:
+    elif talks:
         if filled:
             search_view.filled_report(filled)
         places: list[object] = [path or name] if path or name else list(map(shown_place, urls or given))
@@ -180,6 +203,20 @@ def command(
         search_view.index_report(found, [str(part) for one in options if one[1] is not None for part in one])
     if not found.update.kept:
         raise TbpsError(f"the index of {shown} could not be written, so nothing is kept.", "See the warning above.")
+
+
+def _share(given: str | None, device: str) -> tuple[WorkShare | None, str, bool]:
+    """The share that this process does, on which device, and whether it talks: of torchrun's processes the first."""
+    from tbps_cli.searching.share import WorkShare
+
+    if given is not None or "MASTER_PORT" not in os.environ:
+        return WorkShare.parse(given) if given is not None else None, device, True
+    from tbps_cli.distributed import environment
+
+    ranks = environment()
+    if ranks.world == 1:
+        return None, device, True
+    return WorkShare(ranks.rank + 1, ranks.world), ranks.own_device(device), ranks.main
 
 
 def _gallery(given: Sequence[str]) -> tuple[str | None, list[str]]:

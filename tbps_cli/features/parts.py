@@ -69,7 +69,8 @@ def locked(path: Path, *, alone: bool) -> Iterator[None]:
 
     It is a file in the folder of the parts, which is made here. Who holds it alone removes the folder at the
     end; who waited for it meanwhile holds the lock of a file that is gone, and tries again. On disks without
-    locks (and on Windows) processes are not kept apart. Raises CacheError when nothing can be written there.
+    locks (and on Windows) processes are not kept apart: there one process alone may merge, others may append, and
+    what killed ones left stays. Raises CacheError when nothing can be written there.
     """
     lock = parts_folder(path) / LOCK
     handle: int | None = None
@@ -88,7 +89,7 @@ def locked(path: Path, *, alone: bool) -> Iterator[None]:
                 handle = None
         yield
         if alone:
-            _tidy(path)
+            _tidy(path, held=handle is not None and _is_held(handle))
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -117,16 +118,26 @@ def _acquired(handle: int, lock: Path, alone: bool) -> bool:
         return False
 
 
-def _tidy(path: Path) -> None:
+def _is_held(handle: int) -> bool:
+    """Whether this disk has locks, for who should hold one."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _tidy(path: Path, *, held: bool) -> None:
     """Remove what killed processes left half written, and the folder of the parts when it holds none.
 
-    Only for who holds the lock alone: then nobody else is writing.
+    Only for who holds the lock alone: then nobody else is writing. held: whether that is sure.
     """
     folder = parts_folder(path)
     temporary = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
-    for place in [place for place in path.parent.iterdir() if temporary.fullmatch(place.name)]:
-        place.unlink(missing_ok=True)
-    for place in folder.glob(".*.tmp"):
+    left = [place for place in path.parent.iterdir() if temporary.fullmatch(place.name)]
+    for place in [*left, *folder.glob(".*.tmp")] if held else ():
         place.unlink(missing_ok=True)
     if not part_paths(path):
         (folder / LOCK).unlink(missing_ok=True)

@@ -91,6 +91,10 @@ class FeatureFile:
         """Whether rows stay in memory from now on, see `in_memory` and `lenient`."""
         self.renewed = False
         """Whether `compact` writes the file again even when nothing is to be merged: its facts have changed."""
+        self.appends_only = False
+        """Whether merging is left to others: of what lies beside the file, only the own parts are joined."""
+        self._own: set[Path] = set()
+        """The parts that this object wrote."""
         self._lenient = False
         self._parts: list[Part] = []
         self._snapshot: Snapshot | None = None
@@ -183,7 +187,7 @@ class FeatureFile:
             if not self.unwritten:
                 new = self._written(new)
         self._take([*self._parts, new])
-        if len(self._parts) >= PARTS and not self.unwritten:
+        if len(self._own if self.appends_only else self._parts) >= PARTS and not self.unwritten:
             self.settle()
 
     def keep(self, mask_N: Array) -> None:
@@ -203,6 +207,11 @@ class FeatureFile:
         try:
             self._load()
             parts = [part for part in self._parts if part.path != self.path]
+            self._own &= {part.path for part in parts}
+            if self.appends_only:
+                if len(self._own) >= PARTS:
+                    self._join_parts()
+                return
             beside = sum(len(part.rows) for part in parts)
             if self.renewed or (parts and (len(self) <= FEW or SHARE * beside >= len(self) - beside)):
                 self._merge({})
@@ -260,6 +269,7 @@ class FeatureFile:
         with locked(self.path, alone=False):
             path = new_part(self.path, uuid.uuid4().hex)
             _write(path, part.rows, [part.vectors], part.vectors.shape, self._facts())
+            self._own.add(path)
             return read(path, self.fingerprint)
 
     def _load(self) -> None:
@@ -273,8 +283,9 @@ class FeatureFile:
     def _merge(self, dropped: Mapping[str, Row]) -> None:
         """Write one file of everything but `dropped`, then remove the parts."""
         with locked(self.path, alone=True):
+            parts = part_paths(self.path)  # first: where a disk has no locks, what comes now is loaded, not removed
             self._load()  # other processes may have appended, dropped or merged since
-            snapshot, parts = self.snapshot, part_paths(self.path)
+            snapshot = self.snapshot
             # a row that another process has replaced meanwhile is no longer the one that was to go
             gone = {place for place in self.places(list(dropped)).tolist() if place >= 0}
             gone = {place for place in gone if snapshot.rows[place] == dropped[snapshot.rows.paths[place]]}
@@ -289,13 +300,16 @@ class FeatureFile:
                 part.unlink(missing_ok=True)
 
     def _join_parts(self) -> None:
-        """Write one part of all parts: the main file is not touched."""
+        """Write one part of all parts, or of the own ones: the main file is not touched."""
         with locked(self.path, alone=True):
+            parts = [part for part in part_paths(self.path) if not self.appends_only or part in self._own]
             self._load()
-            joined, parts = [part for part in self._parts if part.path != self.path], part_paths(self.path)
+            wanted = {*parts, *(part.path for part in self._parts if not self.appends_only)} - {self.path}
+            joined = [part for part in self._parts if part.path in wanted]
             if len(joined) > 1:
-                snapshot = Snapshot(joined, self.dtype)
-                self._write_all(new_part(self.path, uuid.uuid4().hex), snapshot, np.arange(len(snapshot.rows)), parts)
+                snapshot, path = Snapshot(joined, self.dtype), new_part(self.path, uuid.uuid4().hex)
+                self._write_all(path, snapshot, np.arange(len(snapshot.rows)), parts)
+                self._own = {path}
                 for part in parts:
                     part.unlink(missing_ok=True)
                 self._load()

@@ -40,6 +40,7 @@ from tbps_cli.searching.index_way import choose
 from tbps_cli.searching.naming import with_names
 from tbps_cli.searching.persons import PersonReport, embed_persons
 from tbps_cli.searching.scan import FoundFiles
+from tbps_cli.searching.share import WorkShare
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
 from tbps_cli.searching.sources import Item, Items, Listing, Sources, find_sources
 from tbps_cli.searching.withheld import Withheld
@@ -68,6 +69,7 @@ def index(
     progress: Progress | None = None,
     grown: Callable[[Gallery], None] | None = None,
     codes: bool = True,
+    share: WorkShare | None = None,
 ) -> Gallery:
     """Embed the images of a source, as far as that has not been done, and open them as a gallery.
 
@@ -86,6 +88,8 @@ def index(
     with (files found so far, 0).
     grown: called every few seconds, while images are embedded, with the gallery as far as it is.
     codes: whether a large gallery gets codes, with which searches are quicker (`retrieval.cascade`).
+    share: look at this share of the files alone; other processes do the others. The gallery is the index as far as it
+    is then. Only the first share drops the rows of files that are gone, and merges what all have written.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
     """
@@ -97,11 +101,12 @@ def index(
         NamePattern(footage.pattern)  # a mistake in it is told before weights are read
     model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
     refuse_batch_dependent(model)
-    way = choose(model, given, path, precision, footage)
+    way = choose(model, given, path, precision, footage, shared=share is not None)
     encoder, batch = ImagesBy(model, way), batch or way.batch
     # The index first: a row of it without a file in the source is then one whose file is gone, and never
     # one of a file that came after the source was listed, which another process has embedded meanwhile.
     file = _open(encoder, given, path)
+    file.appends_only = share is not None and not share.first
     opened_as = file.snapshot
     if not refresh:
         there = as_it_is(file, given.title, given.roots, str(model.path))
@@ -111,6 +116,11 @@ def index(
             return there
     state = IndexState(file.path)
     footage = footage.after(state.footage)
+    if share and len(file) and (footage.pattern, footage.detect) != (state.footage.pattern, state.footage.detect):
+        raise UsageError(
+            "--share: --pattern or --detect differ from how this index was made, which changes rows of every share.",
+            "Run tbps index once without --share.",
+        )
     listing = given.list(None if progress is None else lambda found: progress(found, 0))
     items = Items.of(listing.items, given.roots)
     skipped = SkippedList(file.path)
@@ -118,7 +128,8 @@ def index(
     if expire is not None:
         withheld.expiry.after(expire)
     left_out_N = skipped.knows(items.found) | withheld.knows(items)
-    todo = _Division(given.title, items, ~left_out_N, footage, file, names_as_now=state.names_as_now(footage))
+    mine_N = np.ones(len(items), np.bool_) if share is None else share.holds(items)
+    todo = _Division(given.title, items, ~left_out_N, mine_N, footage, file, names_as_now=state.names_as_now(footage))
 
     def so_far() -> None:
         if grown is not None:
@@ -132,10 +143,11 @@ def index(
         encoder, todo.footage, file, state, footage, batch=batch, download=download, progress=progress, written=written
     )
     state.remember(footage)
-    outcome = _Outcome(given, listing, todo, opened_as, images, persons)
+    outcome = _Outcome(given, listing, todo, opened_as, images, persons, share)
     update = outcome.settle(file, skipped)
-    update.removed += withheld.remove(file)
-    state.forget_others({item.path for item in todo.footage} | outcome.unlisted(state.done))
+    if not file.appends_only:
+        update.removed += withheld.remove(file)
+        state.forget_others({*(item.path for item in todo.footage), *todo.others} | outcome.unlisted(state.done))
     for inside, reason in listing.unreadable.items():
         logger.warning("%s: %s cannot be read (%s).", given.title, inside, reason)
     warn_of_skipped(given.title, update.skipped)
@@ -150,13 +162,13 @@ def index(
     file.settle()
     update.kept = not file.unwritten
     rows, vector_GE = outcome.wanted(file)
-    if not len(rows):
+    if not len(rows) and mine_N.all():
         left_out = list({**skipped.entries, **{entry.path: entry for entry in update.skipped}}.values())
         hint = _no_images_hint(left_out, len(outcome.footage), int(left_out_N.sum()))
         raise DataError(f"{given.title} holds no usable images.", hint)
     where = index_file_of(file) if given.complete else None
     made = Gallery(given.title, given.roots, rows, vector_GE, run=str(model.path), update=update, file=where)
-    if codes:
+    if codes and share is None:
         write_codes_of(made)
     return made
 
@@ -172,6 +184,7 @@ class _Division:
         title: str,
         items: Items,
         wanted_N: NDArray[np.bool_],
+        mine_N: NDArray[np.bool_],
         footage: FootageSettings,
         file: FeatureFile,
         *,
@@ -179,15 +192,18 @@ class _Division:
     ) -> None:
         found, pattern = items.found, NamePattern(footage.pattern) if footage.pattern else None
         frames_N = (found.video_N | bool(footage.detect)) & ~items.box_N & (footage.detect is not False)
-        self.items = items
+        self.items, self.mine_N = items, mine_N
         self.image_N = wanted_N & ~found.video_N & ~frames_N
-        """Which are images that are embedded whole."""
+        """Which are images that are embedded whole, here or as the share of another process."""
         same_N = _as_before(found, file)
         same_N[list(items.facts)] = False  # what a table states may be something else by now
-        self.new_K = np.flatnonzero(self.image_N & ~same_N if names_as_now else self.image_N)
+        self.new_K = np.flatnonzero(self.image_N & mine_N & ~(same_N & names_as_now))
         """The places of those that are to be looked at."""
         self.images = [_source(item) for item in with_names(items.take(self.new_K), pattern, title)]
-        self.footage = with_names(items.take(np.flatnonzero(wanted_N & frames_N)), pattern, title)
+        frames_N &= wanted_N
+        self.footage = with_names(items.take(np.flatnonzero(frames_N & mine_N)), pattern, title)
+        self.others = found.take(frames_N & ~mine_N).paths
+        """Footage that other processes look at."""
 
 
 def _as_before(found: FoundFiles, file: FeatureFile) -> NDArray[np.bool_]:
@@ -268,15 +284,16 @@ class _Outcome:
         before: Snapshot,
         images: EmbedReport,
         persons: PersonReport,
+        share: WorkShare | None,
     ) -> None:
         """before: the index as it was before the source was listed."""
         self.given, self.listing, self.images, self.persons = given, listing, images, persons
-        self.items, self.before = todo.items, before
+        self.items, self.before, self.share, self.mine_N = todo.items, before, share, todo.mine_N
         unusable = {one.source.name for one in images.unusable} | {item.path for item, _ in persons.unusable}
         usable_N = todo.image_N.copy()
         usable_N[todo.new_K[[source.name in unusable for source in todo.images]]] = False
         self.usable = todo.items.found.name_N[usable_N]
-        self.footage = {item.path for item in todo.footage} - unusable
+        self.footage = {item.path for item in todo.footage} - unusable | set(todo.others)
 
     def settle(self, file: FeatureFile, skipped: SkippedList) -> Update:
         """Drop the rows of what is gone or unusable now, and note what was left out."""
@@ -315,10 +332,20 @@ class _Outcome:
         files = [of or path for path, of in zip(rows.paths, rows.sources, strict=True)]
         there, place_R = self.unlisted(files), self.before.places(rows.columns["path"]).tolist()
         stays_G[others] = [
-            name in there or self.listing.hides(name) or place < 0 or self.before.rows[place] != row
+            name in there
+            or self.listing.hides(name)
+            or place < 0
+            or self.before.rows[place] != row
+            or not self._ours(name, row.path)
             for name, place, row in zip(files, place_R, rows, strict=True)
         ]
         return stays_G
+
+    def _ours(self, file: str, path: str) -> bool:
+        """Whether a row may be dropped here: of a file of this share; if it is the first, also of one that is gone."""
+        if self.share is None:
+            return True
+        return not self._mine.isdisjoint((file, path)) or (self.share.first and self._all.isdisjoint((file, path)))
 
     def unlisted(self, paths: Iterable[str]) -> set[str]:
         """Those that are there although not listed: an index of single files holds what other lists named as well."""
@@ -343,6 +370,10 @@ class _Outcome:
             row = rows[place]
             listed_G[place] = row.path in self.persons.found[row.source]
         return listed_G
+
+    @cached_property
+    def _mine(self) -> set[str]:
+        return set(self.items.found.take(self.mine_N).paths)
 
     @cached_property
     def _all(self) -> set[str]:

@@ -5,15 +5,20 @@ Images of the gallery are read for the trial, so it belongs here and not to the 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli import files
 from tbps_cli.data.images import UnreadableImage, read_image
+from tbps_cli.errors import CacheError, UsageError
 from tbps_cli.features.encoder import Encoder, ImageWay
 from tbps_cli.features.fastest_way import choose_way
+from tbps_cli.features.image_ways import asked_way
 from tbps_cli.features.parts import part_paths
 from tbps_cli.features.snapshot import BadFile, read_fingerprint
 from tbps_cli.features.store import feature_path
@@ -25,14 +30,22 @@ _TRIED = 4
 
 
 def choose(
-    model: Encoder, given: Sources, path: str | Path | None, precision: str, footage: FootageSettings
+    model: Encoder,
+    given: Sources,
+    path: str | Path | None,
+    precision: str,
+    footage: FootageSettings,
+    *,
+    shared: bool = False,
 ) -> ImageWay:
     """The way for an index of these sources. path, footage: as `index` takes them.
 
-    Raises UsageError for a precision that the model does not have.
+    shared: other processes begin the same index now; the way is the one that the first of them chose.
+    Raises UsageError for a precision that the model does not have, or that the others do not embed in.
     """
     images = _Images(model, given, footage)
     file = Path(path).expanduser() if path is not None else None
+    ways = model.image_ways()
 
     def begun(way: ImageWay) -> bool:
         wanted = model.fingerprint + way.suffix
@@ -47,9 +60,39 @@ def choose(
         except BadFile:
             return False  # said when it is opened
 
-    if file is not None and file.exists() and not any(begun(way) for way in model.image_ways()):
-        return model.image_ways()[0]  # not an index of this model: said when it is opened, not after a trial
-    return choose_way(model, precision, begun=begun, new=images.count, sample=images.sample)
+    if file is not None and file.exists() and not any(begun(way) for way in ways):
+        return ways[0]  # not an index of this model: said when it is opened, not after a trial
+
+    def chosen() -> ImageWay:
+        return choose_way(model, precision, begun=begun, new=images.count, sample=images.sample)
+
+    if not shared or any(begun(way) for way in ways):
+        return chosen()
+    index = feature_path("indexes", given.roots.folder, model.fingerprint, given.part) if file is None else file
+    return _agreed(index.with_name(f"{index.name}.way.json"), model, precision, chosen)
+
+
+def _agreed(place: Path, model: Encoder, precision: str, chosen: Callable[[], ImageWay]) -> ImageWay:
+    """The way that stands in a file beside an index, where the first of several processes put it."""
+    if place.exists():
+        text = place.read_text("utf-8")
+    else:
+        with files.explained(place, CacheError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        text = files.write_once(place, json.dumps([model.fingerprint, chosen().suffix]) + "\n", CacheError)
+    try:
+        fingerprint, suffix = json.loads(text)
+    except ValueError:
+        raise CacheError(f"{place} cannot be read.", "Delete it when no other share is running.") from None
+    way = next((way for way in model.image_ways() if way.suffix == suffix), None)
+    if fingerprint != model.fingerprint:
+        raise CacheError(f"{place}: the other shares embed with another model.", "Give all shares the same --ckpt.")
+    if way is None or (precision != "auto" and asked_way(model, precision).suffix != suffix):
+        raise UsageError(
+            f"--precision {precision}: the other shares embed in {suffix.removeprefix('-') or 'fp32'} ({place}).",
+            "Give all shares the same --precision, or fp32, which every machine has. To begin anew, delete that file.",
+        )
+    return way
 
 
 class _Images:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tbps_cli import files
 from tbps_cli.errors import TbpsError
+from tbps_cli.features.parts import locked
 from tbps_cli.features.rows import encoded
 from tbps_cli.searching.gallery import Skipped
 from tbps_cli.searching.scan import FoundFiles
@@ -24,7 +25,7 @@ class SkippedList:
     """The list in the file `INDEX.left-out.json`; a missing or damaged one is an empty one."""
 
     def __init__(self, index: Path) -> None:
-        self.path = index.with_name(index.name + ".left-out.json")
+        self.index, self.path = index, index.with_name(index.name + ".left-out.json")
         self.entries = {entry.path: entry for entry in _read(self.path)}
 
     def knows(self, there: FoundFiles) -> NDArray[np.bool_]:
@@ -33,11 +34,21 @@ class SkippedList:
 
     def keep(self, there: FoundFiles, new: Iterable[Skipped]) -> None:
         """Forget what is gone or changed, add what is new, and write the list when it differs."""
-        still = {path: self.entries[path] for path in there.take(self.knows(there)).paths}
-        still |= {entry.path: entry for entry in new}
-        if still != self.entries:
-            self.entries = still
-            self._write()
+        fresh = {entry.path: entry for entry in new}
+        if self._still(there) | fresh == self.entries:
+            return
+        try:
+            with locked(self.index, alone=True):
+                self.entries = {entry.path: entry for entry in _read(self.path)}  # others may have added to it
+                self.entries = self._still(there) | fresh
+                self._write()
+        except TbpsError as error:
+            logger.debug("%s cannot be written: %s", self.path, error)
+            self.entries = self._still(there) | fresh
+
+    def _still(self, there: FoundFiles) -> dict[str, Skipped]:
+        """The entries of files that are as they were."""
+        return {path: self.entries[path] for path in there.take(self.knows(there)).paths}
 
     def _write(self) -> None:
         """Best effort: without the list a broken file is only tried again."""
