@@ -104,6 +104,13 @@ def command(
     ckpt: Ckpt = None,
     download: Download = False,
     precision: ImagePrecision = Precision.auto,
+    single: Annotated[
+        bool,
+        typer.Option(
+            "--float32",
+            help="Keep the vectors of a new index in float32: twice the size of half precision, the default.",
+        ),
+    ] = False,
     batch: BatchSize = None,
     workers: Workers = None,
     data_root: DataRoot = None,
@@ -170,6 +177,7 @@ def command(
                 words=words,
                 progress=progress,
                 share=part,
+                single=single,
             )
 
     def embed_for_database(chosen: Path | str | None) -> tuple[Gallery, Filled | None]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tbps_cli.amounts import amount
 from tbps_cli.data.file_names import NamePattern
@@ -70,6 +70,7 @@ def index(
     grown: Callable[[Gallery], None] | None = None,
     codes: bool = True,
     share: WorkShare | None = None,
+    single: bool = False,
 ) -> Gallery:
     """Embed the images of a source, as far as that has not been done, and open them as a gallery.
 
@@ -90,6 +91,7 @@ def index(
     codes: whether a large gallery gets codes, with which searches are quicker (`retrieval.cascade`).
     share: look at this share of the files alone; other processes do the others. The gallery is the index as far as it
     is then. Only the first share drops the rows of files that are gone, and merges what all have written.
+    single: whether the vectors of a new index are kept in float32, and not in half precision.
     Raises DataError without a usable image, CacheError when `path` was made by another model,
     TbpsError for a model whose embeddings depend on the rest of the batch.
     """
@@ -105,7 +107,7 @@ def index(
     encoder, batch = ImagesBy(model, way), batch or way.batch
     # The index first: a row of it without a file in the source is then one whose file is gone, and never
     # one of a file that came after the source was listed, which another process has embedded meanwhile.
-    file = _open(encoder, given, path)
+    file = _open(encoder, given, path, single)
     file.appends_only = share is not None and not share.first
     opened_as = file.snapshot
     if not refresh:
@@ -234,7 +236,17 @@ def _only(gallery: Gallery, wanted: Items) -> Gallery:
     return replace(gallery, rows=gallery.rows.take(places), vector_GE=gallery.vector_GE[places], file=None)
 
 
-def _open(model: ImageEncoder, given: Sources, path: str | Path | None) -> FeatureFile:
+def _open(model: ImageEncoder, given: Sources, path: str | Path | None, single: bool) -> FeatureFile:
+    file = _opened(model, given, path, np.float32 if single else np.float16)
+    if single and file.dtype != np.float32:
+        raise UsageError(
+            f"--float32: {path or f'the index of {given.title}'} has its vectors in half precision already.",
+            "Choose another file for this one with --index FILE.",
+        )
+    return file
+
+
+def _opened(model: ImageEncoder, given: Sources, path: str | Path | None, dtype: DTypeLike) -> FeatureFile:
     folder = given.roots.folder
     real = str(folder.resolve())
     about: dict[str, object] = {"run": str(model.path), "folder": real}
@@ -242,13 +254,13 @@ def _open(model: ImageEncoder, given: Sources, path: str | Path | None) -> Featu
         about["sources"] = {name: str(place.resolve()) for name, place in given.roots.named.items()}
     if path is None:
         place = feature_path("indexes", folder, model.fingerprint, given.part)
-        return FeatureFile.open(place, model.fingerprint, about=about, rebuild=True, lenient=True)
+        return FeatureFile.open(place, model.fingerprint, dtype=dtype, about=about, rebuild=True, lenient=True)
     place = Path(path).expanduser()
     if place.is_dir():
         raise UsageError(f"--index {place} is a folder.", "Give the file to write, for example people.h5")
     try:
         there = read_about(place)
-        file = FeatureFile.open(place, model.fingerprint, about=about)
+        file = FeatureFile.open(place, model.fingerprint, dtype=dtype, about=about)
         made_of = real if there is None else there.get("folder", "something else")
         if made_of != real:
             if Path(str(made_of)).exists() or not holds_some(given.roots, file.known()):

@@ -23,6 +23,9 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_file import open_index
 
+HALF = 2.5e-4
+"""Most by which half precision moves a number up to 1."""
+
 
 def paths(gallery: Gallery) -> set[str]:
     return {row.path for row in gallery.rows}
@@ -41,7 +44,19 @@ def test_vectors_belong_to_their_images(model, photos: Path, painted) -> None:
     painted(photos / "yellow.bmp", "yellow")
     gallery = index(model, photos, batch=2, workers=1)
     for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
+        assert np.abs(vector_E - model.encode_images([photos / row.path])[0]).max() < HALF
+
+
+def test_vectors_are_kept_in_half_precision_unless_float32_is_asked_for(model, photos: Path, tmp_path) -> None:
+    half, single = tmp_path / "half.h5", tmp_path / "single.h5"
+    assert index(model, photos).vector_GE.dtype == np.float16
+    assert index(model, photos, half).vector_GE.dtype == np.float16
+    exact = index(model, photos, single, single=True)
+    for row, vector_E in zip(exact.rows, exact.vector_GE, strict=True):
         assert np.abs(vector_E - model.encode_images([photos / row.path])[0]).max() < 1e-6
+    assert index(model, photos, single).vector_GE.dtype == np.float32  # it stays as it is
+    with pytest.raises(UsageError, match=r"--float32: .*half\.h5 has its vectors in half precision already"):
+        index(model, photos, half, single=True)
 
 
 def test_nothing_is_written_into_the_users_folder(model, photos: Path) -> None:
@@ -313,7 +328,7 @@ def test_another_process_that_indexes_meanwhile_changes_no_pairing(model, photos
     assert {"a.png", "red.png", "green.png"} <= paths(gallery)
     for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
         if row.path != "below/blue.jpg":
-            assert np.abs(vector_E - model.encode_images([photos / row.path])[0]).max() < 1e-6
+            assert np.abs(vector_E - model.encode_images([photos / row.path])[0]).max() < HALF
     assert paths(index(model, photos)) == {"a.png", "red.png", "green.png"}
 
 

@@ -43,7 +43,7 @@ def test_the_image_that_fits_comes_first(model, gallery: Gallery, colour: str) -
 def test_the_score_is_the_cosine(model, gallery: Gallery) -> None:
     hit = search(model, gallery, "red", top=1)[0]
     image_E, text_E = model.encode_images([hit.file])[0], model.encode_texts(["red"])[0]
-    assert abs(hit.score - float(image_E @ text_E)) < 1e-6
+    assert abs(hit.score - float(image_E @ text_E)) < 5e-4  # the index is in half precision
 
 
 def test_a_folder_can_be_searched_at_once(model, photos: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_box_is_the_part_that_is_embedded(model, photos: Path, painted) -> Non
     assert [row.box for row in gallery.rows] == [tuple(box) for box in boxes]
     for row, vector_E in zip(gallery.rows, gallery.vector_GE, strict=True):
         image = gallery.image_of(row)
-        assert image.size == (20, 40) and np.allclose(vector_E, model.encode_images([image])[0], atol=1e-6)
+        assert image.size == (20, 40) and np.allclose(vector_E, model.encode_images([image])[0], atol=2.5e-4)
         assert gallery.file_of(row) == photos / "scene.png"
 
 
