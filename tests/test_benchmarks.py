@@ -320,3 +320,22 @@ def test_curves_are_drawn_for_light_and_dark_pages():
     assert {"open", "ask", "rows", "1 ms", "100 s", "1,000"} <= set(texts)
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}circle"))) == 4
     assert "prefers-color-scheme: dark" in drawn.find("{http://www.w3.org/2000/svg}style").text
+
+
+def test_the_million_benchmark_finds_the_best_rows_of_a_small_gallery_by_its_codes(capsys):
+    benchmark("million").main(
+        ["--rows", "2400", "--spectra", "base", "--queries", "6", "--rounds", "1", "--together", "9"]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    ways = (
+        "codes",
+        "codes, 5 % filter",
+        "exact",
+        "exact, 5 % filter",
+        "torch float32",
+        "usearch float16",
+        "usearch int8",
+    )
+    for way in ways:
+        (line,) = [line for line in lines if line.startswith(f"  {way:20}")]
+        assert float(line.split()[-2]) > 0.9, line

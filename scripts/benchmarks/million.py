@@ -119,7 +119,7 @@ def timed(ways: dict[str, Way], query_QE: NDArray[np.float32], rounds: int) -> d
     for name, way in ways.items():
         way(query_QE[:1])
         # all queries of the quick ways, so that recall is of many; the same few of the slow ones
-        few = query_QE if name.startswith("codes") else query_QE[: 4 * rounds]
+        few = query_QE if name.startswith("codes") else query_QE[:12]
         found[name] = [np.asarray(way(query_E[None])).reshape(-1) for query_E in few]
     for number in range(rounds):
         for name, way in ways.items():

@@ -66,11 +66,11 @@ def _about(path: Path) -> dict[str, str | None]:
     from tbps_cli.errors import CacheError
 
     about: dict[str, object] = {}
-    if path.name.endswith((".h5", ".h5.parts")):
+    if path.name.endswith((".h5", ".h5.parts", ".h5.codes")):
         from tbps_cli.features.snapshot import read_about
 
         with suppress(CacheError):
-            about = read_about(path.with_name(path.name.removesuffix(".parts"))) or {}
+            about = read_about(path.with_name(path.name.removesuffix(".parts").removesuffix(".codes"))) or {}
     of, run = about.get("gallery") or about.get("folder"), about.get("run")
     return {"images_of": str(of) if of else None, "made_by": str(run) if run else None}
 

@@ -330,6 +330,7 @@ class FeatureFile:
                 try:
                     return self._load()  # perhaps another process has rebuilt it already
                 except BadFile as error:
+                    remove_codes(self.path)
                     error.file.unlink(missing_ok=True)
 
 

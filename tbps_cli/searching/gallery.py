@@ -244,6 +244,11 @@ class Gallery:
             return None
 
     @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What was made of the rows for one search, and serves the next; by name."""
+        return {}
+
+    @cached_property
     def columns(self) -> Columns:
         """What a filter may ask of the images, but for their scores."""
         return columns_of(self.rows, self.split)

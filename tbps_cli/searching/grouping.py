@@ -65,6 +65,13 @@ def grouping(gallery: Gallery, by: GroupedBy) -> Grouping:
             f"--group {by.value}: no image here has a {by.value}{_MEANS.get(by, '')}.",
             f"Here images can be grouped by {' or '.join([*known, GroupedBy.near_duplicate.value])}.",
         )
+    if by.value not in gallery.kept:
+        gallery.kept[by.value] = _known(gallery, by)
+    found: _Known = gallery.kept[by.value]
+    return found
+
+
+def _known(gallery: Gallery, by: GroupedBy) -> _Known:
     column = gallery.rows.columns
     if by is GroupedBy.person:
         return _Known(*_coded(column["person"]), lambda stored: str(json.loads(stored)))

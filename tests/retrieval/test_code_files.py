@@ -114,6 +114,12 @@ def test_codes_of_an_image_that_changed_are_not_used(file):
     assert write_codes(coded(file)) == 3000
 
 
+def test_an_index_that_another_model_makes_anew_begins_without_codes(file):
+    write_codes(coded(file))
+    assert len(FeatureFile.open(file.path, "4567", rebuild=True)) == 0
+    assert not codes_folder(file.path).exists()
+
+
 def test_codes_beside_another_gallery_are_not_used(file):
     write_codes(coded(file))
     with pytest.raises(UnusableCodes, match="another model"):
