@@ -57,3 +57,17 @@ class MissingExtra(TbpsError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed.", f"Type: pip install 'tbps[{extra}]'")
+
+
+class MissingPackage(TbpsError):
+    """A package that the whole of tbps has is not installed, as in tbps-lite."""
+
+    def __init__(self, module: str) -> None:
+        package, video = PACKAGES.get(module, module), module in VIDEO_MODULES
+        hint = "Type: pip install 'tbps-lite[video]'" if video else "It is a part of tbps, not of tbps-lite."
+        super().__init__(f"this needs {package}, which is not installed.", hint)
+
+
+PACKAGES = {"torch": "PyTorch", "cv2": "OpenCV", "av": "PyAV", "sklearn": "scikit-learn", "yaml": "PyYAML"}
+"""Modules whose packages are called otherwise."""
+VIDEO_MODULES = frozenset({"cv2", "av", "norfair"})

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from tbps_cli.cli import help as pages
 from tbps_cli.cli import output, process
 from tbps_cli.cli.options import with_home_folders
-from tbps_cli.errors import TbpsError, UsageError
+from tbps_cli.errors import MissingPackage, TbpsError, UsageError
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,11 @@ def status_of(run: Callable[[], object]) -> int:
         return _INTERRUPTED
     except output.ReaderLeftError:
         return 0
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "tbps_cli":
+            raise
+        _tell(MissingPackage(error.name.partition(".")[0]))
+        return MissingPackage.status
     except OSError as error:
         if error.errno is None:  # raised by a library, not by the system
             raise

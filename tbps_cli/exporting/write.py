@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,14 @@ from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.exported import MANIFEST, ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
+from tbps_cli.text.bpe import Bpe
+from tbps_cli.text.tokenizer_file import FILE as TOKENIZER_FILE
 from tbps_cli.trust.calibration import calibration_of
 from tbps_cli.trust.kept import FILE as CALIBRATION
 from tbps_cli.weights.weights_file import write_safetensors
+
+SCRIPT = "search.py"
+"""Searches with the graphs beside it and without tbps."""
 
 
 def write(
@@ -121,6 +127,10 @@ def _write_graphs(
     """Both graphs, and how well they agree with the model; that goes into `facts` too."""
     from tbps_cli.exporting import graphs
 
+    if isinstance(model.tokenizer, Bpe):
+        model.tokenizer.write_file(folder / TOKENIZER_FILE)
+        script = resources("tbps_cli.exporting") / "beside" / SCRIPT
+        (folder / SCRIPT).write_bytes(script.read_bytes())
     progress("graphs")
     tokens = torch.from_numpy(model.tokenizer(["a man in a white shirt", "a woman"]))
     graphs.write_graphs(model.method, folder, torch.zeros(2, 3, *model.transform.size), tokens, facts)
@@ -217,4 +227,14 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
         "```",
         "",
     ]
+    if facts["tokenizer"]["kind"] == "bpe" and "onnx" in facts["formats"]:
+        lines += [
+            "Without tbps and PyTorch (`pip install numpy onnxruntime pillow tokenizers`); it keeps nothing between",
+            "two searches, and does not repair broken encodings in sentences:",
+            "",
+            "```",
+            f'python {SCRIPT} "a man in a white shirt" IMAGES',
+            "```",
+            "",
+        ]
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from tbps_cli.models.onnx_graph import Graph, TextGraph
 from tbps_cli.models.openvino_graph import OpenVinoGraph
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer, from_description
+from tbps_cli.text.tokenizer_file import FILE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,7 +81,7 @@ class ExportedModel:
         self.method = None
         self.recipe = None
         self.notes: list[str] = []
-        self.tokenizer: Tokenizer = from_description(self.manifest["tokenizer"])
+        self.tokenizer: Tokenizer = from_description(self.manifest["tokenizer"], folder / FILE)
         self.places_taken = int(self.manifest.get("places_taken", 0))
         chunked = self.manifest.get("long_captions") == "chunk" and isinstance(self.tokenizer, Cutting)
         self.pieces: Cutting | None = self.tokenizer if chunked else None  # type: ignore[assignment]

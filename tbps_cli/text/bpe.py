@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from tbps_cli.errors import TbpsError
 from tbps_cli.text.description import whole_number
 from tbps_cli.text.merging import Merges
+from tbps_cli.text.tokenizer_file import merges_in, write_tokenizer_file
 from tbps_cli.text.word_changes import clean_caption
 
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
@@ -62,20 +63,30 @@ class Bpe:
     mask: the variant with a mask token, whose id is the plain variant's "jekyll".
     clean_words: above 0, TBPS-CLIP's cleaning comes first and keeps that many words.
     kept_free: places at the end of a row that no caption fills, because a method's prompts push it back by as many.
+    file: one of `tokenizer_file`, to take the vocabulary from where open_clip is not installed.
     """
 
     vocabulary = 49_408
     start = 49_406
     end = 49_407
 
-    def __init__(self, context: int = 77, mask: bool = False, *, clean_words: int = 0, kept_free: int = 0) -> None:
+    def __init__(
+        self,
+        context: int = 77,
+        mask: bool = False,
+        *,
+        clean_words: int = 0,
+        kept_free: int = 0,
+        file: Path | None = None,
+    ) -> None:
         if context - kept_free < 2:
             raise ValueError(f"context must be at least {2 + kept_free} (start, end, kept free), not {context}")
         self.context = context
         self.mask = mask
         self.clean_words = clean_words
         self.kept_free = kept_free
-        self._merges = _merges(MERGES - mask)
+        self.file = file
+        self._merges = _merges(MERGES - mask, file)
         self._special = self._special_tokens()
         words = regex.compile(WORDS, regex.IGNORECASE)
         special = "|".join(regex.escape(token) for token in self._special)
@@ -169,13 +180,14 @@ class Bpe:
         }
 
     @classmethod
-    def from_description(cls, description: Mapping[str, object]) -> Bpe:
-        """The inverse of `describe`. Raises TbpsError when another vocabulary is meant."""
+    def from_description(cls, description: Mapping[str, object], file: Path | None = None) -> Bpe:
+        """The inverse of `describe`; file: as when it is made. Raises TbpsError when another vocabulary is meant."""
         context, mask = whole_number(description, "context"), description.get("mask")
         free = whole_number(description, "kept_free", 0)
         if not isinstance(mask, bool) or free < 0 or context - free < 2:
             raise TbpsError(f"tokenizer: context {context}, mask {mask!r} make no tokenizer.")
-        tokenizer = cls(context, mask, clean_words=whole_number(description, "clean_words", 0), kept_free=free)
+        words = whole_number(description, "clean_words", 0)
+        tokenizer = cls(context, mask, clean_words=words, kept_free=free, file=file)
         ours = tokenizer.describe()
         other = [key for key in description if description[key] != ours.get(key)]
         if other:
@@ -187,7 +199,12 @@ class Bpe:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Workers rebuild the tables instead of receiving them."""
-        return _rebuild, (self.context, self.mask, self.clean_words, self.kept_free)
+        return _rebuild, (self.context, self.mask, self.clean_words, self.kept_free, self.file)
+
+    def write_file(self, path: Path) -> None:
+        """Write it for the library `tokenizers` (see `tokenizer_file`)."""
+        lines = _merge_lines(self.file)[: MERGES - self.mask]
+        write_tokenizer_file(path, lines, self._special, context=self.context, kept_free=self.kept_free)
 
     def _special_tokens(self) -> dict[str, int]:
         """How special tokens are written: open_clip and the papers do not agree."""
@@ -250,17 +267,19 @@ def _repair() -> tuple[Callable[[str, Any], str], Any]:
     return ftfy.fix_text, ftfy.TextFixerConfig(explain=False)
 
 
-def _rebuild(context: int, mask: bool, clean_words: int, kept_free: int) -> Bpe:
-    return Bpe(context, mask, clean_words=clean_words, kept_free=kept_free)
+def _rebuild(context: int, mask: bool, clean_words: int, kept_free: int, file: Path | None) -> Bpe:
+    return Bpe(context, mask, clean_words=clean_words, kept_free=kept_free, file=file)
 
 
 @lru_cache(maxsize=2)
-def _merges(count: int) -> Merges:
-    return Merges(_merge_lines()[:count])
+def _merges(count: int, file: Path | None = None) -> Merges:
+    return Merges(_merge_lines(file)[:count])
 
 
-def _merge_lines() -> list[str]:
+def _merge_lines(file: Path | None = None) -> list[str]:
     """The merges, in order. Raises TbpsError when the file is missing or is not the known one."""
+    if file is not None and file.is_file() and importlib.util.find_spec("open_clip") is None:
+        return merges_in(file)
     path = _merges_path()
     try:
         raw = gzip.decompress(path.read_bytes())

@@ -8,6 +8,7 @@ again, so a run folder, a feature file or an exported graph carries its tokenize
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tbps_cli.errors import TbpsError
@@ -49,13 +50,17 @@ class Tokenizer(Protocol):
         ...
 
 
-def from_description(description: Mapping[str, object]) -> Tokenizer:
-    """The tokenizer that `describe()` described. Raises TbpsError when it cannot be built alike."""
-    kinds: dict[str, type[Bpe] | type[Words]] = {"bpe": Bpe, "words": Words}
-    kind = kinds.get(str(description.get("kind")))
-    if kind is None:
-        raise TbpsError(
-            f"tokenizer: kind {description.get('kind')!r} is not known (known: {', '.join(kinds)}).",
-            "The run or export was written by a newer version, or its description is damaged.",
-        )
-    return kind.from_description(description)
+def from_description(description: Mapping[str, object], file: Path | None = None) -> Tokenizer:
+    """The tokenizer that `describe()` described. Raises TbpsError when it cannot be built alike.
+
+    file: one of `tokenizer_file`, for byte pairs where open_clip is not installed.
+    """
+    kind = description.get("kind")
+    if kind == "bpe":
+        return Bpe.from_description(description, file)
+    if kind == "words":
+        return Words.from_description(description)
+    raise TbpsError(
+        f"tokenizer: kind {kind!r} is not known (known: bpe, words).",
+        "The run or export was written by a newer version, or its description is damaged.",
+    )

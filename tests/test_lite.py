@@ -1,0 +1,163 @@
+"""tbps-lite: the same package with the few dependencies of `lite/pyproject.toml`; and a script that needs not even it.
+
+Everything else is hidden from the processes here, as if it were not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from PIL import Image
+from support.runs import tiny_run
+
+from tbps_cli.exporting.exporter import export
+from tbps_cli.models.exported import ExportedModel
+
+ROOT = Path(__file__).resolve().parents[1]
+LITE = tomllib.loads((ROOT / "lite" / "pyproject.toml").read_text("utf-8"))["project"]
+WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+HIDING = """
+import runpy, sys
+from importlib.machinery import PathFinder
+hidden = set(sys.argv[1].split(","))
+class Found:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.partition(".")[0] in hidden else PathFinder.find_spec(name, path, target)
+sys.meta_path = [finder for finder in sys.meta_path if finder is not PathFinder] + [Found]
+sys.argv = sys.argv[2:]
+if sys.argv[0].endswith(".py"):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def closure(names: list[str]) -> set[str]:
+    """The distributions that these need, with themselves."""
+    found: set[str] = set()
+    waiting = [Requirement(name) for name in names]
+    while waiting:
+        wanted = waiting.pop()
+        name = re.sub(r"[-_.]+", "-", wanted.name).lower()
+        if name in found or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        waiting += [Requirement(text) for text in metadata.requires(name) or ()]
+    return found
+
+
+def hidden_from(allowed: set[str], *also: str) -> str:
+    """Top-level modules of everything that is installed and not allowed."""
+    hidden = set(also)
+    for module, owners in metadata.packages_distributions().items():
+        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & allowed:
+            hidden.add(module)
+    return ",".join(sorted(hidden - {"tbps_cli", "_virtualenv", "pip"}))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tiny_run(tmp_path_factory.mktemp("runs") / "tiny-0001")
+    out = tmp_path_factory.mktemp("exports") / "tiny"
+    export(run.folder, out, formats=["onnx"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (64 + number, 32, 3), np.uint8)).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def run(hidden: str, *words: object, cwd: Path, python_path: bool = True) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "TBPS_CACHE_DIR": str(cwd / "cache"), "PYTHONPATH": str(ROOT) if python_path else ""}
+    command = [sys.executable, "-c", HIDING, hidden, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_what_lite_needs_is_a_part_of_what_the_whole_needs_in_the_same_versions() -> None:
+    whole = {Requirement(text).name: Requirement(text) for text in WHOLE["dependencies"]}
+    for extra in WHOLE["optional-dependencies"].values():
+        whole |= {Requirement(text).name: Requirement(text) for text in extra if not text.startswith("tbps[")}
+    listed = [*LITE["dependencies"], *(text for extra in LITE["optional-dependencies"].values() for text in extra)]
+    for text in listed:
+        wanted = Requirement(text)
+        assert wanted.specifier == whole[wanted.name].specifier, text
+    assert LITE["version"] == WHOLE["version"]
+    assert not {"torch", "torchvision", "open-clip-torch", "scikit-learn"} & closure(LITE["dependencies"])
+
+
+def test_index_and_search_give_the_same_answers_without_torch(exported: Path, photos: Path, tmp_path: Path) -> None:
+    hidden = hidden_from(closure(LITE["dependencies"]))
+    assert "torch" in hidden.split(",") and "open_clip" in hidden.split(",")
+    asked = ["search", "a man in red, no bag", "--ckpt", exported, "--in", photos, "--json"]
+    lite = run(hidden, "tbps_cli", *asked, cwd=tmp_path)
+    assert lite.returncode == 0, lite.stderr
+    (tmp_path / "whole").mkdir()
+    whole = run("", "tbps_cli", *asked, cwd=tmp_path / "whole")
+    assert [hit["path"] for hit in json.loads(lite.stdout)["hits"]] == [
+        hit["path"] for hit in json.loads(whole.stdout)["hits"]
+    ]
+    for one, other in zip(json.loads(lite.stdout)["hits"], json.loads(whole.stdout)["hits"], strict=True):
+        assert abs(one["score"] - other["score"]) <= 1e-5
+    indexed = run(hidden, "tbps_cli", "index", photos, "--index", "people.h5", "--ckpt", exported, cwd=tmp_path)
+    assert indexed.returncode == 0, indexed.stderr
+    page = run(
+        hidden, "tbps_cli", "search", "red", "--in", "people.h5", "--ckpt", exported, "--html", "x.html", cwd=tmp_path
+    )
+    assert page.returncode == 0 and (tmp_path / "x.html").is_file(), page.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "demo"], "this needs PyTorch, which is not installed."),
+        (["recipes"], "this needs PyTorch"),
+        (["serve", ".", "--ckpt", "x"], "Type: pip install 'tbps[serve]'"),
+    ],
+)
+def test_what_lite_cannot_do_is_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    done = run(hidden_from(closure(LITE["dependencies"])), "tbps_cli", *words, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_script_of_an_export_needs_neither_torch_nor_tbps(exported: Path, photos: Path, tmp_path: Path) -> None:
+    hidden = hidden_from(closure(["numpy", "onnxruntime", "pillow", "tokenizers"]), "tbps_cli")
+    done = run(hidden, exported / "search.py", "A man,  in RED", photos, "--top", "5", cwd=tmp_path, python_path=False)
+    assert done.returncode == 0, done.stderr
+    model = ExportedModel(exported)
+    paths = sorted(photos.iterdir())
+    scores = model.encode_images(paths) @ model.encode_texts(["A man,  in RED"], query=True)[0]
+    best = np.argsort(-scores, kind="stable")[:5]
+    lines = [line.split("  ") for line in done.stdout.splitlines()]
+    assert [Path(path) for _, path in lines] == [paths[place] for place in best]
+    assert np.abs(np.array([float(score) for score, _ in lines]) - scores[best]).max() <= 1e-4
+    assert len((exported / "search.py").read_text().splitlines()) < 80
+
+
+def test_both_distributions_hold_the_same_package(tmp_path: Path) -> None:
+    for source in (ROOT, ROOT / "lite"):
+        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+        subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
+    held = []
+    for wheel in tmp_path.glob("*.whl"):
+        names = zipfile.ZipFile(wheel).namelist()
+        held.append({name for name in names if ".dist-info/" not in name and not name.endswith(".pyc")})
+    assert len(held) == 2 and held[0] == held[1]
+    assert "tbps_cli/serving/page/page.js" in held[0] and "tbps_cli/exporting/beside/search.py" in held[0]
