@@ -65,7 +65,7 @@ def fill_ours(url: str, vector_GE: NDArray[Any]) -> tuple[Database, float, float
 
 def fill_plain(url: str, vector_GE: NDArray[Any]) -> tuple[psycopg.Connection[Any], float, float]:
     with psycopg.connect(url, autocommit=True) as administrator:
-        administrator.execute("CREATE EXTENSION vector")
+        administrator.execute("CREATE EXTENSION IF NOT EXISTS vector")
     connection = psycopg.connect(url, autocommit=True, prepare_threshold=0)
     register_vector(connection)
     width = vector_GE.shape[1]

@@ -69,7 +69,7 @@ def answers(
     asked, by_score = _parted(fits.tree if fits else None)
     candidates = len(gallery) if asked is None else gallery.database.count(asked)
     calibration = judge_of(model, gallery.sample(), None, sure, quiet=quiet).calibration
-    query_QE = encode(model, queries, quiet=quiet)
+    query_QE = encode(model, queries, quiet=quiet, embed=options.pop("embed", None))
     found = []
     for query, query_E in zip(queries, query_QE, strict=True):
         search = _Search(model, gallery, query, query_E, asked, by_score, candidates, calibration, top, sure, options)

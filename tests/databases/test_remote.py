@@ -7,13 +7,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.encoder import FakeEncoder
 from support.galleries import odd_rows, unit_rows
 
 from tbps_cli.databases.base import Database
 from tbps_cli.databases.opening import open_database
 from tbps_cli.errors import DatabaseError, UsageError
+from tbps_cli.features.rows import Row, Rows, content_hash
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.searching.database_gallery import DatabaseGallery, database_gallery
 from tbps_cli.searching.gallery import Gallery, Roots
@@ -22,6 +25,8 @@ from tbps_cli.searching.questions import ask
 from tbps_cli.searching.ranking import Answer
 from tbps_cli.searching.remote import answers
 from tbps_cli.searching.session import Dialogue, Session
+from tbps_cli.trust.calibration import write_calibration
+from tbps_cli.trust.fitting import Labelled, fit
 from tbps_cli.types import Hit
 
 MODEL = FakeEncoder()
@@ -50,7 +55,8 @@ def there(database: Database) -> DatabaseGallery:
 
 def told(hit: Hit) -> dict[str, Any]:
     """What is said of a hit; of scores as much as is printed."""
-    figures = {name: pytest.approx(getattr(hit, name), abs=1e-5) for name in ("score", "percentile", "z")}
+    names = "score", "percentile", "z", "probability"
+    figures = {name: pytest.approx(value, abs=1e-5) for name in names if (value := getattr(hit, name)) is not None}
     return {**hit.__dict__, **figures}
 
 
@@ -88,6 +94,44 @@ def test_a_database_answers_as_the_same_gallery_in_memory(
     here: Gallery, there: DatabaseGallery, options: dict[str, Any]
 ) -> None:
     alike(here, there, **options)
+
+
+def test_sets_that_are_sure_and_probabilities_are_the_same(
+    here: Gallery, there: DatabaseGallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    person_G = np.arange(COUNT) % 100
+    text_QE = here.vector_GE[:200] + 0.4 * rng.standard_normal((200, MODEL.embed)).astype(np.float32)
+    text_QE /= np.linalg.norm(text_QE, axis=1, keepdims=True)
+    split = Labelled.of(text_QE, here.vector_GE, person_G[:200].tolist(), person_G.tolist())
+    made = fit(split, fingerprint=MODEL.fingerprint, data="drawn", name="val")
+    monkeypatch.chdir(tmp_path)  # where the run's own calibration is looked for
+    write_calibration(MODEL, made)
+    for options in ({}, {"sure": 0.5, "top": 20}, {"sure": 0.8, "where": 'camera == "c1"'}):
+        far = alike(here, there, **options)
+        near = answers(MODEL, here, QUERIES, **options)
+        assert [answer.sure for answer in far] == [answer.sure for answer in near]
+    assert all(hit.probability is not None for hit in answers(MODEL, there, QUERIES)[0].hits)
+
+
+def test_words_are_explained_alike(here: Gallery, there: DatabaseGallery) -> None:
+    one, other = (answers(MODEL, gallery, QUERIES[:1], explain=True, top=3)[0].hits for gallery in (here, there))
+    assert [hit.explain for hit in one] == [hit.explain for hit in other] != [()] * 3
+
+
+def test_an_image_that_is_searched_by_is_left_out_of_its_hits(here: Gallery, tmp_path: Path, new_postgres: Any) -> None:
+    image = tmp_path / "red.png"
+    Image.new("RGB", (8, 16), (220, 10, 10)).save(image)
+    vector_NE = np.repeat(MODEL.encode_images([image]), 130, axis=0)
+    rows = Rows.of([Row(f"{place}.png", content=content_hash(image)) for place in range(130)])
+    rest = here.rows.take(np.arange(12, 40))
+    database = open_database(new_postgres(), create=True, fingerprint=MODEL.fingerprint)
+    database.add(rows, vector_NE)
+    database.add(rest, here.vector_GE[12:40])
+    gallery = database_gallery(database, MODEL)
+    found = answers(MODEL, gallery, [Query(image=image)], top=10, with_self=False)[0].hits
+    assert len(found) == 10 and {hit.path for hit in found} <= set(rest.paths)
+    assert len(answers(MODEL, gallery, [Query(image=image)], top=10)[0].hits) == 10
 
 
 def test_few_rows_are_fetched_for_few_hits(there: DatabaseGallery, monkeypatch: pytest.MonkeyPatch) -> None:
