@@ -119,7 +119,7 @@ class MilvusDatabase:
 
     def delete(self, paths: Sequence[str]) -> int:
         """Drop rows."""
-        if self.width is None:
+        if self._nothing():
             return 0
         count = 0
         for part in _parts(list(map(_key, paths)), 1024):
@@ -138,7 +138,7 @@ class MilvusDatabase:
 
     def columns(self) -> tuple[str, ...]:
         """The fields of which any row has a value."""
-        if self.width is None:
+        if self._nothing():
             return ()
         asked = {field: f'{field} != ""' for field in TEXTS} | {
             field: f"{field}_known == true" for field in KEPT_NUMBERS
@@ -148,7 +148,7 @@ class MilvusDatabase:
     def values(self, field: str, most: int = 1000) -> list[str] | None:
         """The different texts of a field: each answer is asked for what the ones before did not have."""
         found: set[str] = set()
-        while self.width is not None and field in TEXTS:
+        while field in TEXTS and not self._nothing():
             beyond = ", ".join(f'"{digits}"' for digits in sorted(found))
             entries = self._query(f'({field} != "" and not ({field} in [{beyond}]))', [field], limit=1000)
             found |= {entry[field] for entry in entries}
@@ -160,7 +160,7 @@ class MilvusDatabase:
 
     def extent(self, field: str) -> tuple[str, str] | None:
         """The first and the last text of a field: some are fetched, then some of those before or behind them."""
-        if self.width is None or field not in TEXTS:
+        if field not in TEXTS or self._nothing():
             return None
         ends = []
         for sign, outermost in (("<", min), (">", max)):
@@ -176,9 +176,9 @@ class MilvusDatabase:
         """Rows in the order of their paths."""
         found: list[dict[str, Any]] = []
         last = None if after is None else _key(after)
-        while self.width is not None and len(found) < size:
+        while len(found) < size and not self._nothing():
             behind = EVERYTHING if last is None else f'path > "{last}"'
-            limit = min(size - len(found), MOST, max(1, BATCH_BYTES // (4 * self.width)))
+            limit = min(size - len(found), MOST, max(1, BATCH_BYTES // (4 * (self.width or 1))))
             entries = self._query(behind, ["path", "row", "vector"], limit=limit)
             found += entries
             if len(entries) < limit:
@@ -271,7 +271,7 @@ class MilvusDatabase:
 
     def _narrowed(self, where: Tree | None) -> tuple[int, str]:
         """How many rows pass, and the expression for exactly these; empty where they are too many to be named."""
-        if self.width is None:
+        if self._nothing():
             return 0, ""
         limits = bounds(where)
         if limits.exact:
@@ -351,7 +351,7 @@ class MilvusDatabase:
             last = page[-1]["path"]
 
     def _count(self, where: Tree | None) -> int:
-        if self.width is None:
+        if self._nothing():
             return 0
         limits = bounds(where)
         if not limits.exact:
@@ -379,6 +379,10 @@ class MilvusDatabase:
         return _read_rows(entries), vector_NE.reshape(len(entries), self.width or 0)
 
     # The collection -----------------------------------------------------------------------
+
+    def _nothing(self) -> bool:
+        """Whether nobody has made the collection so far."""
+        return self.width is None and not self._look()
 
     def _look(self) -> bool:
         """Read what the collection says of itself; False where there is none. Raises DatabaseError."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ TIMEOUT = 15.0
 """Seconds that one call may take."""
 LOADING = 90.0
 """Seconds that a server which was just started may take until it has loaded a gallery; seen: 8 to 35."""
+WITH_PASSWORD = "Give both in the URL: milvus://USER:PASSWORD@HOST:PORT/COLLECTION"
 EXAMPLE = "For example: milvus://HOST:19530/people"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _LOST = re.compile(r"fail connecting|unavailable|connection reset|socket closed|connection refused", re.IGNORECASE)
@@ -71,6 +73,15 @@ class MilvusAddress:
         uri = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         return cls(title, uri, collection, options.get("database", ""), user, password, options.get("token", ""))
+
+    def listens(self) -> bool:
+        """Whether anything listens there."""
+        parts = urlsplit(self.uri)
+        try:
+            socket.create_connection((parts.hostname or "", parts.port or PORT), timeout=2.0).close()
+        except OSError:
+            return False
+        return True
 
 
 class Connection:
@@ -158,11 +169,17 @@ class Connection:
         for secret in filter(None, (self.address.password, self.address.token)):
             said = said.replace(secret, "***")
         where = self.address.uri.partition("://")[2]
+        if _LOST.search(said) and self.address.listens():  # the client says the same of a wrong password
+            hint = (
+                "See user and password: milvus://USER:PASSWORD@HOST:PORT/COLLECTION; ?tls=true for an encrypted server."
+            )
+            return DatabaseError(
+                f"{title}: what listens at {where} refuses this user or password, or is no Milvus.", hint
+            )
         if _LOST.search(said):
             return DatabaseError(f"{title}: no Milvus server answers at {where}.", "Is it running on this port?")
         if _SLOW.search(said):
             return DatabaseError(f"{title}: the Milvus server at {where} does not answer in time.", "See its log.")
         if _REFUSED.search(said):
-            hint = "milvus://USER:PASSWORD@HOST:PORT/COLLECTION"
-            return DatabaseError(f"{title}: the server refuses this user or password.", hint)
+            return DatabaseError(f"{title}: the server refuses this user or password.", WITH_PASSWORD)
         return DatabaseError(f"{title}: Milvus refuses this: {said[:200]}", "See the server's log.")

@@ -228,6 +228,7 @@ def test_two_writers_see_what_the_other_has_kept(gallery: Database, another: Ope
     rows, vector_NE = odd_rows(20), unit_rows(20, WIDTH)
     second = another(create=True, fingerprint="model-1", about=ABOUT)
     gallery.add(rows.take(np.arange(12)), vector_NE[:12])
+    assert second.count() == 12, "opened before there was anything"
     second.add(rows.take(np.arange(8, 20)), vector_NE[8:])
     assert gallery.count() == second.count() == 20
     assert second.delete(rows.paths[:3]) == 3

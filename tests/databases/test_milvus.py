@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,6 +63,16 @@ def test_a_server_that_does_not_answer_is_one_line_without_the_password(caplog: 
     )
     assert refused.value.hint
     assert "geheim" not in str(refused.value) + caplog.text + refused.value.hint
+
+
+def test_what_listens_but_does_not_let_in_is_told_from_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client says "server unavailable" of a wrong password too."""
+    monkeypatch.setattr("tbps_cli.databases.milvus_connection.TIMEOUT", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(DatabaseError, match="refuses this user or password, or is no Milvus") as refused:
+            open_database(f"milvus://me:geheim@127.0.0.1:{port}/people")
+    assert "geheim" not in str(refused.value) + str(refused.value.hint)
 
 
 @real
