@@ -200,8 +200,11 @@ class FeatureFile:
             kept = np.flatnonzero(mask_N)
             self._take([Part(Path(), rows.take(kept), self.vectors(kept), {})])
 
-    def settle(self) -> None:
-        """Take the newest snapshot, with what other processes added, and merge its parts where that pays."""
+    def settle(self, *, share: int = SHARE) -> None:
+        """Take the newest snapshot, with what other processes added, and merge its parts where that pays.
+
+        share: which part of the file's rows they must hold; 1 puts it off for longer, where somebody waits.
+        """
         if self.unwritten:
             return
         try:
@@ -213,7 +216,7 @@ class FeatureFile:
                     self._join_parts()
                 return
             beside = sum(len(part.rows) for part in parts)
-            if self.renewed or (parts and (len(self) <= FEW or SHARE * beside >= len(self) - beside)):
+            if self.renewed or (parts and (len(self) <= FEW or share * beside >= len(self) - beside)):
                 self._merge({})
             elif len(parts) >= PARTS:
                 self._join_parts()

@@ -29,7 +29,7 @@ from tbps_cli.features.lookup import coded
 from tbps_cli.features.pipeline import EmbedReport, Policy, Progress, Source, embed_images
 from tbps_cli.features.rows import Rows
 from tbps_cli.features.snapshot import Snapshot, read_about
-from tbps_cli.features.store import FeatureFile, feature_path
+from tbps_cli.features.store import SHARE, FeatureFile, feature_path
 from tbps_cli.footage.video import UnreadableVideo
 from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.searching.coding import write_codes_of
@@ -88,7 +88,8 @@ def index(
     progress: called with (images and frames done, those to do), when there are any; while a large source is listed,
     with (files found so far, 0).
     grown: called every few seconds, while images are embedded, with the gallery as far as it is.
-    codes: whether a large gallery gets codes, with which searches are quicker (`retrieval.cascade`).
+    codes: whether a large gallery gets codes, with which searches are quicker (`retrieval.cascade`); False where
+    somebody waits for an answer: then its parts are also merged later.
     share: look at this share of the files alone; other processes do the others. The gallery is the index as far as it
     is then. Only the first share drops the rows of files that are gone, and merges what all have written.
     single: whether the vectors of a new index are kept in float32, and not in half precision.
@@ -161,7 +162,7 @@ def index(
             f"{images.wide:,}",
             f"{len(file):,}",
         )
-    file.settle()
+    file.settle(share=SHARE if codes else 1)
     update.kept = not file.unwritten
     rows, vector_GE = outcome.wanted(file)
     if not len(rows) and mine_N.all():

@@ -244,11 +244,10 @@ class JudgedRows:
         """Which of these rows have not been judged."""
         key_G = content_keys(rows)
         new_G: NDArray[np.bool_] = ~np.isin(key_G, self._keys())
-        sources, paths = rows.sources, rows.paths
-        size_G, mtime_G = rows.columns["size"], rows.columns["mtime"]
-        for place in np.flatnonzero(new_G).tolist():
-            name = sources[place] or paths[place].rpartition("#")[0] or paths[place]
-            if _hashed(name, int(size_G[place]), int(mtime_G[place])) in self._arrived:
+        places = np.flatnonzero(new_G)
+        for place, row in zip(places.tolist(), rows.take(places), strict=True):
+            name = row.source or row.path.rpartition("#")[0] or row.path
+            if _hashed(name, row.size, row.mtime) in self._arrived:
                 new_G[place] = False
         return new_G
 

@@ -63,6 +63,16 @@ def test_parts_are_merged_when_they_hold_an_eighth_of_the_rows(path: Path) -> No
     assert len(FeatureFile.open(path, "f1")) == len(file) == 5700
 
 
+def test_merging_is_put_off_while_somebody_waits(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(*some(5000, 4000))
+    file.settle(share=1)
+    assert len(part_paths(path)) == 1 and len(file) == 9000
+    file.append(*some(9000, 1000))
+    file.settle(share=1)
+    assert not parts_folder(path).exists()
+
+
 def test_many_small_parts_are_joined_without_a_touch_of_the_file(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(store, "PARTS", 4)
     inode = path.stat().st_ino
