@@ -70,12 +70,24 @@ class BestRows(Gallery):
         return self.sample_SE
 
 
+@dataclass(frozen=True)
+class DrawnRows:
+    """Vectors drawn from a database; they stand for all that were not fetched."""
+
+    vector_SE: NDArray[np.float32]
+
+    @cached_property
+    def number_of(self) -> dict[bytes, int]:
+        """Where a vector stands in the sample, by its bytes."""
+        return {row_E.tobytes(): number for number, row_E in enumerate(self.vector_SE)}
+
+
 @dataclass
 class _Known:
     """What was learnt of a database; it may have changed since."""
 
     size: int
-    samples: dict[Tree | None, NDArray[np.float32]] = field(default_factory=dict)
+    samples: dict[Tree | None, DrawnRows] = field(default_factory=dict)
     rows: dict[str, tuple[Row, NDArray[np.float32]]] = field(default_factory=dict)
     """The hits so far, by their paths."""
     looked_for_files: bool = False
@@ -98,16 +110,16 @@ class DatabaseGallery(Gallery):
         times = {"time": lambda: _texts(_times(ask))}
         return DatabaseColumns(len(self), {**texts, **times}, names=frozenset(ask.columns()))
 
-    def sample(self, tree: Tree | None = None) -> NDArray[np.float32]:
+    def drawn(self, tree: Tree | None = None) -> DrawnRows:
         """Vectors that stand for all that pass a filter, drawn once."""
         if tree not in self.known.samples:
-            self.known.samples[tree] = self.database.sample(SAMPLE, tree)
+            self.known.samples[tree] = DrawnRows(self.database.sample(SAMPLE, tree))
         return self.known.samples[tree]
 
     def fetched(self, rows: Rows, vector_KE: NDArray[Any]) -> BestRows:
         """Rows that were found, as a gallery of their own."""
         names = frozenset(self.columns.known()) - {"score"}
-        return BestRows(self.name, self.roots, rows, vector_KE, self.run, names=names, sample_SE=self.sample())
+        return BestRows(self.name, self.roots, rows, vector_KE, self.run, names=names, sample_SE=self.drawn().vector_SE)
 
     def count(self, tree: Tree) -> int:
         return self.database.count(tree)
@@ -151,7 +163,7 @@ class DatabaseGallery(Gallery):
 
     def _some(self, tree: Tree) -> Rows:
         """Rows that pass a filter which few pass."""
-        anything_1E = np.eye(1, self.sample().shape[1], dtype=np.float32)
+        anything_1E = np.eye(1, self.drawn().vector_SE.shape[1], dtype=np.float32)
         return self.database.search(anything_1E, OF_A_TRACK, tree)[0].rows
 
 

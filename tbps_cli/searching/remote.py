@@ -68,7 +68,7 @@ def answers(
         require(fits, gallery.columns.knows)
     asked, by_score = _parted(fits.tree if fits else None)
     candidates = len(gallery) if asked is None else gallery.database.count(asked)
-    calibration = judge_of(model, gallery.sample(), None, sure, quiet=quiet).calibration
+    calibration = judge_of(model, gallery.drawn().vector_SE, None, sure, quiet=quiet).calibration
     query_QE = encode(model, queries, quiet=quiet, embed=options.pop("embed", None))
     found = []
     for query, query_E in zip(queries, query_QE, strict=True):
@@ -111,10 +111,13 @@ class _FarJudge(Judge):
 
     def _population(self, where: Tree | None, size: int) -> Population:
         """A sample, in which the rows that are here are found again by their vectors."""
-        sample_SE = self.search.gallery.sample(where)
-        here = {row_E.tobytes(): place for place, row_E in enumerate(self.vector_GE.astype(np.float32))}
-        places = [here.get(row_E.tobytes(), -1 - number) for number, row_E in enumerate(sample_SE)]
-        return Population(sample_SE, np.array(places, np.int64), size)
+        drawn = self.search.gallery.drawn(where)
+        place_S = -1 - np.arange(len(drawn.vector_SE))
+        for place, row_E in enumerate(self.vector_GE.astype(np.float32)):
+            number = drawn.number_of.get(row_E.tobytes())
+            if number is not None:
+                place_S[number] = place
+        return Population(drawn.vector_SE, place_S, size)
 
 
 @dataclass
