@@ -194,8 +194,32 @@ def test_the_table_of_a_training_step_has_both_ways(tiny, capsys, monkeypatch):
         "work of a step, TFLOP",
         "peak memory of a step, MB",
     ]
-    usual, ours, ratio = (float(word.replace(",", "")) for word in said[6].split()[-3:])
+    usual, ours, ratio = (float(word.replace(",", "")) for word in said[6].split("MB")[1].split()[:3])
     assert usual > ours and ratio == pytest.approx(usual / ours, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "ways"), [(True, ["usual", "ours, fp32", "ours, bf16"]), (False, ["usual", "ours, fp32"])]
+)
+def test_a_processor_that_multiplies_in_bf16_has_a_column_of_it(tiny, capsys, monkeypatch, bf16, ways):
+    train = benchmark("train")
+    monkeypatch.setattr(train._usual, "WORKERS", 0)
+    monkeypatch.setattr(train._beside, "has_bf16", lambda: bf16)
+    train.beside(tiny("clip"), ["fp32"], 1)
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert [word.strip() for word in head.split("  ") if word.strip() and "ratio" not in word] == [
+        "the usual way in fp32",
+        *ways,
+    ]
+    assert rows[1].count("(") == len(ways) - 1
+
+
+def test_the_share_of_the_product_rate_is_printed_on_a_cpu(tiny, capsys):
+    train, bench = benchmark("train"), tiny("clip")
+    found = train.measure(bench, 1)
+    train.report(bench, found)
+    share = found["flops"] / found["step"] / found["products"]
+    assert 0 < share < 2 and f"{100 * share:.1f} % of the rate of large products" in capsys.readouterr().out
 
 
 def test_half_weights_of_the_usual_way_are_copies(tiny):

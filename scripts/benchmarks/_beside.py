@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,9 @@ from benchmarks import _machine, _usual
 from torch import Tensor
 
 from tbps_cli.engine.experiment import Experiment
+from tbps_cli.engine.kept_memory import freed_memory_kept
 from tbps_cli.engine.step import Stepper
+from tbps_cli.features.image_ways import has_bf16
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.types import Batch, Step
 
@@ -29,6 +31,9 @@ SAME = 1e-4
 class Way(Protocol):
     """One side of the comparison."""
 
+    name: str
+    keeps_memory: bool
+    """As `tbps train` does on a CPU."""
     method: Any
     optimizer: torch.optim.Optimizer
 
@@ -52,10 +57,15 @@ class Bench(Protocol):
 
 
 class Ours:
-    """The bench's own training as a side of the comparison."""
+    """The bench's own training as a side of the comparison, in its own precision or another."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, precision: str | None = None) -> None:
         self.bench, self.method, self.optimizer = bench, bench.method, bench.stepper.optimizer
+        self.keeps_memory, self.stepper = bench.device.type == "cpu", bench.stepper
+        if precision is not None:
+            train = bench.recipe.train.model_copy(update={"precision": precision})
+            self.stepper = Stepper(bench.method, self.optimizer, train=train, clip_norm=bench.recipe.optim.clip_norm)
+        self.name = f"ours, {self.stepper.precision}"
 
     def batches(self) -> Generator[Batch]:
         try:
@@ -64,7 +74,7 @@ class Ours:
             self.bench.parts.loader.close()
 
     def step(self, batch: Batch) -> None:
-        self.bench.stepper([batch], Step())
+        self.stepper([batch], Step())
 
 
 def first_step(bench: Bench) -> tuple[float, float]:
@@ -114,6 +124,7 @@ def timed(steps: int, device: torch.device) -> Iterator[list[Took]]:
 def with_data(way: Way, steps: int, device: torch.device) -> Took:
     """Steps with a batch for each; from the first batch on."""
     batches = way.batches()
+    way.step(next(batches))
     batch = next(batches)
     with timed(steps, device) as found:
         for _ in range(steps):
@@ -125,21 +136,23 @@ def with_data(way: Way, steps: int, device: torch.device) -> Took:
 
 def alone(way: Way, steps: int, device: torch.device, batch: Batch) -> Took:
     """Steps on a batch that lies on the device."""
+    way.step(batch)
     with timed(steps, device) as found:
         for _ in range(steps):
             way.step(batch)
     return found[0]
 
 
-def rounds(ways: tuple[Way, Way], count: int, took: Callable[[Way], Took]) -> list[tuple[Took, Took]]:
-    """What a step of each way took, round by round."""
+def rounds(ways: Sequence[Way], count: int, took: Callable[[Way], Took]) -> list[list[Took]]:
+    """What a step of each way took, round by round; a step that nobody times goes before."""
     found = []
     for _ in range(count):
-        pair = []
+        each = []
         for way in ways:
-            pair.append(took(way))
+            with freed_memory_kept(way.keeps_memory):
+                each.append(took(way))
             way.optimizer.zero_grad(set_to_none=True)  # the next side may share the parameters
-        found.append((pair[0], pair[1]))
+        found.append(each)
     return found
 
 
@@ -154,32 +167,37 @@ def peak(way: Way, batch: Batch, device: torch.device) -> int:
 
 
 def report(bench: Bench, precision: str, count: int, steps: int) -> None:
-    """Time both ways and print the table."""
+    """Time the usual way, ours, and on a CPU that has it ours in bf16, and print the table."""
     device, pairs = bench.device, bench.recipe.train.batch
     bench.restart()
     batch = next(bench.batches).to(device)
     bench.restart()
     usual = _usual.Usual(bench.method, bench.parts, precision)
-    ways: tuple[Way, Way] = (usual, Ours(bench))
-    for way in ways:
-        alone(way, 1, device, batch)  # the optimisers' numbers are made, kernels chosen
-        way.optimizer.zero_grad(set_to_none=True)
+    ways: list[Way] = [usual, Ours(bench)]
+    if device.type == "cpu" and has_bf16() and bench.stepper.precision == "fp32":
+        ways.append(Ours(bench, "bf16"))
     whole = rounds(ways, count, lambda way: with_data(way, steps, device))
     model = rounds(ways, count, lambda way: alone(way, steps, device, batch))
     work = [_machine.flops(lambda: usual.backward(batch)) / 1e12, bench.flops() / 1e12]
     usual.optimizer.zero_grad(set_to_none=True)
     most = [peak(way, batch, device) / 2**20 for way in ways]
-    print(f"{f'the usual way in {precision}':32}{'usual':>9}{'ours':>9}{'ratio':>8}   lowest to highest round")
+    print(f"{f'the usual way in {precision}':28}{'usual':>9}", end="")
+    print("".join(f"{way.name:>14}{'ratio, lowest to highest':>26}" for way in ways[1:]))
     figures_of = {
-        "pairs/s, with their data": [(one.clock, other.clock) for one, other in whole],
-        "pairs/s, the model alone": [(one.clock, other.clock) for one, other in model],
+        "pairs/s, with their data": [[took.clock for took in each] for each in whole],
+        "pairs/s, the model alone": [[took.clock for took in each] for each in model],
     }
     if device.type == "cpu":
-        figures_of["  the same, a core-second"] = [(one.processor, other.processor) for one, other in model]
+        figures_of["  the same, a core-second"] = [[took.processor for took in each] for each in model]
     for name, figures in figures_of.items():
-        slow, fast = (pairs / statistics.median(column) for column in zip(*figures, strict=True))
-        ratios = sorted(one / other for one, other in figures)
-        speeds = f"{_machine.rate(slow):>9}{_machine.rate(fast):>9}"
-        print(f"{name:32}{speeds}{fast / slow:8.2f}   {ratios[0]:.2f} to {ratios[-1]:.2f}")
-    print(f"{'work of a step, TFLOP':32}{work[0]:9.3f}{work[1]:9.3f}{work[0] / work[1]:8.2f}")
-    print(f"{'peak memory of a step, MB':32}{most[0]:9,.0f}{most[1]:9,.0f}{most[0] / most[1]:8.2f}", flush=True)
+        columns = list(zip(*figures, strict=True))
+        speeds = [pairs / statistics.median(column) for column in columns]
+        print(f"{name:28}{_machine.rate(speeds[0]):>9}", end="")
+        for speed, column in zip(speeds[1:], columns[1:], strict=True):
+            ratios = [slow / quick for slow, quick in zip(columns[0], column, strict=True)]
+            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"{_machine.rate(speed):>14}{ratio:>26}", end="")
+        print()
+    print(f"{'work of a step, TFLOP':28}{work[0]:9.3f}{work[1]:14.3f}{work[0] / work[1]:26.2f}")
+    print(f"{'peak memory of a step, MB':28}{most[0]:9,.0f}", end="")
+    print("".join(f"{bytes_:14,.0f}{most[0] / bytes_:26.2f}" for bytes_ in most[1:]), flush=True)

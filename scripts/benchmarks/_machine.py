@@ -55,6 +55,17 @@ def peak_flops() -> float | None:
     return next((figure for part, figure in PEAKS.items() if part in name), None)
 
 
+def product_rate() -> float:
+    """What this process gets out of the CPU in float32, operations a second: the best of some large products."""
+    left, right = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    took = []
+    for _ in range(5):
+        started = time.perf_counter()
+        left @ right
+        took.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(took)
+
+
 def wait(device: torch.device) -> None:
     """Until everything that was asked of the device is done."""
     if device.type == "cuda":

@@ -170,6 +170,8 @@ def optimizer(method: Method, section: OptimSection) -> Optimizer:
 class Usual:
     """A method under training, the usual way. In fp16-pure the weights are half copies, else the method's own."""
 
+    name, keeps_memory = "usual", False
+
     def __init__(self, method: Method, parts: Experiment, precision: str = "fp32") -> None:
         self.recipe, self.precision, self.device = parts.recipe, precision, parts.device
         self.method = copy.deepcopy(method) if precision == "fp16-pure" else method

@@ -48,7 +48,8 @@ class TextTower(nn.Module):
         # Hooks edit rows, and one caption has no padding once its row is cut.
         if hooks or len(token_BT) == 1 or not self.transformer.may_skip_tokens:
             return self._end_of_rows(used(token_BT), hooks)
-        packed = pack(end_of(token_BT))
+        on_cpu_in_half = token_BT.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        packed = pack(end_of(token_BT), coarse=token_BT.shape[1] if on_cpu_in_half else None)
         x_BTD = self.embedded(token_BT[:, : packed.real_BT.shape[1]])
         return self.projected(self.transformer(packed.gather(x_BTD), EndsOfPacked(packed)))[:, 0]
 

@@ -106,7 +106,7 @@ class Packed:
 
     all_wanted: ClassVar[bool] = True
     place_N: Tensor
-    """Position of each in the flattened batch [B * T], ascending."""
+    """Position of each in the flattened batch [B * T], ascending; some may be padding, which no real token sees."""
     real_BT: Tensor
     """Which positions of the batch are real tokens."""
     last_B: Tensor
@@ -158,15 +158,29 @@ class EndsOfPacked:
         return join_heads(row_attention(query, key, value, seen=seen_B11T))
 
 
-def pack(end_B: Tensor) -> Packed:
+def pack(end_B: Tensor, *, coarse: int | None = None) -> Packed:
     """How captions lie without padding, from the position of their last token.
 
-    How many tokens there are decides shapes, so the CPU has to know: on a GPU this waits once.
+    How many tokens there are decides shapes, so the CPU has to know: on a GPU this waits once. coarse: the longest that
+    a row may be; then as much padding stays as makes the numbers of tokens and of columns multiples of a step, so that
+    few shapes occur: oneDNN, which does bfloat16 on a CPU, makes code for each and keeps it, 10 MB a step otherwise.
     """
     length_B = end_B.cpu() + 1
-    real_BT = torch.arange(int(length_B.max())) < length_B[:, None]
-    parts = real_BT.flatten().nonzero()[:, 0], real_BT, length_B.cumsum(0) - 1
+    longest = int(length_B.max())
+    if coarse is not None:
+        longest = min(-(-longest // _STEP) * _STEP, coarse)
+    real_BT = torch.arange(longest) < length_B[:, None]
+    taken_BT = real_BT
+    if coarse is not None:
+        more = -int(length_B.sum()) % (_STEP * _STEP)
+        taken_BT = real_BT | (~real_BT & ((~real_BT).flatten().cumsum(0).view_as(real_BT) <= more))
+    last_B = taken_BT.sum(1).cumsum(0) - taken_BT.sum(1) + length_B - 1
+    parts = taken_BT.flatten().nonzero()[:, 0], real_BT, last_B
     return Packed(*(part.to(end_B.device, non_blocking=True) for part in parts))
+
+
+_STEP = 8
+"""Lengths of rows are multiples of it in coarse shapes, numbers of tokens multiples of its square."""
 
 
 def token_at(x_BLD: Tensor, place_B: Tensor) -> Tensor:

@@ -54,6 +54,21 @@ def test_packed_tokens_attend_within_their_own_caption() -> None:
     assert torch.allclose(block(x_ND, EndsOfPacked(packed)), token_at(whole_BLD, ENDS), atol=1e-6)
 
 
+@pytest.mark.parametrize(("context", "columns", "tokens"), [(20, 16, 64), (9, 9, 54)])
+@torch.no_grad()
+def test_coarse_packing_keeps_padding_that_no_token_sees(context: int, columns: int, tokens: int) -> None:
+    """Six captions of up to nine tokens: as many more as make multiples of 8 and 64, or all that there are."""
+    end_B, x_BLD = torch.tensor([2, 8, 0, 5, 7, 4]), torch.randn(6, context, 16)
+    exact, coarse, block = pack(end_B), pack(end_B, coarse=context), block_of(Block)
+    assert coarse.rows(coarse.gather(x_BLD[:, :columns])).shape == (6, columns, 16)
+    assert len(exact.place_N) == 32 and len(coarse.place_N) == tokens and coarse.real_BT.sum() == 32
+    found = []
+    for packed in (exact, coarse):
+        x_ND = packed.gather(x_BLD[:, : packed.real_BT.shape[1]])
+        found.append(block(block(x_ND, packed), EndsOfPacked(packed)))
+    assert torch.allclose(*found, atol=1e-6)
+
+
 def test_every_kind_of_block_is_tried_here() -> None:
     assert all_kinds() == set(MAKERS)
 
