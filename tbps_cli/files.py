@@ -137,8 +137,8 @@ def write_text(path: Path, text: str, kind: type[TbpsError] = TbpsError) -> None
     write_bytes(path, text.encode("utf-8", "surrogateescape"), kind)
 
 
-def write_once(path: Path, text: str, kind: type[TbpsError] = TbpsError) -> str:
-    """What a file holds that is written once: `text`, or what the first of several writers gave it. Raises `kind`."""
+def write_once(path: Path, text: str, kind: type[TbpsError] = TbpsError) -> None:
+    """Write a file unless it is there: of several writers the first one's text stays. Raises `kind`."""
     with explained(path, kind):
         temporary = temporary_beside(path)
         try:
@@ -149,12 +149,11 @@ def write_once(path: Path, text: str, kind: type[TbpsError] = TbpsError) -> str:
                     os.link(temporary, path)  # appears whole, and only where nothing is
                 except FileExistsError:
                     raise
-                except OSError:  # a disk without hard links: readers may find it empty for a moment
+                except OSError:  # a disk without hard links: for a moment it is empty
                     with path.open("x", encoding="utf-8") as file:
                         file.write(text)
         finally:
             temporary.unlink(missing_ok=True)
-        return path.read_text("utf-8")
 
 
 @contextmanager

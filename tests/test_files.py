@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,24 @@ def names(folder: Path) -> list[str]:
 
 
 # Files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_several_writers_the_first_one_writes_what_is_written_once(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(files.os, "link", refused)
+    path = tmp_path / "once.json"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: files.write_once(path, f"{number}" * 9), range(8)))
+    text = path.read_text()
+    assert len(text) == 9 and len(set(text)) == 1 and names(tmp_path) == ["once.json"]
+    files.write_once(path, "another")
+    assert path.read_text() == text
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_stays(tmp_path: Path) -> None:

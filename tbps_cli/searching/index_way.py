@@ -6,6 +6,7 @@ Images of the gallery are read for the trial, so it belongs here and not to the 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ from tbps_cli.features.store import feature_path
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.sources import Items, Sources
 
+PATIENCE = 2.0
+"""Seconds for another process to fill a file that it has just made, on a disk without hard links."""
 _TRIED = 4
 """How many images may be unreadable for each one of the sample."""
 
@@ -74,12 +77,13 @@ def choose(
 
 def _agreed(place: Path, model: Encoder, precision: str, chosen: Callable[[], ImageWay]) -> ImageWay:
     """The way that stands in a file beside an index, where the first of several processes put it."""
-    if place.exists():
-        text = place.read_text("utf-8")
-    else:
+    if not place.exists():
         with files.explained(place, CacheError):
             place.parent.mkdir(parents=True, exist_ok=True)
-        text = files.write_once(place, json.dumps([model.fingerprint, chosen().suffix]) + "\n", CacheError)
+        files.write_once(place, json.dumps([model.fingerprint, chosen().suffix]) + "\n", CacheError)
+    until = time.monotonic() + PATIENCE
+    while not (text := place.read_text("utf-8")) and time.monotonic() < until:
+        time.sleep(0.05)
     try:
         fingerprint, suffix = json.loads(text)
     except ValueError:
