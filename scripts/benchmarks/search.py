@@ -1,6 +1,6 @@
 """Finding the best rows of a gallery: ours beside numpy, torch, faiss and usearch, in one run.
 
-scripts/bench search [--rows N ...] [--queries N ...] [--threads N ...] [--types T ...] [--rounds N]
+scripts/bench search [--rows N ...] [--queries N ...] [--threads N ...] [--types T ...] [--ways W ...] [--rounds N]
 
 Every way is exact and gives the ten best of each query; how many of the true ten it finds is counted first, and ours
 has to find all, in their order. The true ten come from products in float64 with the rows as they are stored. Rounds
@@ -135,7 +135,7 @@ def with_usearch(gallery: Array, threads: int) -> Way:
     return way
 
 
-def ways(gallery: Array, threads: int) -> dict[str, list[Way]]:
+def ways(gallery: Array, threads: int, chosen: Sequence[str]) -> dict[str, list[Way]]:
     """Every way, ready to be called; the quickest of a list counts."""
     orders = (False, True)
     every = {
@@ -148,7 +148,7 @@ def ways(gallery: Array, threads: int) -> dict[str, list[Way]]:
     }
     if gallery.dtype != np.float16:
         del every["torch half"]
-    return every
+    return {name: some for name, some in every.items() if name in ("ours", *chosen)}
 
 
 def recall(found: Array, right: Array) -> float:
@@ -157,10 +157,10 @@ def recall(found: Array, right: Array) -> float:
 
 
 def compare(
-    query: Array, gallery: Array, threads: int, rounds: int, clock: Callable[[], float]
+    query: Array, gallery: Array, threads: int, rounds: int, clock: Callable[[], float], chosen: Sequence[str] = NAMES
 ) -> dict[str, tuple[float, float]]:
     """Way -> (milliseconds of its quickest round, recall of the ten best)."""
-    every = ways(gallery, threads)
+    every = ways(gallery, threads, chosen)
     right = truth(query, gallery)
     asked = {name: query[:ONE_BY_ONE] if name == "usearch" else query for name in every}
     if (rank.topk(query, gallery, TOP)[1] != right).any():
@@ -201,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 8, 64, 1000])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--types", nargs="+", choices=["float32", "float16"], default=["float32", "float16"])
+    parser.add_argument("--ways", nargs="+", choices=NAMES, default=NAMES, help="which to compare with; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--processor", action="store_true", help="count processor time: for one thread, when others run"
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     faiss.omp_set_num_threads(threads)
                     with threadpoolctl.threadpool_limits(threads, user_api="blas"):
                         for queries in options.queries:
-                            found = compare(query[:queries], same, threads, options.rounds, clock)
+                            found = compare(query[:queries], same, threads, options.rounds, clock, options.ways)
                             print(line(count, dtype, queries, threads, found), flush=True)
                 del same
     print("other ways: times as long as ours; * = did not find all of the ten best")

@@ -59,7 +59,7 @@ PACKED = 64
 SLACK = 1.001
 """Lengths are computed in float32."""
 
-_length_of: dict[int, tuple[weakref.ref[Array], float]] = {}
+_known: dict[tuple[int, str], tuple[weakref.ref[Array], Any]] = {}
 
 
 def lengths(row_QE: Array) -> Floats:
@@ -235,18 +235,18 @@ def longest(row_GE: Any) -> float:
     return SLACK * float(np.sqrt(np.max(numkong.dot(row_GE, row_GE))))
 
 
-def known_length(row_GE: Array) -> float | None:
-    """What `remember_length` was told of this very array."""
-    there = _length_of.get(id(row_GE))
-    return there[1] if there and there[0]() is row_GE else None
+def known(row_GE: Array, what: str) -> Any:
+    """What `remember` was told of this very array, or None."""
+    there = _known.get((id(row_GE), what))
+    return there[1] if there and there[0]() is row_GE and not row_GE.flags.writeable else None
 
 
-def remember_length(row_GE: Array, length: float) -> None:
-    """Keep the longest row of an array that nobody can write to, such as a map of a file, while it lives."""
+def remember(row_GE: Array, what: str, value: object) -> None:
+    """Keep what is known of an array that nobody can write to, such as a map of a file, while it lives."""
     base: Any = row_GE
     while isinstance(base, np.ndarray):
         if base.flags.writeable:
             return
         base = base.base
-    key = id(row_GE)
-    _length_of[key] = weakref.ref(row_GE, lambda _: _length_of.pop(key, None)), length
+    key = id(row_GE), what
+    _known[key] = weakref.ref(row_GE, lambda _: _known.pop(key, None)), value

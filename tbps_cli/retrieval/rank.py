@@ -31,8 +31,8 @@ from tbps_cli.errors import DataError
 from tbps_cli.retrieval import halves
 from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, widened
 
-BLOCK = 1 << 19
-"""Similarities held at a time (2 MB in float32)."""
+BLOCK = 1 << 20
+"""Similarities held at a time (4 MB in float32)."""
 QUERIES = 512
 """Queries ranked together."""
 FEW = 2
@@ -205,12 +205,12 @@ def _in_16_bits(query_BE: Array, rows: GalleryRows, kind: halves.Kind) -> Iterat
 
 def _longest(rows: GalleryRows) -> float:
     """The longest row; measured once for arrays that cannot change."""
-    known = halves.known_length(rows.gallery)
+    known: float | None = halves.known(rows.gallery, "longest")
     if known is not None:
         return known
     longest = max(_mapped(lambda start, stop: halves.longest(rows.block(start, stop)), len(rows), ROWS, _threads()))
     if rows.index_K is None:
-        halves.remember_length(rows.gallery, longest)
+        halves.remember(rows.gallery, "longest", longest)
     return longest
 
 
@@ -311,7 +311,7 @@ def _mapped(work: Callable[[int, int], Any], count: int, size: int, threads: int
     pool, waiting = _pool(os.getpid(), threads), deque[Future[Any]]()
     for start in starts:
         waiting.append(pool.submit(work, start, min(start + size, count)))
-        if len(waiting) > 2 * threads:  # a few blocks at a time, so that memory stays small
+        if len(waiting) > threads:  # a few blocks at a time, so that memory stays small
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

@@ -370,17 +370,17 @@ def test_a_map_in_half_precision_is_never_widened_as_a_whole(queries, tmp_path) 
     assert half.nbytes / peak > 2.5  # widened it would take twice what it takes itself
 
 
-def test_lengths_are_remembered_of_arrays_that_cannot_change_while_they_live() -> None:
+def test_what_is_known_of_arrays_that_cannot_change_is_kept_while_they_live() -> None:
     rows = np.ones((4, 2), np.float16)
-    halves.remember_length(rows, 2.0)
-    assert halves.known_length(rows) is None
+    halves.remember(rows, "longest", 2.0)
+    assert halves.known(rows, "longest") is None
     view = rows[:]
     view.flags.writeable = False  # but what it shows can change
-    halves.remember_length(view, 2.0)
-    assert halves.known_length(view) is None
+    halves.remember(view, "longest", 2.0)
+    assert halves.known(view, "longest") is None
     rows.flags.writeable = False
-    halves.remember_length(rows, 2.0)
-    assert halves.known_length(rows) == 2.0
-    before = len(halves._length_of)
+    halves.remember(rows, "longest", 2.0)
+    assert halves.known(rows, "longest") == 2.0
+    before = len(halves._known)
     del rows, view
-    assert len(halves._length_of) == before - 1
+    assert len(halves._known) == before - 1
