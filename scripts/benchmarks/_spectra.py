@@ -2,8 +2,8 @@
 
 A row is a common mean, a shift of its camera, its person, its tracklet and noise of its own; the standard deviation of
 axis j is j^-a, for all of these. Twenty rows a person, in tracklets of five, by twenty cameras. A query has another
-mean (the gap between texts and images), a coarse copy of its person (what a sentence says of anybody lies in the
-stronger axes), noise of the same spectrum, and noise in all axes alike.
+mean (the gap between texts and images, in all axes alike), a coarse copy of its person (what a sentence says of anybody
+lies in the stronger axes), noise of the same spectrum, and noise in all axes alike.
 
 | spectrum | a | gap | axes that count | is like |
 |---|---|---|---|---|
@@ -42,7 +42,7 @@ class Spectrum:
 
 SPECTRA = {
     one.name: one
-    for one in (Spectrum("steep", 0.75, 0.6, 0.2), Spectrum("base", 0.5, 1.0, 0.3), Spectrum("flat", 0.25, 1.6, 2.0))
+    for one in (Spectrum("steep", 0.75, 0.6, 0.5), Spectrum("base", 0.5, 1.0, 0.6), Spectrum("flat", 0.25, 1.6, 2.0))
 }
 
 
@@ -123,7 +123,8 @@ class Drawn:
         rng = np.random.default_rng((self.seed, 5))
         meant_Q = rng.integers(0, len(persons), self.queries)
         coarse_E = (self.axis_E / self.axis_E[0]) ** 0.25
-        query = self.spectrum.gap * self._noise(rng, 1)[0] + persons[meant_Q] * coarse_E
+        gap_E = _unit(rng.standard_normal((1, WIDTH), np.float32))[0]
+        query = self.spectrum.gap * gap_E + persons[meant_Q] * coarse_E
         query += self.spectrum.noise * self._noise(rng, self.queries)
         query += 0.2 * rng.standard_normal((self.queries, WIDTH), np.float32) / np.float32(np.sqrt(WIDTH))
         return _unit(query) @ self.turn_EE, meant_Q
