@@ -85,7 +85,7 @@ def test_a_flat_spectrum_takes_more_groups_than_a_steep_one(monkeypatch):
         for query_E in made.query_QE:
             found.best(query_E[None], vector_GE, 10)
         read[name] = sum(rows) / ROWS / 10
-    assert 1 <= read["steep"] < read["flat"] - 0.1 and read["flat"] > 1.2, read
+    assert 1 <= read["steep"] < read["flat"] - 0.1, read
 
 
 @pytest.mark.parametrize("width", [8, GROUP, 200])
