@@ -363,3 +363,11 @@ def test_the_million_benchmark_finds_the_best_rows_of_a_small_gallery_by_its_cod
     for way in ways:
         (line,) = [line for line in lines if line.startswith(f"  {way:20}")]
         assert float(line.split()[-2]) > 0.9, line
+
+
+@pytest.mark.slow
+def test_the_start_benchmark_runs_every_command_beside_its_rival(capsys):
+    """Each way has to end well; of the search both name images."""
+    benchmark("start").main(words(images=9, rounds=1, layers=1, width=64))
+    said = capsys.readouterr().out
+    assert said.count("tbps") >= 7 and "what rclip does" in said

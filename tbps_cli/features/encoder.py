@@ -44,6 +44,8 @@ class ImageWay:
     """Images that the encoder's transform has prepared, one batch -> [B, E]."""
     batch: int
     """How many images it takes at a time best."""
+    release: Callable[[], None] = lambda: None
+    """Lets go of the memory that it needs until it is used again."""
 
 
 class ImageEncoder(Protocol):

@@ -99,7 +99,7 @@ class ExportedModel:
 
     def image_ways(self) -> list[ImageWay]:
         """The graph as onnxruntime runs it, and in bfloat16 by OpenVINO where that is installed (extra `openvino`)."""
-        own = replace(own_way(self), batch=ON_CPU)
+        own = replace(own_way(self), batch=ON_CPU, release=self._image.close)
         if self.precision != "fp32" or not has_bf16() or find_spec("openvino") is None:
             return [own]
         graph = OpenVinoGraph(self.path / "image.onnx")

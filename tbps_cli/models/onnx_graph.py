@@ -48,6 +48,10 @@ class Graph:
         if self.session is None:
             self.session = _session(self.path, self.purpose, few=self.few)
 
+    def close(self) -> None:
+        """Let go of its memory; it is opened again when it is used."""
+        self.session = None
+
     def __call__(self, given: NDArray[Any]) -> NDArray[Any]:
         self.rows += len(given)
         if self.few and self.rows > FEW:

@@ -26,8 +26,7 @@ from tbps_cli.exporting import write as module
 from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare
 from tbps_cli.exporting.exporter import export
 from tbps_cli.exporting.samples import samples
-from tbps_cli.models import exported as exported_module
-from tbps_cli.models import open_model
+from tbps_cli.models import onnx_graph, open_model
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.probing.degrade import degrade
@@ -228,7 +227,7 @@ def test_onnxruntime_reports_nothing_to_its_maker(
     exported: tuple[Path, Agreement], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    ExportedModel(exported[0])
+    ExportedModel(exported[0]).open_text()  # it is imported when a graph is opened
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
@@ -450,8 +449,13 @@ def test_a_sentence_opens_no_image_graph_and_an_image_no_text_graph(
     exported: tuple[Path, Agreement], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    session = exported_module._session
-    monkeypatch.setattr(exported_module, "_session", lambda path: opened.append(path.name) or session(path))
+    session = onnx_graph._session
+
+    def spied(path: Path, purpose: str, *, few: bool) -> object:
+        opened.append(path.name)
+        return session(path, purpose, few=few)
+
+    monkeypatch.setattr(onnx_graph, "_session", spied)
     ExportedModel(exported[0]).encode_texts(["a man"])
     assert opened == ["text.onnx"]
     ExportedModel(exported[0]).encode_images([red_image()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,17 @@ def test_the_fastest_way_that_agrees_is_taken_and_said(clock: Clock, caplog: pyt
         assert chosen(encoder) == "near"
     assert "images are embedded in near: 2.0 times as fast as fp32 here; cosine with it at least " in caplog.text
     assert f"on {SAMPLE} of these images (--precision fp32" in caplog.text
+
+
+def test_float32_lets_go_of_its_memory_before_another_way_is_tried(clock: Clock) -> None:
+    class Releasing(ManyWays):
+        def image_ways(self) -> list[ImageWay]:
+            exact, *others = super().image_ways()
+            return [replace(exact, release=lambda: self.tried.append("released")), *others]
+
+    encoder = Releasing(clock, {"near": (2.0, 1e-5)})
+    assert chosen(encoder) == "near"
+    assert list(dict.fromkeys(encoder.tried)) == ["fp32", "released", "near"]
 
 
 @pytest.mark.parametrize(
