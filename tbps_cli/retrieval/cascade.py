@@ -32,8 +32,8 @@ Two things go beyond the plain bar. What is missing has mean 0 over all rows, bu
 they share with it what lies in the other groups as well, and were seen up to 6 sigma below where the bar has them
 (5 lost .02 of the ten best where the spectrum is flat, 6 nothing). And where the first group says nearly all, sigma
 is so small that such rows lie 8 sigma off; but then few rows score higher in that group. So the best `KEPT` of the rows
-are kept whatever the bar says. `docs/benchmarks.md` has what is missed in the end: one in 1,000 of the ten best, half
-of it by the rounding of vectors in half precision.
+are kept whatever the bar says. `docs/benchmarks.md` has what is missed in the end: about one in 1,000 of the ten
+best, mostly by the rounding of vectors in half precision, which an exact scan misses as well.
 """
 
 from __future__ import annotations
