@@ -3,7 +3,7 @@
 pip install numpy onnxruntime pillow tokenizers
 python search.py "a man in a white shirt" IMAGES [--top 10]
 
-To build on it: `Model(folder).texts([...])` and `.images([...])` give unit rows; scores are their dot products.
+To build on it: `ExportedFolder(folder).texts([...])` and `.images([...])` give unit rows; their dot product is a score.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
-class Model:
+class ExportedFolder:
     """The exported folder: tbps.json says how images and sentences are prepared."""
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ def main() -> None:
     paths = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in ENDINGS)
     if not paths:
         raise SystemExit(f"{options.images} holds no images.")
-    model = Model(Path(__file__).parent)
+    model = ExportedFolder(Path(__file__).parent)
     scores = model.images(paths) @ model.texts([options.sentence])[0]
     for place in np.argsort(-scores, kind="stable")[: options.top]:
         print(f"{scores[place]:.4f}  {paths[place]}")
