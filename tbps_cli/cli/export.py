@@ -45,16 +45,39 @@ def command(
         bool,
         typer.Option("--force", help="With --quantize: keep graphs that are slower than fp32 here, or lose more."),
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="OWNER/REPO",
+            help="Then send the folder to this repository of the Hugging Face hub, which is made as a private one.",
+        ),
+    ] = None,
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            help="With --push: everybody may fetch the weights. The terms of the training data must allow it.",
+        ),
+    ] = False,
     data_root: DataRoot = None,
     device: Device = "cpu",
     sets: Sets = None,
     words: Words = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model as files for other programs, after checking that they give the same embeddings."""
-    from tbps_cli.cli import output, render, search_view
-    from tbps_cli.exporting.exporter import export
+    """Write a model as files for other programs, after checking that they give the same embeddings.
 
+    Nothing leaves this machine without --push.
+    """
+    from tbps_cli.cli import output, render, search_view
+    from tbps_cli.errors import UsageError
+    from tbps_cli.exporting.exporter import export
+    from tbps_cli.exporting.push import Destination
+
+    if public and not push:
+        raise UsageError("--public needs --push OWNER/REPO.", "Nothing leaves this machine without it.")
+    destination = Destination(push, public=public) if push is not None else None
     with render.status(f"Exporting to {out}") as step:
         agreement = export(
             ckpt,
@@ -70,5 +93,8 @@ def command(
             words=words,
             progress=step,
         )
+        if destination:
+            step(f"sending to {push}")
+        pushed = destination.push(out) if destination else None
     output.stdout.written.append(str(out))
-    search_view.exported(out, agreement, as_json=as_json)
+    search_view.exported(out, agreement, pushed, as_json=as_json)

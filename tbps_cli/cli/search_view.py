@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tbps_cli.amounts import amount
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from tbps_cli.cli.terminal_images import Renderable
     from tbps_cli.exporting.agree import Agreement
+    from tbps_cli.exporting.push import Pushed
     from tbps_cli.searching.filling import Filled
     from tbps_cli.searching.gallery import Gallery
     from tbps_cli.searching.ranking import Answer
@@ -173,10 +175,11 @@ def index_report(gallery: Gallery, options: Sequence[str]) -> None:
     line(f'Search it: tbps search "a man in a white shirt" {shlex.join(options)}')
 
 
-def exported(out: object, agreement: Agreement | None, *, as_json: bool = False) -> None:
+def exported(out: object, agreement: Agreement | None, pushed: Pushed | None, *, as_json: bool = False) -> None:
     """Where an export went, and how well it agrees with the model."""
     if as_json:
-        document({"out": str(out), "agreement": agreement.document() if agreement else None})
+        facts = {"out": str(out), "agreement": agreement.document() if agreement else None}
+        document(facts | ({"pushed": asdict(pushed)} if pushed else {}))
         return
     line(f"Exported to {out}", style="bold")
     if agreement:
@@ -192,3 +195,7 @@ def exported(out: object, agreement: Agreement | None, *, as_json: bool = False)
             line(f"int8 as fast as fp32 on this machine: {times}")
         if agreement.scores:
             line(f"int8: {agreement.scores.sentence()}")
+    if pushed:
+        seen = "only you and who you invite can see it" if pushed.private else "everybody can see it"
+        line(f"Sent to {pushed.page} ({seen})")
+        line("The terms of the training data bind whoever uses the weights; README.md says so there.")

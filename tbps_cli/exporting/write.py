@@ -192,7 +192,15 @@ def _chosen(facts: dict[str, Any]) -> str:
 
 def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
     height, width = facts["image_size"]
+    # What the hub reads of a card. The terms are those of a data set, for which it has no word.
+    head = [
+        "license: other",
+        "license_name: terms-of-the-training-data",
+        "pipeline_tag: zero-shot-image-classification",
+    ]
+    library = ["library_name: open_clip"] if "hub" in facts["formats"] else []
     lines = [
+        *["---", *head, *library, "tags:", "- text-based-person-search", "---", ""],
         f"# {facts['method']}, exported by tbps",
         "",
         f"Text-based person search: images ({height} x {width}, RGB) and sentences become unit vectors of "

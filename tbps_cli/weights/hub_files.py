@@ -160,13 +160,13 @@ class _Asked:
             import huggingface_hub
 
             plain: dict[str, Any] = {"repo_type": self.given.kind, "revision": self.given.revision}
-            hub = huggingface_hub.HfApi(endpoint=_endpoint(), library_name="tbps")
+            hub = huggingface_hub.HfApi(endpoint=endpoint(), library_name="tbps")
             try:
                 if not is_offline():
                     ask = lambda: hub.repo_info(self.given.repository, timeout=_timeout(), **plain)  # noqa: E731
                     return sorted(file.rfilename for file in _once_more(ask).siblings or [])
             except Exception as error:
-                if not _is_of_the_network(error):
+                if not is_of_the_network(error):
                     raise
                 with suppress(OSError):
                     return self._cached()
@@ -197,13 +197,13 @@ class _Asked:
             given = self.given
             plain: dict[str, Any] = {"repo_type": given.kind, "revision": given.revision}
             if not is_offline() and huggingface_hub.try_to_load_from_cache(given.repository, file, **plain) is None:
-                url = huggingface_hub.hf_hub_url(given.repository, file, endpoint=_endpoint(), **plain)
+                url = huggingface_hub.hf_hub_url(given.repository, file, endpoint=endpoint(), **plain)
                 _once_more(lambda: huggingface_hub.get_hf_file_metadata(url, timeout=_timeout(), library_name="tbps"))
             return Path(
                 huggingface_hub.hf_hub_download(
                     given.repository,
                     file,
-                    endpoint=_endpoint(),
+                    endpoint=endpoint(),
                     library_name="tbps",
                     local_files_only=is_offline(),
                     **plain,
@@ -222,7 +222,7 @@ class _Asked:
             raise WeightsError(
                 f"{self.address} lies on the Hugging Face hub.", "Type: pip install huggingface_hub"
             ) from None
-        given, address, host = self.given, self.address, (_endpoint() or "https://huggingface.co").rstrip("/")
+        given, address, host = self.given, self.address, (endpoint() or "https://huggingface.co").rstrip("/")
         page = f"{host}/{'datasets/' if given.kind == 'dataset' else ''}{given.repository}"
         try:
             yield may_be_missing
@@ -255,7 +255,7 @@ class _Asked:
         except (OSError, errors.HfHubHTTPError) as error:
             raise WeightsError(f"{address} cannot be fetched from {host}: {reason_of(error)}.", _BY_HAND) from None
         except Exception as error:
-            if not _is_of_the_network(error):
+            if not is_of_the_network(error):
                 raise
             raise WeightsError(
                 f"{address} is not on this machine, and {_unreachable(host, error)}.", _BY_HAND
@@ -267,13 +267,13 @@ def _once_more(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except Exception as error:
-        if not _is_of_the_network(error):
+        if not is_of_the_network(error):
             raise
     time.sleep(_WAIT)
     return ask()
 
 
-def _is_of_the_network(error: Exception) -> bool:
+def is_of_the_network(error: Exception) -> bool:
     """Whether the client's HTTP library could not reach the hub: an error of its transport, none of an answer."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
@@ -282,7 +282,7 @@ def _unreachable(host: str, error: BaseException) -> str:
     return "HF_HUB_OFFLINE forbids to fetch it" if is_offline() else f"{host} cannot be reached ({reason_of(error)})"
 
 
-def _endpoint() -> str | None:
+def endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 

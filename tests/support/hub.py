@@ -1,12 +1,14 @@
-"""A Hugging Face hub on this machine: the part of its interface that fetching one file uses, with what it answers
-for private, gated and missing repositories, revisions and files."""
+"""A Hugging Face hub on this machine: the part of its interface that fetching one file and sending a folder use, with
+what it answers for private, gated and missing repositories, revisions and files."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
 import json
 import threading
+import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +39,8 @@ class Hub:
     cut: int | None = None
     """The next answer ends after so many bytes, as a connection that breaks does."""
     asked: list[str] = field(default_factory=list)
+    read_only: bool = False
+    """The token may not write."""
 
     def __post_init__(self) -> None:
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -67,6 +71,9 @@ class Hub:
 
     def _about(self, path: str, token: str | None) -> tuple[int, str, bytes]:
         """What a repository holds, as JSON."""
+        if path == "whoami-v2":
+            return (200, "", json.dumps({"name": "owner"}).encode()) if token == "Bearer secret" else (401, "", b"")
+        path, _, tree = path.partition("?")[0].partition("/tree/")
         repository, _, revision = path.removeprefix("models/").partition("/revision/")
         if repository not in self.files or (repository in self.private and token != "Bearer secret"):
             return 401, "RepoNotFound", b""
@@ -74,8 +81,46 @@ class Hub:
             return 403, "GatedRepo", b""
         if revision not in ("", "main", COMMIT):
             return 404, "RevisionNotFound", b""
+        if tree:
+            rows = [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in self.files[repository].items()
+            ]
+            return 200, "", json.dumps(rows).encode()
+        facts = {"id": repository, "sha": COMMIT, "tags": [], "private": repository in self.private}
         names = [{"rfilename": name} for name in self.files[repository]]
-        return 200, "", json.dumps({"id": repository, "sha": COMMIT, "siblings": names, "tags": []}).encode()
+        return 200, "", json.dumps(facts | {"siblings": names}).encode()
+
+    def take(self, path: str, body: bytes, token: str | None) -> tuple[int, dict[str, object]]:
+        """What sending a folder asks for: a repository is made, cards are looked at, files are committed."""
+        path = path.partition("?")[0].removeprefix("/api/")
+        if token != "Bearer secret":
+            return 401, {"error": "Invalid username or password."}
+        if path == "validate-yaml":
+            return 200, {"warnings": [{"message": "the card could say more"}], "errors": []}
+        if self.read_only:
+            return 403, {"error": "Forbidden: pass a token that may write."}
+        if path == "repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted['organization']}/{wanted['name']}"
+            if name in self.files:
+                return 409, {"error": "You already created this model repo", "url": f"{self.url}/{name}"}
+            self.files[name] = {".gitattributes": b""}
+            if wanted.get("visibility") == "private":
+                self.private.add(name)
+            return 200, {"url": f"{self.url}/{name}", "name": name}
+        repository, _, rest = path.removeprefix("models/").partition("/preupload/")
+        if rest:
+            files = [one["path"] for one in json.loads(body)["files"]]
+            return 200, {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in files]}
+        repository = repository.partition("/commit/")[0]
+        for part in map(json.loads, body.splitlines()):
+            value = part["value"]
+            if part["key"] == "file":
+                self.files[repository][value["path"]] = base64.b64decode(value["content"])
+            elif part["key"] == "deletedFile":
+                del self.files[repository][value["path"]]
+        return 200, {"commitUrl": f"{self.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT}
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         owner = self
@@ -86,6 +131,17 @@ class Hub:
 
             def do_GET(self) -> None:
                 self._send(body=True)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                owner.asked.append(f"POST {urllib.parse.urlsplit(self.path).path}")
+                status, said = owner.take(self.path, body, self.headers.get("Authorization"))
+                content = json.dumps(said).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
             def _send(self, *, body: bool) -> None:
                 status, error, content = owner.answer(self.path, self.headers.get("Authorization"))
