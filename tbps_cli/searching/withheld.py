@@ -66,8 +66,13 @@ class Forgotten:
     @classmethod
     def of_index(cls, index: Path) -> Forgotten:
         """What the lists say that count for an index."""
+        return cls.of_lists([list_in_cache(), list_beside(index)])
+
+    @classmethod
+    def of_lists(cls, paths: Iterable[Path]) -> Forgotten:
+        """What these lists say."""
         made = cls()
-        for entry in (entry for path in (list_in_cache(), list_beside(index)) for entry in _lines(path)):
+        for entry in (entry for path in paths for entry in _lines(path)):
             made.add(entry)
         return made
 

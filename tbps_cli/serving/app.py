@@ -171,7 +171,8 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
     @api.get("/v1/watch", summary="The standing questions, and their last alerts")
     async def questions() -> dict[str, Any]:
         found = await server.run(server.searches, lambda: standing.alerts(ALERTS))
-        return {"questions": standing.all(), "alerts": found, "budget": standing.budget}
+        kept = await server.run(server.searches, standing.all)
+        return {"questions": kept, "alerts": found, "budget": standing.budget}
 
     @api.post("/v1/watch", status_code=201, summary="Ask a question of everything that arrives from now on")
     async def watch(asked: WatchRequest) -> dict[str, Any]:

@@ -6,6 +6,7 @@ again, and leads nowhere once the row is gone.
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from tbps_cli.features.rows import Rows, encoded
 
-DIGITS = 16
+_ID = re.compile(r"([0-9]{1,4})\.([0-9a-f]{16})")
 
 
 def hash_of(path: bytes) -> int:
@@ -28,13 +29,8 @@ def id_of(number: int, path: str) -> str:
 
 def split_id(id: str) -> tuple[int, int] | None:
     """(number of the gallery, hash of the path); None for what is no id."""
-    number, _, digits = id.partition(".")
-    if not number.isdecimal() or len(number) > 4 or len(digits) != DIGITS:
-        return None
-    try:
-        return int(number), int(digits, 16)
-    except ValueError:
-        return None
+    found = _ID.fullmatch(id)
+    return (int(found[1]), int(found[2], 16)) if found else None
 
 
 class PathHashes:

@@ -18,6 +18,7 @@ LONGEST = 2000
 """Characters of a sentence."""
 
 Sentence = Annotated[str, Field(max_length=LONGEST)]
+Name = Annotated[str, Field(max_length=300, pattern=r"^[^\x00]*$")]
 Id = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-z.]+$")]
 
 
@@ -76,7 +77,9 @@ class SearchRequest(_Strict):
     plus: list[Sentence | QueryPart] = Field(default_factory=list, max_length=MOST_PARTS)
     minus: list[Sentence | QueryPart] = Field(default_factory=list, max_length=MOST_PARTS)
     where: str | None = Field(None, max_length=10_000, description="A filter, as --where takes it.")
-    cameras: list[Annotated[str, Field(max_length=300)]] = Field(default_factory=list, max_length=500)
+    cameras: list[Annotated[str, Field(max_length=300, pattern=r"^[^\x00]*$")]] = Field(
+        default_factory=list, max_length=500
+    )
     since: str | None = Field(None, max_length=40, description="A day or moment: 2026-01-05T08:00.")
     until: str | None = Field(None, max_length=40, description="The same; the day or minute itself is in it.")
     group: GroupedBy | None = None

@@ -14,13 +14,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
+from hashlib import blake2b
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl, urlencode
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "tbps_token"
+from tbps_cli.serving.entrance import entrance, entrance_policy
+
+COOKIE = "tbps_token_"
+"""Begins the name of the cookie; a hash of the token follows, as browsers do not tell ports of one host apart."""
 JSON_BYTES = 256 << 10
 UPLOAD_BYTES = 20 << 20
 BODY_SECONDS = 20.0
@@ -102,7 +105,10 @@ class Gate:
             self._check(scope, headers)
             await self._answer(scope, headers, receive, guarded)
         except _Refused as refused:
-            await _reply(guarded, refused)
+            if refused.status == 401 and scope["path"] == "/" and "text/html" in headers.get("accept", ""):
+                await _ask_for_token(guarded, wrong=bool(_asked_token(scope)))
+            else:
+                await _reply(guarded, refused)
 
     async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
         if scope["method"] == "OPTIONS" and headers.get("origin") in self.access.origins:
@@ -144,11 +150,8 @@ class Gate:
             return True
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         given = [bearer.strip()] if kind.lower() == "bearer" else []
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            cookie = None
-        given += [cookie.value] if cookie else []
+        named = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        given += [value for name, _, value in named if name == _cookie(self.access.token)]
         given += _asked_token(scope)
         wanted = self.access.token.encode()
         return any(hmac.compare_digest(one.encode("utf-8", "replace"), wanted) for one in given)
@@ -177,7 +180,8 @@ class Gate:
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}
                 cached = [] if b"cache-control" in given else [(b"cache-control", b"no-store")]
-                message = {**message, "headers": [*message["headers"], *more, *cached]}
+                added = [pair for pair in more if pair[0] not in given]
+                message = {**message, "headers": [*message["headers"], *added, *cached]}
             await send(message)
 
         return guarded
@@ -204,10 +208,17 @@ def _entered(scope: Scope, token: str | None) -> list[tuple[bytes, bytes]] | Non
     """The headers that turn a token in the address into a cookie; None where there is none."""
     if token is None or not _asked_token(scope):
         return None
-    cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"
+    cookie = f"{_cookie(token)}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"
     if scope.get("scheme") == "https":
         cookie += "; Secure"
-    return [(b"location", b"/"), (b"set-cookie", cookie.encode("latin-1"))]
+    asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    rest = urlencode([(name, value) for name, value in asked if name != "token"])
+    place = f"/?{rest}" if rest else "/"
+    return [(b"location", place.encode("ascii")), (b"set-cookie", cookie.encode("latin-1"))]
+
+
+def _cookie(token: str) -> str:
+    return COOKIE + blake2b(token.encode(), digest_size=4).hexdigest()
 
 
 def _without_port(host: str) -> str:
@@ -257,6 +268,13 @@ async def _reply(send: Send, refused: _Refused) -> None:
     headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _ask_for_token(send: Send, *, wrong: bool) -> None:
+    headers = [(b"content-type", b"text/html; charset=utf-8"), (b"www-authenticate", b"Bearer")]
+    headers.append((b"content-security-policy", entrance_policy()))
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": entrance(wrong=wrong)})
 
 
 def problem(message: str, hint: str | None = None) -> dict[str, Any]:

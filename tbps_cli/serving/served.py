@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.orders import GroupedBy
 from tbps_cli.searching.questions import askable
 from tbps_cli.searching.sources import Sources
+from tbps_cli.searching.withheld import Forgotten, list_beside, list_in_cache
 from tbps_cli.serving.picture_ids import PathHashes
 
 logger = logging.getLogger("tbps")
@@ -108,7 +110,11 @@ class ServedGallery:
         """sources: where the images lie, or an index file. given: the same as it was typed."""
         self.number, self.name, self.model, self.sources, self.settings = number, name, model, sources, settings
         self.given = list(given)
-        self.view: View | None = None
+        self._view: View | None = None
+        self._lists: object = None
+        self._lock = threading.RLock()
+        self.forgotten = Forgotten()
+        """What must not be shown although an index may still hold it."""
         self.busy = True
         """Whether it is being indexed."""
         self.progress: tuple[int, int] | None = None
@@ -116,6 +122,15 @@ class ServedGallery:
         self.trouble: TbpsError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True, name=f"tbps-gallery-{number}")
+
+    @property
+    def view(self) -> View | None:
+        """The gallery as it is now; without what was forgotten a moment ago, whatever the thread is busy with."""
+        if self._view is not None and self._lists != self._state_of_lists():
+            with self._lock:
+                if self._lists != self._state_of_lists():
+                    self._show(self._view.gallery)
+        return self._view
 
     @property
     def from_file(self) -> bool:
@@ -182,14 +197,14 @@ class ServedGallery:
         self.busy = self.view is None or not self.from_file
         try:
             gallery = self._opened()
+            if self.view is None or self._changed(gallery):
+                self._show(gallery)
         except TbpsError as error:
             if self.trouble is None or self.trouble.message != error.message:
                 logger.warning("%s: %s", self.name, error.message)
             self.trouble = error
         else:
             self.trouble = None
-            if self.view is None or self._changed(gallery):
-                self._show(gallery)
         self.busy, self.progress = False, None
 
     def _opened(self) -> Gallery:
@@ -220,10 +235,30 @@ class ServedGallery:
         return not np.array_equal(gallery.rows.columns["path"], shown.rows.columns["path"])
 
     def _show(self, gallery: Gallery) -> None:
-        view = View(gallery)
-        view.hashes  # noqa: B018 - made here, so that no request waits for it
-        view.facts  # noqa: B018
-        self.view = view
+        with self._lock:
+            lists = self._state_of_lists()  # before they are read: what comes meanwhile is seen by the next request
+            forgotten = Forgotten.of_lists(self._list_files())
+            hidden = forgotten.covers(gallery.rows, gallery.roots) if forgotten else np.zeros(0, bool)
+            if hidden.any():
+                left = np.flatnonzero(~hidden)
+                gallery = replace(gallery, rows=gallery.rows.take(left), vector_GE=gallery.vector_GE[left], file=None)
+            view = View(gallery)
+            view.hashes  # noqa: B018 - made here, so that no request waits for it
+            view.facts  # noqa: B018
+            self._view, self._lists, self.forgotten = view, lists, forgotten
+
+    def _list_files(self) -> list[Path]:
+        """The lists of what was forgotten (`tbps index --forget`) that count here."""
+        return [list_in_cache(), *([list_beside(self.sources)] if isinstance(self.sources, Path) else [])]
+
+    def _state_of_lists(self) -> object:
+        """What changes when one of the lists does."""
+        made: list[tuple[int, int]] = []
+        for path in self._list_files():
+            with suppress(FileNotFoundError):
+                about = path.stat()
+                made.append((about.st_mtime_ns, about.st_size))
+        return made
 
 
 class _Growing:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tbps_cli.searching.sources import Sources, find_sources
 from tbps_cli.searching.thresholds import Budget
 from tbps_cli.serving.app import make_app
 from tbps_cli.serving.batching import TextBatches
+from tbps_cli.serving.connections import PromptProtocol
 from tbps_cli.serving.metrics import Metrics
 from tbps_cli.serving.security import Access, is_loopback
 from tbps_cli.serving.served import ServedGallery, Settings
@@ -58,9 +60,9 @@ class Address:
             )
         if token is not None and any(mark in token for mark in ' ;,"\\&+%#'):
             raise UsageError("--token: letters, digits, - and _ only.", "Leave it out, and one is made.")
-        if not is_loopback(self.host) and token is None:
+        if not is_loopback("127.0.0.1" if self.host == "localhost" else self.host) and token is None:
             token = secrets.token_urlsafe(24)
-        own = f"[{self.host}]" if ":" in self.host else self.host
+        own = _in_url(self.host)
         hosts = {"localhost", "127.0.0.1", "[::1]", own.lower(), *(name.lower() for name in self.names)}
         if self.host in ("0.0.0.0", "::"):
             hosts |= {socket.gethostname().lower(), socket.getfqdn().lower(), *_own_addresses()}
@@ -72,8 +74,7 @@ class Address:
     def url(self, access: Access, port: int) -> str:
         """What to open in a browser."""
         host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{port}/" + (f"?token={access.token}" if access.token else "")
+        return f"http://{_in_url(host)}:{port}/" + (f"?token={access.token}" if access.token else "")
 
 
 def _own_addresses() -> set[str]:
@@ -83,7 +84,16 @@ def _own_addresses() -> set[str]:
     except OSError:
         return set()
     addresses = {str(entry[4][0]) for entry in found}
-    return {f"[{address}]" if ":" in address else address for address in addresses}
+    return {_in_url(address) for address in addresses}
+
+
+def _in_url(host: str) -> str:
+    """A host as browsers write it: an IPv6 address in its shortest form, in brackets."""
+    if ":" not in host:
+        return host
+    with suppress(ValueError):
+        host = str(ipaddress.ip_address(host.partition("%")[0]))
+    return f"[{host}]"
 
 
 @dataclass
@@ -160,6 +170,8 @@ def serve(
         app = make_app(service, standing, access, metrics, _cores())
         config = uvicorn.Config(
             app,
+            http=PromptProtocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -201,6 +213,11 @@ def _listen(address: Address) -> socket.socket:
     try:
         family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(place[:2], family=family, backlog=512)
+    except (socket.gaierror, UnicodeError):
+        raise DataError(
+            f"--host {address.host}: no address of this machine is known by this name.",
+            "For all machines of the network: --host 0.0.0.0",
+        ) from None
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
         hint = "Another server runs there: choose another --port, or 0 for any that is free."

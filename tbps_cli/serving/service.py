@@ -46,6 +46,7 @@ from tbps_cli.types import Hit
 THUMBNAIL = 240, 480
 """Width and height that a thumbnail fits within, in pixels."""
 FRAME = 1600, 1200
+WHERE_HINT = 'For example: camera == "c1" and path like "night/*"'
 VIEWS = ("thumbnail", "crop", "frame", "clip")
 
 
@@ -298,7 +299,10 @@ def _where(request: SearchRequest) -> Where | None:
     """The filter, and what cameras and times were chosen besides."""
     trees: list[Tree] = []
     if request.where and request.where.strip():
-        trees.append(parse(request.where).tree)
+        try:
+            trees.append(parse(request.where).tree)
+        except UsageError as error:  # whoever asks has no command line
+            raise UsageError(error.message.removeprefix("--"), WHERE_HINT) from None
     if request.cameras:
         trees.append(In("camera", tuple(request.cameras)))
     if request.since:

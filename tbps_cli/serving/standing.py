@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -26,6 +28,11 @@ from tbps_cli.searching.journal import Journal
 from tbps_cli.searching.watching import watch
 from tbps_cli.serving.picture_ids import id_of
 from tbps_cli.serving.served import ServedGallery
+
+try:
+    import fcntl
+except ImportError:  # Windows: one server a cache
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("tbps")
 MOST = 50
@@ -87,7 +94,7 @@ class StandingQuestions:
 
     def all(self) -> list[dict[str, Any]]:
         """The questions of galleries that are served."""
-        return [question.document() for question in self._questions if self._served(question.gallery)]
+        return [question.document() for question in self._read() if self._served(question.gallery)]
 
     def add(self, served: ServedGallery, text: str) -> dict[str, Any]:
         """Keep a question and watch for it. Raises UsageError for one that cannot be watched for."""
@@ -95,28 +102,28 @@ class StandingQuestions:
             raise UsageError(
                 f"gallery {served.name} is an index file, to which nothing comes by itself.", "Serve its folder."
             )
-        text = " ".join(text.split())
+        text = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
         if not text:
             raise UsageError("the question is empty.", "For example: a man in a red coat")
         with self._lock:
-            mine = [question for question in self._questions if question.gallery == served.name]
+            mine = [question for question in self._read() if question.gallery == served.name]
             same = next((question for question in mine if question.text == text), None)
             if same is not None:
                 return same.document()
             if len(mine) >= MOST:
                 raise UsageError(f"there are {MOST} questions already.", "Delete one.")
             made = Question(secrets.token_hex(6), served.name, text, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
-            self._keep([*self._questions, made])
+            self._change(lambda kept: [*kept, made])
         self._watch(served)
         return made.document()
 
     def remove(self, id: str) -> bool:
         """Delete a question; whether there was one."""
         with self._lock:
-            gone = next((question for question in self._questions if question.id == id), None)
+            gone = next((question for question in self._read() if question.id == id), None)
             if gone is None:
                 return False
-            self._keep([question for question in self._questions if question.id != id])
+            self._change(lambda kept: [question for question in kept if question.id != id])
         served = self._served(gone.gallery)
         if served:
             self._watch(served)
@@ -134,7 +141,9 @@ class StandingQuestions:
                 for place, served in enumerate(self.galleries):
                     for line in list(self._lines(served))[sent[place] :]:
                         sent[place] += 1
-                        yield f"id: {'.'.join(map(str, sent))}\nevent: alert\ndata: {json.dumps(line)}\n\n"
+                        if _is_forgotten(served, line):
+                            continue
+                        yield f"id: {'.'.join(map(str, sent))}\nevent: alert\ndata: {json.dumps(_shown(line))}\n\n"
                 try:
                     async with asyncio.timeout(PAUSE):
                         await told.wait()
@@ -145,8 +154,9 @@ class StandingQuestions:
 
     def alerts(self, last: int) -> list[dict[str, Any]]:
         """The last alerts, the newest first."""
-        found = [line for served in self.galleries for line in self._lines(served)]
-        return sorted(found, key=lambda line: str(line.get("found", "")), reverse=True)[:last]
+        found = [line for served in self.galleries for line in self._lines(served) if not _is_forgotten(served, line)]
+        newest = sorted(found, key=lambda line: str(line.get("found", "")), reverse=True)[:last]
+        return [_shown(line) for line in newest]
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -158,9 +168,9 @@ class StandingQuestions:
         return [sum(1 for _ in self._lines(served)) for served in self.galleries]
 
     def _lines(self, served: ServedGallery) -> Iterator[dict[str, Any]]:
-        """The alerts of a gallery in order, as clients get them."""
+        """The alerts of a gallery in order."""
         for line in Journal(self._journal(served.name)).lines():
-            known = {key: line[key] for key in line if key not in ("file", "exec", "run")}
+            known = {key: line[key] for key in line if key not in ("exec", "run")}
             yield known | {"gallery": served.name, "picture": id_of(served.number, str(line.get("path", "")))}
 
     def _served(self, name: str) -> ServedGallery | None:
@@ -217,17 +227,54 @@ class StandingQuestions:
         return self.folder / "questions.json"
 
     def _read(self) -> list[Question]:
+        """What is kept. A file that is damaged is moved aside, so that no new question is written over it."""
         try:
             listed = json.loads(self._file.read_text("utf-8"))
             return [Question(**{key: str(one[key]) for key in ("id", "gallery", "text", "since")}) for one in listed]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s cannot be read (%s): there are no standing questions.", self._file, error)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            aside = self._file.with_suffix(".damaged.json")
+            with suppress(OSError):
+                self._file.replace(aside)
+            logger.warning(
+                "%s cannot be read (%s): there are no standing questions. It is kept as %s.",
+                self._file, error, aside.name,
+            )  # fmt: skip
             return []
 
-    def _keep(self, questions: list[Question]) -> None:
+    def _change(self, changed: Callable[[list[Question]], list[Question]]) -> None:
+        """Keep other questions. Several servers may share the file: what is there by now is what is changed."""
         with files.explained(self.folder, CacheError):
             self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_text(self._file, json.dumps([one.document() for one in questions], indent=1) + "\n", CacheError)
+            with _locked(self.folder / "questions.lock"):
+                questions = changed(self._read())
+                text = json.dumps([one.document() for one in questions], indent=1) + "\n"
+                files.write_text(self._file, text, CacheError)
         self._questions = questions
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """No other process that locks this file runs meanwhile."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _shown(line: dict[str, Any]) -> dict[str, Any]:
+    """An alert as clients get it: without where its file lies."""
+    return {key: value for key, value in line.items() if key != "file"}
+
+
+def _is_forgotten(served: ServedGallery, line: dict[str, Any]) -> bool:
+    """Whether an alert is of an image that must not be shown any more."""
+    file, path = str(line.get("file", "")), str(line.get("path", ""))
+    part = path.removeprefix(str(line.get("source") or path))
+    served.view  # noqa: B018 - takes up what was forgotten since
+    return served.forgotten.covers_file(file) or file + part in served.forgotten.paths

@@ -20,6 +20,8 @@ from tbps_cli.features.encoder import Encoder
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
 KEPT = 200
+KEPT_BYTES = 256 << 20
+"""Of the pixels of all that is kept."""
 SIDE = 2000
 """Longest side of what is kept, so that a box of it can be searched by later."""
 
@@ -48,9 +50,12 @@ class Uploads:
         made = Upload(secrets.token_hex(8), image, model.encode_images([image])[0])
         with self._lock:
             self._known[made.id] = made
-            while len(self._known) > self.kept:
+            while len(self._known) > self.kept or (len(self._known) > 1 and self._bytes() > KEPT_BYTES):
                 self._known.popitem(last=False)
         return made
+
+    def _bytes(self) -> int:
+        return sum(3 * upload.image.width * upload.image.height for upload in self._known.values())
 
     def get(self, id: str) -> Upload:
         """Raises UsageError for one that is not there, or not any more."""

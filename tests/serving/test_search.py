@@ -13,11 +13,13 @@ from PIL import Image
 from serving.conftest import paint, until
 from support.encoder import FakeEncoder
 
+from tbps_cli.errors import UsageError
 from tbps_cli.searching.audit import AuditLog
 from tbps_cli.searching.document import document
 from tbps_cli.searching.index import index
 from tbps_cli.searching.query import Query
 from tbps_cli.searching.ranking import answers
+from tbps_cli.serving import uploads
 
 
 def ask(client, **body):
@@ -176,7 +178,8 @@ def test_an_empty_folder_says_so_and_is_filled_later(serving, tmp_path: Path) ->
     [
         ({}, "the query is empty"),
         ({"text": "red", "top": 0}, "top"),
-        ({"text": "red", "where": "camera ="}, "--where"),
+        ({"text": "red", "where": "camera ="}, "where: expected a value"),
+        ({"text": "red", "cameras": ["c\0"]}, "cameras.0"),
         ({"text": "red", "where": "nothing == 1"}, "nothing"),
         ({"text": "red", "since": "2026-02-31"}, "since 2026-02-31"),
         ({"text": "red", "sure": 0.9}, "calibrated"),
@@ -194,6 +197,24 @@ def test_what_makes_no_sense_is_one_line(serving, photos: Path, body: dict, said
     told = reply.json()
     assert said in told["error"] + told.get("hint", "")
     assert "\n" not in told["error"].split("\n    ")[0]
+
+
+@pytest.mark.parametrize(
+    "id", ["0.-00000000000000f", "0.+0000000000000ff", "0.0_0_0_0_0_0_0_01", "\u0660.00000000000000ff"]
+)
+def test_what_only_python_takes_for_a_number_is_no_id(serving, photos: Path, id: str) -> None:
+    assert serving(photos).get(f"/v1/pictures/{id}").status_code == 404
+
+
+def test_large_uploads_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "KEPT_BYTES", 3 * 16 * 32 * 2)
+    kept, model = uploads.Uploads(), FakeEncoder()
+    file = io.BytesIO()
+    Image.new("RGB", (16, 32), "red").save(file, "PNG")
+    first, second, third = (kept.add(model, file.getvalue()).id for _ in range(3))
+    with pytest.raises(UsageError, match="any more"):
+        kept.get(first)
+    assert (kept.get(second).id, kept.get(third).id) == (second, third)
 
 
 def test_what_is_no_json_and_no_image_is_refused(serving, photos: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tbps_cli.errors import UsageError
+from tbps_cli.errors import DataError, UsageError
 from tbps_cli.serving.security import Access, Rates, is_loopback
-from tbps_cli.serving.server import Address
+from tbps_cli.serving.server import Address, Given, serve
 from tbps_cli.serving.work_queue import Overloaded, WorkQueue
 
 TOKEN = "a-token-of-24-characters"
@@ -43,12 +43,35 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(serving,
     assert client.get("/?token=wrong").status_code == 401
     entered = client.get(f"/?token={TOKEN}", follow_redirects=False)
     assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    kept = client.get(f"/?q=a+red+coat&token={TOKEN}&camera=c1", follow_redirects=False)
+    assert kept.headers["location"] == "/?q=a+red+coat&camera=c1"
     cookie = entered.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
     assert client.get("/").status_code == 200
     assert ask(client).status_code == 200
     client.cookies.clear()
     assert client.get(f"/v1/galleries?token={TOKEN}").status_code == 401
+
+
+def test_cookies_of_other_servers_on_this_machine_do_no_harm(serving, photos: Path) -> None:
+    first, second = (serving(photos, access=Access(token)) for token in (TOKEN, TOKEN + "2"))
+    cookies = [client.get(f"/?token={token}", follow_redirects=False).headers["set-cookie"].partition(";")[0]
+               for client, token in ((first, TOKEN), (second, TOKEN + "2"))]  # fmt: skip
+    assert cookies[0].partition("=")[0] != cookies[1].partition("=")[0]
+    first.cookies.clear()
+    jar = "; ".join(['theme={"dark": 1}', 'x="', *cookies])
+    assert first.get("/v1/galleries", headers={"cookie": jar}).status_code == 200
+    assert first.get("/v1/galleries", headers={"cookie": cookies[1]}).status_code == 401
+
+
+def test_a_browser_without_the_token_is_asked_for_it(serving, photos: Path) -> None:
+    client = serving(photos, access=Access(TOKEN))
+    reply = client.get("/", headers={"accept": "text/html,*/*"})
+    assert reply.status_code == 401 and 'name="token"' in reply.text and TOKEN not in reply.text
+    assert "form-action 'self'" in reply.headers["content-security-policy"]
+    wrong = client.get("/?token=wrong", headers={"accept": "text/html,*/*"})
+    assert wrong.status_code == 401 and "not the right one" in wrong.text
+    assert client.get("/").json()["error"] == "a token is needed."
 
 
 def test_pages_of_other_origins_may_not_ask(serving, photos: Path) -> None:
@@ -116,6 +139,20 @@ def test_a_server_that_others_can_reach_gets_a_token() -> None:
         Address(token="no blanks; in tokens").access()
     with pytest.raises(UsageError, match="--origin"):
         Address(origins=["example.org/"]).access()
+
+
+def test_an_ipv6_address_is_known_as_browsers_write_it() -> None:
+    address = Address("FD00:0:0::1", token=TOKEN)
+    assert "[fd00::1]" in address.access().hosts
+    assert address.url(address.access(), 8080) == f"http://[fd00::1]:8080/?token={TOKEN}"
+    assert Address("localhost").access().token is None
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "..", "nowhere.invalid", ""])
+def test_a_host_that_does_not_resolve_is_one_line(photos: Path, host: str) -> None:
+    with pytest.raises(DataError, match="no address of this machine") as told:
+        serve("no such model", Given([str(photos)]), Address(host, 0))
+    assert "Errno" not in told.value.message
 
 
 def test_a_full_queue_is_said_at_once_and_its_places_come_back() -> None:

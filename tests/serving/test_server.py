@@ -23,6 +23,7 @@ from serving.conftest import until
 from support.encoder import FakeEncoder
 
 from tbps_cli.searching.index import index
+from tbps_cli.serving import connections, server
 from tbps_cli.serving.clips import clip_of
 from tbps_cli.serving.server import Address, Given, serve
 
@@ -104,6 +105,37 @@ def test_a_client_that_leaves_keeps_no_place(photos: Path) -> None:
             with socket.create_connection(("127.0.0.1", port)) as half:
                 half.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert len(found(url)) == 3
+
+
+def test_a_connection_that_says_nothing_is_closed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    at, runners = [], []
+
+    class Kept(server._Runner):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            runners.append(self)
+
+    monkeypatch.setattr(server, "_Runner", Kept)
+    told = {"ready": lambda url, service: at.append(url)}
+    thread = threading.Thread(target=serve, args=(FakeEncoder(), Given([str(photos)]), Address(port=0)), kwargs=told)
+    thread.start()
+    try:
+        assert until(lambda: at)
+        port = int(at[0].rsplit(":", 1)[1].strip("/"))
+        whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for begun in (b"", b"GET / HTTP/1.1\r\nHost: loc", whole):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as quiet:
+                quiet.sendall(begun)
+                if begun == whole:
+                    assert quiet.recv(4096).startswith(b"HTTP/1.1 200")
+                    quiet.sendall(b"GET /hea")
+                while quiet.recv(4096):
+                    pass
+        assert until(lambda: len(found(at[0])) == 3)
+    finally:
+        runners[0].should_exit = True
+        thread.join(30)
 
 
 def test_a_port_that_is_taken_is_said_before_the_model_is_opened(photos: Path) -> None:

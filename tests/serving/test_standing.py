@@ -65,6 +65,25 @@ def test_a_damaged_list_of_questions_is_said_and_none_is_asked(tmp_path: Path, c
 
     asyncio.run(scenario())
     assert "cannot be read" in caplog.text
+    assert (folder / "questions.damaged.json").read_text() == '[{"id": 1}]'
+
+
+def test_two_servers_on_one_cache_lose_no_question(serving, tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        fill(folder, 3)
+    first, second = serving(folders[0]), serving(folders[1])
+    kept = first.post("/v1/watch", json={"text": "red"}).json()
+    second.post("/v1/watch", json={"text": "green"})
+    first.post("/v1/watch", json={"text": "blue"})
+    assert second.delete(f"/v1/watch/{kept['id']}").status_code == 204
+    both = serving(*folders).get("/v1/watch").json()["questions"]
+    assert [(one["gallery"], one["text"]) for one in both] == [("two", "green"), ("one", "blue")]
+
+
+def test_a_question_of_unprintable_marks_is_empty(serving, photos: Path) -> None:
+    reply = serving(photos).post("/v1/watch", json={"text": "\0\x1b"})
+    assert reply.status_code == 422 and "empty" in reply.json()["error"]
 
 
 def test_a_listener_that_comes_back_is_told_what_it_missed(serving, tmp_path: Path) -> None:
