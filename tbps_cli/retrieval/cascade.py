@@ -45,6 +45,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.retrieval.halves import library
 from tbps_cli.retrieval.integers import BLOCK, Codes, Product, shared, with_numkong
 from tbps_cli.retrieval.rank import topk
 from tbps_cli.retrieval.similarity import Array
@@ -201,7 +202,8 @@ class Cascade:
             np.copyto(score_QB, product(code_QD, self._rows(0, part, place_K)), casting="unsafe")
             score_QB *= factor_Q1
 
-        product = self.product if len(coded) == 1 else with_numkong  # the other is slow with several
+        # torch's product is slow with several queries
+        product = self.product if len(coded) == 1 or library() is None else with_numkong
         block = self.block if len(coded) == 1 else BLOCK // len(coded)  # what a thread has in hand stays in its cache
         self._each_block(scan, score_QK.shape[1], block)
         return score_QK

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 
-import numkong
 import numpy as np
 from numpy.typing import NDArray
+
+from tbps_cli.retrieval.halves import library
 
 Codes = NDArray[np.int8]
 Product = Callable[[Codes, Codes], NDArray[np.int32]]
@@ -33,6 +34,8 @@ def with_numkong(query_QD: Codes, row_ND: Codes) -> NDArray[np.int32]:
     One query takes as long for each row as it takes to begin with a row. So two rows are taken for one of twice the
     width, which has both numbers for a query beside zeros and for zeros beside it: in two thirds of the time.
     """
+    numkong = library()
+    assert numkong is not None
     if len(query_QD) > 1 or len(row_ND) % 2 or not len(row_ND) or not row_ND.flags.c_contiguous:
         return np.asarray(numkong.dots_packed(row_ND, numkong.dots_pack(query_QD))).T
     width = query_QD.shape[1]
@@ -57,13 +60,17 @@ def plain(query_QD: Codes, row_ND: Codes) -> NDArray[np.int32]:
 def quickest(width: int) -> tuple[Product, float]:
     """The quickest product that is right here, and how many rows of `width` it does in a second of one processor.
 
-    Raises ArithmeticError where none is right.
+    Raises ArithmeticError where none is right, or there is none.
     """
     rng = np.random.default_rng(0)
     query_1D = rng.integers(-127, 128, (1, width), np.int8)
     row_ND = rng.integers(-127, 128, (TRIED, width), np.int8)
     truth = plain(query_1D, row_ND)
-    ways = [with_numkong, with_torch] if hasattr(sys.modules.get("torch"), "_int_mm") else [with_numkong]
+    ways = [with_torch] if hasattr(sys.modules.get("torch"), "_int_mm") else []
+    if library() is not None:
+        ways = [with_numkong, *ways]
+    if not ways:
+        raise ArithmeticError("numkong, which multiplies 8-bit integers, is not installed (pip install numkong)")
     seconds = {}
     for way in ways:
         try:

@@ -149,6 +149,13 @@ def test_products_are_those_of_plain_integers(rows, queries):
         assert np.array_equal(integers.with_torch(query_QD, row_ND), right_QN)
 
 
+def test_without_numkong_and_torch_there_is_no_product_and_the_reason_is_said(monkeypatch):
+    monkeypatch.setattr(integers, "library", lambda: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ArithmeticError, match="numkong.*is not installed"):
+        integers.quickest(GROUP)
+
+
 def test_a_product_that_is_wrong_is_not_taken(monkeypatch):
     monkeypatch.setattr(integers, "with_numkong", lambda query, rows: integers.plain(query, rows) + 1)
     monkeypatch.setitem(sys.modules, "torch", None)
