@@ -152,7 +152,7 @@ def test_products_are_those_of_plain_integers(rows, queries):
 def test_without_numkong_and_torch_there_is_no_product_and_the_reason_is_said(monkeypatch):
     monkeypatch.setattr(integers, "library", lambda: None)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ArithmeticError, match="numkong.*is not installed"):
+    with pytest.raises(ArithmeticError, match=r"numkong.*is not installed"):
         integers.quickest(GROUP)
 
 
