@@ -20,6 +20,7 @@ from tbps_cli.filtering.columns import Columns
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.tree import Tree
 from tbps_cli.retrieval.rank import topk
+from tbps_cli.trust.population import Population
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -181,6 +182,11 @@ class Gallery:
     def population_GE(self) -> NDArray[Any]:
         """What a score is compared with: the vectors of all images."""
         return self.vector_GE
+
+    @cached_property
+    def sample(self) -> Population:
+        """A part of the population, drawn once."""
+        return Population.of(self.population_GE)
 
     def places_of(self, content: str) -> NDArray[np.int64]:
         """The places of all images with these bytes (their `features.rows.content_hash`)."""

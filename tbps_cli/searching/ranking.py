@@ -103,7 +103,9 @@ def answers(
     query_QE = encode(model, queries, quiet=quiet, embed=embed) if vector_QE is None else vector_QE
     itself = [frozenset() if with_self else _places_of_images(gallery, query) for query in queries]
     down_to = ranker.down_to if ranker.quick else None
-    judge = judge or judge_of(model, gallery.vector_GE, ranker.index_K, sure, quiet=quiet, down_to=down_to)
+    judge = judge or judge_of(
+        model, gallery.vector_GE, ranker.index_K, sure, quiet=quiet, down_to=down_to, sample=gallery.sample
+    )
     # as many more as may have to be left out, so that `top` remain; to group them, all are needed or looked for
     reach = max(top, judge.known) + max(map(len, itself), default=0)
     if groups and not ranker.quick:

@@ -17,6 +17,7 @@ from tbps_cli.models.checkpoint import Checkpoint
 from tbps_cli.searching.query import Query
 from tbps_cli.trust.judge import DownTo, Judge
 from tbps_cli.trust.kept import folder_of, place_of
+from tbps_cli.trust.population import Population
 
 if TYPE_CHECKING:
     from tbps_cli.trust.calibration import Calibration
@@ -102,10 +103,11 @@ def judge_of(
     *,
     quiet: bool = False,
     down_to: DownTo | None = None,
+    sample: Population | None = None,
 ) -> Judge:
     """The judge of all searches of one model in one gallery; says where the gallery is unlike the calibration's.
 
-    down_to: as in `Judge`.
+    down_to, sample: as in `Judge`.
 
     Raises WeightsError where `--sure` has no calibration to go by, UsageError where that knows too few people.
     """
@@ -122,7 +124,7 @@ def judge_of(
         from tbps_cli.trust.conformal import check_level
 
         check_level(sure, known.most)
-    judge = Judge(vector_GE, place_K, known, down_to)
+    judge = Judge(vector_GE, place_K, known, down_to, sample)
     if not quiet and (unlike := judge.shifted()):
         logger.warning(
             "the images of this gallery score unlike those of the calibration (distance %.2f, usual are up to %.2f): "

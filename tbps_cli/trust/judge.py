@@ -45,9 +45,14 @@ class Judge:
         place_K: Places | None,
         calibration: Calibration | None,
         down_to: DownTo | None = None,
+        sample: Population | None = None,
     ) -> None:
-        """down_to: finds the candidates that score so high without reading all of them, where something can."""
+        """down_to: finds the candidates that score so high without reading all of them, where something can.
+
+        sample: of the whole gallery, where one was drawn for another search.
+        """
         self.vector_GE, self.place_K, self.calibration, self.down_to = vector_GE, place_K, calibration, down_to
+        self.sample = sample
 
     @property
     def known(self) -> int:
@@ -57,7 +62,7 @@ class Judge:
     @cached_property
     def gallery(self) -> Population:
         """A sample of all images."""
-        return Population.of(self.vector_GE)
+        return self.sample or Population.of(self.vector_GE)
 
     @cached_property
     def candidates(self) -> Population:
