@@ -15,8 +15,8 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import typer
 from typer.core import TyperGroup
 
+from tbps_cli.cli import complete, output, process
 from tbps_cli.cli import help as pages
-from tbps_cli.cli import output, process
 from tbps_cli.cli.options import with_home_folders
 from tbps_cli.errors import MissingPackage, TbpsError, UsageError
 
@@ -108,6 +108,8 @@ class CommandGroup(TyperGroup):
         def run() -> Any:
             return super(CommandGroup, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
 
+        if {"--install-completion", "--show-completion"} & set(sys.argv[1:] if args is None else args):
+            complete.mend_zsh()
         if not standalone_mode:
             return run()
         output.stdout.written.clear()

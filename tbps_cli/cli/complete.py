@@ -33,3 +33,16 @@ def data_set(incomplete: str) -> list[str]:
     """Data sets; in a list with commas the last one."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in DATA_SETS if name.startswith(last)]
+
+
+def mend_zsh() -> None:
+    """Let zsh complete at the first Tab: what Typer installs only defines the completion there, for the second one.
+
+    Typer has no way to give it another script, so its own is added to; tests/cli/test_completion.py presses the keys.
+    """
+    from typer import _completion_shared
+
+    scripts = _completion_shared._completion_scripts
+    added = '\n[[ $zsh_eval_context[-1] == loadautofunc ]] && %(complete_func)s "$@"'
+    if added not in scripts["zsh"]:
+        scripts["zsh"] += added
