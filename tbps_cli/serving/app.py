@@ -28,7 +28,7 @@ from tbps_cli.serving.requests import ExplainRequest, ExportRequest, SearchReque
 from tbps_cli.serving.security import Access, Gate, problem
 from tbps_cli.serving.service import VIEWS, ForbiddenError, NotReadyError, NotThereError, Service
 from tbps_cli.serving.standing import StandingQuestions
-from tbps_cli.serving.work_queue import Overloaded, WorkQueue
+from tbps_cli.serving.work_queue import Overloaded, WorkQueue, WorkQueues
 
 T = TypeVar("T")
 IMAGE_SECONDS = 3600
@@ -37,16 +37,18 @@ LISTENERS = 100
 ALERTS = 100
 
 
-def make_app(service: Service, standing: StandingQuestions, access: Access, metrics: Metrics, cores: int) -> Any:
-    """The application. cores: how many threads search at a time."""
-    server = _Server(service, standing, metrics, cores)
+def make_app(
+    service: Service, standing: StandingQuestions, access: Access, metrics: Metrics, queues: WorkQueues
+) -> Any:
+    """The application."""
+    server = _Server(service, standing, metrics, queues)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         standing.start(asyncio.get_running_loop())
         yield
         standing.close()
-        server.close()
+        queues.close()
 
     api = FastAPI(
         title="tbps",
@@ -64,20 +66,14 @@ def make_app(service: Service, standing: StandingQuestions, access: Access, metr
 class _Server:
     """What the routes share."""
 
-    def __init__(self, service: Service, standing: StandingQuestions, metrics: Metrics, cores: int) -> None:
+    def __init__(self, service: Service, standing: StandingQuestions, metrics: Metrics, queues: WorkQueues) -> None:
         self.service, self.standing, self.metrics = service, standing, metrics
-        self.searches = WorkQueue("search", cores + 2, 60)
-        self.images = WorkQueue("images", max(2, cores), 400)
-        self.slow = WorkQueue("slow", 1, 12)
+        self.searches, self.images, self.slow = queues.searches, queues.images, queues.slow
         self.listeners = 0
 
     async def run(self, queue: WorkQueue, work: Callable[[], T]) -> T:
         self.metrics.waiting.labels(queue.name).set(queue.inside)
         return await queue.run(work)
-
-    def close(self) -> None:
-        for queue in (self.searches, self.images, self.slow):
-            queue.close()
 
 
 class _Measured:
@@ -186,14 +182,14 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
         return Response(status_code=204)
 
     @api.get("/v1/watch/events", summary="Alerts as server-sent events", response_class=StreamingResponse)
-    async def events(last_event_id: str | None = Header(None)) -> StreamingResponse:
+    async def events(after: str | None = None, last_event_id: str | None = Header(None)) -> StreamingResponse:
         if server.listeners >= LISTENERS:
             raise Overloaded
 
         async def told() -> AsyncIterator[str]:
             server.listeners += 1
             try:
-                async for event in standing.events(last_event_id):
+                async for event in standing.events(last_event_id or after):
                     yield event
             finally:
                 server.listeners -= 1

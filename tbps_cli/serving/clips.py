@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,8 +21,11 @@ WIDTH, HEIGHT = 854, 480
 """A frame fits within these."""
 
 
-def clip_of(file: Path, seconds: float, around: float = AROUND) -> bytes:
-    """The frames from `around` before to `around` after a moment. Raises UnreadableVideo."""
+def clip_of(file: Path, seconds: float, around: float = AROUND, stopped: Callable[[], bool] = lambda: False) -> bytes:
+    """The frames from `around` before to `around` after a moment. Raises UnreadableVideo.
+
+    stopped: whether nobody waits for it any more; then it ends early.
+    """
     start, end = max(0.0, seconds - around), seconds + around
     target = io.BytesIO()
     first: float | None = None
@@ -30,7 +34,7 @@ def clip_of(file: Path, seconds: float, around: float = AROUND) -> bytes:
         stream.pix_fmt, stream.bit_rate = "yuv420p", 1_500_000
         stream.codec_context.time_base = Fraction(1, 1000)
         for frame in frames(file, every=1 / RATE, start=start):
-            if frame.seconds > end:
+            if frame.seconds > end or stopped():
                 break
             image = frame.image
             image.thumbnail((WIDTH, HEIGHT))

@@ -31,6 +31,7 @@ from tbps_cli.serving.security import Access, is_loopback
 from tbps_cli.serving.served import ServedGallery, Settings
 from tbps_cli.serving.service import Service
 from tbps_cli.serving.standing import StandingQuestions
+from tbps_cli.serving.work_queue import WorkQueues
 
 logger = logging.getLogger("tbps")
 GRACE = 5
@@ -167,7 +168,8 @@ def serve(
         standing = StandingQuestions(served, budget)
         for gallery in served:
             gallery.start()
-        app = make_app(service, standing, access, metrics, _cores())
+        queues = WorkQueues(_cores())
+        app = make_app(service, standing, access, metrics, queues)
         config = uvicorn.Config(
             app,
             http=PromptProtocol,
@@ -181,9 +183,16 @@ def serve(
             h11_max_incomplete_event_size=32 << 10,
         )
         url = address.url(access, listening.getsockname()[1])
-        runner = _Runner(config, lambda: ready(url, service), standing.close)
+
+        def end() -> None:
+            service.ending.set()
+            standing.close()
+            queues.slow.close()  # whoever waits for a clip would keep all waiting
+
+        runner = _Runner(config, lambda: ready(url, service), end)
         try:
-            runner.run(sockets=[listening])
+            with suppress(KeyboardInterrupt):  # Ctrl-C is how a server ends
+                runner.run(sockets=[listening])
         finally:
             standing.close()
             texts.close()

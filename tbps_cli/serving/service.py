@@ -6,6 +6,7 @@ Each method takes a checked request and gives JSON-able values or bytes; what is
 from __future__ import annotations
 
 import io
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,6 +89,8 @@ class Service:
     blur: bool = False
     """No heads in what is shown, as --blur-heads; then there are no clips."""
     today: Callable[[], date] = date.today
+    ending: threading.Event = field(default_factory=threading.Event)
+    """Set when the server is stopped: work that takes long ends early."""
 
     def gallery(self, name: str | None) -> ServedGallery:
         """By its name; the first where none is given. Raises NotThereError."""
@@ -226,7 +229,7 @@ class Service:
             raise NotThereError(f"{hit.path} is no part of a video, so there is no clip.")
         if self.blur:
             raise ForbiddenError("clips are not shown with --blur-heads: nobody is blurred in them.")
-        return clip_of(hit.file, hit.seconds)
+        return clip_of(hit.file, hit.seconds, stopped=self.ending.is_set)
 
     def facts(self, id: str) -> dict[str, Any]:
         """What is known of an image, with the size of its frame and who else was found in it."""

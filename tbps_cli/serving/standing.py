@@ -135,7 +135,7 @@ class StandingQuestions:
         self._listeners.add(told)
         try:
             sent = self._counts(after)
-            yield "retry: 3000\n\n"
+            yield f"retry: 3000\nid: {'.'.join(map(str, sent))}\nevent: now\ndata: {{}}\n\n"
             while not self._closed:
                 told.clear()
                 for place, served in enumerate(self.galleries):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -24,9 +24,12 @@ class Overloaded(Exception):
 class WorkQueue:
     """Threads that do one kind of work, and how many requests may wait for them."""
 
+    closed = False
+
     def __init__(self, name: str, threads: int, waiting: int) -> None:
         self.name, self.most = name, threads + waiting
         self.inside = 0
+        self._begun: set[asyncio.Future[Any]] = set()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"tbps-{name}")
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -34,14 +37,38 @@ class WorkQueue:
 
         Whoever stops waiting (a client that left) gives the place in the queue back.
         """
-        if self.inside >= self.most:
+        if self.closed or self.inside >= self.most:
             raise Overloaded
         self.inside += 1
+        begun = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        self._begun.add(begun)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await begun
+        except asyncio.CancelledError:
+            if self.closed and begun.cancelled():
+                raise Overloaded from None
+            raise
         finally:
+            self._begun.discard(begun)
             self.inside -= 1
 
     def close(self) -> None:
-        """Begin nothing more; what runs goes on."""
+        """Begin nothing more, and let those go who wait; what runs goes on, and nobody hears of it."""
+        self.closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for begun in list(self._begun):
+            begun.cancel()
+
+
+class WorkQueues:
+    """Those of a server. cores: how many threads search at a time."""
+
+    def __init__(self, cores: int) -> None:
+        self.searches = WorkQueue("search", cores + 2, 60)
+        self.images = WorkQueue("images", max(2, cores), 400)
+        self.slow = WorkQueue("slow", 1, 12)
+
+    def close(self) -> None:
+        """Close all."""
+        for queue in (self.searches, self.images, self.slow):
+            queue.close()

@@ -25,6 +25,7 @@ from tbps_cli.serving.security import Access
 from tbps_cli.serving.served import ServedGallery, Settings
 from tbps_cli.serving.service import Service
 from tbps_cli.serving.standing import StandingQuestions
+from tbps_cli.serving.work_queue import WorkQueues
 
 Serving = Callable[..., TestClient]
 
@@ -95,7 +96,7 @@ def serving() -> Iterator[Serving]:
                 if wait:
                     assert until(lambda gallery=gallery: gallery.view and not gallery.busy), gallery.trouble
             stack.callback(texts.close)
-            app = make_app(service, standing, access or Access(), Metrics(), 2)
+            app = make_app(service, standing, access or Access(), Metrics(), WorkQueues(2))
             found = TestClient(app, base_url=f"http://{host}", client=(client, 50000), raise_server_exceptions=True)
             found.service = service  # type: ignore[attr-defined]
             return stack.enter_context(found)

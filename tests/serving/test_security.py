@@ -175,6 +175,21 @@ def test_a_full_queue_is_said_at_once_and_its_places_come_back() -> None:
     asyncio.run(scenario())
 
 
+def test_who_waits_for_slow_work_is_let_go_when_the_server_ends() -> None:
+    async def scenario() -> None:
+        gate = threading.Event()
+        queue = WorkQueue("test", 1, 5)
+        waiting = [asyncio.ensure_future(queue.run(lambda: gate.wait(20))) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        queue.close()
+        assert [type(one) for one in await asyncio.gather(*waiting, return_exceptions=True)] == [Overloaded] * 3
+        with pytest.raises(Overloaded):
+            await queue.run(lambda: None)
+        gate.set()
+
+    asyncio.run(scenario())
+
+
 def test_an_overloaded_server_answers_503(serving, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serving(photos)
     gate = threading.Event()

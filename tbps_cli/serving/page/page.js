@@ -15,6 +15,7 @@ const state = {
 };
 let galleries = [];
 let calibrated = false;
+let blurred = false;
 let answer = null;
 let here = 0;
 let running = null;
@@ -87,7 +88,8 @@ async function find({ keep = false, typing = false, tries = 0 } = {}) {
   writeAddress(typing);
   running?.abort();
   if (!asked()) {
-    answer = null;
+    running = answer = null;
+    trouble(null);
     return show();
   }
   const mine = (running = new AbortController());
@@ -119,10 +121,13 @@ function trouble(error) {
   const box = $("trouble");
   box.hidden = !error;
   box.replaceChildren();
+  box.dataset.away = error && !error.status ? "yes" : "";
+  $("hits").classList.toggle("old", Boolean(error)); // what is there still answers another question
   if (!error) return;
   box.append(error.message);
   if (error.hint) box.append(make("small", { text: error.hint }));
-  if (error.status === 401) return;
+  if (error.status === 401) box.append(make("p", {}, make("a", { href: "/", text: "Give the token" })));
+  if (error.status >= 400 && error.status < 500) return; // the same question is refused again
   box.append(make("button", { text: "Try again", class: "tool", type: "button", on: () => find() }));
 }
 
@@ -155,7 +160,7 @@ function readAddress() {
   const group = known.get("group") || "auto";
   state.group = group === "image" ? "" : group;
   state.sort = known.get("sort") === "time" ? "time" : "score";
-  state.sure = Math.min(LEVELS.length - 1, Math.max(0, Number(known.get("sure")) || 0));
+  state.sure = Math.min(LEVELS.length - 1, Math.max(0, Math.round(Number(known.get("sure"))) || 0));
   for (const sign of ["plus", "minus"]) {
     state[sign] = known.getAll(sign).flatMap((text) => {
       try {
@@ -435,6 +440,12 @@ function showFilters() {
   if (document.activeElement !== $("text")) $("text").value = state.text;
 }
 
+function chooseGallery(name) {
+  Object.assign(state, { gallery: name, cameras: [], plus: state.plus.filter((part) => !part.picture), minus: state.minus.filter((part) => !part.picture), group: "auto" });
+  answer = null;
+  show();
+}
+
 const minutes = (time) => (/^\d{4}-\d\d-\d\d$/.test(time) ? `${time}T00:00` : time.slice(0, 16));
 
 function clearFilters() {
@@ -526,7 +537,7 @@ async function openDetail(place, hits = answer.hits) {
   $("detail-title").textContent = `${hit.rank}. ${titleOf(hit)}`;
   $("d-before").disabled = place === 0;
   $("d-after").disabled = place === hits.length - 1;
-  $("d-choose").setAttribute("aria-pressed", String(chosen.has(hit.id)));
+  showChosen();
   $("words").replaceChildren(make("p", { class: "hint", text: state.text.trim() ? "…" : "For a sentence only." }));
   $("facts").replaceChildren();
   showTabs();
@@ -545,12 +556,18 @@ async function openDetail(place, hits = answer.hits) {
   } catch (error) { if (mine === detail) $("words").replaceChildren(make("p", { class: "hint", text: error.message })); }
 }
 
+function showChosen() {
+  const pressed = chosen.has(detail.hit.id);
+  $("d-choose").setAttribute("aria-pressed", String(pressed));
+  $("d-choose").textContent = pressed ? "Chosen" : "Choose";
+}
+
 function showTabs() {
   const video = detail.hit.seconds != null;
   for (const tab of $("detail").querySelectorAll("[data-view]")) {
     tab.setAttribute("aria-pressed", String(tab.dataset.view === detail.view));
-    tab.disabled = tab.dataset.view === "clip" && !video;
-    tab.title = tab.disabled ? "Of videos only" : "";
+    tab.disabled = tab.dataset.view === "clip" && (!video || blurred);
+    tab.title = !tab.disabled ? "" : video ? "Not while heads are blurred" : "Of videos only";
   }
 }
 
@@ -562,9 +579,11 @@ function showView(view) {
   if (view === "clip") {
     const video = make("video", { src: pictureAt(hit.id, "clip"), controls: true, autoplay: true, loop: true, playsinline: true });
     video.muted = true;
-    video.addEventListener("error", () => { $("stage-hint").textContent = "The clip cannot be shown."; });
+    const said = (text) => { if (canvas.contains(video)) $("stage-hint").textContent = text; };
+    video.addEventListener("error", () => said("The clip cannot be shown."));
+    video.addEventListener("loadeddata", () => said("Three seconds before and after."));
     canvas.replaceChildren(video);
-    $("stage-hint").textContent = "Three seconds before and after.";
+    said("The clip is being made: this takes some seconds.");
     return;
   }
   const shown = image(hit.id, titleOf(hit), view);
@@ -637,6 +656,7 @@ function showWords() {
 function heat(grid) {
   if (detail.view !== "crop") showView("crop");
   const sheet = $("canvas").querySelector(".sheet");
+  if (!sheet) return;
   sheet.querySelector("canvas")?.remove();
   const small = make("canvas", { width: grid[0].length, height: grid.length });
   const pen = small.getContext("2d"), pixels = pen.createImageData(grid[0].length, grid.length);
@@ -693,11 +713,28 @@ async function showWatching() {
       ? `A saved question is asked of everything that arrives from now on. Over all of them at most ${known.budget.replace("/", " alerts a ")} come, on the average.`
       : "This gallery is an index file: nothing arrives in it by itself.";
     $("questions").replaceChildren(...known.questions.map((one) => make("li", {},
-      make("span", { text: one.text }),
-      make("button", { type: "button", class: "tool", text: "Ask now", on: () => { setText(one.text); $("watching").close(); search(); } }),
-      make("button", { type: "button", class: "tool", text: "Delete", "aria-label": `Delete ${one.text}`, on: async () => { await ask(`/v1/watch/${encodeURIComponent(one.id)}`, { method: "DELETE" }); showWatching(); } }))));
+      make("span", {}, one.text, galleries.length > 1 && make("small", { text: one.gallery })),
+      make("button", { type: "button", class: "tool", text: "Ask now", "aria-label": `Ask now: ${one.text}`, on: () => askNow(one) }),
+      make("button", { type: "button", class: "tool", text: "Delete", "aria-label": `Delete ${one.text}`, on: () => unwatch(one) }))));
     $("alerts").replaceChildren(...(known.alerts.length ? known.alerts.map(alertLine) : [make("li", { class: "hint", text: "None so far." })]));
   } catch (error) { watchTrouble(error); }
+}
+
+function askNow(question) {
+  $("watching").close();
+  setText(question.text);
+  if (question.gallery !== state.gallery) chooseGallery(question.gallery);
+  search();
+}
+
+async function unwatch(question) {
+  try {
+    await ask(`/v1/watch/${encodeURIComponent(question.id)}`, { method: "DELETE" });
+  } catch (error) {
+    if (error.status !== 404) return watchTrouble(error); // 404: another page was quicker
+  }
+  await showWatching();
+  $("watch-text").focus();
 }
 
 function alertLine(alert) {
@@ -715,9 +752,21 @@ function showUnread() {
   $("unread").textContent = unread;
 }
 
+// Only the page that is looked at listens: a browser opens six connections to a server, and each page would hold one.
+let events = null;
+let lastEvent = "";
+
 function listen() {
-  const events = new EventSource("/v1/watch/events");
+  if (document.hidden) {
+    events?.close();
+    events = null;
+    return;
+  }
+  if (events) return;
+  events = new EventSource(`/v1/watch/events${lastEvent ? `?after=${encodeURIComponent(lastEvent)}` : ""}`);
+  events.addEventListener("now", (event) => { lastEvent = event.lastEventId; });
   events.addEventListener("alert", (event) => {
+    lastEvent = event.lastEventId;
     const alert = JSON.parse(event.data);
     if ($("watching").open) showWatching();
     else { unread += 1; showUnread(); }
@@ -733,6 +782,11 @@ async function look() {
     const before = galleries.map((one) => one.images).join();
     galleries = known.galleries;
     calibrated = known.calibrated;
+    blurred = known.blurred;
+    if ($("trouble").dataset.away) {
+      trouble(null); // the server is back
+      if (asked()) find({ keep: true });
+    }
     $("galleries").hidden = galleries.length < 2;
     if (galleries.map((one) => one.name).join("\n") !== [...$("gallery").options].map((one) => one.value).join("\n"))
       $("gallery").replaceChildren(...galleries.map((one) => make("option", { value: one.name, text: one.name })));
@@ -743,7 +797,7 @@ async function look() {
     const busy = galleries.some((one) => one.state === "indexing");
     setTimeout(look, busy ? 1500 : 15000);
   } catch (error) {
-    if (!answer) trouble(error);
+    if (!answer || !error.status) trouble(error);
     if (error.status !== 401) setTimeout(look, 4000);
   }
 }
@@ -754,7 +808,7 @@ $("form").addEventListener("submit", (event) => { event.preventDefault(); search
 $("text").addEventListener("input", (event) => { state.text = event.target.value; search({ typing: true }); });
 $("pick").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", (event) => { send(event.target.files[0]); event.target.value = ""; });
-$("gallery").addEventListener("change", (event) => { state.gallery = event.target.value; Object.assign(state, { cameras: [], plus: [], minus: [], group: "auto" }); answer = null; show(); search(); });
+$("gallery").addEventListener("change", (event) => { chooseGallery(event.target.value); search(); });
 $("camera-find").addEventListener("input", showFilters);
 for (const key of ["since", "until", "group", "sort"]) $(key).addEventListener("change", (event) => { state[key] = event.target.value; search(); });
 $("where").addEventListener("change", (event) => { state.where = event.target.value.trim(); search(); });
@@ -773,12 +827,12 @@ $("filters-open").addEventListener("click", () => {
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-  dialog.addEventListener("close", () => { $("canvas").replaceChildren(); if (lastFocus?.isConnected) lastFocus.focus(); else move(here, true); });
+  dialog.addEventListener("close", () => { if (!$("detail").open) $("canvas").replaceChildren(); if (lastFocus?.isConnected) lastFocus.focus(); else move(here, true); });
 }
 for (const tab of $("detail").querySelectorAll("[data-view]")) tab.addEventListener("click", () => showView(tab.dataset.view));
 $("d-more").addEventListener("click", () => { $("detail").close(); more(detail.hit); });
 $("d-less").addEventListener("click", () => { $("detail").close(); less(detail.hit); });
-$("d-choose").addEventListener("click", () => { choose(detail.hit); $("d-choose").setAttribute("aria-pressed", String(chosen.has(detail.hit.id))); });
+$("d-choose").addEventListener("click", () => { choose(detail.hit); showChosen(); });
 $("d-before").addEventListener("click", () => openDetail(detail.place - 1, detail.hits));
 $("d-after").addEventListener("click", () => openDetail(detail.place + 1, detail.hits));
 $("watch-form").addEventListener("submit", async (event) => {
@@ -794,6 +848,7 @@ addEventListener("dragover", (event) => { if (carriesFile(event)) { event.preven
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").hidden = true; });
 addEventListener("drop", (event) => { if (carriesFile(event)) { event.preventDefault(); $("drop").hidden = true; send(event.dataTransfer.files[0]); } });
 addEventListener("paste", (event) => { const file = event.clipboardData?.files[0]; if (file) { event.preventDefault(); send(file); } });
+document.addEventListener("visibilitychange", listen);
 addEventListener("popstate", () => { readAddress(); setText(state.text); find(); });
 
 addEventListener("keydown", (event) => {
