@@ -308,3 +308,37 @@ def test_axe_finds_no_serious_fault(page, width: int, scheme: str) -> None:
     wait(page, "document.querySelector('#alerts li')")
     assert serious() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_message_of_a_server_that_is_away_goes_when_it_is_back(browser, address: str) -> None:
+    made = browser.new_page()
+    made.route("**/v1/galleries", lambda route: route.abort())
+    made.goto(address)
+    wait(made, "!document.querySelector('#trouble').hidden")
+    made.unroute("**/v1/galleries")
+    wait(made, "document.querySelector('#trouble').hidden && galleries.length")
+    made.fill("#text", "red")
+    wait(made, "answer")
+    made.route("**/v1/search", lambda route: route.fulfill(status=422, json={"error": "refused"}))
+    made.fill("#text", "red coat")
+    wait(made, "document.querySelector('#trouble').textContent === 'refused'")
+    made.fill("#text", "")
+    wait(made, "document.querySelector('#trouble').hidden")
+    made.close()
+
+
+def test_closing_one_dialog_leaves_the_next_as_it_is(page) -> None:
+    page.fill("#text", "red")
+    wait(page, "answer?.hits.length")
+    page.evaluate("choose(answer.hits[0]); choose(answer.hits[1]); compare(); $('both').close(); openDetail(0)")
+    wait(page, "detail.facts")
+    assert page.locator("#canvas img").count() == 1
+    assert page.locator("#d-choose").text_content() == "Chosen"
+
+
+def test_only_the_page_that_is_looked_at_holds_a_connection(page) -> None:
+    wait(page, "events && lastEvent")
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true}); listen()")
+    assert page.evaluate("events === null")
+    page.evaluate("delete document.hidden; listen()")
+    wait(page, "events?.url.includes('after=')")
