@@ -140,6 +140,8 @@ def command(
         _move(*move, as_json=as_json)
         return
     name, urls = _gallery(gallery or ())
+    if path is not None and is_url(url := str(path).replace(":/", "://", 1)):  # a path has no two slashes in a row
+        raise UsageError(f"--index {shown_place(url)}: an index is a file.", "A gallery in a database: --gallery URL")
     part, device, talks = _share(share, device)
     if part and urls:
         raise UsageError(

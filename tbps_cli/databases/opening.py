@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tbps_cli.databases.base import Database
-from tbps_cli.databases.shards import Shards
+from tbps_cli.databases.shards import SHARD, Shards
 from tbps_cli.databases.urls import scheme_of, shown
-from tbps_cli.errors import MissingExtra, UsageError
+from tbps_cli.errors import DatabaseError, MissingExtra, UsageError
 
 
 def open_database(
@@ -17,7 +17,7 @@ def open_database(
     fingerprint: str | None = None,
     about: Mapping[str, object] | None = None,
 ) -> Database:
-    """The gallery at a URL; of several URLs, each a shard of it, all of them as one.
+    """The gallery at a URL; of several URLs, each a shard of it, all of them as one, always in the same order.
 
     create: make what is not there yet; otherwise a database without a gallery is refused.
     fingerprint: of the model in use; a gallery of another one is refused. None takes it as it is.
@@ -33,13 +33,37 @@ def open_database(
         raise UsageError(f"{shown(listed[0])} is given twice.", "Each URL is another shard of the gallery.")
     opened: list[Database] = []
     try:
-        for url in listed:
-            opened.append(_open(url, create=create, fingerprint=fingerprint, about=about))
+        for number, url in enumerate(listed, 1):
+            place = None if len(listed) == 1 else f"{number} of {len(listed)}"
+            told = {key: value for key, value in (about or {}).items() if key != SHARD}
+            marked = told if place is None else {**told, SHARD: place}
+            opened.append(_open(url, create=create, fingerprint=fingerprint, about=marked))
+            _check_place(opened[-1], place)
         return opened[0] if len(opened) == 1 else Shards(opened)
     except BaseException:
         for one in opened:
             one.close()
         raise
+
+
+def _check_place(database: Database, place: str | None) -> None:
+    """Raises DatabaseError where a database is another shard than the one it is given as, or none, or one of several.
+
+    An image lies in the shard that a hash of its path names, so answers would lack images, and writers add some twice.
+    """
+    made_as = database.about.get(SHARD)
+    if database.fingerprint is None or made_as == place:
+        return
+    if made_as is None:
+        raise DatabaseError(
+            f"{database.title} holds a whole gallery, and is no shard of one.",
+            'Give it alone, or spread it over new shards: tbps index --move URL "URL1 URL2"',
+        )
+    given = "it was given alone" if place is None else f"it was given as {place}"
+    raise DatabaseError(
+        f"{database.title} is shard {made_as} of a gallery, but {given}.",
+        "Give the URLs of all its shards, in the order in which it was made.",
+    )
 
 
 def _open(url: str, *, create: bool, fingerprint: str | None, about: Mapping[str, object] | None) -> Database:

@@ -38,6 +38,8 @@ _NAME = re.compile("[a-z0-9_]{1,50}")
 
 def parted(url: str) -> tuple[str, str | None]:
     """A URL as libpq takes it, and the name of the gallery in it (`?gallery=NAME`). Raises UsageError."""
+    scheme, _, rest = url.partition("://")
+    url = f"{scheme.lower()}://{rest}"  # libpq knows no other spelling
     before, _, behind = url.partition("?")
     parameters = behind.split("&") if behind else []
     names = [unquote(part.partition("=")[2]) for part in parameters if part.startswith("gallery=")]

@@ -22,6 +22,8 @@ from tbps_cli.filtering.tree import FIELDS, Tree
 
 T = TypeVar("T")
 SEED = 20
+SHARD = "shard"
+"""In what is kept about a shard: which one it is (`2 of 3`)."""
 
 
 class Shards:
@@ -43,7 +45,7 @@ class Shards:
 
     @property
     def about(self) -> Mapping[str, object]:
-        return self.shards[0].about
+        return {key: value for key, value in self.shards[0].about.items() if key != SHARD}
 
     @property
     def exact(self) -> bool:

@@ -6,12 +6,18 @@ JSON, pages, `repr`. `opening.open_database` opens one.
 
 from __future__ import annotations
 
+import re
 from typing import TypeGuard
 from urllib.parse import unquote
 
 SCHEMES = ("postgresql", "postgres", "milvus")
 SECRETS = frozenset({"password", "sslpassword", "token", "oauth_client_secret"})
 """Parameters of a URL that nobody is to see."""
+_ADDRESS = re.compile(r"([a-z][\w+.-]+):/+(?=.*[@=])", re.IGNORECASE)
+"""The beginning of an address of whatever kind that may hold a password."""
+_WORDS = re.compile(r"\s*\w+\s*=.*\s\w+\s*=")
+"""What libpq takes besides URLs: `host=h user=u password=p`."""
+_SECRET_WORD = re.compile(rf"\b({'|'.join(sorted(SECRETS))})\s*=\s*(?:'(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
 
 
 def is_url(place: object) -> TypeGuard[str]:
@@ -32,8 +38,12 @@ def shown(url: str) -> str:
 
 
 def shown_place(place: str) -> str:
-    """A place as it is shown: of a URL without its password, of files as they are named."""
-    return shown(place) if is_url(place) else place
+    """A place as it is shown: of a URL without its password, be it mistyped, of files as they are named."""
+    if is_url(place):
+        return shown(place)
+    if address := _ADDRESS.match(place):
+        return shown(f"{address[1]}://{place[address.end() :]}")
+    return _SECRET_WORD.sub(r"\1=...", place) if _WORDS.match(place) else place
 
 
 def _is_secret(parameter: str) -> bool:

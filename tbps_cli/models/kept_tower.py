@@ -1,7 +1,7 @@
 """The text tower of a run as an ONNX graph in the cache, so that a search with a sentence needs no PyTorch.
 
 It is made once, by whoever had to open the run anyway (`exporting.keep_tower`), and belongs to the fingerprint of the
-run's embeddings: a run that was trained on has another one. One is kept a run.
+run's embeddings: a run that was trained on has another one. One is kept for each file of weights.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def place_of(run: Run, fingerprint: str) -> Path:
 
 
 def older(run: Run, fingerprint: str) -> list[Path]:
-    """Graphs of the same run with other weights."""
+    """Graphs of what the same file of weights held before."""
     kept = place_of(run, fingerprint)
     return [folder for folder in kept.parent.glob(f"{_name(run)}-*") if folder != kept]
 
 
 def _name(run: Run) -> str:
-    return hashlib.sha256(bytes(run.folder.resolve())).hexdigest()[:16]
+    return hashlib.sha256(bytes(run.weights_file.resolve())).hexdigest()[:16]
 
 
 class KeptTower:

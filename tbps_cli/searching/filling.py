@@ -116,7 +116,7 @@ def bring_up_to_date(
     gone = journal.others(path_N)
     if not complete:
         there = _file_of({name: gallery.roots.named.get(own, gallery.roots.folder) for own, name in names.items()})
-        gone = [path for path in gone if not there(path.partition("#")[0]).exists()]
+        gone = [path for path in gone if not Path(split(str(there(path)))[0]).exists()]
     filled = Filled(database.title, names=sorted(names.values()), added=len(new), removed=len(gone))
     total, done = len(new) + len(gone), 0
     try:
@@ -176,7 +176,7 @@ def _below(key: str) -> Tree:
 
 
 def _is_of(path: str, key: str) -> bool:
-    return path == key or path.startswith((key + "/", key + "#"))
+    return path.startswith(f"{key}/") or split(path)[0] == key or path == key
 
 
 def names_in(database: Database, roots: Roots) -> dict[str, str]:

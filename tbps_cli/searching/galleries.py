@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tbps_cli import files
+from tbps_cli.databases.urls import shown_place
 from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.sources import STDIN, find_sources
@@ -43,8 +44,8 @@ def sources_of(name: str) -> list[str]:
     """The sources of a gallery. Raises DataError when there is none of this name, CacheError for a damaged file."""
     if not is_gallery(name):
         there = ", ".join(known())
-        hint = f"There are: {there}." if there else f"Make it: tbps index --gallery {name} FOLDER"
-        raise DataError(f"--gallery {name}: there is no gallery of this name.", hint)
+        hint = f"There are: {there}." if there else f"Make it: tbps index --gallery {shown_place(name)} FOLDER"
+        raise DataError(f"--gallery {shown_place(name)}: there is no gallery of this name.", hint)
     path = _file(name)
     try:
         sources = json.loads(path.read_text("utf-8"))["sources"]
@@ -65,7 +66,7 @@ def define(name: str, sources: Sequence[str | Path]) -> list[str]:
     """
     if not _NAME.fullmatch(name) or name.lower().endswith((".h5", ".hdf5")):
         raise UsageError(
-            f"--gallery {name}: a name has letters, digits, points, - and _, at most 64.",
+            f"--gallery {shown_place(name)}: a name has letters, digits, points, - and _, at most 64.",
             "For example: --gallery station. An index in a file of its own: --index FILE",
         )
     if any(str(source) == STDIN for source in sources):

@@ -246,7 +246,7 @@ class JudgedRows:
         new_G: NDArray[np.bool_] = ~np.isin(key_G, self._keys())
         places = np.flatnonzero(new_G)
         for place, row in zip(places.tolist(), rows.take(places), strict=True):
-            name = row.source or row.path.rpartition("#")[0] or row.path
+            name = row.source or (row.path.rpartition("#")[0] if row.box else row.path)
             if _hashed(name, row.size, row.mtime) in self._arrived:
                 new_G[place] = False
         return new_G

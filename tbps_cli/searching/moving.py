@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tbps_cli.databases.base import Database
 from tbps_cli.databases.local import LocalDatabase
 from tbps_cli.databases.opening import open_database
-from tbps_cli.databases.urls import is_url
+from tbps_cli.databases.urls import is_url, shown_place
 from tbps_cli.errors import CacheError, DatabaseError, UsageError
 from tbps_cli.features.pipeline import Progress
 from tbps_cli.features.rows import Row, Rows, encoded
@@ -118,7 +118,7 @@ def _opened(place: str | Path, **made: Any) -> Database:
         raise UsageError(f"--move {path} is a folder.", "Name its index file: tbps index FOLDER --index FILE")
     if not made and read_fingerprint(path) is None:
         hint = "Give an index file, the name of a gallery (tbps index --gallery NAME), or the URL of a database."
-        raise CacheError(f"--move {place}: there is no index of this name.", hint)
+        raise CacheError(f"--move {shown_place(str(place))}: there is no index of this name.", hint)
     return LocalDatabase.open(path, create=bool(made), **made)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tbps_cli.data.layouts import pairs, records, tables
 from tbps_cli.data.types import Person
-from tbps_cli.databases.urls import is_url, shown
+from tbps_cli.databases.urls import is_url, shown, shown_place
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.rows import Box, change_time, texts
 from tbps_cli.features.taken import parse_time
@@ -217,9 +217,10 @@ def _one(source: str) -> Sources:
         return _file(path)
     if _PATTERN.search(source):
         return _pattern(path)
-    raise DataError(
-        f"{source}: there is no such file or folder.", "Give a folder, a video, an image, a list or a pattern."
-    )
+    hint = "Give a folder, a video, an image, a list or a pattern."
+    if shown_place(source) != source or "://" in source:
+        hint = "Galleries in databases are named postgresql://USER@HOST/DATABASE or milvus://HOST/COLLECTION."
+    raise DataError(f"{shown_place(source)}: there is no such file or folder.", hint)
 
 
 def _folder(folder: Path, looked: Looked | None) -> Listing:

@@ -143,6 +143,7 @@ def test_a_gallery_of_another_model_is_refused_before_anything_is_embedded(postg
         (("watch", "{url}", "--query", "red", "--budget", "5/day"), "not where images come from"),
         (("index", "photos", "--gallery", "name", "--gallery", "{url}"), "several are given"),
         (("index", "--gallery", "{url}"), "no source is given"),
+        (("index", "photos", "--index", "{url}"), "--gallery"),
         (("search", "red", "--in", "{url}"), "there is no gallery"),
     ],
 )
@@ -154,6 +155,36 @@ def test_mistakes_are_one_line_without_the_password(
     assert result.exit_code in (1, 2)
     assert said in result.stderr and "Hint:" in result.stderr
     assert "hidden-word" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "red", "--in"),
+        ("index",),
+        ("index", "--gallery"),
+        ("index", "photos", "--gallery"),
+        ("index", "--move", "x.h5"),
+        ("watch", "--query", "red", "--budget", "5/day"),
+    ],
+)
+@pytest.mark.parametrize("url", ["postgressql://u:hidden-word@h/db", "host=h user=u password=hidden-word"])
+def test_a_mistyped_url_is_refused_without_the_password(arguments: tuple[str, ...], url: str) -> None:
+    result = runner.invoke(app, [*arguments, url])
+    assert "hidden-word" not in result.stdout + result.stderr
+
+
+def test_a_url_in_capital_letters_is_one(postgres_url: str) -> None:
+    assert filled(postgres_url.replace("postgresql", "PostgreSQL"), "photos")["size"] == 5
+
+
+def test_a_file_whose_name_begins_like_one_that_is_forgotten_stays(postgres_url: str) -> None:
+    save_image(Path("photos/a/0.jpg"), 7)
+    save_image(Path("photos/a#1.jpg"), 8)
+    filled(postgres_url, "photos")
+    said = json.loads(run("index", "--forget", "photos/a", "--gallery", postgres_url, "--json").stdout)
+    assert said["forgotten"]["database"]["images"] == 1
+    assert filled(postgres_url, "photos")["size"] == 6
 
 
 def test_the_password_is_in_no_output_log_or_file(new_postgres: Callable[[], str]) -> None:
@@ -193,3 +224,27 @@ def test_a_run_that_is_interrupted_goes_on_where_it_stopped(
     database.close()
     assert np.isclose(found.score_K[0], 1, atol=1e-6)
     assert database_gallery.place_here(tmp_path).endswith(f":{tmp_path.resolve()}")
+
+
+def test_a_file_with_a_number_sign_in_its_name_stays_when_another_is_given(postgres_url: str) -> None:
+    save_image(Path("photos/a#1.jpg"), 8)
+    filled(postgres_url, "photos")
+    one = filled(postgres_url, "photos/3.jpg")
+    assert (one["size"], one["removed"]) == (6, 0)
+
+
+def test_shards_in_another_order_or_one_alone_are_refused(new_postgres: Callable[[], str]) -> None:
+    first, second = new_postgres(), new_postgres()
+    both = json.loads(run("index", "photos", "--gallery", first, "--gallery", second, "--json").stdout)["database"]
+    assert both["size"] == 5
+    for places in ([first], [second], [second, first], [first, second, new_postgres()]):
+        said = run("search", "red", *(part for one in places for part in ("--in", one)), status=1).stderr
+        assert "shard" in said and "Hint:" in said, said
+        assert "shard" in run("index", "photos", *(x for one in places for x in ("--gallery", one)), status=1).stderr
+    whole = new_postgres()
+    filled(whole, "photos")
+    assert "shard" in run("search", "red", "--in", whole, "--in", second, status=1).stderr
+    found = run("search", "red", "--in", first, "--in", second, "--json")
+    assert len(json.loads(found.stdout)["hits"]) == 5
+    run("index", "--move", f"{first} {second}", "back.h5")
+    run("index", "--move", "back.h5", new_postgres())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbps_cli.databases.opening import open_database
-from tbps_cli.databases.urls import is_url, shown
+from tbps_cli.databases.urls import is_url, shown, shown_place
 from tbps_cli.errors import UsageError
 
 
@@ -51,3 +51,20 @@ def test_shards_of_two_kinds_or_given_twice_are_refused_without_their_password()
     with pytest.raises(UsageError, match="given twice") as caught:
         open_database(["postgresql://u:secret@a/db"] * 2)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "seen"),
+    [
+        ("postgressql://u:secret@h/db", "postgressql://u@h/db"),
+        ("postgresql:/u:secret@h/db", "postgresql://u@h/db"),
+        ("mysql+x://h/db?password=secret", "mysql+x://h/db"),
+        ("host=h password=secret user=u", "host=h password=... user=u"),
+        ("host=h password = 'se cr\\'et'", "host=h password=..."),
+        ("photos/password=3.jpg", "photos/password=3.jpg"),
+        ("C:/photos/a@b=c.jpg", "C:/photos/a@b=c.jpg"),
+        ("people.h5", "people.h5"),
+    ],
+)
+def test_a_mistyped_url_is_shown_without_its_password_too(place: str, seen: str) -> None:
+    assert shown_place(place) == seen

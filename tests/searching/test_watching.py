@@ -60,6 +60,11 @@ def test_what_is_there_at_first_is_the_past_and_what_comes_is_judged_once(cams: 
     assert look(cams) == []
 
 
+def test_a_file_with_a_number_sign_in_its_name_that_is_there_at_first_is_the_past(cams: Path) -> None:
+    arrive(cams, "planted#1.png", 0.9, DAY - 60)
+    assert look(cams) == []
+
+
 def test_the_journal_says_what_is_known_of_an_alert(cams: Path, tmp_path: Path) -> None:
     journal = tmp_path / "alerts.jsonl"
     look(cams, jsonl=journal)
