@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -161,3 +163,43 @@ def test_both_distributions_hold_the_same_package(tmp_path: Path) -> None:
         held.append({name for name in names if ".dist-info/" not in name and not name.endswith(".pyc")})
     assert len(held) == 2 and held[0] == held[1]
     assert "tbps_cli/serving/page/page.js" in held[0] and "tbps_cli/exporting/beside/search.py" in held[0]
+
+
+def bill(*words: object) -> dict[str, dict[str, str]]:
+    """The packages of a bill of materials that `scripts/sbom` writes, by name."""
+    if not (shutil.which("cyclonedx-py") or Path(sys.executable).with_name("cyclonedx-py").exists()):
+        pytest.skip("cyclonedx-bom is not installed")
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "sbom"), *map(str, words)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(Path(done.stdout.strip()).read_text("utf-8"))
+    assert document["bomFormat"] == "CycloneDX" and document["specVersion"] == "1.6"
+    about = document["metadata"]["component"]
+    assert (about["name"], about["version"]) == ("tbps-lite", LITE["version"])
+    found = {re.sub(r"[-_.]+", "-", part["name"]).lower(): part for part in document["components"]}
+    (own,) = (one for one in document["dependencies"] if one["ref"] == about["bom-ref"])
+    direct = {re.sub(r"[-_.]+", "-", Requirement(text).name).lower() for text in LITE["dependencies"]}
+    assert direct <= {re.sub(r"[-_.]+", "-", ref.partition("==")[0]).lower() for ref in own["dependsOn"]}
+    return found
+
+
+def test_a_bill_of_materials_lists_every_dependency_of_lite_with_its_version(tmp_path: Path) -> None:
+    """Over an environment that holds what pip has written about these packages, and not the packages themselves."""
+    venv.create(tmp_path / "env", with_pip=False)
+    place = next((tmp_path / "env").rglob("site-packages"))
+    names = closure(LITE["dependencies"])
+    for name in names:
+        about = next(file for file in metadata.distribution(name).files or () if file.name == "METADATA")
+        folder = Path(str(about.locate())).parent
+        shutil.copytree(folder, place / folder.name)
+    found = bill(tmp_path / "sbom.json", "--python", tmp_path / "env" / "bin" / "python")
+    assert set(found) == names
+    for name in names:
+        assert found[name]["version"] == metadata.version(name), name
+        assert found[name]["purl"].startswith(f"pkg:pypi/{name}@"), name
+
+
+@pytest.mark.slow
+def test_the_bill_of_a_fresh_environment_lists_nothing_else(tmp_path: Path) -> None:
+    assert set(bill(tmp_path / "sbom.json")) - {"tbps-lite"} == closure(LITE["dependencies"])
