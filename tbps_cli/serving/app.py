@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -37,6 +38,13 @@ LISTENERS = 100
 ALERTS = 100
 
 
+class AnyNameResponse(JSONResponse):
+    """JSON in ASCII alone: file names that are no UTF-8 have marks that cannot be encoded otherwise."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 def make_app(
     service: Service, standing: StandingQuestions, access: Access, metrics: Metrics, queues: WorkQueues
 ) -> Any:
@@ -57,6 +65,7 @@ def make_app(
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        default_response_class=AnyNameResponse,
     )
     _add_errors(api)
     _add_routes(api, server)
@@ -118,7 +127,7 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
     async def search(asked: SearchRequest, request: Request) -> Response:
         client = request.client.host if request.client else ""
         found = await server.run(server.searches, lambda: service.search(asked, client))
-        return JSONResponse(found)
+        return AnyNameResponse(found)
 
     @api.post("/v1/images", summary="Send an image to search by", description="The body is the file itself.")
     async def upload(request: Request) -> dict[str, Any]:
@@ -189,6 +198,8 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
         async def told() -> AsyncIterator[str]:
             server.listeners += 1
             try:
+                if server.listeners > LISTENERS:  # many came at once: the rest asks again in a moment
+                    return
                 async for event in standing.events(last_event_id or after):
                     yield event
             finally:
@@ -199,26 +210,26 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
 
 def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(TbpsError)
-    async def mistake(_: Request, error: TbpsError) -> JSONResponse:
-        return JSONResponse(problem(error.message, error.hint), _status(error), _again(error))
+    async def mistake(_: Request, error: TbpsError) -> Response:
+        return AnyNameResponse(problem(error.message, error.hint), _status(error), _again(error))
 
     @api.exception_handler(Overloaded)
-    async def overloaded(_: Request, error: Overloaded) -> JSONResponse:
+    async def overloaded(_: Request, error: Overloaded) -> Response:
         headers = {"retry-after": str(error.retry_after)}
-        return JSONResponse(problem("the server is busy.", "Try again in a moment."), 503, headers)
+        return AnyNameResponse(problem("the server is busy.", "Try again in a moment."), 503, headers)
 
     @api.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
         found = error.errors()[-1]  # of a part that is neither a sentence nor an object, what the object lacks
         place = ".".join(str(part) for part in found["loc"] if str(part).islower() or isinstance(part, int))
         place = place.removeprefix("body.").removeprefix("body")
         message = str(found["msg"]).removeprefix("Value error, ")
-        return JSONResponse(problem(f"{place}: {message}." if place else f"{message}."), 422)
+        return AnyNameResponse(problem(f"{place}: {message}." if place else f"{message}."), 422)
 
     @api.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> JSONResponse:
+    async def other(request: Request, error: HTTPException) -> Response:
         said = f"{request.url.path:.200}: there is nothing here." if error.status_code == 404 else str(error.detail)
-        return JSONResponse(problem(said), error.status_code, jsonable_encoder(error.headers))
+        return AnyNameResponse(problem(said), error.status_code, jsonable_encoder(error.headers))
 
 
 def _status(error: TbpsError) -> int:

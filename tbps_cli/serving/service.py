@@ -5,6 +5,7 @@ Each method takes a checked request and gives JSON-able values or bytes; what is
 
 from __future__ import annotations
 
+import csv
 import io
 import threading
 import zipfile
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from tbps_cli.asking.understood import joined
+from tbps_cli.data.images import UnreadableImage
 from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.filtering.moments import moment
@@ -47,6 +49,8 @@ from tbps_cli.types import Hit
 THUMBNAIL = 240, 480
 """Width and height that a thumbnail fits within, in pixels."""
 FRAME = 1600, 1200
+FORMULA = tuple("=+-@\t\r")
+"""With what spreadsheets begin a formula."""
 WHERE_HINT = 'For example: camera == "c1" and path like "night/*"'
 VIEWS = ("thumbnail", "crop", "frame", "clip")
 
@@ -274,7 +278,7 @@ class Service:
             lines = entries([answer], view.gallery, asked=[f"export {request.form}: {answer.question}"])
             self.audit.append([line | {"client": client} for line in lines])
         if request.form is ExportForm.csv:
-            return table([answer]).encode("utf-8", "replace"), "text/csv; charset=utf-8"
+            return _for_spreadsheets(table([answer])).encode("utf-8", "replace"), "text/csv; charset=utf-8"
         if request.form is ExportForm.html:
             made = page([answer], view.gallery, view.gallery.run, blur=self.blur, cache=self.thumbnails)
             return made.encode("utf-8", "replace"), "text/html; charset=utf-8"
@@ -283,12 +287,15 @@ class Service:
             file = io.BytesIO()
             with zipfile.ZipFile(file, "w") as archive:
                 for path in sorted((Path(folder) / "hits").iterdir()):
-                    archive.write(path, f"hits/{path.name}")
+                    archive.write(path, f"hits/{path.name}".encode("utf-8", "replace").decode())
         return file.getvalue(), "application/zip"
 
     def upload(self, content: bytes) -> dict[str, Any]:
         """Take an image to search by."""
-        made = self.uploads.add(self.model, content)
+        try:
+            made = self.uploads.add(self.model, content)
+        except UnreadableImage as error:
+            raise UsageError(error.message, "Send a JPEG, PNG or WebP file.") from None
         return {"id": made.id, "width": made.image.width, "height": made.image.height}
 
     def uploaded(self, id: str) -> bytes:
@@ -296,6 +303,23 @@ class Service:
         image = self.uploads.get(id).image.copy()
         image.thumbnail(THUMBNAIL)
         return jpeg_of(image)
+
+
+def _for_spreadsheets(text: str) -> str:
+    """A table whose texts no spreadsheet takes for a formula, whatever files are called: these get an apostrophe."""
+    made = io.StringIO()
+    writer = csv.writer(made, lineterminator="\n")
+    for line in csv.reader(io.StringIO(text)):
+        writer.writerow([f"'{cell}" if cell[:1] in FORMULA and not _is_number(cell) else cell for cell in line])
+    return made.getvalue()
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _where(request: SearchRequest) -> Where | None:

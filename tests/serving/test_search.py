@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 from urllib.parse import quote
@@ -204,6 +205,30 @@ def test_what_makes_no_sense_is_one_line(serving, photos: Path, body: dict, said
 )
 def test_what_only_python_takes_for_a_number_is_no_id(serving, photos: Path, id: str) -> None:
     assert serving(photos).get(f"/v1/pictures/{id}").status_code == 404
+
+
+def test_a_name_that_is_no_utf8_is_searched_shown_and_exported(serving, photos: Path) -> None:
+    odd = os.fsdecode(b"\xff\xfe red.png")
+    (photos / "red.png").rename(photos / odd)
+    client = serving(photos)
+    hit = ask(client, text="red", top=1).json()["hits"][0]
+    assert hit["path"] == odd
+    assert client.get(f"/v1/pictures/{hit['id']}").status_code == 200
+    assert client.get(f"/v1/pictures/{hit['id']}/facts").json()["path"] == odd
+    for form in ("csv", "html", "zip"):
+        assert client.post("/v1/export", json={"form": form, "pictures": [hit["id"]]}).status_code == 200
+    (photos / odd).write_bytes(b"no image any more")
+    reply = client.get(f"/v1/pictures/{hit['id']}?view=crop")
+    assert reply.status_code in (404, 422) and reply.json()["error"]
+
+
+def test_a_table_holds_no_formulas(serving, photos: Path) -> None:
+    (photos / "red.png").rename(photos / "=1+2,red.png")
+    client = serving(photos)
+    hit = ask(client, text="red", top=1).json()["hits"][0]
+    asked = {"form": "csv", "pictures": [hit["id"]], "title": "@SUM(1)"}
+    line = client.post("/v1/export", json=asked).text.splitlines()[1]
+    assert line.startswith("'@SUM(1),1,\"'=1+2,red.png\",0.0,")
 
 
 def test_large_uploads_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,7 +209,8 @@ function toast(text, picture) {
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String((seconds % 60).toFixed(1)).padStart(4, "0")}`;
 const amount = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many || `${one}s`}`;
-const nameOf = (path) => path.split("#")[0].split("/").pop();
+// Marks that turn the direction of writing could make a name look like another.
+const nameOf = (path) => path.split("/").pop().replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 
 function whenOf(hit) {
   if (hit.first != null && hit.last != null && hit.first !== hit.last) return `${moment(hit.first)} – ${moment(hit.last)}`;
@@ -247,6 +248,7 @@ function showStatus() {
     const { done, total } = now.progress || {};
     parts.push(total ? `being indexed: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}` : "being opened");
   }
+  if (now?.state === "ready" && now.trouble) parts.push(`not brought up to date: ${now.trouble.message}`);
   $("status").textContent = parts.join(" · ");
 }
 
