@@ -54,7 +54,7 @@ def _processed(parameter: Any, validated: Callable[[Any, Any], Any], ctx: Any, v
     kind = parameter.type_descriptor.annotation
     if value is None and not parameter.required:
         value = () if parameter.multiple or parameter.nargs == -1 else None
-    elif kind is Path and type(value) is str and (os.access(value, os.R_OK) or not Path(value).exists()):
+    elif kind is Path and type(value) is str and (os.access(value, os.R_OK) or not os.access(value, os.F_OK)):
         value = Path(value)
     elif kind == list[str] and value and all(type(one) is str for one in value):
         value = list(value)
