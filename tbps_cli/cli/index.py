@@ -284,4 +284,6 @@ def _move(origin: str, target: str, *, as_json: bool) -> None:
         f"{moved.target}: {amount(moved.size, 'row')} of {moved.origin}, {moved.copied:,} copied now "
         f"({moved.replaced:,} replaced), {moved.withheld:,} left out"
     )
-    render.line(f'{amount(moved.in_target, "row")} in all. Search them: tbps search "..." --in {moved.target}')
+    places = target.split() if is_url(target) else [target]
+    there = " ".join(f"--in {shown_place(place)}" for place in places)
+    render.line(f'{amount(moved.in_target, "row")} in all. Search them: tbps search "..." {there}')

@@ -127,8 +127,10 @@ def _alone(place: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
-        with suppress(OSError):
-            place.with_name(f".{place.name}.lock").unlink()
+        try:
+            yield True
+        finally:
+            with suppress(OSError):
+                place.with_name(f".{place.name}.lock").unlink()
     finally:
         os.close(lock)

@@ -304,7 +304,7 @@ def _read(file: Path) -> tuple[Texts, NDArray[np.int64]] | None:
 
 
 def _any_of(names: Sequence[str]) -> Tree:
-    return Or(tuple(Like("path", pattern) for name in names for pattern in (name, f"{name}/*")))
+    return Or(tuple(Like("path", pattern) for name in names for pattern in (name, f"{name}#*", f"{name}/*")))
 
 
 def _rows_of(database: Database, names: Sequence[str]) -> tuple[Texts, NDArray[np.int64]]:
@@ -314,11 +314,12 @@ def _rows_of(database: Database, names: Sequence[str]) -> tuple[Texts, NDArray[n
         query_1E = np.eye(1, database.sample(1).shape[1], dtype=np.float32)
         rows = database.search(query_1E, 1, Like("path", name))[0].rows
         found.append((rows.columns["path"], _signs(rows)))
-        after, inside = f"{name}/", encoded(f"{name}/")
-        while len(rows := database.page(after, BATCH)[0]):
-            wanted = np.flatnonzero(np.strings.startswith(rows.columns["path"], inside))
-            found.append((rows.columns["path"][wanted], _signs(rows)[wanted]))
-            if len(wanted) < len(rows):
-                break
-            after = rows.paths[-1]
+        for inside in (f"{name}#", f"{name}/"):  # persons in a video that is a source itself; files of a folder
+            after = inside
+            while len(rows := database.page(after, BATCH)[0]):
+                wanted = np.flatnonzero(np.strings.startswith(rows.columns["path"], encoded(inside)))
+                found.append((rows.columns["path"][wanted], _signs(rows)[wanted]))
+                if len(wanted) < len(rows):
+                    break
+                after = rows.paths[-1]
     return np.concatenate([path_N for path_N, _ in found]), np.concatenate([sign_N for _, sign_N in found])

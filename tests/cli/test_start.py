@@ -17,7 +17,8 @@ from support.runs import tiny_run
 from support.sets import cuhk_records, save_image, write_set
 
 from tbps_cli.exporting.exporter import export
-from tbps_cli.models.kept_tower import GRAPH
+from tbps_cli.models.kept_tower import GRAPH, older, place_of
+from tbps_cli.models.run import WEIGHTS, Run
 
 LISTED = """
 import sys
@@ -160,6 +161,15 @@ def test_weights_that_changed_are_noticed_and_their_tower_takes_the_place_of_the
     assert new != old
     again, modules = tbps(*search, keep=True)
     assert "torch" not in modules and hits(again)[0] == hits(after)[0]
+
+
+def test_the_towers_of_a_runs_best_and_last_weights_stand_beside_each_other(place: Path) -> None:
+    chosen = [place / "run" / name for name in WEIGHTS.values()]
+    best, last = (Run(place / "run", chosen=file) for file in chosen)
+    for run, fingerprint in ((best, "1" * 16), (best, "2" * 16), (last, "3" * 16)):
+        place_of(run, fingerprint).mkdir(parents=True)
+    assert older(best, "2" * 16) == [place_of(best, "1" * 16)]
+    assert older(last, "3" * 16) == []
 
 
 def cut_short(folder: Path) -> None:

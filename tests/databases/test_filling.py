@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
 from tbps_cli.databases.opening import open_database
+from tbps_cli.features.rows import Row, Rows
 from tbps_cli.searching import database_gallery, filling
 from tbps_cli.searching.filling import bring_up_to_date
 from tbps_cli.searching.gallery import Gallery, Roots
@@ -248,3 +249,34 @@ def test_shards_in_another_order_or_one_alone_are_refused(new_postgres: Callable
     assert len(json.loads(found.stdout)["hits"]) == 5
     run("index", "--move", f"{first} {second}", "back.h5")
     run("index", "--move", "back.h5", new_postgres())
+
+
+def test_persons_of_a_video_that_is_a_source_itself_are_sent_once_and_go_when_they_are_gone(
+    postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = Rows.of(
+        [
+            Row(f"clip.mp4#t={second}.000", 1, 2, f"{second:032x}", source="clip.mp4", seconds=second)
+            for second in range(5)
+        ]
+    )
+
+    def gallery(count: int) -> Gallery:
+        video = Roots(tmp_path, {"clip.mp4": tmp_path / "clip.mp4"})
+        return Gallery("here", video, rows.take(np.arange(count)), unit_rows(5, 8)[:count], "runs/tiny-0001")
+
+    database = open_database(postgres_url, create=True, fingerprint="model")
+    assert bring_up_to_date(database, gallery(5)).added == 5
+    again = bring_up_to_date(database, gallery(5))
+    assert (again.added, again.removed, caplog.messages) == (0, 0, [])
+    shutil.rmtree("cache/given")
+    fewer = bring_up_to_date(database, gallery(3))
+    assert (fewer.added, fewer.removed, fewer.size) == (0, 2, 3)
+    database.close()
+
+
+def test_shards_are_searched_with_the_options_that_a_copy_names(new_postgres: Callable[[], str]) -> None:
+    first, second = new_postgres(), new_postgres()
+    run("index", "photos", "--index", "people.h5")
+    said = run("index", "--move", "people.h5", f"{first} {second}").stdout
+    assert f"--in {first} --in {second}" in said
