@@ -37,6 +37,8 @@ logger = logging.getLogger("tbps")
 PAUSE = 1.0
 """Seconds after a change before the sources are listed: many changes come at once."""
 FOREVER = 1e9
+LOOK_AT_FILE = 2.0
+"""Seconds after which an index file is looked at."""
 CAMERAS = 500
 """Cameras that are listed."""
 
@@ -139,11 +141,14 @@ class ServedGallery:
 
     @property
     def folders(self) -> list[Path]:
-        """Where changes are noticed at once."""
+        """Where changes are noticed at once: the sources that are folders.
+
+        Never a folder around them: all that lies in it would be watched, and nothing is answered while that begins.
+        """
         if isinstance(self.sources, Path):
-            return [self.sources.absolute().parent]
+            return []
         roots = self.sources.roots
-        return [path for path in (*roots.named.values(), roots.folder) if path.is_dir()][: max(1, len(roots.named))]
+        return [path for path in (list(roots.named.values()) or [roots.folder]) if path.is_dir()]
 
     def start(self) -> None:
         """Begin to index, in the background."""
@@ -178,7 +183,8 @@ class ServedGallery:
                 self._renew()
                 state = now
             noticing.follow(self.folders if self.settings.refresh else [])
-            noticing.wait(look_every(self.folders) if self.settings.refresh else FOREVER, self._stop)
+            seconds = LOOK_AT_FILE if self.from_file else look_every(self.folders)
+            noticing.wait(seconds if self.settings.refresh else FOREVER, self._stop)
             self._stop.wait(PAUSE)
         noticing.close()
 

@@ -20,7 +20,9 @@ from tbps_cli.searching.document import document
 from tbps_cli.searching.index import index
 from tbps_cli.searching.query import Query
 from tbps_cli.searching.ranking import answers
+from tbps_cli.searching.sources import find_sources
 from tbps_cli.serving import uploads
+from tbps_cli.serving.served import ServedGallery
 
 
 def ask(client, **body):
@@ -229,6 +231,14 @@ def test_a_table_holds_no_formulas(serving, photos: Path) -> None:
     asked = {"form": "csv", "pictures": [hit["id"]], "title": "@SUM(1)"}
     line = client.post("/v1/export", json=asked).text.splitlines()[1]
     assert line.startswith("'@SUM(1),1,\"'=1+2,red.png\",0.0,")
+
+
+def test_only_the_sources_are_watched_never_what_lies_around_them(photos: Path, tmp_path: Path) -> None:
+    alone = paint(tmp_path / "alone.png", "red")
+    both = ServedGallery(0, "both", FakeEncoder(), find_sources([photos, alone]), [photos, alone])
+    assert both.folders == [photos]
+    assert ServedGallery(0, "one", FakeEncoder(), find_sources([photos]), [photos]).folders == [photos]
+    assert ServedGallery(0, "file", FakeEncoder(), tmp_path / "x.h5", [tmp_path / "x.h5"]).folders == []
 
 
 def test_large_uploads_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
