@@ -28,9 +28,12 @@ def row_attention(
     causal: a token attends to itself and to those before it. seen: bool, to be spread over [B, H, L, S]: which tokens
     are attended to.
     """
-    half = query_BHLK.dtype == torch.bfloat16 and query_BHLK.device.type == "cpu"
+    given = query_BHLK, key_BHSK, value_BHSK
+    half = any(x.dtype == torch.bfloat16 for x in given) and query_BHLK.device.type == "cpu"
     if half and not torch.compiler.is_compiling():
-        attended: Tensor = _WrittenOut.apply(query_BHLK, key_BHSK, value_BHSK, causal, seen)  # type: ignore[no-untyped-call]
+        # thin matrices beside a projection leave some in float32; autocast would narrow these for the kernel too
+        narrow = (x.to(torch.bfloat16) for x in given)
+        attended: Tensor = _WrittenOut.apply(*narrow, causal, seen)  # type: ignore[no-untyped-call]
         return attended
     return F.scaled_dot_product_attention(query_BHLK, key_BHSK, value_BHSK, attn_mask=seen, is_causal=causal)
 

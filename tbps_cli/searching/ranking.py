@@ -280,7 +280,8 @@ def _shown(
 def hit_of(gallery: Gallery, score: Any, place: int) -> Hit:
     row = gallery.rows[place]
     facts = row.camera, row.time, row.source, row.seconds, row.box, row.track, row.detection
-    return Hit(0, row.path, float(score), gallery.file_of(row), row.person, *facts)
+    cosine = min(float(score), 1.0)  # a row in half precision may be longer than 1 by its rounding
+    return Hit(0, row.path, cosine, gallery.file_of(row), row.person, *facts)
 
 
 def _persons(gallery: Gallery, query: Query) -> frozenset[Person] | None:

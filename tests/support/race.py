@@ -44,7 +44,7 @@ def wrong(gallery: Gallery, oracle: Oracle) -> str:
     for row, vector_E in zip(rows, vectors, strict=True):
         if row.content not in oracle:
             return f"{row.path} has a content that never was"
-        if not np.allclose(oracle[row.content], vector_E, atol=1e-5):
+        if not np.allclose(oracle[row.content], vector_E, atol=1e-3):  # galleries are in half precision
             return f"{row.path} has the embedding of another image"
     return ""
 
