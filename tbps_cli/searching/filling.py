@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -36,7 +37,7 @@ from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.database_gallery import place_here, refuse_other_model
 from tbps_cli.searching.gallery import Gallery, Roots
-from tbps_cli.searching.withheld import split
+from tbps_cli.searching.withheld import Forgotten, list_in_cache, split
 
 logger = logging.getLogger("tbps")
 BATCH = 2000
@@ -106,7 +107,8 @@ def bring_up_to_date(
 ) -> Filled:
     """Give a database the rows of a gallery that it lacks, and take those whose files are gone.
 
-    complete: the gallery has all files below its roots; otherwise only rows of files that are not there any more go.
+    complete: the gallery has all files below its roots; otherwise only rows of files that are not there any more,
+    were forgotten or are too old go.
     """
     names = names_in(database, gallery.roots)
     rows = renamed(gallery.rows, names)
@@ -115,8 +117,10 @@ def bring_up_to_date(
     new = journal.differs(path_N, sign_N)
     gone = journal.others(path_N)
     if not complete:
+        forgotten = Forgotten.of_lists([list_in_cache()])
         there = _file_of({name: gallery.roots.named.get(own, gallery.roots.folder) for own, name in names.items()})
-        gone = [path for path in gone if not Path(split(str(there(path)))[0]).exists()]
+        expired = {str(gallery.roots.file_of(path)): state for path, state in gallery.update.expired.items()}
+        gone = [path for path in gone if _is_gone(there(path), forgotten, expired)]
     filled = Filled(database.title, names=sorted(names.values()), added=len(new), removed=len(gone))
     total, done = len(new) + len(gone), 0
     try:
@@ -141,6 +145,23 @@ def bring_up_to_date(
             journal.write()
     filled.size = database.count()
     return filled
+
+
+def _is_gone(place: Path, forgotten: Forgotten, expired: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether an image or crop is not to be shown any more: its file is not there, was forgotten, or is too old."""
+    file, fragment = split(str(place))
+    try:
+        state = Path(file).stat()
+    except OSError:
+        return True
+    real = os.path.realpath(file)
+    if (
+        forgotten.covers_file(file)
+        or forgotten.covers_file(real)
+        or {file + fragment, real + fragment} & forgotten.paths
+    ):
+        return True
+    return expired.get(file) == (state.st_size, state.st_mtime_ns)
 
 
 def forget_in(urls: Sequence[str], paths: Sequence[str]) -> tuple[str, int]:

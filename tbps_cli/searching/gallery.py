@@ -64,6 +64,8 @@ class Update:
     skipped: list[Skipped] = field(default_factory=list)
     """Failed this time; what failed before and has not changed since is not tried again."""
     skipped_in_all: int = 0
+    expired: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Images that have gone since they are too old: size in bytes and mtime in nanoseconds of each."""
     kept: bool = True
     """Whether the rows are on the disk; not so where it is full."""
 

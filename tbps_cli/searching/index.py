@@ -163,7 +163,7 @@ def index(
             f"{len(file):,}",
         )
     file.settle(share=SHARE if codes else 1)
-    update.kept = not file.unwritten
+    update.kept, update.expired = not file.unwritten, withheld.expiry.gone
     rows, vector_GE = outcome.wanted(file)
     if not len(rows) and mine_N.all():
         left_out = list({**skipped.entries, **{entry.path: entry for entry in update.skipped}}.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -280,3 +281,17 @@ def test_shards_are_searched_with_the_options_that_a_copy_names(new_postgres: Ca
     run("index", "photos", "--index", "people.h5")
     said = run("index", "--move", "people.h5", f"{first} {second}").stdout
     assert f"--in {first} --in {second}" in said
+
+
+def test_what_is_forgotten_goes_from_a_gallery_of_a_pattern_too(postgres_url: str) -> None:
+    filled(postgres_url, "photos/*.jpg")
+    run("index", "--forget", "photos/3.jpg")
+    again = filled(postgres_url, "photos/*.jpg")
+    assert (again["removed"], again["size"]) == (1, 4)
+
+
+def test_what_is_too_old_goes_from_a_gallery_of_a_pattern_too(postgres_url: str) -> None:
+    filled(postgres_url, "photos/*.jpg")
+    os.utime("photos/3.jpg", (1, 1))
+    again = filled(postgres_url, "photos/*.jpg", "--expire", "30d")
+    assert (again["removed"], again["size"]) == (1, 4)
