@@ -63,7 +63,10 @@ def can_be_kept(model: Encoder | None) -> bool:
         return False
     if os.environ.get(SWITCH) == "0" or any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
         return False
-    return not place_of(model.run, model.fingerprint).exists() and recall(FAILED, _tried(model)) is None
+    place = place_of(model.run, model.fingerprint)
+    above = next(folder for folder in place.parents if folder.exists())
+    can_write = above.is_dir() and os.access(above, os.W_OK)
+    return can_write and not place.exists() and recall(FAILED, _tried(model)) is None
 
 
 def keep(known: KnownRun) -> Kept | None:

@@ -172,6 +172,13 @@ def test_the_towers_of_a_runs_best_and_last_weights_stand_beside_each_other(plac
     assert older(last, "3" * 16) == []
 
 
+def test_nothing_is_said_to_be_kept_where_there_can_be_no_cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tbps("index", "photos", "--ckpt", "run", "--index", "people.h5")
+    monkeypatch.setenv("TBPS_CACHE_DIR", str(place / "people.h5" / "cache"))
+    done, _ = tbps("search", SENTENCE, "--ckpt", "run", "--in", "people.h5", "--json", keep=True)
+    assert len(hits(done)[0]) == 6 and "Keeping" not in done.stderr
+
+
 def cut_short(folder: Path) -> None:
     for file in folder.iterdir():
         file.write_bytes(file.read_bytes()[:1000])
