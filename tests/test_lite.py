@@ -184,6 +184,7 @@ def bill(*words: object) -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_bill_of_materials_lists_every_dependency_of_lite_with_its_version(tmp_path: Path) -> None:
     """Over an environment that holds what pip has written about these packages, and not the packages themselves."""
     venv.create(tmp_path / "env", with_pip=False)

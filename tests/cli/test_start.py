@@ -93,6 +93,7 @@ def test_an_evaluation_from_the_cache_imports_no_torch_and_says_the_same_to_the_
     assert known == opened
 
 
+@pytest.mark.slow
 def test_a_new_caption_opens_the_run_for_an_evaluation(place: Path) -> None:
     tbps("eval", "--ckpt", "run", "--data", "cuhk-pedes")
     write_set(place / "data" / "CUHK-PEDES", cuhk_records(persons=(1, 2, 7)))
@@ -172,6 +173,7 @@ def test_the_towers_of_a_runs_best_and_last_weights_stand_beside_each_other(plac
     assert older(last, "3" * 16) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_said_to_be_kept_where_there_can_be_no_cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tbps("index", "photos", "--ckpt", "run", "--index", "people.h5")
     monkeypatch.setenv("TBPS_CACHE_DIR", str(place / "people.h5" / "cache"))
@@ -215,6 +217,7 @@ def test_a_process_that_finds_another_one_keeping_the_tower_answers_and_ends(pla
     assert folder.exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_where_it_is_not_wanted_or_the_extra_is_missing(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def halves(rank: int):
     return trace("irra", (12,), precision="bf16")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradient_of_one_within_its_rounding(tmp_path) -> None:
     one, (first, second) = halves(0), in_processes(halves, tmp_path)
     assert apart(one["losses"], first["losses"])[0] < 2e-3

@@ -61,6 +61,7 @@ def test_public_is_asked_for_by_name_and_the_files_of_an_earlier_export_go(model
     assert set(hub.files[NAME]) == {"notes.txt", *(path.name for path in Path("sent").iterdir())}
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_when_the_export_fails_its_check(model: Model, hub: Hub) -> None:
     done = export(model, "--push", NAME, "--tolerance", "0", formats=("onnx",))
     assert done.exit_code == 1 and "Nothing was kept" in done.output
