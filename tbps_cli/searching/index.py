@@ -46,6 +46,8 @@ from tbps_cli.searching.sources import Item, Items, Listing, Sources, find_sourc
 from tbps_cli.searching.withheld import Withheld
 
 logger = logging.getLogger("tbps")
+NARROW = 256
+"""Numbers of an embedding below which new indexes are float32: few numbers round to other lengths, and take no room."""
 LEAVE_OUT = Policy(allow_truncated=False, smallest=8, all_needed=False, dated=True)
 
 
@@ -108,7 +110,7 @@ def index(
     encoder, batch = ImagesBy(model, way), batch or way.batch
     # The index first: a row of it without a file in the source is then one whose file is gone, and never
     # one of a file that came after the source was listed, which another process has embedded meanwhile.
-    file = _open(encoder, given, path, single)
+    file = _open(encoder, given, path, single, np.float32 if single or model.embed < NARROW else np.float16)
     file.appends_only = share is not None and not share.first
     opened_as = file.snapshot
     if not refresh:
@@ -237,8 +239,8 @@ def _only(gallery: Gallery, wanted: Items) -> Gallery:
     return replace(gallery, rows=gallery.rows.take(places), vector_GE=gallery.vector_GE[places], file=None)
 
 
-def _open(model: ImageEncoder, given: Sources, path: str | Path | None, single: bool) -> FeatureFile:
-    file = _opened(model, given, path, np.float32 if single else np.float16)
+def _open(model: ImageEncoder, given: Sources, path: str | Path | None, single: bool, dtype: DTypeLike) -> FeatureFile:
+    file = _opened(model, given, path, dtype)
     if single and file.dtype != np.float32:
         raise UsageError(
             f"--float32: {path or f'the index of {given.title}'} has its vectors in half precision already.",

@@ -47,7 +47,11 @@ def test_vectors_belong_to_their_images(model, photos: Path, painted) -> None:
         assert np.abs(vector_E - model.encode_images([photos / row.path])[0]).max() < HALF
 
 
-def test_vectors_are_kept_in_half_precision_unless_float32_is_asked_for(model, photos: Path, tmp_path) -> None:
+def test_vectors_are_kept_in_half_precision_unless_float32_is_asked_for(
+    model, photos: Path, tmp_path, monkeypatch
+) -> None:
+    assert index(model, photos, tmp_path / "narrow.h5").vector_GE.dtype == np.float32
+    monkeypatch.setattr("tbps_cli.searching.index.NARROW", 0)
     half, single = tmp_path / "half.h5", tmp_path / "single.h5"
     assert index(model, photos).vector_GE.dtype == np.float16
     assert index(model, photos, half).vector_GE.dtype == np.float16
