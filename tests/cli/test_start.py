@@ -101,6 +101,7 @@ def test_a_new_caption_opens_the_run_for_an_evaluation(place: Path) -> None:
     assert "torch" in modules
 
 
+@pytest.mark.slow
 def test_a_sentence_for_a_run_needs_no_torch_once_its_text_tower_is_kept(place: Path) -> None:
     search = "search", SENTENCE, "--ckpt", "run", "--json", "--in"
     tbps("index", "photos", "--ckpt", "run", "--index", "people.h5")

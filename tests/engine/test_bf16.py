@@ -75,6 +75,7 @@ def test_two_processes_give_the_gradient_of_one_within_its_rounding(tmp_path) ->
     assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_bit_identical(tmp_path) -> None:
     """With chunks and the word task, killed in the middle of an epoch."""
     assert "train.chunk=5" in METHODS["irra"][1]

@@ -310,6 +310,7 @@ def test_axe_finds_no_serious_fault(page, width: int, scheme: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 def test_the_message_of_a_server_that_is_away_goes_when_it_is_back(browser, address: str) -> None:
     made = browser.new_page()
     made.route("**/v1/galleries", lambda route: route.abort())
