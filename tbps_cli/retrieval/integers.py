@@ -8,7 +8,6 @@ nowhere: like the other it is compared with a plain product before it is used.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.retrieval.halves import library
+from tbps_cli.retrieval.similarity import threads_of_blas
 
 Codes = NDArray[np.int8]
 Product = Callable[[Codes, Codes], NDArray[np.int32]]
@@ -95,6 +95,4 @@ def shared(product: Product) -> tuple[int, int]:
     """(how many calls of a product should run side by side, rows for each): torch shares its own out."""
     if product is with_torch:
         return 1, 1 << 20
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return (min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores), BLOCK
+    return threads_of_blas(), BLOCK

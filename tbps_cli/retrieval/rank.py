@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError
 from tbps_cli.retrieval import halves
-from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, widened
+from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, threads_of_blas, widened
 
 BLOCK = 1 << 20
 """Similarities held at a time (4 MB in float32)."""
@@ -168,7 +168,7 @@ def _best_of_one(score_G: Array, k: int) -> tuple[Array, Index]:
 
 def _exact(query_BE: Array, rows: GalleryRows) -> Pass:
     size = max(1, min(ROWS, BLOCK // len(query_BE)))
-    return Pass(lambda start, stop: dots(query_BE, rows.block(start, stop)), size, _threads())
+    return Pass(lambda start, stop: dots(query_BE, rows.block(start, stop)), size, threads_of_blas())
 
 
 def _quick(query_BE: Array, rows: GalleryRows) -> Iterator[Pass]:
@@ -195,12 +195,12 @@ def _in_16_bits(query_BE: Array, rows: GalleryRows, kind: halves.Kind) -> Iterat
         longest = _longest(rows)
         if np.isfinite(longest):
             work = functools.partial(queries.scores, rows.block)
-            yield Pass(work, size, _threads(), queries.error(query_BE, longest), longest)
+            yield Pass(work, size, threads_of_blas(), queries.error(query_BE, longest), longest)
         return
     longest, seen = LONGER * _length(rows.block(0, FIRST)), list[float]()
     if np.isfinite(longest):
         work = functools.partial(queries.scores, rows.block, seen=seen)
-        yield Pass(work, size, _threads(), queries.error(query_BE, longest), longest, seen)
+        yield Pass(work, size, threads_of_blas(), queries.error(query_BE, longest), longest, seen)
 
 
 def _longest(rows: GalleryRows) -> float:
@@ -208,7 +208,9 @@ def _longest(rows: GalleryRows) -> float:
     known: float | None = halves.known(rows.gallery, "longest")
     if known is not None:
         return known
-    longest = max(_mapped(lambda start, stop: halves.longest(rows.block(start, stop)), len(rows), ROWS, _threads()))
+    longest = max(
+        _mapped(lambda start, stop: halves.longest(rows.block(start, stop)), len(rows), ROWS, threads_of_blas())
+    )
     if rows.index_K is None:
         halves.remember(rows.gallery, "longest", longest)
     return longest
@@ -242,7 +244,7 @@ def _by_products(query_BE: Array, rows: GalleryRows) -> Pass:
     longest = 2 * _length(widened(rows.block(0, FIRST)))
     error_B = 2 * halves.sum_error(width) * halves.lengths(query_BE) * longest
     size = max(PRODUCT_ROWS, min(ROWS, BLOCK // queries // PRODUCT_ROWS * PRODUCT_ROWS))
-    return Pass(scores, size, _threads() if small else 1, error_B, longest)  # else BLAS has threads of its own
+    return Pass(scores, size, threads_of_blas() if small else 1, error_B, longest)  # else BLAS has threads of its own
 
 
 def _length(row_GE: Array) -> float:
@@ -321,13 +323,6 @@ def _mapped(work: Callable[[int, int], Any], count: int, size: int, threads: int
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads that stay, a set for each process: those of its parent do not live in a forked one."""
     return ThreadPoolExecutor(threads, thread_name_prefix=f"tbps-rank-{process}")
-
-
-def _threads() -> int:
-    """As many as BLAS would use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores
 
 
 class Best:

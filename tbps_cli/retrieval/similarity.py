@@ -11,6 +11,7 @@ everything in quicker ways first, and only what may be among the best by dot pro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -131,3 +132,10 @@ def array_of_ids(person: Any) -> Array:
     if ids.ndim != 1:
         raise ValueError(f"identities must have one axis, not shape {ids.shape}")
     return ids
+
+
+def threads_of_blas() -> int:
+    """As many threads as BLAS would use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores

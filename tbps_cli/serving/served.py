@@ -1,6 +1,6 @@
 """A gallery that is served: indexed in the background, answered from as far as it is, opened anew when it has grown.
 
-Whoever searches takes a `View`, in which rows, hashes and groupings belong together whatever the background does.
+Whoever searches takes a `View`, in which rows and hashes belong together whatever the background does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from tbps_cli.features.parts import part_paths
 from tbps_cli.filtering.columns import Texts
 from tbps_cli.searching.arrivals import Noticing, look_every
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.grouping import Grouping, grouping
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.index_state import FootageSettings
@@ -48,18 +47,11 @@ class View:
     """A gallery at one moment."""
 
     gallery: Gallery
-    groupings: dict[GroupedBy, Grouping] = field(default_factory=dict)
 
     @cached_property
     def hashes(self) -> PathHashes:
         """Finds rows by the ids of images."""
         return PathHashes(self.gallery.rows)
-
-    def grouping(self, by: GroupedBy) -> Grouping:
-        """How rows are grouped; made once. Raises UsageError where nothing of the kind is known."""
-        if by not in self.groupings:
-            self.groupings[by] = grouping(self.gallery, by)
-        return self.groupings[by]
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import uvicorn
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.checkpoint import Checkpoint, opened
+from tbps_cli.recipe.resolve import available_cpus
 from tbps_cli.searching import galleries as kept
 from tbps_cli.searching.audit import AuditLog
 from tbps_cli.searching.index_file import read_index, refuse_batch_dependent
@@ -168,7 +169,7 @@ def serve(
         standing = StandingQuestions(served, budget)
         for gallery in served:
             gallery.start()
-        queues = WorkQueues(_cores())
+        queues = WorkQueues(available_cpus())
         app = make_app(service, standing, access, metrics, queues)
         config = uvicorn.Config(
             app,
@@ -234,7 +235,3 @@ def _listen(address: Address) -> socket.socket:
             f"--host {address.host} --port {address.port}: {reason}.", hint if "in use" in reason else None
         ) from None
     return listening
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -131,7 +131,7 @@ class Service:
             self.model,
             gallery,
             min_score=request.min_score,
-            group=view.grouping(request.group) if request.group else None,
+            group=request.group,
             per_group=request.per_group,
             sort=request.sort.value,
             sure=request.sure,
@@ -143,15 +143,17 @@ class Service:
             answer = rank([query], top=request.top or TOP, where=where)[0]
         else:
             answer = ask(rank, gallery, query, today=self.today(), top=request.top, where=where)
-        self._record(answer, gallery, request, client)
+        self._record(answer, gallery, answer.question, client, filtered=request.where)
         made = document(answer, gallery, gallery.run)
         for told, hit in zip(made["hits"], answer.hits, strict=True):
             told["id"] = id_of(served.number, hit.path)
         return made | {"gallery": served.name, "indexing": served.busy and not served.from_file}
 
-    def _record(self, answer: Answer, gallery: Gallery, request: SearchRequest, client: str) -> None:
+    def _record(
+        self, answer: Answer, gallery: Gallery, asked: str, client: str, *, filtered: str | None = None
+    ) -> None:
         if self.audit:
-            lines = entries([answer], gallery, asked=[answer.question], filtered=request.where)
+            lines = entries([answer], gallery, asked=[asked], filtered=filtered)
             self.audit.append([line | {"client": client} for line in lines])
 
     def _open(self, name: str | None) -> tuple[ServedGallery, View]:
@@ -274,9 +276,7 @@ class Service:
             raise UsageError("the pictures are of several galleries.", "Export them one by one.")
         hits = [replace(one.hit, rank=rank) for rank, one in enumerate(pointed, 1)]
         answer = Answer(Query(request.title.strip() or "chosen hits"), hits, None, len(view.gallery))
-        if self.audit:
-            lines = entries([answer], view.gallery, asked=[f"export {request.form}: {answer.question}"])
-            self.audit.append([line | {"client": client} for line in lines])
+        self._record(answer, view.gallery, f"export {request.form}: {answer.question}", client)
         if request.form is ExportForm.csv:
             return _for_spreadsheets(table([answer])).encode("utf-8", "replace"), "text/csv; charset=utf-8"
         if request.form is ExportForm.html:
