@@ -150,6 +150,26 @@ def watch(
     return watcher.run(once=once, poll=poll, settled=settled, keep=keep, stop=stop or threading.Event())
 
 
+def note_past(
+    sources: str | Path | Sequence[str | Path],
+    queries: Sequence[str | Query],
+    *,
+    jsonl: str | Path | None = None,
+) -> None:
+    """Take what is in the sources now for the past of these queries: `watch` judges what arrives from here on.
+
+    sources, queries, jsonl: as `watch` gets them later. Raises DataError where a source is not there.
+    """
+    watcher = _Watcher(
+        _Sources.of([sources] if isinstance(sources, str | Path) else sources, SETTLED, once=False),
+        [one if isinstance(one, Query) else Query(one) for one in queries],
+        journal=Path(jsonl).absolute() if jsonl is not None else None,
+    )
+    watcher.arrivals.look()
+    for judged in watcher.judged:
+        judged.begin(watcher.arrivals.present)
+
+
 def _since(given: str | datetime | None) -> float | None:
     """A moment in seconds since 1970. Raises UsageError."""
     if given is None:
@@ -250,15 +270,15 @@ class _Watcher:
         sources: _Sources,
         queries: Sequence[Query],
         *,
-        budget: Budget,
-        min_score: float | None,
-        where: Where | None,
-        since: float | None,
-        cool_down: float | None,
         journal: Path | None,
-        command: str | None,
-        audit: AuditLog | None,
-        observe: Observe | None,
+        budget: Budget = Budget.parse("5/day"),
+        min_score: float | None = None,
+        where: Where | None = None,
+        since: float | None = None,
+        cool_down: float | None = None,
+        command: str | None = None,
+        audit: AuditLog | None = None,
+        observe: Observe | None = None,
     ) -> None:
         if where is not None and "score" in where.fields:
             raise UsageError("--where: a score cannot be a condition here.", "State it: --min-score 0.4")

@@ -182,7 +182,7 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
     @api.post("/v1/watch", status_code=201, summary="Ask a question of everything that arrives from now on")
     async def watch(asked: WatchRequest) -> dict[str, Any]:
         served = service.gallery(asked.gallery)
-        return await server.run(server.searches, lambda: standing.add(served, asked.text))
+        return await server.run(server.slow, lambda: standing.add(served, asked.text))
 
     @api.delete("/v1/watch/{id}", status_code=204, summary="End a standing question")
     async def unwatch(id: str) -> Response:

@@ -25,7 +25,7 @@ from tbps_cli import files
 from tbps_cli.errors import CacheError, TbpsError, UsageError
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.journal import Journal
-from tbps_cli.searching.watching import watch
+from tbps_cli.searching.watching import note_past, watch
 from tbps_cli.serving.picture_ids import id_of
 from tbps_cli.serving.served import ServedGallery
 
@@ -112,6 +112,8 @@ class StandingQuestions:
                 return same.document()
             if len(mine) >= MOST:
                 raise UsageError(f"there are {MOST} questions already.", "Delete one.")
+            # Now, not when its thread begins: what arrives as soon as the question is kept is told.
+            note_past(served.given, [text], jsonl=self._journal(served.name))
             made = Question(secrets.token_hex(6), served.name, text, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
             self._change(lambda kept: [*kept, made])
         self._watch(served)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 from serving.conftest import paint, until
 from support.encoder import FakeEncoder
 
 from tbps_cli.searching.index import index
+from tbps_cli.searching.watching import watch
 from tbps_cli.serving.standing import StandingQuestions
 
 
@@ -37,6 +39,30 @@ def test_a_question_is_told_of_what_arrives_and_of_nothing_before(serving, tmp_p
     assert client.delete(f"/v1/watch/{made.json()['id']}").status_code == 204
     assert client.delete(f"/v1/watch/{made.json()['id']}").status_code == 404
     assert client.get("/v1/watch").json()["questions"] == []
+
+
+def test_what_arrives_as_soon_as_a_question_is_kept_is_told(serving, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "cams"
+    fill(folder)
+    paint(folder / "old.png", "red")
+    began = threading.Event()
+
+    def late(*given, **options):  # the thread that watches may have to wait for the one before it
+        began.wait(20)
+        return watch(*given, **options)
+
+    monkeypatch.setattr("tbps_cli.serving.standing.watch", late)
+    client = serving(folder)
+    made = client.post("/v1/watch", json={"text": "red"}).json()
+    paint(folder / "new.png", "red", (18, 40))
+    began.set()
+    assert [one["path"] for one in until(lambda: client.get("/v1/watch").json()["alerts"], 40)] == ["new.png"]
+    client.delete(f"/v1/watch/{made['id']}")
+    paint(folder / "meanwhile.png", "red", (18, 41))
+    client.post("/v1/watch", json={"text": "red"})  # asked anew: of what arrives from now on
+    paint(folder / "newer.png", "red", (18, 42))
+    told = until(lambda: [one for one in client.get("/v1/watch").json()["alerts"] if one["path"] != "new.png"], 40)
+    assert [one["path"] for one in told] == ["newer.png"]
 
 
 def test_questions_outlive_the_server(serving, tmp_path: Path) -> None:
