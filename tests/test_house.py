@@ -308,3 +308,11 @@ def test_no_class_name_stands_in_two_modules() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+@pytest.mark.xdist_group("together")
+def test_workers_of_pytest_keep_groups_together(request: pytest.FixtureRequest) -> None:
+    """A version of pytest that pytest-xdist does not know makes them forget groups without a word."""
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("not run with --dist loadgroup")
+    assert request.node.nodeid.endswith("@together")

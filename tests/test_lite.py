@@ -26,6 +26,8 @@ from support.runs import tiny_run
 from tbps_cli.exporting.exporter import export
 from tbps_cli.models.exported import ExportedModel
 
+pytestmark = pytest.mark.xdist_group("lite")  # its fixtures take seconds: one worker makes them
+
 ROOT = Path(__file__).resolve().parents[1]
 LITE = tomllib.loads((ROOT / "lite" / "pyproject.toml").read_text("utf-8"))["project"]
 WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.xdist_group("wheel")  # its fixtures take seconds: one worker makes them
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

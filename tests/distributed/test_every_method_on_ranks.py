@@ -21,6 +21,8 @@ from tbps_cli.nn.dropout import Dropout
 from tbps_cli.nn.norm import Joined
 from tbps_cli.types import Step
 
+pytestmark = pytest.mark.xdist_group("ranks")  # its fixtures take seconds: one worker makes them
+
 DOCS = Path(__file__).parents[2] / "docs" / "distributed.md"
 PARTS = ("losses", "gradients", "state")
 NO_GRADIENT = ("mlp.layers.0.bias", "attnpool.k_proj.bias")

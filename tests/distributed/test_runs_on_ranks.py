@@ -46,7 +46,8 @@ def worst(one, other) -> float:
     )
 
 
-@pytest.mark.parametrize("name", ["rde", pytest.param("textreid", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rde", "textreid"])
 def test_another_number_of_processes_goes_on(name, tmp_path) -> None:
     """After the first step one process dies; after the third, both; two end the run bit-identical, one and three
     within rounding. These methods have the most to keep: trust labels and running statistics, or queues.

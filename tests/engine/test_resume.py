@@ -17,6 +17,8 @@ from tbps_cli import methods
 from tbps_cli.engine import state
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors, write_safetensors
 
+pytestmark = pytest.mark.xdist_group("resume")  # its fixtures take seconds: one worker makes them
+
 PAGE = Path(__file__).parents[2] / "docs" / "kill-campaign.md"
 
 

@@ -36,6 +36,8 @@ from tbps_cli.searching.query import Query
 from tbps_cli.searching.search import search_all
 from tbps_cli.weights.weights_file import read_metadata, read_safetensors
 
+pytestmark = pytest.mark.xdist_group("export")  # its fixtures take seconds: one worker makes them
+
 
 def entries(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}

@@ -27,6 +27,8 @@ from tbps_cli.retrieval.evaluate import Evaluation, evaluate
 from tbps_cli.retrieval.independence import ScoreFunction
 from tbps_cli.synthetic.build import build
 
+pytestmark = pytest.mark.xdist_group("protocol")  # its fixtures take seconds: one worker makes them
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:

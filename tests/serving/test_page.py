@@ -15,6 +15,8 @@ from support.encoder import FakeEncoder
 from tbps_cli.serving.server import Address, Given, serve
 from tbps_cli.serving.service import Service
 
+pytestmark = pytest.mark.xdist_group("page")  # its fixtures take seconds: one worker makes them
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("there is no Chromium here: apt-get install chromium", allow_module_level=True)
