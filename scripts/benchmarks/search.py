@@ -43,6 +43,8 @@ BLOCK = 16384
 SCORES = 1 << 26
 """Scores that numpy and torch hold at a time."""
 ONE_BY_ONE = 64
+SEEN, CHECKED = 64, 2.0
+"""Recall is of so many queries, where they are asked one by one or a few at a time; or of those of some seconds."""
 SHORT = 0.5
 """Seconds for which quick ways are tried again and again."""
 NAMES = ("numpy", "torch", "torch half", "faiss", "usearch")
@@ -152,36 +154,63 @@ def ways(gallery: Array, threads: int, chosen: Sequence[str]) -> dict[str, list[
 
 
 def recall(found: Array, right: Array) -> float:
-    """Share of the true ten that was found."""
-    return float(np.mean([len(set(mine) & set(true)) / TOP for mine, true in zip(found, right, strict=True)]))
+    """Share of the true ten that was found, of the first queries."""
+    return float(np.mean([len(set(mine) & set(true)) / TOP for mine, true in zip(found, right, strict=False)]))
+
+
+def found_by(way: Way, query: Array, together: int, right: Array) -> float:
+    """Recall of a way that is asked so many queries at a time, as many as it answers in some seconds (`CHECKED`)."""
+    found, until = [way(query[:together])], time.perf_counter() + CHECKED
+    for start in range(together, len(query) - together + 1, together):
+        if time.perf_counter() > until:
+            break
+        found.append(way(query[start : start + together]))
+    return recall(np.concatenate(found), right)
+
+
+def timed(way: Way, query: Array, clock: Callable[[], float]) -> float:
+    start = clock()
+    way(query)
+    return clock() - start
 
 
 def compare(
-    query: Array, gallery: Array, threads: int, rounds: int, clock: Callable[[], float], chosen: Sequence[str] = NAMES
+    query: Array,
+    queries: int,
+    gallery: Array,
+    threads: int,
+    rounds: int,
+    clock: Callable[[], float],
+    chosen: Sequence[str] = NAMES,
 ) -> dict[str, tuple[float, float]]:
-    """Way -> (milliseconds of its quickest round, recall of the ten best)."""
+    """Way -> (milliseconds of its quickest round, recall of the ten best).
+
+    So many queries are asked at a time; recall is of more than these, where they are few.
+    """
     every = ways(gallery, threads, chosen)
     right = truth(query, gallery)
-    asked = {name: query[:ONE_BY_ONE] if name == "usearch" else query for name in every}
-    if (rank.topk(query, gallery, TOP)[1] != right).any():
+    asked = {name: min(queries, ONE_BY_ONE) if name == "usearch" else queries for name in every}
+    if any(
+        (rank.topk(query[start : start + queries], gallery, TOP)[1] != right[start : start + queries]).any()
+        for start in range(0, len(query), queries)
+    ):
         raise SystemExit("ours did not find the ten best in their order")
-    recalls = {name: min(recall(way(asked[name]), right[: len(asked[name])]) for way in every[name]) for name in every}
+    recalls = {name: min(found_by(way, query, asked[name], right) for way in every[name]) for name in every}
     taken = {name: [np.inf] * len(every[name]) for name in every}
     began, done = time.perf_counter(), 0
     while done < rounds or time.perf_counter() - began < SHORT:
         for name, some in every.items():
             for number, way in enumerate(some):
-                start = clock()
-                way(asked[name])
-                took = (clock() - start) * len(query) / len(asked[name])
+                took = timed(way, query[: asked[name]], clock) * queries / asked[name]
                 taken[name][number] = min(taken[name][number], took)
         done += 1
     return {name: (1000 * min(times), recalls[name]) for name, times in taken.items()}
 
 
 def stored(gallery: Array, dtype: str, folder: Path) -> Array:
-    """The rows in this type; half precision as a map of a file."""
+    """The rows in this type, not to be written to; half precision as a map of a file."""
     if dtype == "float32":
+        gallery.flags.writeable = False
         return gallery
     np.save(folder / "rows.npy", gallery.astype(dtype))
     return np.load(folder / "rows.npy", mmap_mode="r")
@@ -211,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(_machine.line())
     print(f"{'rows':>9} {'type':<8}{'queries':>8}{'threads':>8}{'ours ms':>10}" + "".join(f"{n:>11} " for n in NAMES))
     for count in options.rows:
-        query, gallery = rows(count, max(options.queries))
+        query, gallery = rows(count, max(*options.queries, SEEN))
         for dtype in options.types:
             with tempfile.TemporaryDirectory() as folder:
                 same = stored(gallery, dtype, Path(folder))
@@ -221,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     faiss.omp_set_num_threads(threads)
                     with threadpoolctl.threadpool_limits(threads, user_api="blas"):
                         for queries in options.queries:
-                            found = compare(query[:queries], same, threads, options.rounds, clock, options.ways)
+                            some = query[: max(queries, SEEN)]
+                            found = compare(some, queries, same, threads, options.rounds, clock, options.ways)
                             print(line(count, dtype, queries, threads, found), flush=True)
                 del same
     print("other ways: times as long as ours; * = did not find all of the ten best")

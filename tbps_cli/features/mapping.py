@@ -57,11 +57,12 @@ def one_array(stored: StoredVectors, rows: int, behind_K: Array, vectors: Callab
             _lay_over(memory, file.fileno(), stored.offset - start, start + stored.vector_NE.nbytes)
     except (OSError, AttributeError, ValueError):
         return None
-    joined = np.frombuffer(memory, kind, rows * width, start).reshape(rows, width)
+    flat = np.frombuffer(memory, kind, rows * width, start)
+    joined = flat.reshape(rows, width)
     for first in range(0, len(behind_K), 8192):
         some = behind_K[first : first + 8192]
         joined[some] = vectors(some)
-    joined.flags.writeable = False
+    joined.flags.writeable = flat.flags.writeable = False
     return joined
 
 

@@ -232,7 +232,8 @@ def longest(row_GE: Any) -> float:
     """No row in 16 bits is longer than this; NaN or infinity where a row holds them."""
     numkong = library()
     assert numkong is not None
-    return SLACK * float(np.sqrt(np.max(numkong.dot(row_GE, row_GE))))
+    squared_G = np.asarray(numkong.dot(row_GE, row_GE))  # numkong's own maximum leaves NaN out
+    return SLACK * float(np.sqrt(squared_G.max()))
 
 
 def known(row_GE: Array, what: str) -> Any:
@@ -241,12 +242,19 @@ def known(row_GE: Array, what: str) -> Any:
     return there[1] if there and there[0]() is row_GE and not row_GE.flags.writeable else None
 
 
-def remember(row_GE: Array, what: str, value: object) -> None:
-    """Keep what is known of an array that nobody can write to, such as a map of a file, while it lives."""
+def lasting(row_GE: Array) -> bool:
+    """Whether nobody can write to an array, such as a map of a file."""
     base: Any = row_GE
     while isinstance(base, np.ndarray):
         if base.flags.writeable:
-            return
+            return False
         base = base.base
+    return True
+
+
+def remember(row_GE: Array, what: str, value: object) -> None:
+    """Keep what is known of an array that nobody can write to, while it lives."""
+    if not lasting(row_GE):
+        return
     key = id(row_GE), what
     _known[key] = weakref.ref(row_GE, lambda _: _known.pop(key, None)), value

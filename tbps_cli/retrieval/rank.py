@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError
 from tbps_cli.retrieval import halves
+from tbps_cli.retrieval.near import best_near, near_rows, queries_together
 from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, threads_of_blas, widened
 
 BLOCK = 1 << 20
@@ -87,6 +88,9 @@ def topk(query_QE: Any, gallery_GE: Any, k: int, index_K: Index | None = None) -
     k = min(k, len(rows))
     if not len(query) or not k:
         return np.empty((len(query), k), query.dtype), np.empty((len(query), k), np.int64)
+    near = _near(query, rows, k)
+    if near is not None:
+        return near
     if len(query) <= QUERIES:
         score_QK, index_QK = _best_of(query, rows, k)
         return score_QK, rows.places(index_QK)
@@ -139,6 +143,29 @@ class Pass:
     """The length of rows up to which this holds."""
     seen: list[float] | None = None
     """Lengths of the longest rows that it found, where it measures all."""
+
+
+def _near(query_QE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index] | None:
+    """The best rows of a small gallery, where `near` can find them."""
+    gallery = rows.gallery
+    if rows.index_K is not None or k * ALL > len(rows) or query_QE.dtype != np.float32:
+        return None
+    if not rows.are_halves and gallery.dtype != np.float32:
+        return None
+    near = near_rows(gallery, len(query_QE))
+    if near is None:
+        return None
+    size = queries_together(len(query_QE), len(rows), gallery.shape[1], threads_of_blas())
+    if size >= len(query_QE):
+        return best_near(query_QE, gallery, near, k)
+
+    def best(start: int, stop: int) -> tuple[Array, Index] | None:
+        return best_near(query_QE[start:stop], gallery, near, k)
+
+    parts = list(_mapped(best, len(query_QE), size, threads_of_blas()))
+    if any(part is None for part in parts):
+        return None
+    return np.concatenate([score for score, _ in parts]), np.concatenate([index for _, index in parts])
 
 
 def _best_of(query_BE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index]:
@@ -262,7 +289,7 @@ def _gone_through(one_pass: Pass, rows: GalleryRows, best: Best) -> Best | None:
     for start, similarity_BG in zip(range(0, len(rows), size), scored, strict=True):
         if best.near_B is None:
             _check_finite(similarity_BG, rows, start)
-        elif not np.isfinite(similarity_BG[0].sum()):
+        elif not _sum_is_finite(similarity_BG[0]):
             return None  # one query shows NaN and infinity in any row; the exact way says where
         best.add(similarity_BG, start)
         if best.near_B is not None and best.held > max(CROWD, CROWD_OF_QUERY * best.queries * best.k):
@@ -270,9 +297,14 @@ def _gone_through(one_pass: Pass, rows: GalleryRows, best: Best) -> Best | None:
     return best
 
 
+def _sum_is_finite(score: Array) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(score.sum()))
+
+
 def _check_finite(similarity_BG: Array, rows: GalleryRows, start: int) -> None:
     # The sum may also be too large by itself.
-    if not np.isfinite(similarity_BG.sum()) and not np.isfinite(similarity_BG).all():
+    if not _sum_is_finite(similarity_BG) and not np.isfinite(similarity_BG).all():
         first, last = rows.places(np.array([start, start + similarity_BG.shape[1] - 1])).tolist()
         raise DataError(
             f"gallery features hold NaN or infinity (in rows {first} to {last}).",

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.errors import DataError
-from tbps_cli.retrieval import halves, rank
+from tbps_cli.retrieval import halves, near, rank
 from tbps_cli.retrieval.similarity import dots, pairs, widened
 
 
@@ -177,6 +177,8 @@ def test_an_answer_is_the_same_to_the_bit_whatever_way_the_gallery_is_gone_throu
         assert np.array_equal(some[1], together[1][:few])
     widened_once = rank.topk(query, gallery.astype(np.float32), 10)
     assert np.array_equal(widened_once[0], together[0])
+    monkeypatch.setattr(near, "BYTES", 0)
+    assert np.array_equal(rank.topk(query, gallery, 10)[0], together[0])
     monkeypatch.setattr(rank, "ROWS", 700)
     monkeypatch.setattr(rank, "PRODUCT_ROWS", 100)
     monkeypatch.setattr(rank, "BLOCK", 1 << 14)
@@ -201,7 +203,8 @@ def test_numkong_is_used_where_it_is_there() -> None:
 
 @pytest.fixture
 def fits(monkeypatch):
-    """As where both types are quick; says which ways were gone."""
+    """As where both types are quick, in a large gallery; says which ways were gone."""
+    monkeypatch.setattr(near, "BYTES", 0)
     monkeypatch.setattr(halves, "_multiplies_brain", lambda: True)
     monkeypatch.setattr(halves, "_quick_with_halves", lambda width: True)
     ways: list[str] = []
@@ -384,3 +387,107 @@ def test_what_is_known_of_arrays_that_cannot_change_is_kept_while_they_live() ->
     before = len(halves._known)
     del rows, view
     assert len(halves._known) == before - 1
+
+
+def lasting(rows):
+    """As a map of an index file: nobody can write to it."""
+    rows = rows.copy()
+    rows.flags.writeable = False
+    return rows
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """As where bfloat16 is quick; has the numbers of queries that were multiplied with a copy of a small gallery."""
+    monkeypatch.setattr(halves, "_multiplies_brain", lambda: True)
+    asked: list[int] = []
+    best_near = rank.best_near
+
+    def noted(query_BE, *rest):
+        asked.append(len(query_BE))
+        return best_near(query_BE, *rest)
+
+    monkeypatch.setattr(rank, "best_near", noted)
+    return asked
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 400), st.integers(1, 40)),
+    k=st.integers(1, 50),
+    reach=st.integers(0, 3),
+    dtype=st.sampled_from([np.float16, np.float32]),
+)
+def test_a_small_gallery_that_lasts_is_ranked_like_plain_sorting_with_ties(seed, sizes, k, reach, dtype) -> None:
+    queries, gallery, width = sizes
+    rng = np.random.default_rng(seed)
+    query = rng.integers(-reach, reach + 1, (queries, width)).astype(np.float32)
+    items = rng.integers(-reach, reach + 1, (gallery, width)).astype(dtype)
+    score, index = rank.topk(query, lasting(items), k)
+    similarity = query @ items.astype(np.float32).T
+    expected = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(index, expected)
+    assert np.array_equal(score, np.take_along_axis(similarity, expected, axis=1))
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_a_small_gallery_that_lasts_has_the_answers_of_any_other(dtype, threads, k, copied, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(near, "WORK", 1 << 18)
+    query, gallery = likeness(3001, 150)
+    gallery = lasting(gallery.astype(dtype))
+    exact = dots(query, gallery)
+    right = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    for queries in (1, 2, 3, 8, 150):
+        copied.clear()
+        score, index = rank.topk(query[:queries], gallery, k)
+        assert sum(copied) == queries and max(copied) <= near.PACK
+        assert np.array_equal(index, right[:queries])
+        assert np.array_equal(score, np.take_along_axis(exact, right, 1)[:queries])
+
+
+def test_a_small_gallery_that_changes_between_searches_gives_the_new_answer(copied) -> None:
+    query, gallery = likeness(2000, 20)
+    before = rank.topk(query, gallery, 5)[1]
+    gallery[:] = gallery[::-1].copy()
+    assert rank.topk(query, gallery, 5)[1].tolist() == (1999 - before).tolist()
+    assert copied
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-37, 1e-25, 1e25, 1e33])
+def test_queries_that_small_products_lose_or_large_ones_overflow_are_ranked_as_ever(size) -> None:
+    query, gallery = likeness(2000, 3)
+    query = (query * np.float32(size)).astype(np.float32)
+    exact = dots(query, gallery)
+    score, index = rank.topk(query, lasting(gallery), 5)
+    assert np.array_equal(index, np.argsort(-exact, axis=1, kind="stable")[:, :5])
+    assert np.isfinite(score).all()
+
+
+def test_a_small_gallery_of_rows_too_alike_for_bfloat16_is_ranked_in_other_ways(copied) -> None:
+    query, gallery = likeness(4000, 4)
+    gallery = lasting(gallery[:1] + 1e-4 * gallery)
+    exact = dots(query, gallery)
+    assert np.array_equal(rank.topk(query, gallery, 10)[1], np.argsort(-exact, axis=1, kind="stable")[:, :10])
+    assert copied
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("queries", [1, 20])
+def test_nan_in_a_small_gallery_that_lasts_is_an_error(wrong, queries, copied) -> None:
+    query, gallery = likeness(1000, queries)
+    gallery[500, 3] = wrong
+    for _ in range(2):
+        with pytest.raises(DataError, match="NaN"):
+            rank.topk(query, lasting(gallery), 10)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_the_longest_row_is_not_finite_where_a_number_is_not(kind, wrong) -> None:
+    rows = np.ones((10, 64), np.float32)
+    rows[4, 7] = wrong
+    assert not np.isfinite(halves.longest(halves.library().astype(rows, kind)))

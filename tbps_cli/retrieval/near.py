@@ -1,0 +1,153 @@
+"""The best rows of a gallery that lies in the processor's cache: all of it at once, in bfloat16.
+
+In a few thousand rows the product takes a tenth of a millisecond, so everything around it counts. A copy of the rows in
+bfloat16 is made, in half the memory of float32, and kept for galleries that nobody can write to. Queries are multiplied
+with it in packs, as many as stay in the nearest cache, and threads share packs instead of rows. Every row that can be
+among the best is scored once more by a dot product of the stored numbers, as `rank` does it everywhere: answers are the
+same to the bit. `halves` derives how far both scores can be apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_cli.retrieval import halves
+from tbps_cli.retrieval.halves import BRAIN_ERROR, lengths, sum_error
+from tbps_cli.retrieval.similarity import Array, widened
+
+Index = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+BYTES = 1 << 24
+"""Of the copy, at most: so much stays in the cache."""
+UNKEPT = 16
+"""From so many queries on, a copy for one call is worth making."""
+PACK = 64
+"""Queries of one product: more do not stay in the nearest cache."""
+WORK = 1 << 24
+"""Multiplications that are worth a thread of their own."""
+FEW = 2
+"""Up to so many queries, the product is quicker with rows arranged for it than with queries arranged for it."""
+GROUPS = 256
+"""Sets of rows whose best scores give a bound."""
+CROWD = 256
+"""Rows near the best, for each query, that are too many to be scored again."""
+PAIRS = 128
+"""Pairs of query and row that are scored again together: a quarter of a megabyte each at 512 columns."""
+SOUND = 1e-30, 1e30
+"""Between these float32 neither loses small products nor overflows."""
+
+
+@dataclass(frozen=True)
+class NearRows:
+    """A gallery in bfloat16."""
+
+    row_GE: Any
+    """As numkong holds it."""
+    packed: Any
+    """The same, arranged for a product with few queries."""
+    longest: float
+    """No row is longer than this."""
+
+
+def near_rows(gallery_GE: Array, queries: int) -> NearRows | None:
+    """The gallery in bfloat16; None where it is not small, or that is not worth the time."""
+    if 2 * gallery_GE.size > BYTES:
+        return None
+    found: NearRows | None = halves.known(gallery_GE, "near")
+    if found is not None:
+        return found
+    kept = halves.lasting(gallery_GE)
+    if not (kept or queries >= UNKEPT) or not halves.fit("bfloat16", gallery_GE.shape[1]):
+        return None
+    numkong = halves.library()
+    assert numkong is not None
+    row_GE = numkong.astype(np.ascontiguousarray(gallery_GE), "bfloat16")
+    longest = halves.longest(row_GE) * (1 + 2 * BRAIN_ERROR)
+    if not np.isfinite(longest):
+        return None
+    packed = numkong.dots_pack(row_GE, dtype=numkong.bfloat16) if kept else None
+    found = NearRows(row_GE, packed, longest)
+    halves.remember(gallery_GE, "near", found)
+    return found
+
+
+def queries_together(queries: int, rows: int, width: int, threads: int) -> int:
+    """How many queries to look at together, so that threads have as much to do as each other."""
+    parts = min(threads, max(1, queries * rows * width // WORK))
+    parts *= -(-queries // (parts * PACK))
+    return -(-queries // parts)
+
+
+def best_near(query_BE: Floats, gallery_GE: Array, near: NearRows, k: int) -> tuple[Array, Index] | None:
+    """(score_BK, index_BK), best first, of at most `PACK` queries.
+
+    None where too many rows are near the best, and for queries whose products float32 may not hold.
+    """
+    numkong = halves.library()
+    assert numkong is not None
+    queries, width = query_BE.shape
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = numkong.astype(query_BE, "bfloat16")
+        rounded_BE = np.asarray(numkong.astype(rounded, "float32"))
+        adding = sum_error(width)
+        near_B = (
+            2
+            * near.longest
+            * (
+                lengths(query_BE - rounded_BE)
+                + (BRAIN_ERROR + adding * (1 + BRAIN_ERROR)) * lengths(rounded_BE)
+                + adding * lengths(query_BE)
+            )
+        )
+    if not (near_B > SOUND[0]).all() or not (near_B < SOUND[1]).all():
+        return None
+    if queries <= FEW and near.packed is not None:
+        score_GB = np.asarray(numkong.dots_packed(rounded, near.packed)).T
+    else:
+        score_GB = np.asarray(numkong.dots_packed(near.row_GE, numkong.dots_pack(rounded, dtype=numkong.bfloat16)))
+    place_M = np.flatnonzero(score_GB >= _limit(score_GB, k, near_B))
+    if len(place_M) > (CROWD + 2 * k) * queries:
+        return None
+    if queries == 1:
+        score_M = np.vecdot(widened(gallery_GE.take(place_M, axis=0)), query_BE[0])
+        order = np.lexsort((place_M, -score_M))[:k]
+        return score_M[order][None], place_M[order][None]
+    index_M, owner_M = np.divmod(place_M, queries)
+    score_M = _scored_again(query_BE, gallery_GE, owner_M, index_M)
+    order = np.lexsort((index_M, -score_M, owner_M))
+    first_B = np.searchsorted(owner_M[order], np.arange(queries))
+    chosen = order[first_B[:, None] + np.arange(k)]
+    return score_M[chosen], index_M[chosen]
+
+
+def _scored_again(query_BE: Floats, gallery_GE: Array, owner_M: Index, index_M: Index) -> Floats:
+    """Dot products of pairs, to the bits that `similarity.dots` gives; in memory that is used again."""
+    width = query_BE.shape[1]
+    score_M = np.empty(len(index_M), np.float32)
+    query_PE, row_PE = np.empty((PAIRS, width), np.float32), np.empty((PAIRS, width), gallery_GE.dtype)
+    wide_PE = row_PE if row_PE.dtype == np.float32 else np.empty((PAIRS, width), np.float32)
+    for start in range(0, len(index_M), PAIRS):
+        index_P, owner_P = index_M[start : start + PAIRS], owner_M[start : start + PAIRS]
+        size = len(index_P)
+        query_BE.take(owner_P, axis=0, out=query_PE[:size], mode="clip")  # the mode that writes to `out` directly
+        gallery_GE.take(index_P, axis=0, out=row_PE[:size], mode="clip")
+        row = widened(row_PE[:size], wide_PE)
+        np.vecdot(row, query_PE[:size], out=score_M[start : start + size])
+    return score_M
+
+
+def _limit(score_GB: Floats, k: int, near_B: NDArray[np.float64]) -> Floats:
+    """What the quick scores of the k best of each query reach, [B]."""
+    rows, queries = score_GB.shape
+    groups = min(rows, max(GROUPS, 4 * k))
+    whole = rows // groups
+    top_RB = score_GB[: whole * groups].reshape(whole, groups, queries).max(axis=0)
+    rest = score_GB[whole * groups :]
+    np.maximum(top_RB[: len(rest)], rest, out=top_RB[: len(rest)])
+    limit_B = np.partition(top_RB, -k, axis=0)[-k] - near_B  # k sets reach it, so k rows do
+    return np.nextafter(limit_B.astype(np.float32), np.float32(-np.inf))
