@@ -135,7 +135,7 @@ def test_vectors_of_a_file_and_its_parts_are_one_array_of_which_little_is_in_mem
     matrix = file.matrix()
     assert matrix.tolist() == vectors_of(file.known()).tolist() == file.vectors(np.arange(5050)).tolist()
     assert [row.mtime for row in file.known()[1999:2004]] == [0, 1, 1, 1, 0]
-    assert not matrix.flags.writeable
+    assert not matrix.flags.writeable and not matrix.base.flags.writeable, "what is known of it could not be kept"
     assert path.read_bytes() == whole
     del file
     assert matrix[5049, 0] == 5049, "the memory outlives the file"
