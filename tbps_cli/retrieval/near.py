@@ -4,11 +4,18 @@ In a few thousand rows the product takes a tenth of a millisecond, so everything
 bfloat16 is made, in half the memory of float32, and kept for galleries that nobody can write to. Queries are multiplied
 with it in packs, as many as stay in the nearest cache, and threads share packs instead of rows. Every row that can be
 among the best is scored once more by a dot product of the stored numbers, as `rank` does it everywhere: answers are the
-same to the bit. `halves` derives how far both scores can be apart.
+same to the bit.
+
+How near quick and exact scores are follows as in `halves`, but from the query's length alone. g' is a row rounded, no
+longer than L; R the longest g - g' (measured for copies that are kept, at most r (1 + 2 r) L); r = 2^-8 and c as there:
+
+    |quick - exact| <= |q - h| |g'| + |q| |g - g'| + c |h| |g'| + c |q| |g|
+                    <= |q| (r L + R + c (1 + r) L + c (L + R))
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.retrieval import halves
-from tbps_cli.retrieval.halves import BRAIN_ERROR, lengths, sum_error
+from tbps_cli.retrieval.halves import BRAIN_ERROR, SLACK, lengths, longest, sum_error
 from tbps_cli.retrieval.similarity import Array, widened
 
 Index = NDArray[np.int64]
@@ -38,8 +45,10 @@ CROWD = 256
 """Rows near the best, for each query, that are too many to be scored again."""
 PAIRS = 128
 """Pairs of query and row that are scored again together: a quarter of a megabyte each at 512 columns."""
-SOUND = 1e-30, 1e30
-"""Between these float32 neither loses small products nor overflows."""
+SOUND = 1e-15, 1e15
+"""Lengths of rows, and what decides between scores: beyond these float32 may lose small products, or overflow."""
+BLOCK = 512
+"""Rows whose rounding is measured together."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class NearRows:
     """As numkong holds it."""
     packed: Any
     """The same, arranged for a product with few queries."""
-    longest: float
-    """No row is longer than this."""
+    apart: float
+    """Times the length of a query: twice as far as quick and exact scores can be apart."""
 
 
 def near_rows(gallery_GE: Array, queries: int) -> NearRows | None:
@@ -61,24 +70,44 @@ def near_rows(gallery_GE: Array, queries: int) -> NearRows | None:
     found: NearRows | None = halves.known(gallery_GE, "near")
     if found is not None:
         return found
-    kept = halves.lasting(gallery_GE)
-    if not (kept or queries >= UNKEPT) or not halves.fit("bfloat16", gallery_GE.shape[1]):
+    kept, width = halves.lasting(gallery_GE), gallery_GE.shape[1]
+    if not (kept or queries >= UNKEPT) or not halves.fit("bfloat16", width):
         return None
     numkong = halves.library()
     assert numkong is not None
     row_GE = numkong.astype(np.ascontiguousarray(gallery_GE), "bfloat16")
-    longest = halves.longest(row_GE) * (1 + 2 * BRAIN_ERROR)
-    if not np.isfinite(longest):
+    longest_row = longest(row_GE)
+    if not SOUND[0] < longest_row < SOUND[1]:
         return None
-    packed = numkong.dots_pack(row_GE, dtype=numkong.bfloat16) if kept else None
-    found = NearRows(row_GE, packed, longest)
+    if not kept:
+        return NearRows(row_GE, None, _apart(longest_row, BRAIN_ERROR * (1 + 2 * BRAIN_ERROR) * longest_row, width))
+    off = max(
+        _rounding(gallery_GE[start : start + BLOCK], row_GE[start : start + BLOCK])
+        for start in range(0, len(gallery_GE), BLOCK)
+    )
+    packed = numkong.dots_pack(row_GE, dtype=numkong.bfloat16)
+    found = NearRows(row_GE, packed, _apart(longest_row, off, width))
     halves.remember(gallery_GE, "near", found)
     return found
 
 
-def queries_together(queries: int, rows: int, width: int, threads: int) -> int:
+def _rounding(row_RE: Array, rounded_RE: Any) -> float:
+    """How far rounding moved a row, at most."""
+    numkong = halves.library()
+    assert numkong is not None
+    return longest(np.asarray(numkong.astype(row_RE, "float32")) - np.asarray(numkong.astype(rounded_RE, "float32")))
+
+
+def _apart(longest_row: float, off: float, width: int) -> float:
+    adding = sum_error(width)
+    apart = (BRAIN_ERROR + adding * (2 + BRAIN_ERROR)) * longest_row + (1 + adding) * off
+    return 2 * SLACK * apart
+
+
+def queries_together(queries: int, numbers: int, threads: Callable[[], int]) -> int:
     """How many queries to look at together, so that threads have as much to do as each other."""
-    parts = min(threads, max(1, queries * rows * width // WORK))
+    worth = queries * numbers // WORK
+    parts = 1 if worth < 2 else min(threads(), worth)
     parts *= -(-queries // (parts * PACK))
     return -(-queries // parts)
 
@@ -90,22 +119,11 @@ def best_near(query_BE: Floats, gallery_GE: Array, near: NearRows, k: int) -> tu
     """
     numkong = halves.library()
     assert numkong is not None
-    queries, width = query_BE.shape
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = numkong.astype(query_BE, "bfloat16")
-        rounded_BE = np.asarray(numkong.astype(rounded, "float32"))
-        adding = sum_error(width)
-        near_B = (
-            2
-            * near.longest
-            * (
-                lengths(query_BE - rounded_BE)
-                + (BRAIN_ERROR + adding * (1 + BRAIN_ERROR)) * lengths(rounded_BE)
-                + adding * lengths(query_BE)
-            )
-        )
-    if not (near_B > SOUND[0]).all() or not (near_B < SOUND[1]).all():
+    queries = len(query_BE)
+    near_B = near.apart * lengths(query_BE)
+    if not SOUND[0] < near_B.min() <= near_B.max() < SOUND[1]:
         return None
+    rounded = numkong.astype(query_BE, "bfloat16")
     if queries <= FEW and near.packed is not None:
         score_GB = np.asarray(numkong.dots_packed(rounded, near.packed)).T
     else:

@@ -155,7 +155,7 @@ def _near(query_QE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index] | N
     near = near_rows(gallery, len(query_QE))
     if near is None:
         return None
-    size = queries_together(len(query_QE), len(rows), gallery.shape[1], threads_of_blas())
+    size = queries_together(len(query_QE), gallery.size, threads_of_blas)
     if size >= len(query_QE):
         return best_near(query_QE, gallery, near, k)
 
