@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from tbps_cli.cli import complete, output, process
 from tbps_cli.cli import help as pages
-from tbps_cli.cli.options import with_home_folders
+from tbps_cli.cli.options import as_typed
 from tbps_cli.errors import MissingPackage, TbpsError, UsageError
 
 
@@ -200,7 +200,7 @@ def load_command(name: str) -> pages.Command:
     module = importlib.import_module(f"tbps_cli.cli.{entry.module}")
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     parser = getattr(module, "Parser", pages.Command)
-    single.command(name, cls=parser, epilog=entry.example)(with_home_folders(module.command))
+    single.command(name, cls=parser, epilog=entry.example)(as_typed(module.command))
     made = typer.main.get_command(single)
     assert isinstance(made, pages.Command)
     return made

@@ -6,29 +6,13 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tbps_cli.cli.options import (
-    BatchSize,
-    Ckpt,
-    DataRoot,
-    Detect,
-    Detector,
-    Device,
-    Download,
-    Every,
-    ImagePrecision,
-    Json,
-    Pattern,
-    Precision,
-    Sets,
-    Words,
-    Workers,
-    footage_settings,
-)
+from tbps_cli.cli.options import BatchSize, GalleryOptions, Json
 from tbps_cli.databases.urls import is_url, shown_place
 
 if TYPE_CHECKING:
@@ -97,13 +81,6 @@ def command(
             "16). Under torchrun each process takes its own. See docs/distributed.md.",
         ),
     ] = None,
-    detect: Detect = None,
-    every: Every = None,
-    detector: Detector = None,
-    pattern: Pattern = None,
-    ckpt: Ckpt = None,
-    download: Download = False,
-    precision: ImagePrecision = Precision.auto,
     single: Annotated[
         bool,
         typer.Option(
@@ -111,13 +88,10 @@ def command(
             help="Keep the vectors of a new index in float32: twice the size of half precision, the default.",
         ),
     ] = False,
-    batch: BatchSize = None,
-    workers: Workers = None,
-    data_root: DataRoot = None,
-    device: Device = "auto",
-    sets: Sets = None,
-    words: Words = None,
     as_json: Json = False,
+    batch: BatchSize = None,
+    *,
+    made: GalleryOptions,
 ) -> None:
     """Embed images and the persons in videos, so that searches start at once. Run again, it embeds only what is new."""
     from tbps_cli.amounts import seconds
@@ -142,7 +116,7 @@ def command(
     name, urls = _gallery(gallery or ())
     if path is not None and is_url(url := str(path).replace(":/", "://", 1)):  # a path has no two slashes in a row
         raise UsageError(f"--index {shown_place(url)}: an index is a file.", "A gallery in a database: --gallery URL")
-    part, device, talks = _share(share, device)
+    part, made, talks = _share(share, made)
     if part and urls:
         raise UsageError(
             "--share: shares fill an index, not a database.", "Then copy it: tbps index --move FILE.h5 URL"
@@ -152,7 +126,7 @@ def command(
         if not sources and name is None:
             return
     period = None if expire is None else math.inf if expire == "never" else seconds("--expire", expire)
-    footage = footage_settings(detect, every, detector, pattern)
+    indexing = made.indexing
     given = list(sources or ())
     if name is not None:
         given = galleries.define(name, given) if given else galleries.sources_of(name)
@@ -167,16 +141,10 @@ def command(
                 chosen,
                 listed,
                 path,
-                footage=footage,
-                download=download,
                 expire=period,
-                workers=workers,
                 batch=batch,
-                precision=precision.value,
-                data_root=data_root,
-                device=device,
-                sets=sets or (),
-                words=words,
+                **indexing,
+                **made.model,
                 progress=progress,
                 share=part,
                 single=single,
@@ -185,20 +153,10 @@ def command(
     def embed_for_database(chosen: Path | str | None) -> tuple[Gallery, Filled | None]:
         if not urls:
             return embed(chosen), None
-        return fill(
-            urls,
-            chosen,
-            embed,
-            complete=listed.complete,
-            data_root=data_root,
-            device=device,
-            sets=sets or (),
-            words=words,
-            watch=_writing,
-        )
+        return fill(urls, chosen, embed, complete=listed.complete, **made.model, watch=_writing)
 
     typed = ["tbps", "index", *map(shown_place, given)]
-    found, filled = consent.with_weights(embed_for_database, ckpt, typed, download=download)
+    found, filled = consent.with_weights(embed_for_database, made.ckpt, typed, download=made.download)
     if found.update.kept:
         output.stdout.written.append(str(path or f"the index of {shown}"))
     if talks and as_json:
@@ -208,25 +166,25 @@ def command(
             search_view.filled_report(filled)
         places: list[object] = [path or name] if path or name else list(map(shown_place, urls or given))
         options: list[tuple[str, object]] = [("--in", place) for place in places]
-        options += [("--ckpt", ckpt), ("--words", words)]
-        options += [("--set", setting) for setting in sets or ()]
+        options += [("--ckpt", made.ckpt), ("--words", made.words)]
+        options += [("--set", setting) for setting in made.sets or ()]
         search_view.index_report(found, [str(part) for one in options if one[1] is not None for part in one])
     if not found.update.kept:
         raise TbpsError(f"the index of {shown} could not be written, so nothing is kept.", "See the warning above.")
 
 
-def _share(given: str | None, device: str) -> tuple[WorkShare | None, str, bool]:
-    """The share that this process does, on which device, and whether it talks: of torchrun's processes the first."""
+def _share(given: str | None, made: GalleryOptions) -> tuple[WorkShare | None, GalleryOptions, bool]:
+    """The share that this process does, on its device, and whether it talks: of torchrun's processes the first."""
     from tbps_cli.searching.share import WorkShare
 
     if given is not None or "MASTER_PORT" not in os.environ:
-        return WorkShare.parse(given) if given is not None else None, device, True
+        return WorkShare.parse(given) if given is not None else None, made, True
     from tbps_cli.distributed import environment
 
     ranks = environment()
     if ranks.world == 1:
-        return None, device, True
-    return WorkShare(ranks.rank + 1, ranks.world), ranks.own_device(device), ranks.main
+        return None, made, True
+    return WorkShare(ranks.rank + 1, ranks.world), replace(made, device=ranks.own_device(made.device)), ranks.main
 
 
 def _gallery(given: Sequence[str]) -> tuple[str | None, list[str]]:

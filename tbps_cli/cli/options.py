@@ -1,15 +1,18 @@
 """Options that several commands share, each with its one wording.
 
-A command takes them as annotated parameters, for example `ckpt: Ckpt = None`.
+A command takes them as annotated parameters, for example `ckpt: Ckpt = None`; those of all commands that make a gallery
+as one, `made: GalleryOptions`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
@@ -161,21 +164,89 @@ ImagePrecision = Annotated[
 Ranked = Annotated[SplitName, typer.Option("--split", help="Which split is ranked.")]
 
 
-def footage_settings(
-    detect: bool | None, every: str | None, detector: str | None, pattern: str | None
-) -> FootageSettings:
-    """What the options of the group "Persons in videos and whole frames" say."""
-    from tbps_cli.amounts import seconds
-    from tbps_cli.searching.index_state import FootageSettings
+@dataclass(frozen=True)
+class GalleryOptions:
+    """The options of every command that makes a gallery: how its images are found and embedded, by which model."""
 
-    return FootageSettings(detect, None if every is None else seconds("--every", every), detector, pattern)
+    detect: Detect = None
+    every: Every = None
+    detector: Detector = None
+    pattern: Pattern = None
+    ckpt: Ckpt = None
+    download: Download = False
+    precision: ImagePrecision = Precision.auto
+    data_root: DataRoot = None
+    device: Device = "auto"
+    sets: Sets = None
+    words: Words = None
+    workers: Workers = None
+
+    @property
+    def model(self) -> ModelGiven:
+        """How the model is opened."""
+        return {"data_root": self.data_root, "device": self.device, "sets": self.sets or (), "words": self.words}
+
+    @property
+    def indexing(self) -> IndexingGiven:
+        """How images become rows. Raises UsageError for `--every` without a length of time."""
+        from tbps_cli.amounts import seconds
+        from tbps_cli.searching.index_state import FootageSettings
+
+        every = None if self.every is None else seconds("--every", self.every)
+        return {
+            "footage": FootageSettings(self.detect, every, self.detector, self.pattern),
+            "download": self.download,
+            "precision": self.precision.value,
+            "workers": self.workers,
+        }
 
 
-def with_home_folders(command: Callable[..., None]) -> Callable[..., None]:
-    """The same command; every path it is given has the home folder for `~`, also in `--out=~/x`."""
+class ModelGiven(TypedDict):
+    """What `models.open_model` and its like take by name."""
+
+    data_root: Path | None
+    device: str
+    sets: Sequence[str]
+    words: Path | None
+
+
+class IndexingGiven(TypedDict):
+    """What `searching.index.index` and its like take by name besides."""
+
+    footage: FootageSettings
+    download: bool
+    precision: str
+    workers: int | None
+
+
+def as_typed(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer takes it: groups of options spread out, and in every path the home folder for `~`.
+
+    typer puts no home folder into `--out=~/x`, and knows no parameter that is a dataclass of options.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    spread = list(_spread(command, hints))
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
-        command(**{name: expanded(value) if isinstance(value, Path) else value for name, value in options.items()})
+        given = {name: expanded(value) if isinstance(value, Path) else value for name, value in options.items()}
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
 
+    run.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in spread}
     return run
+
+
+def _spread(command: Callable[..., None], hints: dict[str, Any]) -> Iterator[inspect.Parameter]:
+    """The parameters of a command; in place of a group each option of it."""
+    for name, one in inspect.signature(command).parameters.items():
+        kind, keyword = hints[name], inspect.Parameter.KEYWORD_ONLY
+        if not is_dataclass(kind):
+            yield one.replace(annotation=kind, kind=keyword)
+            continue
+        inner = get_type_hints(kind, include_extras=True)
+        for field in fields(kind):
+            yield inspect.Parameter(field.name, keyword, default=field.default, annotation=inner[field.name])

@@ -14,22 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tbps_cli.amounts import amount
-from tbps_cli.cli.options import (
-    Ckpt,
-    DataRoot,
-    Detect,
-    Detector,
-    Device,
-    Download,
-    Every,
-    ImagePrecision,
-    Pattern,
-    Precision,
-    Sets,
-    Words,
-    Workers,
-    footage_settings,
-)
+from tbps_cli.cli.options import GalleryOptions
 from tbps_cli.cli.search_options import (
     AnswerForm,
     AnswerFormat,
@@ -110,18 +95,8 @@ def command(
     show_images: ShowImages = None,
     blur_heads: BlurHeads = False,
     audit: Audit = None,
-    detect: Detect = None,
-    every: Every = None,
-    detector: Detector = None,
-    pattern: Pattern = None,
-    ckpt: Ckpt = None,
-    download: Download = False,
-    precision: ImagePrecision = Precision.auto,
-    data_root: DataRoot = None,
-    device: Device = "auto",
-    sets: Sets = None,
-    words: Words = None,
-    workers: Workers = None,
+    *,
+    made: GalleryOptions,
 ) -> None:
     """Rank images for a sentence, an image, or both."""
     from tbps_cli.cli import consent, render
@@ -142,20 +117,7 @@ def command(
     asked = [] if interactive and not any(stated) else _queries(*stated, queries)
     out = _Output(output_form, html, copy_to, whole_frames, blur_heads, show_images, AuditLog(audit) if audit else None)
     out.check(interactive=interactive)
-    footage = footage_settings(detect, every, detector, pattern)
-    opening = Opening(
-        split.value,
-        data_root,
-        device,
-        sets or (),
-        words,
-        workers,
-        root,
-        footage,
-        download=download,
-        refresh=not no_index,
-        precision=precision.value,
-    )
+    opening = Opening(split.value, root=root, refresh=not no_index, **made.indexing, **made.model)
     if now and (interactive or queries is not None):
         raise UsageError("--now shows one answer: leave out --queries and -i.", "Give one sentence.")
     if interactive:
@@ -163,7 +125,7 @@ def command(
 
         terms = asked[0].terms if asked else ()
         start = Dialogue(terms, where, top, group, per_group, sort, min_score, with_self, sure, explain=explain)
-        raise typer.Exit(_talk(ckpt, places, start, opening, out, understood=not plain_query))
+        raise typer.Exit(_talk(made.ckpt, places, start, opening, out, understood=not plain_query))
     live = LiveView() if now else None
     answer = partial(
         search_all,
@@ -185,7 +147,7 @@ def command(
     )
     searched = map(shown_place, places or ["DIR"])
     typed = ["tbps", "search", *([" ".join(sentence)] if sentence else []), "--in", *searched]
-    found = consent.with_weights(answer, ckpt, typed, download=download)
+    found = consent.with_weights(answer, made.ckpt, typed, download=made.download)
     out.show(found, asked, where, several=queries is not None)
     keep_tower(found.model)
 

@@ -9,22 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbps_cli.amounts import amount
-from tbps_cli.cli.options import (
-    Ckpt,
-    DataRoot,
-    Detect,
-    Detector,
-    Device,
-    Download,
-    Every,
-    ImagePrecision,
-    Pattern,
-    Precision,
-    Sets,
-    Words,
-    Workers,
-    footage_settings,
-)
+from tbps_cli.cli.options import GalleryOptions
 from tbps_cli.cli.search_options import Audit, BlurHeads, NoIndex
 
 if TYPE_CHECKING:
@@ -99,18 +84,8 @@ def command(
     no_index: NoIndex = False,
     blur_heads: BlurHeads = False,
     audit: Audit = None,
-    detect: Detect = None,
-    every: Every = None,
-    detector: Detector = None,
-    pattern: Pattern = None,
-    ckpt: Ckpt = None,
-    download: Download = False,
-    precision: ImagePrecision = Precision.auto,
-    data_root: DataRoot = None,
-    device: Device = "auto",
-    sets: Sets = None,
-    words: Words = None,
-    workers: Workers = None,
+    *,
+    made: GalleryOptions,
 ) -> None:
     """Open a page to search with, and an API; images are embedded meanwhile."""
     from tbps_cli.cli import consent
@@ -126,13 +101,7 @@ def command(
         raise MissingExtra(str(error.name), "serve", "tbps serve") from None
     given = Given(sources or (), gallery or ())
     address = Address(host, port, token, names or (), rate, origins or ())
-    settings = Settings(
-        footage_settings(detect, every, detector, pattern),
-        download=download,
-        workers=workers,
-        precision=precision.value,
-        refresh=not no_index,
-    )
+    settings = Settings(**made.indexing, refresh=not no_index)
 
     def run(chosen: Path | str | None) -> None:
         serve(
@@ -143,14 +112,11 @@ def command(
             budget=budget,
             audit=AuditLog(audit) if audit else None,
             blur=blur_heads,
-            data_root=data_root,
-            device=device,
-            sets=sets or (),
-            words=words,
+            **made.model,
             ready=_told(host),
         )
 
-    consent.with_weights(run, ckpt, ["tbps", "serve", *(sources or ["DIR"])], download=download)
+    consent.with_weights(run, made.ckpt, ["tbps", "serve", *(sources or ["DIR"])], download=made.download)
 
 
 def _told(host: str) -> Callable[[str, Service], None]:

@@ -14,21 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbps_cli.amounts import amount
-from tbps_cli.cli.options import (
-    Ckpt,
-    DataRoot,
-    Detect,
-    Detector,
-    Device,
-    Download,
-    Every,
-    Json,
-    Pattern,
-    Sets,
-    Words,
-    Workers,
-    footage_settings,
-)
+from tbps_cli.cli.options import GalleryOptions, Json
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -114,18 +100,9 @@ def command(
             "--audit", metavar="FILE", envvar="TBPS_AUDIT", help="Append the questions and their hits to this log."
         ),
     ] = None,
-    ckpt: Ckpt = None,
-    detect: Detect = None,
-    every: Every = None,
-    detector: Detector = None,
-    pattern: Pattern = None,
-    download: Download = False,
-    workers: Workers = None,
-    data_root: DataRoot = None,
-    device: Device = "auto",
-    sets: Sets = None,
-    words: Words = None,
     as_json: Json = False,
+    *,
+    made: GalleryOptions,
 ) -> None:
     """Wait for new images, videos and frames of streams, and tell when somebody fits a query."""
     from tbps_cli.amounts import seconds
@@ -137,7 +114,7 @@ def command(
         log.check()
     with _Display(as_json, several=len(queries or ()) > 1, once=once) as display:
         alerts = watch(
-            ckpt,
+            made.ckpt,
             list(sources or ()),
             list(queries or ()),
             budget=budget,
@@ -151,13 +128,8 @@ def command(
             poll=None if poll is None else seconds("--poll", poll),
             keep=KEEP if keep == "1d" else seconds("--keep", keep),
             audit=log,
-            footage=footage_settings(detect, every, detector, pattern),
-            download=download,
-            workers=workers,
-            data_root=data_root,
-            device=device,
-            sets=sets or (),
-            words=words,
+            **made.indexing,
+            **made.model,
             observe=display.show,
             progress=display.embedding,
         )

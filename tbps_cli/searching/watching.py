@@ -100,6 +100,7 @@ def watch(
     audit: AuditLog | None = None,
     footage: FootageSettings = FootageSettings(),
     download: bool = False,
+    precision: str = "auto",
     workers: int | None = None,
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -123,7 +124,7 @@ def watch(
     again, also after a kill. command: run for each, see `alert_command`.
     once: judge what is new, and end. poll: seconds from one listing of the sources to the next; by default changes are
     noticed at once. settled: seconds for which a file must stay as it is before it is taken.
-    observe: called with the state after each look. progress: as in `index`.
+    observe: called with the state after each look. footage, download, precision, workers, progress: as in `index`.
     Raises TbpsError for what is wrong from the start; what happens later (a source vanishes, a disk is full) is
     logged once, and waited for.
     """
@@ -145,7 +146,14 @@ def watch(
     )
     watcher.open_model(opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root))
     watcher.index = lambda model, given: index(
-        model, given, footage=footage, download=download, workers=workers, progress=progress, codes=False
+        model,
+        given,
+        footage=footage,
+        download=download,
+        precision=precision,
+        workers=workers,
+        progress=progress,
+        codes=False,
     )
     return watcher.run(once=once, poll=poll, settled=settled, keep=keep, stop=stop or threading.Event())
 

@@ -206,6 +206,7 @@ class StandingQuestions:
                 jsonl=self._journal(served.name),
                 footage=settings.footage,
                 download=settings.download,
+                precision=settings.precision,
                 workers=settings.workers,
                 stop=stop,
             ):
