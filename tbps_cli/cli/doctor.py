@@ -146,7 +146,7 @@ def _version(package: str) -> str | None:
 
 def _devices() -> tuple[list[dict[str, object]], str | None]:
     """What models can run on, and why PyTorch cannot be used: None when it can."""
-    from tbps_cli.recipe.resolve import available_cpus
+    from tbps_cli.machine import available_cpus
 
     devices: list[dict[str, object]] = [{"name": "cpu", "what": amount(available_cpus(), "processor")}]
     try:

@@ -6,13 +6,13 @@ run's `recipe.toml` says what was really done.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tbps_cli import methods
 from tbps_cli.amounts import amount
 from tbps_cli.data.open import find_layout
+from tbps_cli.machine import available_cpus
 from tbps_cli.methods.config import MethodConfig
 from tbps_cli.recipe.schema import DataSection, Recipe
 
@@ -71,13 +71,6 @@ class AutoValue:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.value} ({self.reason})"
-
-
-def available_cpus() -> int:
-    """The processors that this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
 
 
 def resolve(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError
+from tbps_cli.machine import available_cpus
 from tbps_cli.retrieval import halves
 
 Array = NDArray[Any]
@@ -136,6 +137,6 @@ def array_of_ids(person: Any) -> Array:
 
 def threads_of_blas() -> int:
     """As many threads as BLAS would use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cpus()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores

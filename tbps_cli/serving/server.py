@@ -16,8 +16,8 @@ import uvicorn
 
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.encoder import Encoder
+from tbps_cli.machine import available_cpus
 from tbps_cli.models.checkpoint import Checkpoint, opened
-from tbps_cli.recipe.resolve import available_cpus
 from tbps_cli.searching import galleries as kept
 from tbps_cli.searching.audit import AuditLog
 from tbps_cli.searching.index_file import read_index, refuse_batch_dependent

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 
 from tbps_cli import files
 from tbps_cli.errors import DataError, UsageError
+from tbps_cli.machine import available_cpus
 from tbps_cli.synthetic.camera import CAMERAS, Studio
 from tbps_cli.synthetic.captions import describe, sides, visible
 from tbps_cli.synthetic.person import Person, people
@@ -116,8 +116,7 @@ def processes(workers: int | None) -> int:
     """How many processes draw: as many as asked for, else one a core."""
     if workers is not None:
         return max(1, workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)
+    return min(available_cpus(), 16)
 
 
 def _draw(draft: Path, identities: int, seed: int, workers: int) -> Iterator[list[Record]]:
