@@ -225,7 +225,7 @@ def as_typed(command: Callable[..., None]) -> Callable[..., None]:
     typer puts no home folder into `--out=~/x`, and knows no parameter that is a dataclass of options.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     spread = list(_spread(command, hints))
 
     @functools.wraps(command)
