@@ -10,7 +10,7 @@ these steps. `batched.py` makes the same views for whole batches from the same d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Protocol
@@ -20,7 +20,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
-from tbps_cli.augment import ops
+from tbps_cli.augment import one_pass, ops
+from tbps_cli.augment.one_pass import Pixels, Window
 from tbps_cli.augment.rng import Draws
 from tbps_cli.augment.transform import CLIP_MEAN, CLIP_STD, IMAGENET_EVAL, Resample, Triple, resized
 
@@ -58,7 +59,11 @@ class Flip:
     moves_only: ClassVar[bool] = True
 
     def __call__(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
-        return ops.flip(pixel_BCHW) if draws.share() < self.p else pixel_BCHW
+        return ops.flip(pixel_BCHW) if self.drawn(draws) else pixel_BCHW
+
+    def drawn(self, draws: Draws) -> bool:
+        """Whether it happens."""
+        return draws.share() < self.p
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,14 @@ class PadCrop:
     moves_only: ClassVar[bool] = True
 
     def __call__(self, pixel_BCHW: Tensor, draws: Draws) -> Tensor:
+        return ops.shift(pixel_BCHW, *self.drawn(draws)) if self.padding else pixel_BCHW
+
+    def drawn(self, draws: Draws) -> tuple[int, int]:
+        """How far down and to the right the window begins."""
         if not self.padding:
-            return pixel_BCHW
+            return 0, 0
         down, right = (draws.whole(2 * self.padding + 1) - self.padding for _ in range(2))
-        return ops.shift(pixel_BCHW, down, right)
+        return down, right
 
 
 @dataclass(frozen=True)
@@ -276,27 +285,64 @@ POOL_TRAIN = Augment((PoolOfTwo(),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"]
 SIMCLR_TRAIN = Augment((Flip(0.5),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"], whole=SimClr())
 
 
-def augment(image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor | None = None) -> Tensor:
+def augment(
+    image: Image.Image | Pixels, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor | None = None
+) -> Tensor:
     """RGB image -> float32 [3, H, W]: resized, drawn steps applied, normalised.
 
-    out: where the values go, contiguous; a new tensor when left out. Values are bytes for as long as steps allow.
+    image: of Pillow, or its bytes [H, W, 3]. out: where the values go, contiguous; a new tensor when left out.
     """
-    pixel_BCHW = _bytes(how.whole(image, size, draws) if how.whole else resized(image, size, how.resample))
-    for step in how.steps:
-        if not step.after_normalise:
-            pixel_BCHW = step(pixel_BCHW if step.moves_only else _unit(pixel_BCHW), draws)
     out = torch.empty(3, *size) if out is None else out
-    normal_BCHW, mean, std = out[None], _of_channels(how.mean), _of_channels(how.std)
-    if pixel_BCHW.dtype == torch.uint8:
-        torch.div(pixel_BCHW, 255, out=normal_BCHW).sub_(mean).div_(std)
+    if how.whole is None and one_pass.ready():
+        _compiled(image, size, how, draws, out)
     else:
-        torch.sub(pixel_BCHW, mean, out=normal_BCHW).div_(std)
+        _step_by_step(image if isinstance(image, Image.Image) else Image.fromarray(image), size, how, draws, out)
+    normal_BCHW = out[None]
     for step in how.steps:
         if step.after_normalise:
             changed_BCHW = step(normal_BCHW, draws)
             if changed_BCHW is not normal_BCHW:
                 normal_BCHW.copy_(changed_BCHW)
     return out
+
+
+def _compiled(image: Image.Image | Pixels, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor) -> None:
+    """Everything up to normalising in one pass over the image, or up to the first step that needs all of it."""
+    if not one_pass.fits(image.size[::-1] if isinstance(image, Image.Image) else image.shape, size):
+        image = resized(image if isinstance(image, Image.Image) else Image.fromarray(image), size, how.resample)
+    pixel_HWC = np.asarray(image)
+    window, steps = _window([step for step in how.steps if not step.after_normalise], draws)
+    if not steps:
+        one_pass.resized(pixel_HWC, size, how.resample, how.mean, how.std, out, window)
+        return
+    one_pass.resized(pixel_HWC, size, how.resample, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), out, window)
+    pixel_BCHW = out[None]
+    for step in steps:
+        pixel_BCHW = step(pixel_BCHW, draws)
+    torch.sub(pixel_BCHW, _of_channels(how.mean), out=out[None]).div_(_of_channels(how.std))
+
+
+def _window(steps: Sequence[AugmentStep], draws: Draws) -> tuple[Window, Sequence[AugmentStep]]:
+    """The window that the first steps draw, and the steps after these."""
+    window = one_pass.WHOLE
+    if steps and type(flip := steps[0]) is Flip:
+        window, steps = Window(flip.drawn(draws)), steps[1:]
+    if steps and type(crop := steps[0]) is PadCrop:
+        window, steps = Window(window.flipped, *crop.drawn(draws)), steps[1:]
+    return window, steps
+
+
+def _step_by_step(image: Image.Image, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor) -> None:
+    """The same with Pillow and PyTorch. Values are bytes for as long as steps allow."""
+    pixel_BCHW = _bytes(how.whole(image, size, draws) if how.whole else resized(image, size, how.resample))
+    for step in how.steps:
+        if not step.after_normalise:
+            pixel_BCHW = step(pixel_BCHW if step.moves_only else _unit(pixel_BCHW), draws)
+    normal_BCHW, mean, std = out[None], _of_channels(how.mean), _of_channels(how.std)
+    if pixel_BCHW.dtype == torch.uint8:
+        torch.div(pixel_BCHW, 255, out=normal_BCHW).sub_(mean).div_(std)
+    else:
+        torch.sub(pixel_BCHW, mean, out=normal_BCHW).div_(std)
 
 
 def _bytes(image: Image.Image) -> Tensor:

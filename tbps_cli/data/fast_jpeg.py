@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
 _START = b"\xff\xd8\xff"
 _EXIF = b"Exif\0\0"
@@ -21,8 +22,8 @@ _MOST = 1 << 26
 """Bytes; larger files are rare and are read by Pillow piece by piece."""
 
 
-def decoded(source: Path | str | bytes, max_pixels: int) -> Image.Image | None:
-    """The image in RGB; None for what is not a plain JPEG, or where simplejpeg is not installed."""
+def decoded(source: Path | str | bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """RGB as uint8 [H, W, 3]; None for what is not a plain JPEG, or where simplejpeg is not installed."""
     library = _library()
     if library is None:
         return None
@@ -33,7 +34,10 @@ def decoded(source: Path | str | bytes, max_pixels: int) -> Image.Image | None:
         height, width, colours, _ = library.decode_jpeg_header(content)
         if colours != "YCbCr" or width * height > max_pixels:
             return None
-        return Image.fromarray(library.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True))
+        pixels: NDArray[np.uint8] = library.decode_jpeg(
+            content, "RGB", fastdct=False, fastupsample=False, strict=True
+        )
+        return pixels
     except (ValueError, RuntimeError, MemoryError):
         return None
 

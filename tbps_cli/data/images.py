@@ -107,6 +107,18 @@ def read_image(
     max_pixels: images of more are refused before they are decoded.
     Raises UnreadableImage.
     """
+    read = read_pixels(path, content=content, allow_truncated=allow_truncated, max_pixels=max_pixels)
+    return read if isinstance(read, Image.Image) else Image.fromarray(read)
+
+
+def read_pixels(
+    path: Path | str,
+    *,
+    content: bytes | None = None,
+    allow_truncated: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image | NDArray[np.uint8]:
+    """The same as uint8 [H, W, 3] where that is what the decoder gives, or else as `read_image` has it."""
     if (fast := fast_jpeg.decoded(content if content is not None else path, max_pixels)) is not None:
         return fast
     try:

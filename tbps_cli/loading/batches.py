@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from tbps_cli.augment import plans
 from tbps_cli.augment.exact import Augment, Flip, augment
+from tbps_cli.augment.one_pass import Pixels
 from tbps_cli.augment.rng import Draws
-from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_image
+from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_pixels
 from tbps_cli.data.types import Split
 from tbps_cli.errors import TbpsError
 from tbps_cli.loading.image_store import Store
@@ -119,13 +120,13 @@ class Maker(Dataset[Made]):
             images = {name: torch.empty(len(image_B), 3, *self.size) for name in self.views.images}
         truncated: list[int] = []
         for row, number in enumerate(image_B):
-            loaded: dict[bool, Image.Image] = {}
+            loaded: dict[bool, Image.Image | Pixels] = {}
             for name, how in self.views.images.items():
-                whole = how.whole is not None
-                if whole not in loaded:
-                    loaded[whole] = self._image(int(number), how)
-                augment(loaded[whole], self.size, how, self._draws(work, row, name), out=images[name][row])
-            if any(image.info.get(TRUNCATED) for image in loaded.values()):
+                kept = self._kept(how)
+                if kept not in loaded:
+                    loaded[kept] = self._image(int(number), kept)
+                augment(loaded[kept], self.size, how, self._draws(work, row, name), out=images[name][row])
+            if any(isinstance(image, Image.Image) and image.info.get(TRUNCATED) for image in loaded.values()):
                 truncated.append(int(number))
         return images, truncated
 
@@ -143,12 +144,15 @@ class Maker(Dataset[Made]):
             return None
         return self.store.shapes_of([self.split.paths[image] for image in image_B])
 
-    def _image(self, image: int, how: Augment) -> Image.Image:
+    def _kept(self, how: Augment) -> bool:
+        """Whether the store has what this view begins with."""
+        return self.store is not None and how.whole is None and how.resample == self.store.resample
+
+    def _image(self, image: int, kept: bool) -> Image.Image | Pixels:
         path = self.split.paths[image]
-        fits = self.store and how.whole is None and how.resample == self.store.resample
-        if self.store and fits:
+        if kept and self.store is not None:
             return self.store.image(path)
-        return read_image(path, allow_truncated=True, max_pixels=self.max_pixels)
+        return read_pixels(path, allow_truncated=True, max_pixels=self.max_pixels)
 
     def _draws(self, work: Work, row: int, view: str) -> Draws:
         again = work.repeats[row]

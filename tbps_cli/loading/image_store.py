@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tbps_cli.amounts import amount
 from tbps_cli.augment.transform import Resample
@@ -62,10 +61,9 @@ class Store:
             self._pixels = np.memmap(self.folder / PIXELS, dtype=np.uint8, mode="c", shape=shape)
         return self._pixels
 
-    def image(self, path: Path) -> Image.Image:
-        """One image at the store's size, as it was resized from its file."""
-        row = self.rows[self._key(path)][0]
-        return Image.fromarray(np.array(self.pixels[row]))
+    def image(self, path: Path) -> NDArray[np.uint8]:
+        """One image at the store's size, as it was resized from its file: [H, W, 3], read where it is touched."""
+        return np.asarray(self.pixels[self.rows[self._key(path)][0]])
 
     def places(self, paths: Sequence[Path]) -> NDArray[np.int64]:
         """The row of each image."""
