@@ -1,14 +1,15 @@
 """Pillow's resize, and what training does to its bytes, compiled by Numba: equal values in a third of the time.
 
-Pillow mixes columns, rounds to bytes, then mixes rows: each byte is (2^21 + the sum of byte x weight) >> 22, kept within
-0..255, with whole numbers as weights. The same is done here row by row, and a row is moved, mirrored and normalised
-while it is in the processor's caches. Only what a window leaves of the image is made. The weights of a length are asked
-of Pillow itself, and a few images are tried against it before the first is made: where Numba is not installed (extra
-`training`) or anything differs, Pillow does it all.
+Pillow mixes columns, rounds to bytes, then mixes rows: each byte is (2^21 + the sum of byte x weight) >> 22, kept
+within 0..255, with whole numbers as weights. The same is done here row by row, and a row is moved, mirrored and
+normalised while it is in the processor's caches. Only what a window leaves of the image is made. The weights of a
+length are asked of Pillow itself, and a few images are tried against it before the first is made: where Numba is not
+installed (extra `training`) or anything differs, Pillow does it all.
 """
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -25,7 +26,7 @@ from tbps_cli.augment.transform import FILTERS, Resample, Triple
 BITS = 22
 """Of Pillow's weights (`PRECISION_BITS` in its Resample.c)."""
 HALF = 1 << (BITS - 1)
-_REACH = {"bilinear": 1.0, "bicubic": 2.0}
+_REACH: dict[Resample, float] = {"bilinear": 1.0, "bicubic": 2.0}
 """Pixels to each side that a filter looks at when nothing is made smaller."""
 _TRIED = (
     ((57, 23), (96, 32)),
@@ -214,7 +215,7 @@ def _down(
 ) -> None:
     """Rows mixed and normalised into a window of [3, H, W] that begins at `top` and `left`; black around it."""
     taps, rows = weight_KR.shape
-    count, height, width = mixed_HCN.shape[2], value_CHW.shape[1], value_CHW.shape[2]
+    count, height = mixed_HCN.shape[2], value_CHW.shape[1]
     full = np.float32(255)
     total_N = np.empty(count, np.int32)
     for colour in range(3):
@@ -254,7 +255,7 @@ def _down(
 def _kernels() -> _Kernels | None:
     """The compiled functions; None where they cannot be had, or do not give Pillow's bytes."""
     try:
-        import numba
+        numba: Any = importlib.import_module("numba")
     except Exception:  # not installed, or made for an older NumPy
         return None
     if numba.config.DISABLE_JIT:
@@ -277,9 +278,7 @@ def _compiled(numba: Any, cached: bool) -> _Kernels:
     mixture_of = read(types.int32, 1), read(types.int32, 2)
     across = types.void(read(types.uint8, 3), *mixture_of, types.uint8[:, :, ::1])
     triples = read(types.float32, 1), read(types.float32, 1)
-    down = types.void(
-        read(types.uint8, 3), *mixture_of, *triples, types.float32[:, :, ::1], types.intp, types.intp
-    )
+    down = types.void(read(types.uint8, 3), *mixture_of, *triples, types.float32[:, :, ::1], types.intp, types.intp)
     compiled = (numba.njit(kind, nogil=True, cache=cached)(work) for kind, work in ((across, _across), (down, _down)))
     return _Kernels(*compiled)
 
@@ -288,9 +287,9 @@ def _as_pillow(kernels: _Kernels, before: tuple[int, int], after: tuple[int, int
     """Whether noise of one size becomes Pillow's bytes of another."""
     pixel_HWC = np.random.default_rng(0).integers(0, 256, (*before, 3), dtype=np.uint8)
     value_CHW = torch.empty(3, *after)
-    for resample, kind in FILTERS.items():
+    for resample in _REACH:
         _resize(kernels, pixel_HWC, after, resample, (0, 0, 0), (1 / 255,) * 3, value_CHW, WHOLE)
-        expected_HWC = np.asarray(Image.fromarray(pixel_HWC).resize(after[::-1], kind))
+        expected_HWC = np.asarray(Image.fromarray(pixel_HWC).resize(after[::-1], FILTERS[resample]))
         if not np.array_equal(np.rint(value_CHW.numpy()), expected_HWC.transpose(2, 0, 1)):
             return False
     return True

@@ -34,9 +34,7 @@ def decoded(source: Path | str | bytes, max_pixels: int) -> NDArray[np.uint8] | 
         height, width, colours, _ = library.decode_jpeg_header(content)
         if colours != "YCbCr" or width * height > max_pixels:
             return None
-        pixels: NDArray[np.uint8] = library.decode_jpeg(
-            content, "RGB", fastdct=False, fastupsample=False, strict=True
-        )
+        pixels: NDArray[np.uint8] = library.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True)
         return pixels
     except (ValueError, RuntimeError, MemoryError):
         return None

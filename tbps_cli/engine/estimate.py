@@ -3,7 +3,8 @@
 Some pairs of the first batch go forward and backward, few and then more, so that what each pair costs
 can be told from what any step costs. What the graph keeps of them is counted as it is kept, which is
 exact for any method; what weights, gradients and optimiser take follows from the parameters. The time is
-a first guess that the measured steps replace. Nothing of the run changes: gradients are dropped and
+a first guess that the measured steps replace; on a CPU it is what this thread computes for, so that another
+program's work at that moment is not taken for ours. Nothing of the run changes: gradients are dropped and
 buffers put back.
 """
 
@@ -117,10 +118,10 @@ def _pass_seconds(stepper: Stepper, rows: Batch) -> float:
     """Of a forward and backward pass, the quicker of two."""
     seconds = []
     for _ in range(2):
-        started = time.perf_counter()
+        started = _now(stepper.device)
         stepper.backward(rows, Step())
         _wait(stepper.device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(_now(stepper.device) - started)
         stepper.optimizer.zero_grad(set_to_none=True)  # as in training, each pass makes its gradients anew
     return min(seconds)
 
@@ -138,13 +139,15 @@ def _update_seconds(stepper: Stepper) -> float:
     known = inspect.signature(kind).parameters
     settings = {key: value for key, value in stepper.optimizer.defaults.items() if key in known}
     optimizer: Optimizer = kind(chosen, **settings)
-    for _ in range(2):  # the first step makes the optimiser's own numbers
+    seconds = []
+    for _ in range(3):
         _wait(stepper.device)
-        started = time.perf_counter()
+        started = _now(stepper.device)
         optimizer.step()
         _wait(stepper.device)
+        seconds.append(_now(stepper.device) - started)
     total, part = (sum(one.numel() for one in every) for every in (stepper.parameters, chosen))
-    return (time.perf_counter() - started) * total / part
+    return min(seconds[1:]) * total / part  # the first step makes the optimiser's own numbers
 
 
 def kept_bytes(stepper: Stepper, rows: Batch) -> int:
@@ -248,6 +251,11 @@ class Clock:
         if len(self.marks) < 2:
             return 0.0
         return sum(pairs for _, pairs in self.marks[1:]) / max(1e-9, self.marks[-1][0] - self.marks[0][0])
+
+
+def _now(device: torch.device) -> float:
+    """Seconds: of this thread's work where it computes itself, which takes part in all that several threads share."""
+    return time.thread_time() if device.type == "cpu" else time.perf_counter()
 
 
 def _wait(device: torch.device) -> None:

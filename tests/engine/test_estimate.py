@@ -1,5 +1,7 @@
 """What is told before a run: memory counted as the graph keeps it, time from a probe and then the steps."""
 
+import time
+
 import pytest
 import torch
 from support.training import make_batch, make_stepper
@@ -39,6 +41,19 @@ def test_the_probe_leaves_gradients_and_buffers_as_they_were(tmp_path) -> None:
     estimate.probe(stepper, make_batch())
     assert stepper.method.count.item() == 0
     assert all(parameter.grad is None for parameter in stepper.method.parameters())
+
+
+def test_what_another_program_computes_meanwhile_is_not_taken_for_ours(tmp_path, monkeypatch) -> None:
+    stepper = make_stepper(tmp_path, "clip")
+    alone = estimate.probe(stepper, make_batch()).seconds(10)
+    backward = stepper.backward
+
+    def interrupted(*given):
+        time.sleep(0.1)  # as if the processor were given to others
+        return backward(*given)
+
+    monkeypatch.setattr(stepper, "backward", interrupted)
+    assert estimate.probe(stepper, make_batch()).seconds(10) < alone + 0.08
 
 
 def test_the_clock_counts_neither_the_warm_up_nor_a_pause(monkeypatch) -> None:
