@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -153,7 +153,7 @@ def command(
     def embed_for_database(chosen: Path | str | None) -> tuple[Gallery, Filled | None]:
         if not urls:
             return embed(chosen), None
-        return fill(urls, chosen, embed, complete=listed.complete, **made.model, watch=_writing)
+        return fill(urls, chosen, embed, complete=listed.complete, **made.model, watch=render.progress)
 
     typed = ["tbps", "index", *map(shown_place, given)]
     found, filled = consent.with_weights(embed_for_database, made.ckpt, typed, download=made.download)
@@ -198,12 +198,6 @@ def _gallery(given: Sequence[str]) -> tuple[str | None, list[str]]:
             "--gallery: several are given.", "Several URLs are the shards of one gallery; a name is alone."
         )
     return next(iter(names), None), urls
-
-
-def _writing(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    from tbps_cli.cli import render
-
-    return render.progress(f"Writing to {title}", "rows")
 
 
 def _forget(paths: Sequence[str], index_file: Path | None, urls: Sequence[str], *, as_json: bool) -> None:

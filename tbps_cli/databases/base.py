@@ -8,7 +8,8 @@ A path names a row. In a gallery of several folders it begins with the folder's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,6 +86,18 @@ class Database(Protocol):
 
     def add_root(self, name: str, folder: str) -> str:
         """Make a folder known; returns its name, which differs where another folder has it already."""
+
+    def moment(self) -> AbstractContextManager[None]:
+        """Reads within see at least what was kept when it began; where that costs time, they wait for it once."""
+
+    def unfinished(self) -> int:
+        """Rows that were added lately, of which a search without a narrow filter misses some so far; mostly 0."""
+
+    def settle(self, watch: Callable[[int, int], None] | None = None) -> bool:
+        """Wait until rows that were added are found as surely as all others.
+
+        watch: told how many rows are ready, of how many. False where that is not to be expected.
+        """
 
     def close(self) -> None:
         """End the connection."""

@@ -7,7 +7,8 @@ server.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ class LocalDatabase:
                 file.renewed = True
                 file.compact()
         return free
+
+    def moment(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def unfinished(self) -> int:
+        return 0
+
+    def settle(self, watch: Callable[[int, int], None] | None = None) -> bool:
+        return True
 
     def close(self) -> None:
         """After changes leave one file, without parts beside it."""

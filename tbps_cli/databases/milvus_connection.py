@@ -43,7 +43,7 @@ _REFUSED = re.compile(r"unauthenticated|auth check|permission|privilege|password
 
 @dataclass(frozen=True)
 class MilvusAddress:
-    """What a URL says: milvus://[user:password@]host[:port]/collection[?tls=true&database=NAME]."""
+    """What a URL says: milvus://[user:password@]host[:port]/collection[?tls=true&database=NAME&consistency=bounded]."""
 
     title: str
     uri: str
@@ -52,6 +52,8 @@ class MilvusAddress:
     user: str
     password: str = field(repr=False)
     token: str = field(default="", repr=False)
+    bounded: bool = False
+    """Whether reads may lack the last seconds (`consistency=bounded`)."""
 
     @classmethod
     def of(cls, url: str) -> MilvusAddress:
@@ -67,12 +69,22 @@ class MilvusAddress:
             what = "names no host" if not host else "needs the name of a collection: letters, digits and _"
             raise UsageError(f"{title} {what}.", EXAMPLE)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if unknown := options.keys() - {"tls", "database", "token"}:
-            raise UsageError(f"{title}: there is no parameter {min(unknown)}.", "There are tls=true and database=NAME.")
+        if unknown := options.keys() - {"tls", "database", "token", "consistency"}:
+            raise UsageError(
+                f"{title}: there is no parameter {min(unknown)}.",
+                "There are tls=true, database=NAME and consistency=bounded.",
+            )
+        consistency = options.get("consistency", "strong").lower()
+        if consistency not in ("strong", "bounded"):
+            raise UsageError(
+                f"{title}: consistency is strong or bounded, not {consistency}.",
+                "strong, as without it, finds every row that was kept; bounded does not wait for the last seconds.",
+            )
         scheme = "https" if options.get("tls", "").lower() in ("true", "1", "yes") else "http"
         uri = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        return cls(title, uri, collection, options.get("database", ""), user, password, options.get("token", ""))
+        token, bounded = options.get("token", ""), consistency == "bounded"
+        return cls(title, uri, collection, options.get("database", ""), user, password, token, bounded)
 
     def listens(self) -> bool:
         """Whether anything listens there."""
@@ -121,10 +133,13 @@ class Connection:
         has loaded everything, is waited for.
         """
         run = getattr(self.client, method)
+        return self._repeated(lambda: run(self.address.collection, *arguments, timeout=timeout, **options))
+
+    def _repeated(self, ask: Callable[[], Found]) -> Found:
         end, lost, told = time.monotonic() + LOADING, False, False
         while True:
             try:
-                return run(self.address.collection, *arguments, timeout=timeout, **options)
+                return ask()
             except self._failures as error:
                 said = str(error)
                 once_more = bool(_LOST.search(said)) and not lost
@@ -136,6 +151,11 @@ class Connection:
                 logger.info("%s: waiting until the server has loaded the gallery.", self.address.title)
                 told = True
             time.sleep(1.0)
+
+    def timestamp(self) -> int:
+        """Now, as the server counts time; 0 where it does not say, which a read takes for "now" too."""
+        handler = self.client._get_connection()
+        return int(self._repeated(lambda: handler.alloc_timestamp(timeout=TIMEOUT)))
 
     def description(self) -> dict[str, Any] | None:
         """What the server says of the collection; None where there is none."""

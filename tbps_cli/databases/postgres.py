@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,9 @@ from psycopg import sql
 from tbps_cli.databases import postgres_index as hnsw
 from tbps_cli.databases import postgres_rows, postgres_schema
 from tbps_cli.databases.base import Matches
-from tbps_cli.databases.postgres_filter import NUMBERS, TEXTS, Condition
+from tbps_cli.databases.postgres_filter import NUMBERS, TEXTS, Asked, Condition
 from tbps_cli.databases.postgres_link import Link, parted
-from tbps_cli.databases.postgres_rows import KINDS, Record
+from tbps_cli.databases.postgres_rows import KINDS, Record, sent
 from tbps_cli.databases.postgres_schema import Connection, facts, lock, note
 from tbps_cli.databases.texts import as_it_was, kept
 from tbps_cli.databases.urls import shown
@@ -48,7 +49,11 @@ RERANKED = 50
 BEYOND_HNSW = 5000
 """Hits from which on all rows are compared: an index is made for few."""
 FRESH = 10.0
-"""Seconds for which the list of indexes is believed; an older list costs time, never a hit."""
+"""Seconds for which the list of indexes is believed, and that few rows pass; both cost time at most, never a hit."""
+REMEMBERED = 1000
+"""Conditions that few rows passed, which are remembered at most."""
+SENT = 1000
+"""Rows that are written at a time."""
 SEED = 20
 PLAIN = 4096
 """Bytes of a vector up to which it lies beside its row, and not in pieces elsewhere."""
@@ -89,6 +94,10 @@ class Postgres:
         self._ranges_read = -FRESH
         self._ef = EF
         self._added = 0
+        self._known: set[str] = set()
+        """Fields of which a row has a value, as far as was written down by this connection."""
+        self._few: dict[Asked, float] = {}
+        """Conditions that few rows passed, and until when that is believed."""
         self._link = Link(plain, self.title, self._prepare, writes=create)
         try:
             self._facts = self._link.run(self._read_facts)
@@ -117,9 +126,8 @@ class Postgres:
         if len(last) < len(rows):  # the same path twice: the later row counts
             places = np.array(sorted(last.values()))
             rows, vector_NE = rows.take(places), vector_NE[places]
-        records, known = postgres_rows.records(rows), {*columns_of(rows).known()} - {"score"}
         shape = self._link.run(lambda connection: self._shaped(connection, np.asarray(vector_NE)))
-        self._link.run(lambda connection: self._insert(connection, records, vector_NE, known, shape))
+        self._link.run(lambda connection: self._insert(connection, rows, vector_NE, shape))
         self._added += len(rows)
         if self._added >= hnsw.WAITING_MOST:
             self._index()
@@ -140,7 +148,10 @@ class Postgres:
 
     def count(self, where: Tree | None = None) -> int:
         condition = Condition(where)
-        return int(self._rows(sql.SQL("SELECT count(*) FROM image WHERE {}").format(condition.sql), condition)[0][0])
+        found = int(self._rows(sql.SQL("SELECT count(*) FROM image WHERE {}").format(condition.sql), condition)[0][0])
+        if where is not None and found <= EXACT:
+            self._note_few(condition.asked)
+        return found
 
     def columns(self) -> tuple[str, ...]:
         known = {str(field) for (field,) in self._rows(sql.SQL("SELECT field FROM known"))}
@@ -211,11 +222,22 @@ class Postgres:
 
         return self._link.run(added)
 
+    def moment(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def unfinished(self) -> int:
+        return 0  # rows without an index are compared one by one
+
+    def settle(self, watch: Callable[[int, int], None] | None = None) -> bool:
+        """Give many new rows their index; without it they are found too, more slowly."""
+        if self._added:
+            self._index()
+        return True
+
     def close(self) -> None:
         """End the connection; first many new rows get their index."""
         try:
-            if self._added:
-                self._index()
+            self.settle()
         finally:
             self._link.close()
 
@@ -315,34 +337,36 @@ class Postgres:
     def _insert(
         self,
         connection: Connection,
-        records: Sequence[Record],
+        rows: Rows,
         vector_NE: NDArray[Any],
-        known: set[str],
         shape: _Shape,
     ) -> None:
         """All of these rows or none."""
-        with connection.transaction(), connection.cursor() as cursor:
-            paths = [record[0] for record in records]
-            if not cursor.execute("SELECT 1 FROM image WHERE path = ANY(%s) LIMIT 1", [paths]).fetchall():
-                numbers = cursor.execute("SELECT nextval('image_id') FROM generate_series(1, %s)", [len(records)])
-                numbered = [(int(number), *record) for (number,), record in zip(numbers, records, strict=True)]
+        known = {*columns_of(rows).known()} - {"score"}
+        with connection.transaction(), connection.cursor(binary=True) as cursor:
+            copied = False
+            if not _any_there(cursor, [kept(path) for path in rows.paths]):
+                numbers = cursor.execute(
+                    "SELECT array_agg(nextval('image_id')) FROM generate_series(1, %s)", [len(rows)]
+                ).fetchone()
+                assert numbers is not None
                 try:
                     with connection.transaction():
-                        _copy(cursor, "image", numbered, vector_NE, shape)
-                    numbered = []
+                        _copy(cursor, "image", sent(rows, np.array(numbers[0]), vector_NE, shape.kind))
+                    copied = True
                 except psycopg.errors.UniqueViolation:  # another writer has added some of them meanwhile
                     pass
-            else:
-                numbered = [(None, *record) for record in records]
-            if numbered:
-                self._replace(cursor, numbered, vector_NE, shape)
-            cursor.execute("INSERT INTO known SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sorted(known)])
+            if not copied:
+                self._replace(cursor, sent(rows, None, vector_NE, shape.kind))
+            if known - self._known:
+                cursor.execute("INSERT INTO known SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sorted(known)])
+        self._known |= known
 
-    def _replace(self, cursor: Cursor, records: Sequence[Record], vector_NE: NDArray[Any], shape: _Shape) -> None:
+    def _replace(self, cursor: Cursor, records: Sequence[bytes]) -> None:
         """Add rows of which some are there: these get a new number, and so are among the newest again."""
         cursor.execute("CREATE TEMP TABLE IF NOT EXISTS tbps_new (LIKE image) ON COMMIT DELETE ROWS")
         cursor.execute("ALTER TABLE tbps_new ALTER COLUMN id DROP NOT NULL")
-        _copy(cursor, "tbps_new", records, vector_NE, shape)
+        _copy(cursor, "tbps_new", records)
         changed = sql.SQL(", ").join(
             sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in ("id", *KINDS, "vector")
         )
@@ -362,20 +386,43 @@ class Postgres:
         if shape is None or k < 1:
             nothing = Rows.of([]), np.zeros(0, np.float32), np.zeros((0, query_QE.shape[1]), np.float32)
             return [Matches(*nothing) for _ in query_QE]
-        all_rows = not ranges or k > BEYOND_HNSW or (filtered and _few(connection, condition))
+        all_rows = not ranges or k > BEYOND_HNSW or (filtered and self._few_pass(connection, condition))
         if not all_rows:
             self._look_at(connection, min(EF_MOST, max(EF_FILTERED if filtered else EF, 2 * k)))
-        found = []
+        found, near, every = [], "", ""
         for query_E in query_QE:
             values = {**condition.values, "query": Vector(query_E)}
             records: list[Record] = []
             if not all_rows:
-                asked = _nearest(ranges, shape, k, condition)
-                records = connection.execute(asked, values, binary=True).fetchall()
+                near = near or _nearest(ranges, shape, k, condition)
+                records = connection.execute(near.encode(), values, binary=True).fetchall()
             if len(records) < k:  # an index may give fewer than there are
-                records = connection.execute(_all(k, condition), values, binary=True).fetchall()
+                every = every or _all(k, condition)
+                records = connection.execute(every.encode(), values, binary=True).fetchall()
             found.append(_matches(records, query_E, shape))
         return found
+
+    def _few_pass(self, connection: Connection, condition: Condition) -> bool:
+        """Whether so few rows pass that all of them are compared; counts no further than that.
+
+        That they are few is believed for a while: where they become more, all are compared for so long.
+        """
+        asked = condition.asked
+        if self._few.get(asked, 0.0) > time.monotonic():
+            return True
+        query = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM image WHERE {} LIMIT {}) first_ones").format(
+            condition.sql, EXACT + 1
+        )
+        found = connection.execute(query, condition.values, binary=True).fetchone()
+        few = found is not None and int(found[0]) <= EXACT
+        if few:
+            self._note_few(asked)
+        return few
+
+    def _note_few(self, asked: Asked) -> None:
+        if len(self._few) >= REMEMBERED:
+            self._few.clear()
+        self._few[asked] = time.monotonic() + FRESH
 
     def _look_at(self, connection: Connection, rows: int) -> None:
         """Set how many rows an index looks at."""
@@ -434,43 +481,45 @@ def open_postgres(
     return Postgres(url, create=create, fingerprint=fingerprint, about=about)
 
 
-def _copy(cursor: Cursor, table: str, records: Sequence[Record], vector_NE: NDArray[Any], shape: _Shape) -> None:
-    """Write records, which begin with their numbers, in the binary form."""
+def _any_there(cursor: Cursor, paths: Sequence[str]) -> bool:
+    """Whether any of these paths is known; where none lies between the first and the last, none is looked up."""
+    between = "SELECT 1 FROM image WHERE path BETWEEN %s AND %s LIMIT 1"
+    if not cursor.execute(between, [min(paths, key=str.encode), max(paths, key=str.encode)]).fetchall():
+        return False
+    return bool(cursor.execute("SELECT 1 FROM image WHERE path = ANY(%s) LIMIT 1", [paths]).fetchall())
+
+
+def _copy(cursor: Cursor, table: str, records: Sequence[bytes]) -> None:
+    """Write records in the binary form."""
     asked = sql.SQL("COPY {} (id, {}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), COPIED)
     with cursor.copy(asked) as copy:
-        copy.set_types(["int8", *KINDS.values(), shape.kind])
-        for record, vector_E in zip(records, vector_NE, strict=True):
-            copy.write_row((*record, postgres_rows.wrapped(vector_E, shape.kind)))
-
-
-def _few(connection: Connection, condition: Condition) -> bool:
-    """Whether so few rows pass that all of them are compared; counts no further than that."""
-    query = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM image WHERE {} LIMIT {}) first_ones").format(
-        condition.sql, EXACT + 1
-    )
-    found = connection.execute(query, condition.values).fetchone()
-    return found is not None and int(found[0]) <= EXACT
+        copy.write(postgres_rows.HEADER)
+        for start in range(0, len(records), SENT):
+            copy.write(b"".join(records[start : start + SENT]))
+        copy.write(postgres_rows.END)
 
 
 _EXACTLY = sql.SQL("vector::vector <#> %(query)s")
 """The exact order; no index has this expression, so that it is never approximated."""
 
 
-def _all(k: int, condition: Condition) -> sql.Composed:
-    return sql.SQL("SELECT {} FROM image WHERE {} ORDER BY {}, path LIMIT {}").format(READ, condition.sql, _EXACTLY, k)
+def _all(k: int, condition: Condition) -> str:
+    query = sql.SQL("SELECT {} FROM image WHERE {} ORDER BY {}, path LIMIT {}")
+    return query.format(READ, condition.sql, _EXACTLY, k).as_string()
 
 
-def _nearest(ranges: Sequence[hnsw.Range], shape: _Shape, k: int, condition: Condition) -> sql.Composed:
+def _nearest(ranges: Sequence[hnsw.Range], shape: _Shape, k: int, condition: Condition) -> str:
     """The nearest of every range by its index and of the newest rows, all ranked again by the exact product."""
     reach = max(RERANKED, 4 * k)
-    one = sql.SQL("(SELECT * FROM image WHERE {} AND {} ORDER BY {} LIMIT {})")
+    one = sql.SQL("(SELECT id, path, vector FROM image WHERE {} AND {} ORDER BY {} LIMIT {})")
     near = hnsw.order(shape.width, shape.kind)
     parts = [one.format(part.condition, condition.sql, near, reach) for part in ranges]
     newest = sql.SQL("id > {}").format(ranges[-1].upto)
     parts.append(one.format(newest, condition.sql, _EXACTLY, reach))
-    return sql.SQL("SELECT {} FROM ({}) near ORDER BY {}, path LIMIT {}").format(
-        READ, sql.SQL(" UNION ALL ").join(parts), _EXACTLY, k
-    )
+    best = sql.SQL("SELECT id FROM ({}) near ORDER BY {}, path LIMIT {}")
+    # whole rows of the best alone: to carry all columns of those that are looked at costs a third of the time
+    query = sql.SQL("SELECT {} FROM image WHERE id = ANY(ARRAY({})) ORDER BY {}, path")
+    return query.format(READ, best.format(sql.SQL(" UNION ALL ").join(parts), _EXACTLY, k), _EXACTLY).as_string()
 
 
 def _matches(records: Sequence[Record], query_E: NDArray[np.float32], shape: _Shape) -> Matches:

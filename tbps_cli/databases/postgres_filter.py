@@ -10,6 +10,7 @@ before 2026-01-32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from psycopg import sql
 
@@ -22,6 +23,8 @@ TEXTS = ("path", "source", "person", "camera", "time", "clock", "track")
 """Fields with a text column of their name, and one NAME_number."""
 NUMBERS = {"seconds": "seconds", "width": "width", "height": "height", "detection": "detection_rounded"}
 """Number fields -> their column."""
+Asked: TypeAlias = tuple[str, tuple[str, ...]]
+"""A condition and its values."""
 _NEVER, _ALWAYS = sql.SQL("false"), sql.SQL("true")
 _SIGNS = {"==": sql.SQL("="), "<": sql.SQL("<"), "<=": sql.SQL("<="), ">": sql.SQL(">"), ">=": sql.SQL(">=")}
 
@@ -32,6 +35,11 @@ class Condition:
     def __init__(self, tree: Tree | None) -> None:
         self.values: dict[str, object] = {}
         self.sql: sql.Composable = _ALWAYS if tree is None else self._of(tree)
+
+    @property
+    def asked(self) -> Asked:
+        """The same for the same condition with the same values."""
+        return self.sql.as_string(), tuple(map(str, self.values.values()))
 
     def _of(self, tree: Tree) -> sql.Composable:
         if isinstance(tree, And | Or):

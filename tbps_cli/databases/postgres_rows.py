@@ -7,16 +7,16 @@ written alike, the detector's score as a filter sees it. So a filter means the s
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pgvector import HalfVector, Vector
 
 from tbps_cli.databases.texts import as_it_was, kept
-from tbps_cli.features.rows import Row, Rows
+from tbps_cli.features.rows import Rows, texts
 from tbps_cli.filtering.columns import Texts, clock_of, times_alike
 from tbps_cli.filtering.tree import number
 
@@ -71,96 +71,154 @@ READ = (
 DIGITS = 6
 """Of a detector's score in a filter, as in `searching.gallery`."""
 Record = tuple[Any, ...]
+"""What a row is read from, as the client gives it."""
+HEADER, END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+"""Before and behind the rows of a COPY in the binary form, in which each value stands behind its length in bytes."""
+_NULL = b"\xff\xff\xff\xff"
+"""The length of a value that is not there."""
+_VALUES = (len(KINDS) + 2).to_bytes(2, "big")
+"""How many values a row has, with number and vector."""
 
 
-def records(rows: Rows) -> list[Record]:
-    """The records of rows, with the columns of `KINDS`."""
+def sent(rows: Rows, number_N: NDArray[np.int64] | None, vector_NE: NDArray[Any], kind: str) -> list[bytes]:
+    """Each row in the binary form of COPY: its number (None: no row has one), the columns of `KINDS`, its vector."""
     column, count = rows.columns, len(rows)
-    time_G = times_alike(column["time"].astype(f"S{max(column['time'].dtype.itemsize, len('2026-01-31T18:05:00'))}"))
-    times = zip(_plain(column["time"]), _plain(time_G), strict=True)
-    box_G4 = np.where(column["box"][:, 2:3] > 0, column["box"], 0).tolist()
-    rounded_G = column["detection"].astype(np.float64).round(DIGITS)
-    parts: list[Sequence[tuple[Any, ...]]] = [
-        _texts(column["path"]),
-        list(zip(column["size"].tolist(), column["mtime"].tolist(), _plain(column["content"], ""), strict=True)),
-        _texts(column["camera"]),
-        _texts(time_G),
-        [(written if written != alike else None,) for written, alike in times],
-        _texts(clock_of(Texts(time_G)).text_V),
-        _persons(column["person"]),
-        _texts(column["source"]),
-        [(value,) for value in _numbers(column["seconds"])],
-        [tuple(box) if box[2] else (None,) * 4 for box in box_G4],
-        _texts(column["track"]),
-        list(zip(_numbers(column["detection"]), _numbers(rounded_G), strict=True)),
+    time_N = times_alike(column["time"].astype(f"S{max(column['time'].dtype.itemsize, len('2026-01-31T18:05:00'))}"))
+    written_N = np.where(column["time"] == time_N, b"", column["time"])
+    box_N4 = column["box"]
+    boxes = _fixed(*((box_N4[:, side], ">i4") for side in range(4)))
+    rounded_N = column["detection"].astype(np.float64).round(DIGITS)
+    parts: list[Iterable[bytes]] = [
+        repeat(_VALUES + _NULL, count) if number_N is None else [_VALUES + one for one in _fixed((number_N, ">i8"))],
+        _each(column["path"], _text_and_number),
+        _fixed((column["size"], ">i8"), (column["mtime"], ">i8")),
+        _each(column["content"], _text),
+        _each(column["camera"], _text_and_number),
+        _each(time_N, _text_and_number),
+        _each(written_N, lambda text: _text(text) if text else _NULL),
+        _each(_spread(clock_of(Texts(time_N))), _text_and_number),
+        _each(column["person"], _person),
+        _each(column["source"], _text_and_number),
+        _numbers(column["seconds"], ">f8"),
+        [one if width > 0 else 4 * _NULL for one, width in zip(boxes, box_N4[:, 2].tolist(), strict=True)],
+        _each(column["track"], _text_and_number),
+        _numbers(column["detection"], ">f4"),
+        _numbers(rounded_N, ">f8"),
+        _vectors(vector_NE, kind),
     ]
-    return [sum(values, ()) for values in zip(*parts, strict=True)] if count else []
+    return list(map(b"".join, zip(*parts, strict=True)))
 
 
-def _texts(text_G: NDArray[np.bytes_]) -> list[tuple[str | None, float | None]]:
-    """Texts as they are kept, each with the number that it spells; an empty one is unknown."""
-    known = {text: _text(text.decode("utf-8", "surrogateescape")) for text in set(text_G.tolist())}
-    return [known[text] for text in text_G.tolist()]
+def _spread(texts: Texts) -> NDArray[np.bytes_]:
+    """A text for each row."""
+    return texts.text_V if texts.code_G is None else texts.text_V[texts.code_G]
 
 
-def _text(text: str) -> tuple[str | None, float | None]:
-    return (kept(text), number(text)) if text else (None, None)
+def _each(text_N: NDArray[np.bytes_], make: Callable[[str], bytes]) -> list[bytes]:
+    """What is made of each text; of equal ones once."""
+    listed = text_N.tolist()
+    known = {text: make(text.decode("utf-8", "surrogateescape")) for text in set(listed)}
+    return [known[text] for text in listed]
 
 
-def _plain(text_G: NDArray[np.bytes_], nothing: str | None = None) -> list[str | None]:
-    known = {text: kept(text.decode("utf-8", "surrogateescape")) or nothing for text in set(text_G.tolist())}
-    return [known[text] for text in text_G.tolist()]
+def _text(text: str) -> bytes:
+    """A text as it is kept."""
+    content = kept(text).encode()
+    return len(content).to_bytes(4, "big") + content
 
 
-def _persons(person_G: NDArray[np.bytes_]) -> list[tuple[str | None, float | None, str | None]]:
-    """As a filter compares them, and as JSON, in which 12 and "12" are two."""
-    known: dict[bytes, tuple[str | None, float | None, str | None]] = {}
-    for stored in set(person_G.tolist()):
-        person = json.loads(stored or b"null")
-        text = None if person is None else str(person)
-        known[stored] = (*_text(text or ""), None if person is None else json.dumps(person))
-    return [known[stored] for stored in person_G.tolist()]
+def _text_and_number(text: str) -> bytes:
+    """A text, and the number that it spells; an empty one is unknown."""
+    if not text:
+        return 2 * _NULL
+    spelt = number(text)
+    return _text(text) + (_NULL if spelt is None else struct.pack(">id", 8, spelt))
 
 
-def _numbers(value_G: NDArray[Any]) -> list[float | None]:
+def _person(stored: str) -> bytes:
+    """As a filter compares persons, and as JSON, in which 12 and "12" are two."""
+    person = json.loads(stored or "null")
+    return 3 * _NULL if person is None else _text_and_number(str(person)) + _text(json.dumps(person))
+
+
+def _numbers(value_N: NDArray[Any], kind: str) -> list[bytes]:
     """NaN is unknown."""
-    return [None if value != value else value for value in value_G.tolist()]
+    unknown = np.isnan(value_N).tolist()
+    return [_NULL if missing else one for one, missing in zip(_fixed((value_N, kind)), unknown, strict=True)]
 
 
-def read(found: Iterable[Record]) -> tuple[Rows, list[Any]]:
+def _fixed(*columns: tuple[NDArray[Any], str]) -> list[bytes]:
+    """Values of a fixed size, those of several columns behind each other."""
+    parts = [
+        (f"{part}{place}", of) for place, (_, kind) in enumerate(columns) for part, of in (("n", ">i4"), ("v", kind))
+    ]
+    made_N = np.empty(len(columns[0][0]), np.dtype(parts))
+    for place, (value_N, kind) in enumerate(columns):
+        made_N[f"n{place}"], made_N[f"v{place}"] = np.dtype(kind).itemsize, value_N
+    return _cut(made_N)
+
+
+def _vectors(vector_NE: NDArray[Any], kind: str) -> list[bytes]:
+    """Vectors as pgvector reads them: how many numbers, two bytes of nothing, and the numbers."""
+    width = vector_NE.shape[1]
+    value = np.dtype((">f2" if kind == "halfvec" else ">f4", (width,)))
+    made_N = np.zeros(len(vector_NE), np.dtype([("n", ">i4"), ("width", ">i2"), ("nothing", ">i2"), ("value", value)]))
+    made_N["n"], made_N["width"], made_N["value"] = 4 + value.itemsize, width, vector_NE
+    return _cut(made_N)
+
+
+def _cut(made_N: NDArray[Any]) -> list[bytes]:
+    """The bytes of each entry."""
+    content, size = made_N.tobytes(), made_N.dtype.itemsize
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def read(found: Sequence[Record]) -> tuple[Rows, list[Any]]:
     """The rows of records with the columns of `READ`, and their vectors as the client gives them."""
-    listed = list(found)
-    return Rows.of([_row(record) for record in listed]), [record[-1] for record in listed]
-
-
-def _row(record: Record) -> Row:
-    path, size, mtime, content, camera, time, person, source, seconds, x, y, width, height, track, detection, _ = record
-    return Row(
-        as_it_was(path),
+    if not found:
+        return Rows.of([]), []
+    (
+        path,
         size,
         mtime,
         content,
-        _was(camera),
-        _was(time),
-        json.loads(person or "null"),
-        _was(source),
-        None if seconds is None or math.isnan(seconds) else seconds,
-        (x, y, width, height) if width else None,
-        _was(track),
+        camera,
+        time,
+        person,
+        source,
+        seconds,
+        x,
+        y,
+        width,
+        height,
+        track,
         detection,
-    )
+        vector,
+    ) = zip(*found, strict=True)
+    box_K4 = np.array([[side or 0 for side in box] for box in zip(x, y, width, height, strict=True)], np.int32)
+    columns = {
+        "path": _texts(path),
+        "size": np.array(size, np.int64),
+        "mtime": np.array(mtime, np.int64),
+        "content": _texts(content),
+        "camera": _texts(camera),
+        "time": _texts(time),
+        "person": texts([stored or "null" for stored in person]),
+        "source": _texts(source),
+        "seconds": np.array(seconds, np.float64),
+        "box": np.where(box_K4[:, 2:3] > 0, box_K4, 0),
+        "track": _texts(track),
+        "detection": np.array(detection, np.float32),
+    }
+    return Rows(columns), list(vector)
 
 
-def _was(text: str | None) -> str | None:
-    return None if text is None else as_it_was(text)
+def _texts(found: Sequence[str | None]) -> NDArray[np.bytes_]:
+    """Texts as they were; one that is unknown is empty."""
+    return texts([as_it_was(text) if text else "" for text in found])
 
 
 def vectors(found: Sequence[Any], width: int, kind: str) -> NDArray[Any]:
     """[N, width], in the type in which the vectors are stored."""
     dtype = np.float16 if kind == "halfvec" else np.float32
     return np.stack([one.to_numpy() for one in found]) if found else np.zeros((0, width), dtype)
-
-
-def wrapped(vector_E: NDArray[Any], kind: str) -> HalfVector | Vector:
-    """A vector as the client sends it."""
-    return HalfVector(vector_E) if kind == "halfvec" else Vector(vector_E)

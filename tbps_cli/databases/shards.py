@@ -7,8 +7,11 @@ lost however unevenly the hits lie. All shards must be up; none stands in for an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -118,6 +121,26 @@ class Shards:
     def add_root(self, name: str, folder: str) -> str:
         return self.shards[0].add_root(name, folder)
 
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        with ExitStack() as begun:
+            for shard in self.shards:
+                begun.enter_context(shard.moment())
+            yield
+
+    def unfinished(self) -> int:
+        return sum(self._each(lambda _, shard: shard.unfinished()))
+
+    def settle(self, watch: Callable[[int, int], None] | None = None) -> bool:
+        told: dict[int, tuple[int, int]] = {}
+
+        def tell(place: int, ready: int, total: int) -> None:
+            told[place] = ready, total
+            if watch is not None:
+                watch(sum(ready for ready, _ in told.values()), sum(total for _, total in told.values()))
+
+        return all(self._each(lambda place, shard: shard.settle(partial(tell, place))))
+
     def close(self) -> None:
         self._pool.shutdown()
         for shard in self.shards:
@@ -128,7 +151,8 @@ class Shards:
 
     def _each(self, ask: Callable[[int, Database], T]) -> list[T]:
         """The answers of all shards; raises what the first that failed raised, when all are done."""
-        asked = [self._pool.submit(ask, place, shard) for place, shard in enumerate(self.shards)]
+        # each thread gets a copy of what holds here: the moment that a search is in
+        asked = [self._pool.submit(copy_context().run, ask, place, shard) for place, shard in enumerate(self.shards)]
         failed = [error for one in asked if (error := one.exception()) is not None]
         if failed:
             raise failed[0]

@@ -91,6 +91,8 @@ class _Known:
     rows: dict[str, tuple[Row, NDArray[np.float32]]] = field(default_factory=dict)
     """The hits so far, by their paths."""
     looked_for_files: bool = False
+    told_of: int | None = None
+    """Rows when it was last looked for rows that are not indexed yet; None: there were some."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,21 @@ class DatabaseGallery(Gallery):
                 self.name,
                 some[0],
             )
+
+    def tell_unfinished(self) -> None:
+        """Say once if the newest rows are not found as surely as the others yet; look again when rows have come."""
+        if self.known.told_of == len(self):
+            return
+        count = self.database.unfinished()
+        if count and self.known.told_of is not None:
+            logger.warning(
+                "%s: %s of %s images came lately and have no index yet. Until the server has built it (`tbps index` "
+                "waits for that), a search misses some of the best of them, unless a filter leaves few.",
+                self.name,
+                f"{count:,}",
+                f"{len(self):,}",
+            )
+        self.known.told_of = None if count else len(self)
 
     def _some(self, tree: Tree) -> Rows:
         """Rows that pass a filter which few pass."""

@@ -45,7 +45,7 @@ BATCH = 2000
 NOTED = 50_000
 """Rows after which the journal is written, so that a killed run does not begin anew."""
 Progress = Callable[[int, int], None]
-Watch = Callable[[str], AbstractContextManager[Progress]]
+Watch = Callable[[str, str], AbstractContextManager[Progress]]
 
 
 @dataclass
@@ -59,6 +59,8 @@ class Filled:
     """What the paths of these sources begin with."""
     added: int = 0
     removed: int = 0
+    settled: bool = True
+    """Whether searches find the new rows as surely as all others."""
 
     def document(self) -> dict[str, Any]:
         """As `tbps index --json` prints it."""
@@ -68,6 +70,7 @@ class Filled:
             "names": self.names,
             "added": self.added,
             "removed": self.removed,
+            "settled": self.settled,
         }
 
 
@@ -87,7 +90,8 @@ def fill(
 
     urls: of the database, or of its shards. checkpoint, device, ...: as `index.index` takes them. embed: indexes the
     sources with the opened model. complete: as in `bring_up_to_date`. watch: gives the progress callback of what
-    follows, called with the title. Raises DatabaseError where the database cannot be used, before anything is embedded.
+    follows, called with its title and unit. Raises DatabaseError where the database cannot be used, before anything is
+    embedded.
     """
     with closing(open_database(urls, create=True)) as database:
         title, made_by, about = database.title, database.fingerprint, database.about
@@ -95,11 +99,24 @@ def fill(
     refuse_other_model(title, made_by, about, model)
     gallery = embed(model)
     told = {"run": str(model.path)}
-    with (
-        closing(open_database(urls, create=True, fingerprint=made_by or model.fingerprint, about=told)) as database,
-        watch(title) if watch else nullcontext() as progress,
-    ):
-        return gallery, bring_up_to_date(database, gallery, complete=complete, watch=progress)
+    with closing(open_database(urls, create=True, fingerprint=made_by or model.fingerprint, about=told)) as database:
+        with watch(f"Writing to {title}", "rows") if watch else nullcontext() as progress:
+            filled = bring_up_to_date(database, gallery, complete=complete, watch=progress)
+        with watch(f"Waiting for the index of {title}", "rows") if watch else nullcontext() as progress:
+            filled.settled = settled(database, progress)
+        return gallery, filled
+
+
+def settled(database: Database, watch: Progress | None = None) -> bool:
+    """Wait until what was added is found as surely as all else; says so where a server gets no further with it."""
+    done = database.settle(watch)
+    if not done:
+        logger.warning(
+            "%s: all rows are kept, but the server gets no further with the index of the newest ones: searches miss "
+            "some of them until it is built. See the server's log.",
+            database.title,
+        )
+    return done
 
 
 def bring_up_to_date(
@@ -264,6 +281,11 @@ class GivenRows:
     @classmethod
     def of(cls, database: Database, names: Sequence[str]) -> GivenRows:
         """What the cache says, if the database has as many rows; else what the database itself has."""
+        with database.moment():
+            return cls._of(database, names)
+
+    @classmethod
+    def _of(cls, database: Database, names: Sequence[str]) -> GivenRows:
         mark = hashlib.blake2b("\0".join([database.title, *names]).encode("utf-8", "replace"), digest_size=8)
         file = cache_dir() / "given" / f"{mark.hexdigest()}.npz"
         known = _read(file)

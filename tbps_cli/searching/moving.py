@@ -31,7 +31,7 @@ from tbps_cli.features.snapshot import read_fingerprint
 from tbps_cli.features.store import feature_path
 from tbps_cli.files import expanded
 from tbps_cli.filtering.tree import Compare, In, Like
-from tbps_cli.searching.filling import names_in, renamed
+from tbps_cli.searching.filling import names_in, renamed, settled
 from tbps_cli.searching.galleries import is_gallery, sources_of
 from tbps_cli.searching.gallery import Roots
 from tbps_cli.searching.index_state import IndexState
@@ -253,6 +253,7 @@ class _Copy:
             )
         run, size = str(self.source.about.get("run", "")), self.size
         titles = self.source.title, self.sink.title
+        settled(self.sink, self.progress)
         return Transfer(*titles, run, size, self.copied, self.replaced, self.withheld, found)
 
     def _pages(self) -> Iterator[tuple[Rows, NDArray[Any], int]]:

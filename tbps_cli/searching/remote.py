@@ -60,8 +60,29 @@ def answers(
         return ranking.answers(
             model, gallery, queries, top=top, where=where, sure=sure, explain=explain, quiet=quiet, **options
         )
+    with gallery.database.moment():
+        return _far_answers(model, gallery, queries, top, where, sure, explain=explain, quiet=quiet, options=options)
+
+
+def _far_answers(
+    model: Encoder,
+    gallery: DatabaseGallery,
+    queries: Sequence[Query],
+    top: int,
+    where: str | Where | None,
+    sure: float | None,
+    *,
+    explain: bool,
+    quiet: bool,
+    options: dict[str, Any],
+) -> list[Answer]:
     fits = parse(where) if isinstance(where, str) else where
+    if fits is not None and len(gallery):
+        require(fits, gallery.columns.knows)
+    # before the database is asked, which may have to wait for the newest rows
+    query_QE = encode(model, queries, quiet=quiet, embed=options.pop("embed", None))
     gallery.known.size = gallery.database.count()
+    gallery.tell_unfinished()
     if not len(gallery):
         return [Answer(query, [], None, 0) for query in queries]
     if fits is not None:
@@ -69,7 +90,6 @@ def answers(
     asked, by_score = _parted(fits.tree if fits else None)
     candidates = len(gallery) if asked is None else gallery.database.count(asked)
     calibration = judge_of(model, gallery.drawn().vector_SE, None, sure, quiet=quiet).calibration
-    query_QE = encode(model, queries, quiet=quiet, embed=options.pop("embed", None))
     found = []
     for query, query_E in zip(queries, query_QE, strict=True):
         search = _Search(model, gallery, query, query_E, asked, by_score, candidates, calibration, top, sure, options)

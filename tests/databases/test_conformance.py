@@ -237,6 +237,31 @@ def test_two_writers_see_what_the_other_has_kept(gallery: Database, another: Ope
     assert matches.rows.paths == [rows.paths[19]]
 
 
+def test_what_was_kept_before_a_moment_is_found_within_it(gallery: Database, another: Open) -> None:
+    rows, vector_NE = odd_rows(20), unit_rows(20, WIDTH)
+    gallery.add(rows.take(np.arange(10)), vector_NE[:10])
+    reader = another()
+    for place in range(10, 15):
+        gallery.add(rows.take(np.arange(place, place + 1)), vector_NE[place : place + 1])
+        assert paths_of(reader, vector_NE[place], 1) == [rows.paths[place]]
+    gallery.delete([rows.paths[14]])
+    with reader.moment():
+        assert reader.count() == 14
+        assert rows.paths[14] not in paths_of(reader, vector_NE[14], 20)
+        reader.delete([rows.paths[13]])
+        assert reader.count() == 13, "what it changes itself"
+    assert gallery.count() == 13
+
+
+def test_rows_are_settled_when_that_was_waited_for(gallery: Database) -> None:
+    assert gallery.settle() and gallery.unfinished() == 0
+    gallery.add(odd_rows(30), unit_rows(30, WIDTH))
+    told: list[tuple[int, int]] = []
+    assert gallery.settle(lambda ready, total: told.append((ready, total)))
+    assert gallery.unfinished() == 0
+    assert all(0 <= ready <= total for ready, total in told)
+
+
 def test_what_is_said_of_a_gallery_is_found_again(gallery: Database, another: Open) -> None:
     gallery.add(odd_rows(2), unit_rows(2, WIDTH))
     assert gallery.add_root("photos", "/data/photos") == "photos"

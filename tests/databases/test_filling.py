@@ -72,12 +72,20 @@ def test_a_second_run_gives_what_differs_alone(postgres_url: str, monkeypatch: p
     monkeypatch.setattr(filling, "_rows_of", lambda *_: pytest.fail("the database was read"))
     assert filled(postgres_url, "photos") | {"size": 5} == {
         "gallery": postgres_url, "size": 5, "names": ["photos"], "added": 0, "removed": 0,
+        "settled": True,
     }  # fmt: skip
     save_image(Path("photos/new.jpg"), 11)
     save_image(Path("photos/0.jpg"), 12)
     Path("photos/1.jpg").unlink()
     again = filled(postgres_url, "photos")
     assert (again["size"], again["added"], again["removed"]) == (5, 2, 1)
+
+
+def test_an_index_that_is_waited_for_in_vain_is_told(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tbps_cli.databases.postgres.Postgres.settle", lambda *_: False)
+    done = run("index", "photos", "--gallery", postgres_url, "--json")
+    assert json.loads(done.stdout)["database"]["settled"] is False
+    assert "the server gets no further with the index" in done.stderr and postgres_url in done.stderr
 
 
 def test_without_its_journal_the_database_is_read_and_nothing_is_added_twice(postgres_url: str) -> None:

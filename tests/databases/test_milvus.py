@@ -14,7 +14,6 @@ from support.galleries import exact, odd_rows, plain_rows, unit_rows
 from support.milvus_server import MilvusProcess
 from support.postgres_server import free_port
 
-from tbps_cli.databases.milvus import MilvusDatabase
 from tbps_cli.databases.milvus_connection import MilvusAddress
 from tbps_cli.databases.opening import open_database
 from tbps_cli.errors import DatabaseError, TbpsError, UsageError
@@ -38,6 +37,7 @@ def real(test: Callable[..., None]) -> Callable[..., None]:
         ("milvus://h:port/people", "is not a URL of Milvus"),
         ("milvus://me:secret@h/a/b", "milvus://me@h/a/b needs the name of a collection"),
         ("milvus://h/people?metric=L2", "there is no parameter metric"),
+        ("milvus://h/people?consistency=weak", "consistency is strong or bounded, not weak"),
     ],
 )
 def test_a_url_that_names_no_collection_is_refused(url: str, said: str) -> None:
@@ -51,7 +51,9 @@ def test_a_url_says_who_asks_which_server_for_what() -> None:
     assert (found.uri, found.collection, found.database) == ("https://[::1]:5", "people", "city")
     assert (found.user, found.password) == ("me", "p@ss")
     assert "p@ss" not in repr(found) and "p%40ss" not in found.title
-    assert MilvusAddress.of("milvus://h/people").uri == "http://h:19530"
+    plain = MilvusAddress.of("milvus://h/people")
+    assert (plain.uri, plain.bounded) == ("http://h:19530", False)
+    assert MilvusAddress.of("milvus://h/people?consistency=bounded").bounded
 
 
 def test_a_server_that_does_not_answer_is_one_line_without_the_password(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,7 +94,7 @@ def test_a_collection_of_somebody_else_is_refused(milvus_server: MilvusProcess) 
 def test_a_gallery_of_a_newer_version_is_refused(milvus_server: MilvusProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     url = milvus_server.url()
     with monkeypatch.context() as newer:
-        newer.setattr("tbps_cli.databases.milvus.VERSION", 2)
+        newer.setattr("tbps_cli.databases.milvus_collection.VERSION", 2)
         database = open_database(url, **MADE)
         database.add(odd_rows(2), unit_rows(2, 8))
         database.close()
@@ -117,10 +119,16 @@ def test_twenty_thousand_rows_by_a_graph_are_found_as_by_an_exact_search(milvus_
     """Goal: recall@10 .99 without a filter, 1.0 under narrow ones; whatever kind of search answers."""
     count, width = 20_000, 64
     rows, vector_NE, query_QE = plain_rows(count), unit_rows(count, width), unit_rows(30, width, seed=5)
-    database = open_database(milvus_server.url(), **MADE)
+    url = milvus_server.url()
+    database = open_database(url, **MADE)
     database.add(rows, vector_NE)
-    assert isinstance(database, MilvusDatabase)
-    assert database.settle(120.0)
+    assert open_database(url).unfinished() == count
+    narrow = parse("camera == 'c3' and time < 2026-01-05T00:16:40").tree  # exact before there is a graph, too
+    for query_E, found in zip(query_QE, database.search(query_QE, 10, narrow), strict=True):
+        assert found.rows.paths == exact(rows, vector_NE, query_E, 10, narrow)
+    told: list[tuple[int, int]] = []
+    assert database.settle(lambda ready, total: told.append((ready, total)))
+    assert told[-1] == (count, count) and database.unfinished() == 0
     filters: dict[str, tuple[Tree | None, float]] = {
         "all": (None, 0.99),
         "12 rows": (parse("time <= 2026-01-05T00:00:11").tree, 1.0),
@@ -138,6 +146,40 @@ def test_twenty_thousand_rows_by_a_graph_are_found_as_by_an_exact_search(milvus_
         hits = sum(len(set(one.rows.paths) & set(best)) for one, best in zip(found, right, strict=True))
         assert hits / sum(map(len, right)) >= goal, f"{name}: {hits / sum(map(len, right)):.3f}"
     database.close()
+
+
+@real
+def test_a_row_is_seen_by_others_as_soon_as_it_is_kept(milvus_server: MilvusProcess) -> None:
+    """With weaker consistency 39 of 40 were not."""
+    url = milvus_server.url()
+    writer = open_database(url, **MADE)
+    rows, vector_NE = plain_rows(60), unit_rows(60, 16)
+    writer.add(rows.take(np.arange(40)), vector_NE[:40])
+    reader, relaxed = open_database(url), open_database(f"{url}?consistency=bounded", **MADE)
+    for place in range(40, 50):
+        writer.add(rows.take(np.arange(place, place + 1)), vector_NE[place : place + 1])
+        assert reader.search(vector_NE[place : place + 1], 1)[0].rows.paths == [rows.paths[place]]
+    for place in range(50, 60):  # its own changes are seen in any case
+        relaxed.add(rows.take(np.arange(place, place + 1)), vector_NE[place : place + 1])
+        assert relaxed.search(vector_NE[place : place + 1], 1)[0].rows.paths == [rows.paths[place]]
+    for database in (writer, reader, relaxed):
+        database.close()
+
+
+@real
+def test_rows_that_replace_many_others_are_waited_for(milvus_server: MilvusProcess) -> None:
+    """They are in no count and no list of the server's until they are flushed."""
+    url = milvus_server.url()
+    writer = open_database(url, **MADE)
+    rows, vector_NE = plain_rows(6000), unit_rows(6000, 16)
+    writer.add(rows, vector_NE)
+    assert writer.settle() and open_database(url).unfinished() == 0
+    writer.add(rows, vector_NE[::-1])
+    assert open_database(url).unfinished() > 4992
+    assert writer.settle()
+    reader = open_database(url)
+    assert (reader.count(), reader.unfinished()) == (6000, 0)
+    writer.close()
 
 
 @pytest.fixture

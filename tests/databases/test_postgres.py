@@ -324,6 +324,25 @@ def test_two_writers_of_the_same_rows_do_not_block_each_other(postgres_url: str)
     database.close()
 
 
+def test_a_filter_that_few_rows_passed_stays_exact_when_many_do(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tbps_cli.databases.postgres.EXACT", 50)
+    monkeypatch.setattr(postgres_index, "WAITING", 100)
+    database = open_database(postgres_url, create=True, fingerprint="model")
+    rows, vector_NE = numbered(0, 700), unit_rows(700, WIDTH)
+    where = parse("camera == 'c3'").tree
+    query_E = unit_rows(1, WIDTH, seed=3)[0]
+    for start, end in ((0, 280), (280, 700)):
+        database.add(rows.take(np.arange(start, end)), vector_NE[start:end])
+        assert database.settle()
+        (found,) = database.search(query_E[None], 10, where)
+        right = exact(rows.take(np.arange(end)), vector_NE[:end], query_E, 10, where)
+        assert found.rows.paths == right
+    assert database.count(where) == 100
+    database.close()
+
+
 def test_galleries_of_one_database_are_apart(postgres_url: str) -> None:
     one, other = (open_database(postgres_url + end, create=True, fingerprint="m") for end in ("", "?gallery=second"))
     one.add(numbered(0, 3), unit_rows(3, WIDTH))

@@ -40,9 +40,16 @@ def here() -> Gallery:
     return Gallery("here", Roots(Path("/data")), rows, vector_NE, str(MODEL.path))
 
 
-@pytest.fixture(scope="module")
-def database(here: Gallery, new_postgres: Any) -> Iterator[Database]:
-    database = open_database(new_postgres(), create=True, fingerprint=MODEL.fingerprint, about={"folder": "/data"})
+ENGINES = ["postgres", pytest.param("milvus", marks=[pytest.mark.slow, pytest.mark.xdist_group("milvus")])]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def database(here: Gallery, request: pytest.FixtureRequest) -> Iterator[Database]:
+    if request.param == "milvus":
+        url = request.getfixturevalue("milvus_server").url()
+    else:
+        url = request.getfixturevalue("new_postgres")()
+    database = open_database(url, create=True, fingerprint=MODEL.fingerprint, about={"folder": "/data"})
     database.add(here.rows, here.vector_GE)
     yield database
     database.close()
@@ -193,6 +200,18 @@ def test_images_that_are_not_here_are_told_once(there: DatabaseGallery, caplog: 
     for _ in range(2):
         answers(MODEL, there, QUERIES)
     assert sum("not on this machine" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_images_without_an_index_are_told_until_it_is_there(
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = database_gallery(database, MODEL)
+    waiting = iter([300, 300, 0])
+    monkeypatch.setattr(there.database, "unfinished", lambda: next(waiting))
+    for _ in range(4):  # at the fourth nothing has come, so the database is not asked
+        answers(MODEL, there, QUERIES[:1])
+    told = [record.getMessage() for record in caplog.records if "have no index yet" in record.getMessage()]
+    assert len(told) == 1 and "300 of 700 images" in told[0]
 
 
 def test_another_model_is_refused_with_the_name_of_the_right_one(new_postgres: Any) -> None:
