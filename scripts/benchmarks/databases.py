@@ -160,7 +160,7 @@ def best(
     """The paths of the ten best rows of each query."""
     passing = np.arange(len(rows)) if where is None else np.flatnonzero(mask(where, columns_of(rows)))
     score_QK = query_QE.astype(np.float64) @ vector_NE[passing].T.astype(np.float64)
-    place_QK = np.argpartition(-score_QK, TOP - 1, axis=1)[:, :TOP]
+    place_QK = np.argsort(-score_QK, axis=1, kind="stable")[:, :TOP]
     return [{rows.paths[place] for place in passing[place_K]} for place_K in place_QK]
 
 

@@ -6,6 +6,7 @@ Every call of ours may be repeated: rows are replaced by their paths.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import time
@@ -27,7 +28,10 @@ TIMEOUT = 15.0
 """Seconds that one call may take."""
 LOADING = 90.0
 """Seconds that a server which was just started may take until it has loaded a gallery; seen: 8 to 35."""
-WITH_PASSWORD = "Give both in the URL: milvus://USER:PASSWORD@HOST:PORT/COLLECTION"
+WITH_PASSWORD = (
+    "Give both in the URL, milvus://USER:PASSWORD@HOST:PORT/COLLECTION, or the password in MILVUS_PASSWORD; in a URL, "
+    "@ is %40, / is %2F, : is %3A, % is %25."
+)
 EXAMPLE = "For example: milvus://HOST:19530/people"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _LOST = re.compile(r"fail connecting|unavailable|connection reset|socket closed|connection refused", re.IGNORECASE)
@@ -57,7 +61,10 @@ class MilvusAddress:
 
     @classmethod
     def of(cls, url: str) -> MilvusAddress:
-        """Read a URL. Raises UsageError, without its password."""
+        """Read a URL; what it does not say may stand in MILVUS_PASSWORD or MILVUS_TOKEN.
+
+        Raises UsageError, without the password.
+        """
         title = shown(url)
         try:
             parts = urlsplit(url)
@@ -83,7 +90,9 @@ class MilvusAddress:
         scheme = "https" if options.get("tls", "").lower() in ("true", "1", "yes") else "http"
         uri = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        token, bounded = options.get("token", ""), consistency == "bounded"
+        token = options.get("token", "") or ("" if user else os.environ.get("MILVUS_TOKEN", ""))
+        password = password or (os.environ.get("MILVUS_PASSWORD", "") if user else "")
+        bounded = consistency == "bounded"
         return cls(title, uri, collection, options.get("database", ""), user, password, token, bounded)
 
     def listens(self) -> bool:

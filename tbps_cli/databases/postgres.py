@@ -504,8 +504,9 @@ _EXACTLY = sql.SQL("vector::vector <#> %(query)s")
 
 
 def _all(k: int, condition: Condition) -> str:
-    query = sql.SQL("SELECT {} FROM image WHERE {} ORDER BY {}, path LIMIT {}")
-    return query.format(READ, condition.sql, _EXACTLY, k).as_string()
+    """The best of all rows that pass."""
+    passing = sql.SQL("SELECT id, path, vector FROM image WHERE {}").format(condition.sql)
+    return _whole(passing, k)
 
 
 def _nearest(ranges: Sequence[hnsw.Range], shape: _Shape, k: int, condition: Condition) -> str:
@@ -516,10 +517,14 @@ def _nearest(ranges: Sequence[hnsw.Range], shape: _Shape, k: int, condition: Con
     parts = [one.format(part.condition, condition.sql, near, reach) for part in ranges]
     newest = sql.SQL("id > {}").format(ranges[-1].upto)
     parts.append(one.format(newest, condition.sql, _EXACTLY, reach))
-    best = sql.SQL("SELECT id FROM ({}) near ORDER BY {}, path LIMIT {}")
-    # whole rows of the best alone: to carry all columns of those that are looked at costs a third of the time
-    query = sql.SQL("SELECT {} FROM image WHERE id = ANY(ARRAY({})) ORDER BY {}, path")
-    return query.format(READ, best.format(sql.SQL(" UNION ALL ").join(parts), _EXACTLY, k), _EXACTLY).as_string()
+    return _whole(sql.SQL(" UNION ALL ").join(parts), k)
+
+
+def _whole(found: sql.Composed, k: int) -> str:
+    """Whole rows of the best of what was found: to carry all columns of what is looked at costs a third of the time."""
+    best = sql.SQL("SELECT id FROM ({}) found ORDER BY {}, path LIMIT {}").format(found, _EXACTLY, k)
+    whole = sql.SQL("SELECT {} FROM image WHERE id = ANY(ARRAY({})) ORDER BY {}, path")
+    return whole.format(READ, best, _EXACTLY).as_string()
 
 
 def _matches(records: Sequence[Record], query_E: NDArray[np.float32], shape: _Shape) -> Matches:

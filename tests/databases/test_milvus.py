@@ -56,6 +56,17 @@ def test_a_url_says_who_asks_which_server_for_what() -> None:
     assert MilvusAddress.of("milvus://h/people?consistency=bounded").bounded
 
 
+def test_a_password_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_PASSWORD", "geheim")
+    monkeypatch.setenv("MILVUS_TOKEN", "zeichen")
+    found = MilvusAddress.of("milvus://me@h/people")
+    assert (found.password, found.token) == ("geheim", "") and "geheim" not in repr(found)
+    assert MilvusAddress.of("milvus://me:else@h/people").password == "else"
+    found = MilvusAddress.of("milvus://h/people")
+    assert (found.password, found.token) == ("", "zeichen") and "zeichen" not in repr(found)
+    assert MilvusAddress.of("milvus://h/people?token=else").token == "else"
+
+
 def test_a_server_that_does_not_answer_is_one_line_without_the_password(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     with caplog.at_level(logging.DEBUG), pytest.raises(DatabaseError) as refused:
