@@ -254,7 +254,7 @@ class MilvusDatabase:
 
     def unfinished(self) -> int:
         """Rows of which a search without a filter misses some so far."""
-        return 0 if self.collection.missing() else self.collection.unfinished()
+        return 0 if self.collection.missing() else self.collection.lately_unfinished()
 
     def settle(self, watch: Callable[[int, int], None] | None = None) -> bool:
         """Wait until all rows are searched by graphs; False where the server gets no further."""

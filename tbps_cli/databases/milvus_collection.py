@@ -180,6 +180,7 @@ class Collection:
     def change(self, method: str, *arguments: Any, timeout: float = 15.0, **options: Any) -> None:
         """A change of rows, in the server's log when this returns; reads behind it see it."""
         self._behind = self._changed = True
+        self._looked_at = -LATELY
         self.connection.read(method, *arguments, timeout=timeout, **options)
         self._grown += len(arguments[0]) if arguments else 0
         if self._grown > COMPARED and time.monotonic() - self._marked > MARKED / 2:
@@ -241,6 +242,7 @@ class Collection:
             if watch is not None and total:
                 watch(total - waiting, total)
             if waiting <= COMPARED:
+                self._looked_at = -LATELY
                 return True
             if (kept, ready) != seen:
                 seen, end = (kept, ready), time.monotonic() + STALLED

@@ -91,8 +91,7 @@ class _Known:
     rows: dict[str, tuple[Row, NDArray[np.float32]]] = field(default_factory=dict)
     """The hits so far, by their paths."""
     looked_for_files: bool = False
-    told_of: int | None = None
-    """Rows when it was last looked for rows that are not indexed yet; None: there were some."""
+    told_unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,11 +163,9 @@ class DatabaseGallery(Gallery):
             )
 
     def tell_unfinished(self) -> None:
-        """Say once if the newest rows are not found as surely as the others yet; look again when rows have come."""
-        if self.known.told_of == len(self):
-            return
+        """Say if the newest rows are not found as surely as the others yet: once until they are."""
         count = self.database.unfinished()
-        if count and self.known.told_of is not None:
+        if count and not self.known.told_unfinished:
             logger.warning(
                 "%s: %s of %s images came lately and have no index yet. Until the server has built it (`tbps index` "
                 "waits for that), a search misses some of the best of them, unless a filter leaves few.",
@@ -176,7 +173,7 @@ class DatabaseGallery(Gallery):
                 f"{count:,}",
                 f"{len(self):,}",
             )
-        self.known.told_of = None if count else len(self)
+        self.known.told_unfinished = bool(count)
 
     def _some(self, tree: Tree) -> Rows:
         """Rows that pass a filter which few pass."""
