@@ -108,8 +108,21 @@ def fill(
 
 
 def settled(database: Database, watch: Progress | None = None) -> bool:
-    """Wait until what was added is found as surely as all else; says so where a server gets no further with it."""
-    done = database.settle(watch)
+    """Wait until what was added is found as surely as all else; says so where a server gets no further with it.
+
+    watch: told how many rows are ready, of how many; without it one line says that it is waited for.
+    """
+    told = False
+
+    def say(ready: int, total: int) -> None:
+        nonlocal told
+        if ready < total and not told:
+            logger.info(
+                "%s: waiting until the server has built the index of its %s rows.", database.title, f"{total:,}"
+            )
+            told = True
+
+    done = database.settle(watch or say)
     if not done:
         logger.warning(
             "%s: all rows are kept, but the server gets no further with the index of the newest ones: searches miss "

@@ -253,7 +253,7 @@ class _Copy:
             )
         run, size = str(self.source.about.get("run", "")), self.size
         titles = self.source.title, self.sink.title
-        settled(self.sink, self.progress)
+        settled(self.sink)
         return Transfer(*titles, run, size, self.copied, self.replaced, self.withheld, found)
 
     def _pages(self) -> Iterator[tuple[Rows, NDArray[Any], int]]:
