@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,10 @@ from tbps_cli.databases import postgres_rows, postgres_schema
 from tbps_cli.databases.base import Matches
 from tbps_cli.databases.postgres_filter import NUMBERS, TEXTS, Asked, Condition
 from tbps_cli.databases.postgres_link import Link, parted
-from tbps_cli.databases.postgres_rows import KINDS, Record, sent
+from tbps_cli.databases.postgres_rows import Record
 from tbps_cli.databases.postgres_schema import Connection, facts, lock, note
+from tbps_cli.databases.postgres_search import READ, Shape, every, matches, nearest
+from tbps_cli.databases.postgres_writing import insert
 from tbps_cli.databases.texts import as_it_was, kept
 from tbps_cli.databases.urls import shown
 from tbps_cli.errors import DatabaseError
@@ -39,38 +40,19 @@ from tbps_cli.features.rows import Rows
 from tbps_cli.filtering.tree import FIELDS, Tree
 
 logger = logging.getLogger("tbps")
-Cursor = psycopg.Cursor[tuple[Any, ...]]
 EXACT = 50_000
 """Rows that pass a filter up to which all of them are compared: about 30 ms, and every hit is found."""
 EF, EF_FILTERED, EF_MOST = 200, 400, 1000
 """`hnsw.ef_search`: how many rows an index looks at. The server's 40 loses 13 points of R@1 on sentences."""
-RERANKED = 50
-"""Rows at least that are ranked again by the exact product."""
 BEYOND_HNSW = 5000
 """Hits from which on all rows are compared: an index is made for few."""
 FRESH = 10.0
 """Seconds for which the list of indexes is believed, and that few rows pass; both cost time at most, never a hit."""
 REMEMBERED = 1000
 """Conditions that few rows passed, which are remembered at most."""
-SENT = 1000
-"""Rows that are written at a time."""
 SEED = 20
 PLAIN = 4096
 """Bytes of a vector up to which it lies beside its row, and not in pieces elsewhere."""
-COPIED = sql.SQL(", ").join(map(sql.Identifier, (*KINDS, "vector")))
-READ = sql.SQL(", ").join(sql.SQL(name) for name in postgres_rows.READ)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Of the vectors: how many numbers, and whether `halfvec` or `vector`."""
-
-    width: int
-    kind: str
-
-    @property
-    def type(self) -> sql.Composed:
-        return sql.SQL("{}({})").format(sql.SQL("halfvec" if self.kind == "halfvec" else "vector"), self.width)
 
 
 class Postgres:
@@ -126,8 +108,10 @@ class Postgres:
         if len(last) < len(rows):  # the same path twice: the later row counts
             places = np.array(sorted(last.values()))
             rows, vector_NE = rows.take(places), vector_NE[places]
+        fields = {*columns_of(rows).known()} - {"score"}
         shape = self._link.run(lambda connection: self._shaped(connection, np.asarray(vector_NE)))
-        self._link.run(lambda connection: self._insert(connection, rows, vector_NE, shape))
+        self._link.run(lambda connection: insert(connection, rows, vector_NE, shape.kind, fields - self._known))
+        self._known |= fields
         self._added += len(rows)
         if self._added >= hnsw.WAITING_MOST:
             self._index()
@@ -306,11 +290,11 @@ class Postgres:
                 f"Use that one: --ckpt {self.about.get('run', 'RUN')}",
             )
 
-    def _shaped(self, connection: Connection, vector_NE: NDArray[Any]) -> _Shape:
+    def _shaped(self, connection: Connection, vector_NE: NDArray[Any]) -> Shape:
         """The shape of the vectors; the first ones decide it."""
         shape = self._shape()
         if shape is None:
-            wanted = _Shape(vector_NE.shape[1], "halfvec" if vector_NE.dtype == np.float16 else "vector")
+            wanted = Shape(vector_NE.shape[1], "halfvec" if vector_NE.dtype == np.float16 else "vector")
             with connection.transaction():
                 lock(connection, self._schema)
                 if "width" not in facts(connection, self._schema):
@@ -330,52 +314,9 @@ class Postgres:
             )
         return shape
 
-    def _shape(self) -> _Shape | None:
+    def _shape(self) -> Shape | None:
         """None: no row was ever added, as far as is known here."""
-        return _Shape(int(self._facts["width"]), self._facts["kind"]) if "width" in self._facts else None
-
-    def _insert(
-        self,
-        connection: Connection,
-        rows: Rows,
-        vector_NE: NDArray[Any],
-        shape: _Shape,
-    ) -> None:
-        """All of these rows or none."""
-        known = {*columns_of(rows).known()} - {"score"}
-        with connection.transaction(), connection.cursor(binary=True) as cursor:
-            copied = False
-            if not _any_there(cursor, [kept(path) for path in rows.paths]):
-                numbers = cursor.execute(
-                    "SELECT array_agg(nextval('image_id')) FROM generate_series(1, %s)", [len(rows)]
-                ).fetchone()
-                assert numbers is not None
-                try:
-                    with connection.transaction():
-                        _copy(cursor, "image", sent(rows, np.array(numbers[0]), vector_NE, shape.kind))
-                    copied = True
-                except psycopg.errors.UniqueViolation:  # another writer has added some of them meanwhile
-                    pass
-            if not copied:
-                self._replace(cursor, sent(rows, None, vector_NE, shape.kind))
-            if known - self._known:
-                cursor.execute("INSERT INTO known SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sorted(known)])
-        self._known |= known
-
-    def _replace(self, cursor: Cursor, records: Sequence[bytes]) -> None:
-        """Add rows of which some are there: these get a new number, and so are among the newest again."""
-        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS tbps_new (LIKE image) ON COMMIT DELETE ROWS")
-        cursor.execute("ALTER TABLE tbps_new ALTER COLUMN id DROP NOT NULL")
-        _copy(cursor, "tbps_new", records)
-        changed = sql.SQL(", ").join(
-            sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in ("id", *KINDS, "vector")
-        )
-        cursor.execute(
-            sql.SQL(
-                "INSERT INTO image (id, {0}) SELECT nextval('image_id'), {0} FROM tbps_new ORDER BY path"
-                " ON CONFLICT (path) DO UPDATE SET {1}"
-            ).format(COPIED, changed)
-        )
+        return Shape(int(self._facts["width"]), self._facts["kind"]) if "width" in self._facts else None
 
     def _search(
         self, connection: Connection, query_QE: NDArray[np.float32], k: int, condition: Condition, filtered: bool
@@ -389,17 +330,17 @@ class Postgres:
         all_rows = not ranges or k > BEYOND_HNSW or (filtered and self._few_pass(connection, condition))
         if not all_rows:
             self._look_at(connection, min(EF_MOST, max(EF_FILTERED if filtered else EF, 2 * k)))
-        found, near, every = [], "", ""
+        found, near, everything = [], "", ""
         for query_E in query_QE:
             values = {**condition.values, "query": Vector(query_E)}
             records: list[Record] = []
             if not all_rows:
-                near = near or _nearest(ranges, shape, k, condition)
+                near = near or nearest(ranges, shape, k, condition)
                 records = connection.execute(near.encode(), values, binary=True).fetchall()
             if len(records) < k:  # an index may give fewer than there are
-                every = every or _all(k, condition)
-                records = connection.execute(every.encode(), values, binary=True).fetchall()
-            found.append(_matches(records, query_E, shape))
+                everything = everything or every(k, condition)
+                records = connection.execute(everything.encode(), values, binary=True).fetchall()
+            found.append(matches(records, query_E, shape))
         return found
 
     def _few_pass(self, connection: Connection, condition: Condition) -> bool:
@@ -464,7 +405,7 @@ class Postgres:
         return None
 
     def _vectors(self, found: Sequence[Any]) -> NDArray[Any]:
-        shape = self._shape() or _Shape(0, "vector")
+        shape = self._shape() or Shape(0, "vector")
         return postgres_rows.vectors(found, shape.width, shape.kind)
 
     def _rows(self, query: sql.SQL | sql.Composed, condition: Condition | None = None) -> list[Record]:
@@ -479,57 +420,3 @@ def open_postgres(
 ) -> Postgres:
     """As `databases.opening.open_database`."""
     return Postgres(url, create=create, fingerprint=fingerprint, about=about)
-
-
-def _any_there(cursor: Cursor, paths: Sequence[str]) -> bool:
-    """Whether any of these paths is known; where none lies between the first and the last, none is looked up."""
-    between = "SELECT 1 FROM image WHERE path BETWEEN %s AND %s LIMIT 1"
-    if not cursor.execute(between, [min(paths, key=str.encode), max(paths, key=str.encode)]).fetchall():
-        return False
-    return bool(cursor.execute("SELECT 1 FROM image WHERE path = ANY(%s) LIMIT 1", [paths]).fetchall())
-
-
-def _copy(cursor: Cursor, table: str, records: Sequence[bytes]) -> None:
-    """Write records in the binary form."""
-    asked = sql.SQL("COPY {} (id, {}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), COPIED)
-    with cursor.copy(asked) as copy:
-        copy.write(postgres_rows.HEADER)
-        for start in range(0, len(records), SENT):
-            copy.write(b"".join(records[start : start + SENT]))
-        copy.write(postgres_rows.END)
-
-
-_EXACTLY = sql.SQL("vector::vector <#> %(query)s")
-"""The exact order; no index has this expression, so that it is never approximated."""
-
-
-def _all(k: int, condition: Condition) -> str:
-    """The best of all rows that pass."""
-    passing = sql.SQL("SELECT id, path, vector FROM image WHERE {}").format(condition.sql)
-    return _whole(passing, k)
-
-
-def _nearest(ranges: Sequence[hnsw.Range], shape: _Shape, k: int, condition: Condition) -> str:
-    """The nearest of every range by its index and of the newest rows, all ranked again by the exact product."""
-    reach = max(RERANKED, 4 * k)
-    one = sql.SQL("(SELECT id, path, vector FROM image WHERE {} AND {} ORDER BY {} LIMIT {})")
-    near = hnsw.order(shape.width, shape.kind)
-    parts = [one.format(part.condition, condition.sql, near, reach) for part in ranges]
-    newest = sql.SQL("id > {}").format(ranges[-1].upto)
-    parts.append(one.format(newest, condition.sql, _EXACTLY, reach))
-    return _whole(sql.SQL(" UNION ALL ").join(parts), k)
-
-
-def _whole(found: sql.Composed, k: int) -> str:
-    """Whole rows of the best of what was found: to carry all columns of what is looked at costs a third of the time."""
-    best = sql.SQL("SELECT id FROM ({}) found ORDER BY {}, path LIMIT {}").format(found, _EXACTLY, k)
-    whole = sql.SQL("SELECT {} FROM image WHERE id = ANY(ARRAY({})) ORDER BY {}, path")
-    return whole.format(READ, best, _EXACTLY).as_string()
-
-
-def _matches(records: Sequence[Record], query_E: NDArray[np.float32], shape: _Shape) -> Matches:
-    rows, found = postgres_rows.read(records)
-    vector_KE = postgres_rows.vectors(found, shape.width, shape.kind)
-    score_K = vector_KE.astype(np.float32) @ query_E.astype(np.float32)
-    order = np.argsort(-score_K, kind="stable")
-    return Matches(rows.take(order), score_K[order], vector_KE[order])
