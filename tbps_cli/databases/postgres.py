@@ -113,7 +113,7 @@ class Postgres:
         self._link.run(lambda connection: insert(connection, rows, vector_NE, shape.kind, fields - self._known))
         self._known |= fields
         self._added += len(rows)
-        if self._added >= hnsw.WAITING_MOST:
+        if self._added > hnsw.WAITING_MOST:
             self._index()
 
     def search(self, query_QE: NDArray[np.float32], k: int, where: Tree | None = None) -> list[Matches]:

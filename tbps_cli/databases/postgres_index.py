@@ -22,7 +22,7 @@ logger = logging.getLogger("tbps")
 WAITING = 5000
 """New rows from which on they get an index; comparing so many takes about 3 ms."""
 WAITING_MOST = 100_000
-"""New rows after which an index is made although more are coming."""
+"""New rows above which an index is made although more are coming."""
 TIMES = 4
 M, EF_CONSTRUCTION = 16, 128
 MEMORY_MOST = 1 << 30
