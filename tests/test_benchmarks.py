@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from support.encoder import FakeEncoder
+from support.runs import tiny_run
 
 TINIER = {"width": 64, "layers": 1, "embed": 64, "heads": 1, "text_width": 64, "text_layers": 1, "text_heads": 1}
 
@@ -371,3 +372,17 @@ def test_the_start_benchmark_runs_every_command_beside_its_rival(capsys):
     benchmark("start").main(words(images=9, rounds=1, layers=1, width=64))
     said = capsys.readouterr().out
     assert said.count("tbps") >= 7 and "what rclip does" in said
+
+
+@pytest.mark.slow
+def test_every_way_of_running_a_model_gives_its_rows(tmp_path, capsys):
+    run = tiny_run(tmp_path / "run")
+    given = words(
+        ckpt=run.folder, place=tmp_path / "made", images=3, captions=3, rounds=1, without="torch.compile fp32"
+    )
+    benchmark("ways").main(given)
+    said = capsys.readouterr().out
+    table = [line for line in said.splitlines() if line.startswith(("PyTorch", "onnxruntime", "OpenVINO"))]
+    cosines = [(float(line.split()[-4]), float(line.split()[-1])) for line in table if len(line.split()) > 6]
+    assert "PyTorch fp32" in said and "onnxruntime int8" in said and len(cosines) >= 4
+    assert min(min(pair) for pair in cosines) > 0.99

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -24,6 +25,8 @@ from PIL import Image
 from support.runs import tiny_run
 
 from tbps_cli.exporting.exporter import export
+from tbps_cli.exporting.fused import INPUT, fuse
+from tbps_cli.models.export_files import sealed
 from tbps_cli.models.exported import ExportedModel
 
 pytestmark = pytest.mark.xdist_group("lite")  # its fixtures take seconds: one worker makes them
@@ -89,6 +92,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(hidden: str, *words: object, cwd: Path, python_path: bool = True) -> subprocess.CompletedProcess[str]:
+    cwd.mkdir(exist_ok=True)
     env = {**os.environ, "TBPS_CACHE_DIR": str(cwd / "cache"), "PYTHONPATH": str(ROOT) if python_path else ""}
     command = [sys.executable, "-c", HIDING, hidden, *map(str, words)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -141,9 +145,24 @@ def test_what_lite_cannot_do_is_one_line(words: list[str], said: str, tmp_path: 
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_script_of_an_export_needs_neither_torch_nor_tbps(exported: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def fused(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with the transform in the image graph."""
+    folder = tmp_path_factory.mktemp("exports") / "fused"
+    shutil.copytree(exported, folder)
+    model = ExportedModel(exported)
+    fuse(exported / "image.onnx", folder / "image.onnx", model.transform)
+    (folder / "tbps.json").write_text(json.dumps(sealed(model.manifest | {"fused": {"input": INPUT}, "files": None})))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["exported", "fused"])
+def test_the_script_of_an_export_needs_neither_torch_nor_tbps(
+    kind: str, exported: Path, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(kind)
     hidden = hidden_from(closure(["numpy", "onnxruntime", "pillow", "tokenizers"]), "tbps_cli")
-    done = run(hidden, exported / "search.py", "A man,  in RED", photos, "--top", "5", cwd=tmp_path, python_path=False)
+    done = run(hidden, folder / "search.py", "A man,  in RED", photos, "--top", "5", cwd=tmp_path, python_path=False)
     assert done.returncode == 0, done.stderr
     model = ExportedModel(exported)
     paths = sorted(photos.iterdir())
@@ -152,7 +171,19 @@ def test_the_script_of_an_export_needs_neither_torch_nor_tbps(exported: Path, ph
     lines = [line.split("  ") for line in done.stdout.splitlines()]
     assert [Path(path) for _, path in lines] == [paths[place] for place in best]
     assert np.abs(np.array([float(score) for score, _ in lines]) - scores[best]).max() <= 1e-4
-    assert len((exported / "search.py").read_text().splitlines()) < 80
+    assert len((folder / "search.py").read_text().splitlines()) < 80
+
+
+def test_a_folder_that_takes_images_as_they_are_gives_the_same_answers_without_torch(
+    exported: Path, fused: Path, photos: Path, tmp_path: Path
+) -> None:
+    hidden, found = hidden_from(closure(LITE["dependencies"])), []
+    for folder in (exported, fused):
+        asked = ["search", "a man in red", "--ckpt", folder, "--in", photos, "--json"]
+        done = run(hidden, "tbps_cli", *asked, cwd=tmp_path / folder.name)
+        assert done.returncode == 0, done.stderr
+        found.append([(hit["path"], round(hit["score"], 4)) for hit in json.loads(done.stdout)["hits"]])
+    assert found[0] == found[1]
 
 
 def test_both_distributions_hold_the_same_package(tmp_path: Path) -> None:
@@ -167,6 +198,56 @@ def test_both_distributions_hold_the_same_package(tmp_path: Path) -> None:
     assert "tbps_cli/serving/page/page.js" in held[0] and "tbps_cli/exporting/beside/search.py" in held[0]
 
 
+def test_the_sdist_of_lite_holds_all_that_its_wheel_needs(tmp_path: Path) -> None:
+    """Unpacked elsewhere, without the repository above it."""
+    wheel = build("wheel", ROOT / "lite", tmp_path / "here")
+    with tarfile.open(build("sdist", ROOT / "lite", tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    again = build("wheel", source, tmp_path / "again")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
+        names = [[name for name in held.namelist() if ".dist-info/" not in name] for held in (one, other)]
+        assert sorted(names[0]) == sorted(names[1]) != []
+        assert all(one.read(name) == other.read(name) for name in names[0])
+        assert any(name.endswith("licenses/LICENSE") for name in other.namelist())
+
+
+def build(what: str, source: Path, folder: Path) -> Path:
+    """The wheel or the sdist of a source tree, in a new folder."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", what, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
+    (found,) = folder.iterdir()
+    return found
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_of_the_sdist_is_small_and_searches(exported: Path, photos: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python, sdist = tmp_path / "env" / "bin" / "python", build("sdist", ROOT / "lite", tmp_path / "sdist")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", sdist]
+    subprocess.run([str(word) for word in install], check=True, capture_output=True, timeout=500)
+    files = [path for path in (tmp_path / "env").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert sum(path.stat().st_size for path in files) <= 250 * 2**20
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [python.with_name("tbps-lite"), "search", "a man in red", "--ckpt", exported, "--in", photos, "--json"]
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=tmp_path,
+        env=env | {"TBPS_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    model = ExportedModel(exported)
+    scores = np.sort(
+        model.encode_images(sorted(photos.iterdir())) @ model.encode_texts(["a man in red"], query=True)[0]
+    )
+    found = [hit["score"] for hit in json.loads(done.stdout)["hits"]]
+    assert np.abs(np.array(found) - scores[::-1][: len(found)]).max() <= 1e-4
+
+
 def bill(*words: object) -> dict[str, dict[str, str]]:
     """The packages of a bill of materials that `scripts/sbom` writes, by name."""
     if not (shutil.which("cyclonedx-py") or Path(sys.executable).with_name("cyclonedx-py").exists()):
@@ -175,7 +256,13 @@ def bill(*words: object) -> dict[str, dict[str, str]]:
         [str(ROOT / "scripts" / "sbom"), *map(str, words)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    document = json.loads(Path(done.stdout.strip()).read_text("utf-8"))
+    text = Path(done.stdout.strip()).read_text("utf-8")
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    assert wrong is None, str(wrong)[:300]
+    document = json.loads(text)
     assert document["bomFormat"] == "CycloneDX" and document["specVersion"] == "1.6"
     about = document["metadata"]["component"]
     assert (about["name"], about["version"]) == ("tbps-lite", LITE["version"])

@@ -24,6 +24,13 @@ def command(
     quantize: Annotated[
         str | None, typer.Option("--quantize", metavar="int8", help="int8: graphs of a quarter of the size.")
     ] = None,
+    fused: Annotated[
+        bool,
+        typer.Option(
+            "--fused",
+            help="Let the graph take images as they are, uint8 [B, H, W, 3] of any size: it resizes and normalises.",
+        ),
+    ] = False,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -84,6 +91,7 @@ def command(
             out,
             formats=formats,
             quantize=quantize,
+            fused=fused,
             tolerance=tolerance,
             max_drop=max_drop,
             force=force,

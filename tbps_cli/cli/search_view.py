@@ -195,6 +195,8 @@ def exported(out: object, agreement: Agreement | None, pushed: Pushed | None, *,
             line(f"int8 as fast as fp32 on this machine: {times}")
         if agreement.scores:
             line(f"int8: {agreement.scores.sentence()}")
+        if agreement.fused:
+            line(agreement.fused.sentence())
     if pushed:
         seen = "only you and who you invite can see it" if pushed.private else "everybody can see it"
         line(f"Sent to {pushed.page} ({seen})")

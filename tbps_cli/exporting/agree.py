@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tbps_cli.exporting.fused import FusedAgreement
     from tbps_cli.exporting.int8_rules import ScoresApart
 
 TOLERANCE = {"fp32": 1e-4, "int8": 0.1}
@@ -56,6 +57,8 @@ class Agreement:
     """Of int8: how many times as fast as fp32 it is, for images and captions."""
     scores: ScoresApart | None = None
     """Of int8: what it costs in R@1 and mAP, where the data set is at hand."""
+    fused: FusedAgreement | None = None
+    """Of a graph that takes images as they are."""
 
     @property
     def holds(self) -> bool:
@@ -65,8 +68,9 @@ class Agreement:
         """A JSON-able copy."""
         scores = {} if self.scores is None else {"scores": self.scores.document()}
         speed = {} if self.speed is None else {"speed": self.speed}
-        plain = {name: value for name, value in vars(self).items() if name not in ("scores", "speed")}
-        return {**plain, "holds": self.holds, **speed, **scores}
+        fused = {} if self.fused is None else {"fused": self.fused.document()}
+        plain = {name: value for name, value in vars(self).items() if name not in ("scores", "speed", "fused")}
+        return {**plain, "holds": self.holds, **speed, **scores, **fused}
 
 
 def compare(original: TextImageEncoder, export: TextImageEncoder, examples: Examples, *, tolerance: float) -> Agreement:

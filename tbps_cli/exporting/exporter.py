@@ -28,6 +28,7 @@ def export(
     *,
     formats: Sequence[str] | None = None,
     quantize: str | None = None,
+    fused: bool = False,
     examples: Examples | None = None,
     tolerance: float | None = None,
     max_drop: float = 1.0,
@@ -43,6 +44,8 @@ def export(
     checkpoint: an open model, or what `models.open_model` opens (then device, sets and words count).
     formats: of `formats.FORMATS`; default onnx and safetensors, with `quantize` onnx alone (the weights are fp32).
     quantize: None or "int8".
+    fused: let the image graph take uint8 images of any size, [B, H, W, 3]; kept only where what it makes of them is
+        within `fused.TOLERANCE` of the transform.
     examples: what both forms are run on; left out, `samples.samples` finds some, looking below `data_root`.
     tolerance: largest |difference| of an entry of a unit row; default `agree.TOLERANCE`.
     max_drop: percentage points of R@1 or mAP that int8 may lose on the test split of the model's own data set.
@@ -51,7 +54,7 @@ def export(
     Raises TbpsError, and leaves nothing, when `out` exists, a format does not suit the method, the
     embeddings depend on the rest of the batch, or the difference is above the tolerance.
     """
-    wanted = known_formats(formats or (("onnx",) if quantize else ("onnx", "safetensors")), quantize)
+    wanted = known_formats(formats or (("onnx",) if quantize else ("onnx", "safetensors")), quantize, fused=fused)
     out = Path(out)
     if tolerance is not None and not 0 <= tolerance <= 2:
         raise UsageError(f"--tolerance {tolerance}: must be from 0 to 2.", "Entries of embeddings are from -1 to 1.")
@@ -70,6 +73,7 @@ def export(
         out,
         formats=wanted,
         quantize=quantize,
+        fused=fused,
         examples=examples,
         tolerance=tolerance,
         max_drop=max_drop,

@@ -12,7 +12,7 @@ Format = Literal["onnx", "safetensors", "hub"]
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "hub")
 
 
-def known_formats(formats: Sequence[str], quantize: str | None) -> tuple[Format, ...]:
+def known_formats(formats: Sequence[str], quantize: str | None, *, fused: bool = False) -> tuple[Format, ...]:
     """The formats in their usual order. Raises UsageError for one that is not known."""
     for name in formats:
         if name not in FORMATS:
@@ -21,6 +21,8 @@ def known_formats(formats: Sequence[str], quantize: str | None) -> tuple[Format,
         raise UsageError(f"--quantize {quantize}: must be int8.")
     if quantize and "onnx" not in formats:
         raise UsageError("--quantize int8 needs --format onnx.", "Quantisation changes the graphs only.")
+    if fused and "onnx" not in formats:
+        raise UsageError("--fused needs --format onnx.", "It changes the graph of images only.")
     return tuple(name for name in FORMATS if name in formats)
 
 

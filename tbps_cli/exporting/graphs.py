@@ -31,6 +31,8 @@ MAX_BATCH = 4096
 """Rows that a graph takes at a time, at most."""
 SHORTEST = 3
 """Tokens of a row of any length, at least: start, a word, end."""
+SAME_ROW = 1e-5
+"""Largest |difference| of an entry between the rows of captions with and without their padding."""
 QUANTISED = ["MatMul", "Gemm", "Gather"]
 """The operations whose weights become int8; Gather is the table of tokens."""
 IMAGE, TEXT = "image.onnx", "text.onnx"
@@ -56,16 +58,37 @@ class _Texts(nn.Module):
 
 
 def write_graphs(
-    method: Method, folder: Path, image_BCHW: Tensor, token_BT: Tensor, metadata: Mapping[str, Any]
+    method: Method,
+    folder: Path,
+    image_BCHW: Tensor,
+    token_BT: Tensor,
+    metadata: Mapping[str, Any],
+    *,
+    any_length: bool = False,
 ) -> None:
     """Write both graphs into `folder`. The examples give shapes only; the batch stays free.
 
     metadata: JSON-able values, kept in each graph under the key `tbps`.
+    any_length: captions may be cut after the longest of a batch, where that leaves the rows as they are.
     Raises MissingExtra without onnx or onnxscript, TbpsError when PyTorch cannot trace a tower.
     """
     method = _plain(method)
     _write(_Images(method), image_BCHW.cpu(), "image", folder / IMAGE, metadata)
-    _write(_Texts(method), token_BT.cpu(), "tokens", folder / TEXT, metadata)
+    texts, path = _Texts(method), folder / TEXT
+    if any_length:
+        with contextlib.suppress(TbpsError):
+            _write(texts, token_BT.cpu(), "tokens", path, metadata, any_length=True)
+            if _is_blind_to_padding(path, token_BT.cpu().numpy()):
+                return
+    _write(texts, token_BT.cpu(), "tokens", path, metadata)
+
+
+def _is_blind_to_padding(path: Path, token_BT: NDArray[np.int64]) -> bool:
+    """Whether a text graph gives the same rows without what follows the longest caption."""
+    session = import_onnxruntime("tbps export").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    cut_BT = np.ascontiguousarray(token_BT[:, : int(token_BT.argmax(axis=1).max()) + 1])
+    whole_BE, row_BE = (session.run(None, {"tokens": given})[0] for given in (token_BT, cut_BT))
+    return float(np.abs(whole_BE - row_BE).max()) <= SAME_ROW
 
 
 def write_text_graph(method: Method, path: Path, token_BT: NDArray[np.int64], *, any_length: bool) -> None:
@@ -109,8 +132,10 @@ def _plain(method: Method) -> Method:
     return method.eval() if plain else copy.deepcopy(method).eval().float().cpu()
 
 
-def _write(tower: nn.Module, example: Tensor, name: str, path: Path, metadata: Mapping[str, Any]) -> None:
-    _export(tower, example, name, path)
+def _write(
+    tower: nn.Module, example: Tensor, name: str, path: Path, metadata: Mapping[str, Any], *, any_length: bool = False
+) -> None:
+    _export(tower, example, name, path, any_length=any_length)
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False)

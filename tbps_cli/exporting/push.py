@@ -8,7 +8,9 @@ passed its checks. The hub's own client has the token (`hf auth login`, or HF_TO
 
 from __future__ import annotations
 
+import logging
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,10 +79,13 @@ class Destination:
         """Send the files of an export; a repository that is not there is made. Raises TbpsError; the folder stays."""
         from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-        quiet = are_progress_bars_disabled()
+        client = logging.getLogger("huggingface_hub")
+        quiet, level = are_progress_bars_disabled(), client.level
         disable_progress_bars()  # the bars of several files at once would run into our own lines
+        client.setLevel(logging.ERROR)  # and lines about each try would show addresses with signatures in them
+        again = shlex.join(["hf", "upload", self.repository, str(folder)])
         try:
-            with self._explained(f"The export is complete. To send it again: hf upload {self.repository} {folder}"):
+            with self._explained(f"The export is complete. To send it again: {again}"):
                 page = self._hub.create_repo(self.repository, private=not self.public, exist_ok=True)
                 private = self._private()
                 self._check_visible(private)
@@ -92,6 +97,7 @@ class Destination:
                         delete_patterns=list(_OURS),
                     )
         finally:
+            client.setLevel(level)
             if not quiet:
                 enable_progress_bars()
         return Pushed(self.repository, str(page), bool(private))
@@ -112,9 +118,14 @@ class Destination:
         except (OSError, ValueError) as error:
             raise TbpsError(f"{lead} it could not be sent to {host}: {reason_of(error)}.", hint) from None
         except Exception as error:
-            if not is_of_the_network(error):
-                raise
-            raise TbpsError(f"{lead} {host} cannot be reached ({reason_of(error)}).", hint) from None
+            if is_of_the_network(error):
+                raise TbpsError(f"{lead} {host} cannot be reached ({reason_of(error)}).", hint) from None
+            cause = error.__cause__  # of a large file, the client names the file alone, and keeps the reason behind it
+            if isinstance(cause, errors.HfHubHTTPError):
+                raise TbpsError(f"{lead} {host} {_refusal(cause)}.", hint) from None
+            if isinstance(cause, Exception) and is_of_the_network(cause):
+                raise TbpsError(f"{lead} sending to {host} broke off ({reason_of(cause)}).", hint) from None
+            raise
 
 
 def _refusal(error: Any) -> str:

@@ -14,12 +14,14 @@ import torch
 from tbps_cli import files
 from tbps_cli.choices import KEY, LABELS, SELECTED_ON, Choices
 from tbps_cli.errors import TbpsError
-from tbps_cli.exporting import hub, int8_rules
+from tbps_cli.exporting import graphs, hub, int8_rules
 from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare, seconds
 from tbps_cli.exporting.formats import Format, already_exported
+from tbps_cli.exporting.fused import FusedAgreement, compare_fused, fuse
 from tbps_cli.exporting.hub import inference_state
 from tbps_cli.exporting.samples import samples
 from tbps_cli.features.encoder import Encoder
+from tbps_cli.models.export_files import FILES, described, sealed
 from tbps_cli.models.exported import MANIFEST, ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
@@ -31,6 +33,9 @@ from tbps_cli.weights.weights_file import write_safetensors
 
 SCRIPT = "search.py"
 """Searches with the graphs beside it and without tbps."""
+_GRAPHS = (graphs.IMAGE, f"{graphs.IMAGE}.data", graphs.TEXT, f"{graphs.TEXT}.data")
+_ANSWERING = (*_GRAPHS, TOKENIZER_FILE, TOKENIZER, EXPORTED_WEIGHTS)
+"""Files on which embeddings depend, whose hashes the description has."""
 
 
 def write(
@@ -39,6 +44,7 @@ def write(
     *,
     formats: tuple[Format, ...],
     quantize: str | None,
+    fused: bool,
     examples: Examples | None,
     tolerance: float | None,
     max_drop: float,
@@ -67,6 +73,10 @@ def write(
                 apart = int8_rules.check_scores(model, small, data_root, max_drop=max_drop, force=force)
                 facts |= {"scores": apart.document()} if apart else {}
                 agreement = replace(agreement, speed=facts["speed"], scores=apart)
+            if fused:
+                progress("transform in the graph")
+                agreement = replace(agreement, fused=_fuse(model, folder, facts, tried))
+        facts[FILES] = described(folder, _ANSWERING)
         _write_manifest(folder, facts)
         if calibration is not None:
             (folder / CALIBRATION).write_text(calibration.model_dump_json() + "\n", "utf-8")
@@ -125,15 +135,15 @@ def _write_graphs(
     force: bool,
 ) -> Agreement:
     """Both graphs, and how well they agree with the model; that goes into `facts` too."""
-    from tbps_cli.exporting import graphs
-
     if isinstance(model.tokenizer, Bpe):
         model.tokenizer.write_file(folder / TOKENIZER_FILE)
         script = resources("tbps_cli.exporting") / "beside" / SCRIPT
         (folder / SCRIPT).write_bytes(script.read_bytes())
     progress("graphs")
     tokens = torch.from_numpy(model.tokenizer(["a man in a white shirt", "a woman"]))
-    graphs.write_graphs(model.method, folder, torch.zeros(2, 3, *model.transform.size), tokens, facts)
+    image = torch.zeros(2, 3, *model.transform.size)
+    any_length = isinstance(model.tokenizer, Bpe)
+    graphs.write_graphs(model.method, folder, image, tokens, facts, any_length=any_length)
     if facts["precision"] == "int8":
         _write_manifest(folder, {**facts, "precision": "fp32"})
         before = seconds(ExportedModel(folder), examples)
@@ -149,13 +159,32 @@ def _write_graphs(
     return agreement
 
 
+def _fuse(model: Model, folder: Path, facts: dict[str, Any], examples: Examples) -> FusedAgreement:
+    """Put the transform into the image graph. Raises TbpsError where that changes what comes out."""
+    graph, one = folder / graphs.IMAGE, folder / f"fused-{graphs.IMAGE}"
+    fuse(graph, one, model.transform)
+    # int8 has a tolerance of its own, which has been looked at
+    before = ExportedModel(folder) if facts["precision"] == "int8" else model
+    found = compare_fused(before.encode_images, model.transform, one, examples.images)
+    if not found.holds:
+        raise TbpsError(
+            f"export: with --fused, values differ by up to {found.pixel_difference:.1e} from the transform's and "
+            f"embeddings by up to {found.image_difference:.1e}, but {found.tolerance:.0e} is allowed. "
+            "Nothing was kept.",
+            "Leave --fused out; and please report it with what tbps doctor prints.",
+        )
+    one.replace(graph)
+    facts["fused"] = found.document()
+    return found
+
+
 def _speed(fp32: tuple[float, float], int8: tuple[float, float]) -> dict[str, float]:
     """How many times as fast as fp32 the int8 graphs are here."""
     return {what: round(one / other, 2) for what, one, other in zip(("images", "captions"), fp32, int8, strict=True)}
 
 
 def _write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    (folder / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+    (folder / MANIFEST).write_text(json.dumps(sealed(facts), indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def _metadata(facts: dict[str, Any]) -> dict[str, str]:
@@ -192,6 +221,7 @@ def _chosen(facts: dict[str, Any]) -> str:
 
 def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
     height, width = facts["image_size"]
+    inside = ", which the graph applies" if "fused" in facts else ""
     # What the hub reads of a card. The terms are those of a data set, for which it has no word.
     head = [
         "license: other",
@@ -208,7 +238,7 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
         "",
         f"- Trained on `{facts['data']}`; {_chosen(facts)}.",
         f"- Precision {facts['precision']}; fingerprint `{facts['fingerprint']}`.",
-        f"- Transform: `{json.dumps(facts['transform'], sort_keys=True)}`.",
+        f"- Transform{inside}: `{json.dumps(facts['transform'], sort_keys=True)}`.",
     ]
     if agreement:
         lines.append(
@@ -216,6 +246,8 @@ def _card(facts: dict[str, Any], agreement: Agreement | None) -> str:
             f"largest difference {agreement.image_difference:.1e} (images), "
             f"{agreement.text_difference:.1e} (captions)."
         )
+    if agreement and agreement.fused:
+        lines.append(f"- {agreement.fused.sentence()}.")
     if agreement and agreement.scores:
         lines.append(f"- {agreement.scores.sentence()}.")
     if "speed" in facts:

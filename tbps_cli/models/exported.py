@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from tbps_cli.data.images import MAX_PIXELS, read_image, to_rgb
 from tbps_cli.errors import WeightsError
 from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
+from tbps_cli.models.export_files import check_description, check_graph
 from tbps_cli.models.onnx_graph import Graph, TextGraph
 from tbps_cli.models.openvino_graph import OpenVinoGraph
 from tbps_cli.text.long_captions import Cutting, embed_pieces
@@ -58,6 +60,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+class PixelTransform(EvalTransform):
+    """The resize alone: for a graph that normalises by itself (`tbps export --fused`)."""
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:  # type: ignore[override]
+        """RGB image -> uint8 [H, W, 3]."""
+        return self.pixels(image)
+
+
 class ExportedModel:
     """Encodes images and captions with the graphs of one folder: a `features.encoder.Encoder`."""
 
@@ -67,6 +77,7 @@ class ExportedModel:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.manifest = read_manifest(folder)
+        check_description(self.manifest, folder / MANIFEST)
         self.name: str = self.manifest["method"]
         self.data: str | None = self.manifest.get("data")
         self.precision: str = self.manifest.get("precision", "fp32")
@@ -85,13 +96,17 @@ class ExportedModel:
         self.places_taken = int(self.manifest.get("places_taken", 0))
         chunked = self.manifest.get("long_captions") == "chunk" and isinstance(self.tokenizer, Cutting)
         self.pieces: Cutting | None = self.tokenizer if chunked else None  # type: ignore[assignment]
+        self.fused = bool(self.manifest.get("fused"))
+        """Whether the image graph takes images as they are; batches need one size, so they are resized before."""
         try:
-            self.transform = EvalTransform.from_description(self.manifest["transform"])
+            transform = PixelTransform if self.fused else EvalTransform
+            self.transform: EvalTransform = transform.from_description(self.manifest["transform"])
         except (ValueError, TypeError) as error:
             raise WeightsError(f"{folder / MANIFEST}: {error}.", "Export again.") from None
         # opened at their first use: a sentence needs no image graph, an index no text graph
-        self._image = Graph(folder / "image.onnx")
-        self._text = TextGraph(folder / "text.onnx", few=self.precision == "fp32")
+        check = partial(check_graph, self.manifest)
+        self._image = Graph(folder / "image.onnx", check=check)
+        self._text = TextGraph(folder / "text.onnx", few=self.precision == "fp32", check=check)
 
     def open_text(self) -> None:
         """Open the text graph now. Raises WeightsError when it is damaged: better before a folder is embedded."""
@@ -102,7 +117,7 @@ class ExportedModel:
         own = replace(own_way(self), batch=ON_CPU, release=self._image.close)
         if self.precision != "fp32" or not has_bf16() or find_spec("openvino") is None:
             return [own]
-        graph = OpenVinoGraph(self.path / "image.onnx")
+        graph = OpenVinoGraph(self.path / "image.onnx", check=partial(check_graph, self.manifest))
         return [own, ImageWay("bf16 (OpenVINO)", "bf16", "-openvinobf16", graph, ON_CPU)]
 
     def weights_changed(self) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import weakref
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 
 from tbps_cli.errors import MissingExtra, WeightsError
 
+OLDEST = (1, 32)
+"""The version of onnxruntime that is needed, as `pyproject.toml` says too."""
 FEW = 16
 """Rows up to which a graph is not made ready for many. Measured with CLIP's text tower: 0.03 s instead of 0.21 s to
 open, then 0.09 s instead of 0.05 s a sentence."""
@@ -27,13 +31,16 @@ class Graph:
     """One graph file; in a process that was forked off, opened again.
 
     few: whether it may be asked for few rows alone. purpose: what needs onnxruntime, for the message where that is
-    missing. Raises MissingExtra, and WeightsError when the file is not there; whether it is whole shows later.
+    missing. check: called with the path before it is opened.
+    Raises MissingExtra, and WeightsError when the file is not there; whether it is whole shows later.
     """
 
     opened: ClassVar[weakref.WeakSet[Graph]] = weakref.WeakSet()
 
-    def __init__(self, path: Path, *, few: bool = False, purpose: str = "") -> None:
-        self.path, self.few = path, few
+    def __init__(
+        self, path: Path, *, few: bool = False, purpose: str = "", check: Callable[[Path], None] = lambda _: None
+    ) -> None:
+        self.path, self.few, self.check = path, few, check
         self.purpose = purpose or f"searching with {path.parent}"
         if find_spec("onnxruntime") is None:
             raise MissingExtra("onnxruntime", "export", self.purpose)
@@ -46,6 +53,7 @@ class Graph:
 
     def open(self) -> None:
         if self.session is None:
+            self.check(self.path)
             self.session = _session(self.path, self.purpose, few=self.few)
 
     def close(self) -> None:
@@ -101,6 +109,14 @@ def import_onnxruntime(purpose: str) -> Any:
         import onnxruntime
     except ImportError:
         raise MissingExtra("onnxruntime", "export", purpose) from None
+    found = tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:2])
+    oldest = ".".join(map(str, OLDEST))
+    if found < OLDEST:
+        raise WeightsError(
+            f"{purpose} needs onnxruntime {oldest} or newer, and {onnxruntime.__version__} is installed: "
+            "older ones read weights from outside the folder of a graph.",
+            f"Type: pip install 'onnxruntime>={oldest}'",
+        )
     return onnxruntime
 
 

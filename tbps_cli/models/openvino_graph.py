@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,8 +30,8 @@ def import_openvino() -> Any:
 class OpenVinoGraph:
     """Images in, unit rows out. Compiled when it is first used, and again in a process that was forked off."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, check: Callable[[Path], None] = lambda _: None) -> None:
+        self.path, self.check = path, check
         self.compiled: Any = None
         self.process = 0
 
@@ -41,6 +42,7 @@ class OpenVinoGraph:
         return np.array(found, np.float32)  # OpenVINO writes the next batch where this one lies
 
     def _compile(self) -> Any:
+        self.check(self.path)
         openvino = import_openvino()
         try:
             core = openvino.Core()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from tbps_cli.exporting import write as module
 from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare
 from tbps_cli.exporting.exporter import export
 from tbps_cli.exporting.samples import samples
-from tbps_cli.models import onnx_graph, open_model
+from tbps_cli.models import export_files, onnx_graph, open_model
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
 from tbps_cli.probing.degrade import degrade
@@ -122,12 +124,20 @@ def test_every_file_may_be_read_by_whom_the_recipe_may(exported: tuple[Path, Agr
     assert len(modes) == 1
 
 
+def unsealed(folder: Path) -> None:
+    """Let a description be that of an older export, which says nothing of its files, so that they may be changed."""
+    facts = json.loads((folder / "tbps.json").read_text())
+    kept = {name: value for name, value in facts.items() if name not in (export_files.FILES, export_files.CHECKSUM)}
+    (folder / "tbps.json").write_text(json.dumps(kept))
+
+
 def test_int8_graphs_stay_close_and_are_smaller(
     model: Model, exported: tuple[Path, Agreement], examples: Examples, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "int8"
     shutil.copytree(exported[0], out)
     graphs.quantise(out)
+    unsealed(out)
     agreement = compare(model, ExportedModel(out), examples, tolerance=TOLERANCE["int8"])
     assert agreement.holds and agreement.image_difference > 1e-5
     assert not list(out.glob("*.data")) and "tbps" in entries(out / "text.onnx")
@@ -143,7 +153,8 @@ def test_an_int8_row_does_not_depend_on_its_batch(
     graphs.quantise(out)
     for precision, independent in (("fp32", False), ("int8", True)):  # fp32: as if nobody knew that these are int8
         facts = json.loads((out / "tbps.json").read_text())
-        (out / "tbps.json").write_text(json.dumps(facts | {"precision": precision}))
+        facts = export_files.sealed(facts | {"precision": precision, "files": None})
+        (out / "tbps.json").write_text(json.dumps(facts))
         opened = ExportedModel(out)
         together = opened.encode_images(examples.images), opened.encode_texts(examples.captions)
         alone = [opened.encode_images([image])[0] for image in examples.images]
@@ -260,7 +271,7 @@ class Stub:
     def __init__(self, source: Path) -> None:
         self.source = source
 
-    def __call__(self, method: object, folder: Path, *_: object) -> None:
+    def __call__(self, method: object, folder: Path, *_: object, **__: object) -> None:
         for path in self.source.glob("*.onnx*"):
             shutil.copy(path, folder)
 
@@ -275,6 +286,7 @@ def test_weights_that_are_missing_beside_their_graph_are_named(
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(exported[0], folder)
+    unsealed(folder)
     weights = folder / "image.onnx.data"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(WeightsError, match=r"image\.onnx\.data, which holds the weights of image\.onnx, is damaged"):
@@ -289,6 +301,7 @@ def test_a_graph_may_not_take_its_weights_from_outside_its_folder(
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(exported[0], folder)
+    unsealed(folder)
     (folder / "image.onnx.data").rename(tmp_path / "outside.data")
     graph = onnx.load(folder / "image.onnx", load_external_data=False)
     for tensor in graph.graph.initializer:
@@ -437,6 +450,7 @@ def test_a_manifest_that_is_no_manifest_is_named(exported: tuple[Path, Agreement
 
 def test_a_damaged_graph_is_named(exported: tuple[Path, Agreement], tmp_path: Path) -> None:
     shutil.copytree(exported[0], tmp_path / "damaged")
+    unsealed(tmp_path / "damaged")
     (tmp_path / "damaged" / "text.onnx").write_bytes(b"no graph")
     damaged = open_model(tmp_path / "damaged")
     assert damaged.encode_images([red_image()]).shape == (1, 16), "the image graph does not need it"
@@ -468,12 +482,106 @@ def test_a_damaged_text_graph_is_told_before_a_folder_is_embedded(
     exported: tuple[Path, Agreement], tmp_path: Path
 ) -> None:
     shutil.copytree(exported[0], tmp_path / "damaged")
+    unsealed(tmp_path / "damaged")
     (tmp_path / "damaged" / "text.onnx").write_bytes(b"no graph")
     (tmp_path / "photos").mkdir()
     red_image().save(tmp_path / "photos" / "1.png")
     with pytest.raises(WeightsError, match=r"text\.onnx: onnxruntime cannot open it"):
         search_all(tmp_path / "damaged", tmp_path / "photos", [Query("a man")])
     assert not (tmp_path / "cache" / "indexes").exists()
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "text.onnx.data", "image.onnx", "image.onnx.data"])
+def test_a_file_that_is_not_the_exported_one_is_named(
+    exported: tuple[Path, Agreement], tmp_path: Path, name: str
+) -> None:
+    """One bit, so that it opens without a word and gives other embeddings."""
+    folder = tmp_path / "altered"
+    shutil.copytree(exported[0], folder)
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    opened = open_model(folder)
+    with pytest.raises(WeightsError, match=rf"{name} is not what was exported: its SHA-256"):
+        opened.encode_images([red_image()]) if "image" in name else opened.encode_texts(["a man"])
+    (folder / name).write_bytes(content + b"x")
+    with pytest.raises(WeightsError, match=rf"{name} is not what was exported: .* bytes instead of"):
+        opened.encode_images([red_image()]) if "image" in name else opened.encode_texts(["a man"])
+
+
+def test_a_file_is_hashed_once_and_again_when_it_has_changed(
+    exported: tuple[Path, Agreement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, hashed = tmp_path / "copy", []
+    shutil.copytree(exported[0], folder)
+    real = export_files._hash
+    monkeypatch.setattr(export_files, "_hash", lambda path: hashed.append(path.name) or real(path))
+    monkeypatch.setattr("tbps_cli.remembered._SETTLED", 0)
+    for _ in range(3):
+        open_model(folder).encode_texts(["a man"])
+    assert hashed == ["text.onnx", "text.onnx.data"]
+    os.utime(folder / "text.onnx", (1, 1))
+    open_model(folder).encode_texts(["a man"])
+    assert hashed == ["text.onnx", "text.onnx.data", "text.onnx"]
+
+
+def test_a_description_that_was_edited_is_refused_and_an_older_one_without_hashes_is_not(
+    exported: tuple[Path, Agreement], tmp_path: Path
+) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(exported[0], folder)
+    facts = json.loads((folder / "tbps.json").read_text())
+    mean = [0.5, 0.5, 0.5]
+    (folder / "tbps.json").write_text(json.dumps(facts | {"transform": facts["transform"] | {"mean": mean}}))
+    with pytest.raises(WeightsError, match=r"tbps\.json was changed after the export"):
+        open_model(folder)
+    swapped = dict.fromkeys(facts["files"], facts["files"]["text.onnx"])
+    for files in (swapped, {}, {"image.onnx": 3}, [1]):
+        (folder / "tbps.json").write_text(json.dumps(export_files.sealed(facts | {"files": files})))
+        with pytest.raises(WeightsError, match=r"image\.onnx"):
+            open_model(folder).encode_images([red_image()])
+    older = {name: value for name, value in facts.items() if name not in ("files", "checksum")}
+    (folder / "tbps.json").write_text(json.dumps(older))
+    assert open_model(folder).encode_images([red_image()]).shape == (1, 16)
+
+
+def test_an_onnxruntime_that_is_too_old_is_told_with_what_to_type(
+    exported: tuple[Path, Agreement], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", "1.9.1")
+    with pytest.raises(WeightsError, match=r"needs onnxruntime 1\.32 or newer, and 1\.9\.1 is installed") as refused:
+        open_model(exported[0]).encode_texts(["a man"])
+    assert refused.value.hint == "Type: pip install 'onnxruntime>=1.32'"
+    for version in ("1.32.0", "1.40.0.dev2026", "2.0.0"):
+        monkeypatch.setattr(onnxruntime, "__version__", version)
+        assert onnx_graph.import_onnxruntime("a test") is onnxruntime
+    wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert f"onnxruntime>={onnx_graph.OLDEST[0]}.{onnx_graph.OLDEST[1]}" in wanted["optional-dependencies"]["export"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(
+    model: Model, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "fuse", full)
+    with pytest.raises(TbpsError, match=r"--out .*out cannot be written: No space left on device"):
+        export(model, tmp_path / "out", formats=["onnx"], fused=True, examples=examples)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_of_torch_export_is_never_opened(tmp_path: Path) -> None:
+    """Its reader falls back to a free unpickler."""
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    with pytest.raises(TbpsError, match=r"model\.pt2"):
+        open_model(tmp_path / "model.pt2")
+    used = [
+        path for path in (Path(__file__).parents[2] / "tbps_cli").rglob("*.py") if "export.load(" in path.read_text()
+    ]
+    assert used == []
 
 
 def red_image() -> Image.Image:

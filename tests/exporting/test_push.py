@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from support.hub import Hub, hub_client
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
+from tbps_cli.exporting.push import Destination
 from tbps_cli.models.model import Model
 from tbps_cli.weights.hub_files import fetch
 
@@ -66,6 +70,58 @@ def test_nothing_is_sent_when_the_export_fails_its_check(model: Model, hub: Hub)
     done = export(model, "--push", NAME, "--tolerance", "0", formats=("onnx",))
     assert done.exit_code == 1 and "Nothing was kept" in done.output
     assert hub.files == {} and not [line for line in hub.asked if line.startswith("POST")]
+
+
+@pytest.fixture
+def lfs(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub for which weights are large files; the client speaks LFS with it, and does not wait between two tries."""
+    hub.large = 50_000
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    return hub
+
+
+@pytest.mark.parametrize("part", [None, 40_000])
+def test_large_files_go_by_the_batch_api_whole_or_in_parts(part: int | None, model: Model, lfs: Hub) -> None:
+    lfs.part, lfs.breaks = part, 1  # the client heals one break by itself
+    done = export(model, "--push", NAME)
+    assert done.exit_code == 0, done.output
+    sent = {path.name: path.read_bytes() for path in Path("sent").iterdir()}
+    assert lfs.files[NAME] == {".gitattributes": b""} | sent
+    assert set(lfs.stored.values()) == {content for content in sent.values() if len(content) >= 50_000} != set()
+    puts = [line for line in lfs.asked if line.startswith("PUT")]
+    size = len(sent["model.safetensors"])
+    assert len(puts) == 1 + (1 if part is None else -(-size // part))
+    assert lfs.tokens == {""}, "where a file lies is another address, which learns no token"
+    assert "secret" not in done.output
+
+
+def test_an_upload_that_breaks_off_is_said_and_can_be_repeated(
+    model: Model, lfs: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    lfs.breaks = 1000
+    done = export(model, "--push", NAME, "--public")
+    words = " ".join(done.output.split())
+    assert done.exit_code == 1 and "Traceback" not in done.output and "secret" not in done.output
+    assert f"--push {NAME}: sending to {lfs.url} broke off (" in words
+    assert f"The export is complete. To send it again: hf upload {NAME} sent" in words
+    assert "/lfs/" not in done.output + caplog.text, "an address may hold a signature"
+    assert lfs.files[NAME] == {".gitattributes": b""}, "nothing is committed by halves"
+    lfs.breaks = 0
+    Destination(NAME, public=True).push(Path("sent"))
+    assert {*lfs.files[NAME]} == {".gitattributes", *(path.name for path in Path("sent").iterdir())}
+
+
+@pytest.mark.slow
+def test_the_command_of_the_message_sends_it_again(model: Model, lfs: Hub, tmp_path: Path) -> None:
+    lfs.breaks = 1000
+    assert export(model, "--push", NAME).exit_code == 1
+    lfs.breaks = 0
+    env = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    again = [str(Path(sys.executable).with_name("hf")), "upload", NAME, "sent"]
+    done = subprocess.run(again, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert lfs.files[NAME]["model.safetensors"] == Path("sent/model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

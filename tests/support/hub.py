@@ -7,10 +7,12 @@ import base64
 import hashlib
 import http.server
 import json
+import socket
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,16 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     read_only: bool = False
     """The token may not write."""
+    large: int | None = None
+    """Files of so many bytes go by the LFS batch API; None: no file does."""
+    part: int | None = None
+    """Large files are sent in parts of so many bytes."""
+    breaks: int = 0
+    """So many times, sending a large file or a part of one breaks off in the middle."""
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """SHA-256 -> content of large files, whether they are committed or not."""
+    tokens: set[str] = field(default_factory=set)
+    """Whatever came as a login at any address."""
 
     def __post_init__(self) -> None:
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -111,16 +123,59 @@ class Hub:
             return 200, {"url": f"{self.url}/{name}", "name": name}
         repository, _, rest = path.removeprefix("models/").partition("/preupload/")
         if rest:
-            files = [one["path"] for one in json.loads(body)["files"]]
-            return 200, {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in files]}
+            modes = {one["path"]: self._mode(one["size"]) for one in json.loads(body)["files"]}
+            files = [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
+            return 200, {"files": files}
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return 200, {"transfer": "basic", "objects": [self._object(one) for one in json.loads(body)["objects"]]}
+        if path.endswith("/lfs-verify"):
+            one = json.loads(body)
+            whole = len(self.stored.get(one["oid"], b"")) == one["size"]
+            return (200, {}) if whole else (422, {"error": "the object is not here"})
         repository = repository.partition("/commit/")[0]
         for part in map(json.loads, body.splitlines()):
             value = part["value"]
             if part["key"] == "file":
                 self.files[repository][value["path"]] = base64.b64decode(value["content"])
+            elif part["key"] == "lfsFile":
+                self.files[repository][value["path"]] = self.stored[value["oid"]]
             elif part["key"] == "deletedFile":
                 del self.files[repository][value["path"]]
         return 200, {"commitUrl": f"{self.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT}
+
+    def _mode(self, size: int) -> str:
+        return "lfs" if self.large is not None and size >= self.large else "regular"
+
+    def _object(self, wanted: dict[str, Any]) -> dict[str, object]:
+        """What the batch API says of one large file: nothing to do, one address, or one for each part."""
+        oid, size = wanted["oid"], wanted["size"]
+        if oid in self.stored:
+            return {"oid": oid, "size": size}
+        upload: dict[str, object] = {"href": f"{self.url}/lfs/{oid}"}
+        if self.part:
+            numbers = range(1, -(-size // self.part) + 1)
+            upload = {"href": f"{self.url}/lfs-complete/{oid}"}
+            upload["header"] = {"chunk_size": str(self.part)} | {
+                str(number): f"{self.url}/lfs/{oid}/{number}" for number in numbers
+            }
+        return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": {"href": f"{self.url}/lfs-verify"}}}
+
+    def put(self, path: str, content: bytes) -> None:
+        """A large file, or one part of it."""
+        oid, _, part = path.removeprefix("/lfs/").partition("/")
+        if part:
+            self.stored[f"{oid}/{part}"] = content
+        else:
+            assert hashlib.sha256(content).hexdigest() == oid
+            self.stored[oid] = content
+
+    def complete(self, path: str, body: bytes) -> None:
+        """All parts of a large file are there."""
+        oid = path.removeprefix("/lfs-complete/")
+        numbers = [one["partNumber"] for one in json.loads(body)["parts"]]
+        content = b"".join(self.stored.pop(f"{oid}/{number}") for number in numbers)
+        assert hashlib.sha256(content).hexdigest() == oid
+        self.stored[oid] = content
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         owner = self
@@ -132,10 +187,30 @@ class Hub:
             def do_GET(self) -> None:
                 self._send(body=True)
 
+            def do_PUT(self) -> None:
+                owner.asked.append(f"PUT {self.path}")
+                owner.tokens.add(self.headers.get("Authorization") or "")
+                length = int(self.headers["Content-Length"])
+                if owner.breaks > 0:
+                    owner.breaks -= 1
+                    self.rfile.read(length // 2)
+                    self.close_connection = True
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                owner.put(self.path, self.rfile.read(length))
+                self.send_response(200)
+                self.send_header("ETag", '"part"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 owner.asked.append(f"POST {urllib.parse.urlsplit(self.path).path}")
-                status, said = owner.take(self.path, body, self.headers.get("Authorization"))
+                if self.path.startswith("/lfs-complete/"):
+                    owner.complete(self.path, body)
+                    status, said = 200, dict[str, object]()
+                else:
+                    status, said = owner.take(self.path, body, self.headers.get("Authorization"))
                 content = json.dumps(said).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")

@@ -40,10 +40,12 @@ class ExportedFolder:
         return np.concatenate(rows)
 
     def pixels(self, path: Path) -> np.ndarray:
-        """A file -> float32 [3, H, W]: upright, RGB, resized without keeping its shape, normalised."""
+        """A file -> what the graph takes: upright, RGB, resized without keeping its shape, normalised."""
         how = self.about["transform"]
         height, width = how["size"]
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        if "fused" in self.about:
+            return np.asarray(image)  # uint8 [H, W, 3]: the graph does the rest
         image = image.resize((width, height), Image.Resampling[how["resample"].upper()])
         mean, std = (np.array(how[name], np.float32) for name in ("mean", "std"))
         values = (np.asarray(image, np.float32) / np.float32(255) - mean) / std
