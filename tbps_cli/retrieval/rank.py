@@ -4,9 +4,10 @@ The whole gallery is scored in the quickest way there is, the few rows that can 
 more, one dot product each, and these scores rank them. So a query's answer is the same to the last bit whatever other
 queries it comes with, in which blocks and threads, and however the gallery was gone through:
 
+* a small gallery: all of it at once, in bfloat16 (`near`, where the processor multiplies that itself);
 * a few queries, float32: by dot products in threads that share out the gallery (nothing is left to score again);
 * rows in half precision: as they are stored, in threads (`halves`, where numkong is there and right);
-* many queries: in bfloat16, where the processor multiplies that itself (`halves` too);
+* many queries: in bfloat16 (`halves` too);
 * otherwise by matrix products, of rows that are widened or copied a few at a time.
 
 A running threshold keeps it cheap: only items that are not below the k-th best score so far, by more than quick and

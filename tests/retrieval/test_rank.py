@@ -491,3 +491,28 @@ def test_the_longest_row_is_not_finite_where_a_number_is_not(kind, wrong) -> Non
     rows = np.ones((10, 64), np.float32)
     rows[4, 7] = wrong
     assert not np.isfinite(halves.longest(halves.library().astype(rows, kind)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.integers(1, 300),
+    size=st.sampled_from([1e-3, 1.0, 30.0]),
+    dtype=st.sampled_from([np.float16, np.float32]),
+    kept=st.booleans(),
+)
+def test_scores_of_a_copy_are_never_further_off_than_its_bound(seed, width, size, dtype, kept) -> None:
+    rng = np.random.default_rng(seed)
+    query = (size * rng.standard_normal((near.UNKEPT, width))).astype(np.float32)
+    rows = (rng.standard_normal((600, width)) * rng.uniform(0, 3, (600, 1))).astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(halves, "_multiplies_brain", lambda: True)
+        found = near.near_rows(lasting(rows) if kept else rows, len(query))
+    assert found is not None and (found.packed is not None) == kept
+    numkong = halves.library()
+    rounded = numkong.astype(query, "bfloat16")
+    quick = np.asarray(numkong.dots_packed(found.row_GE, numkong.dots_pack(rounded, dtype=numkong.bfloat16))).T
+    bound = found.apart / 2 * halves.lengths(query)[:, None]
+    assert (np.abs(quick - dots(query, rows)) <= bound).all()
+    if kept:
+        assert (np.abs(np.asarray(numkong.dots_packed(rounded, found.packed)) - dots(query, rows)) <= bound).all()
