@@ -15,6 +15,7 @@ longer than L; R the longest g - g' (measured for copies that are kept, at most 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,8 @@ def best_near(query_BE: Floats, gallery_GE: Array, near: NearRows, k: int) -> tu
     numkong = halves.library()
     assert numkong is not None
     queries = len(query_BE)
+    if queries == 1 and near.packed is not None:
+        return _best_of_one(query_BE, gallery_GE, near, k)
     near_B = near.apart * lengths(query_BE)
     if not SOUND[0] < near_B.min() <= near_B.max() < SOUND[1]:
         return None
@@ -128,19 +131,43 @@ def best_near(query_BE: Floats, gallery_GE: Array, near: NearRows, k: int) -> tu
         score_GB = np.asarray(numkong.dots_packed(rounded, near.packed)).T
     else:
         score_GB = np.asarray(numkong.dots_packed(near.row_GE, numkong.dots_pack(rounded, dtype=numkong.bfloat16)))
-    place_M = np.flatnonzero(score_GB >= _limit(score_GB, k, near_B))
+    limit_B = (_reached(score_GB, k) - near_B).astype(np.float32)
+    place_M = np.flatnonzero(score_GB >= np.nextafter(limit_B, np.float32(-np.inf)))
     if len(place_M) > (CROWD + 2 * k) * queries:
         return None
-    if queries == 1:
-        score_M = np.vecdot(widened(gallery_GE.take(place_M, axis=0)), query_BE[0])
-        order = np.lexsort((place_M, -score_M))[:k]
-        return score_M[order][None], place_M[order][None]
     index_M, owner_M = np.divmod(place_M, queries)
     score_M = _scored_again(query_BE, gallery_GE, owner_M, index_M)
     order = np.lexsort((index_M, -score_M, owner_M))
     first_B = np.searchsorted(owner_M[order], np.arange(queries))
     chosen = order[first_B[:, None] + np.arange(k)]
     return score_M[chosen], index_M[chosen]
+
+
+def _best_of_one(query_1E: Floats, gallery_GE: Array, near: NearRows, k: int) -> tuple[Array, Index] | None:
+    """The same for one query, in as few calls as possible: they take longer than the product."""
+    numkong = halves.library()
+    assert numkong is not None
+    query_E = query_1E[0]
+    squared = float(query_E.dot(query_E))
+    if not SOUND[0] ** 2 < squared < SOUND[1] ** 2:
+        return None
+    score_G = np.asarray(numkong.dots_packed(numkong.astype(query_1E, "bfloat16"), near.packed))[0]
+    limit = float(_reached(score_G, k)) - SLACK * near.apart * math.sqrt(squared)
+    place_M = (score_G >= limit).nonzero()[0]
+    if len(place_M) > CROWD + 2 * k:
+        return None
+    score_M: Floats = np.vecdot(widened(gallery_GE.take(place_M, axis=0)), query_E)
+    order = (-score_M).argsort(kind="stable")[:k]
+    return score_M[order][None], place_M[order][None]
+
+
+def _reached(score_GB: Floats, k: int) -> Any:
+    """A quick score that k rows reach, of each query: k sets of rows do."""
+    groups = min(len(score_GB), max(GROUPS, 4 * k))
+    whole = len(score_GB) // groups
+    top_RB = score_GB[: whole * groups].reshape(whole, groups, *score_GB.shape[1:]).max(axis=0)
+    top_RB.partition(groups - k, axis=0)
+    return top_RB[groups - k]
 
 
 def _scored_again(query_BE: Floats, gallery_GE: Array, owner_M: Index, index_M: Index) -> Floats:
@@ -157,15 +184,3 @@ def _scored_again(query_BE: Floats, gallery_GE: Array, owner_M: Index, index_M: 
         row = widened(row_PE[:size], wide_PE)
         np.vecdot(row, query_PE[:size], out=score_M[start : start + size])
     return score_M
-
-
-def _limit(score_GB: Floats, k: int, near_B: NDArray[np.float64]) -> Floats:
-    """What the quick scores of the k best of each query reach, [B]."""
-    rows, queries = score_GB.shape
-    groups = min(rows, max(GROUPS, 4 * k))
-    whole = rows // groups
-    top_RB = score_GB[: whole * groups].reshape(whole, groups, queries).max(axis=0)
-    rest = score_GB[whole * groups :]
-    np.maximum(top_RB[: len(rest)], rest, out=top_RB[: len(rest)])
-    limit_B = np.partition(top_RB, -k, axis=0)[-k] - near_B  # k sets reach it, so k rows do
-    return np.nextafter(limit_B.astype(np.float32), np.float32(-np.inf))

@@ -137,7 +137,7 @@ def test_the_highest_scores_are_all_there():
 # Products -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 501, 4096])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 5, 501, 4096])
 @pytest.mark.parametrize("queries", [1, 2, 9])
 def test_products_are_those_of_plain_integers(rows, queries):
     rng = np.random.default_rng(rows)
