@@ -25,8 +25,8 @@ Product = Callable[[Codes, Codes], NDArray[np.int32]]
 TRIED = 4096
 """Rows of a trial."""
 FOLDED = 2
-"""Rows that numkong takes for one when there is one query: 8.2 ms for a million of 128 from memory, one by one 10.2. Four
-are quicker in the processor's cache (0.27 ms for 65,536, two 0.39) and slower from memory (14 ms)."""
+"""Rows that numkong takes for one when there is one query: 8.2 ms for a million of 128 from memory, one by one 10.2.
+Four are quicker in the processor's cache (0.27 ms for 65,536, two 0.39) and slower from memory (14 ms)."""
 BLOCK = 65_536
 """Rows that a thread takes at a time: 8 MB of codes."""
 
