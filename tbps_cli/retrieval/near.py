@@ -30,8 +30,8 @@ from tbps_cli.retrieval.similarity import Array, widened
 Index = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-BYTES = 1 << 24
-"""Of the copy, at most: so much stays in the cache."""
+BYTES = 1 << 23
+"""Of the copy, at most: so much stays in the cache. With twice as much one query gains nothing."""
 UNKEPT = 16
 """From so many queries on, a copy for one call is worth making."""
 PACK = 64
