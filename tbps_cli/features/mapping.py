@@ -3,7 +3,8 @@
 Whatever ranks wants one array. Joining a million mapped vectors with a thousand new ones would copy all of them. But
 a process may lay a file over memory of its own: the vectors of the main file at the front, mapped, and behind them, in
 ordinary memory, those that parts add. What a part replaces is written over the mapped ones, which copies the page of
-4 KB that is written to, and changes nothing in the file. So 1,000 new vectors take the memory of 1,000.
+4 KB that is written to, and changes nothing in the file. So 1,000 new vectors take the memory of 1,000. Where rows have
+gone, the last ones are written over them in the same way, and fewer are mapped.
 
 Python's `mmap` cannot put a mapping at a given place; the system's own call can. Where it is missing or refuses
 (Windows, 32 bits), the caller joins by copying.
@@ -44,7 +45,7 @@ def one_array(stored: StoredVectors, rows: int, behind_K: Array, vectors: Callab
 
     None where that cannot be made.
     """
-    if sys.platform == "win32" or sys.maxsize < 2**32 or not len(stored.vector_NE):
+    if sys.platform == "win32" or sys.maxsize < 2**32 or not len(stored.vector_NE) or not rows:
         return None
     width, kind = stored.vector_NE.shape[1], stored.vector_NE.dtype
     start = stored.offset % mmap.ALLOCATIONGRANULARITY
@@ -54,7 +55,8 @@ def one_array(stored: StoredVectors, rows: int, behind_K: Array, vectors: Callab
             if (state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size) != stored.identity:
                 return None
             memory = mmap.mmap(-1, start + rows * width * kind.itemsize, flags=mmap.MAP_PRIVATE)
-            _lay_over(memory, file.fileno(), stored.offset - start, start + stored.vector_NE.nbytes)
+            kept = min(rows, len(stored.vector_NE)) * width * kind.itemsize
+            _lay_over(memory, file.fileno(), stored.offset - start, start + kept)
     except (OSError, AttributeError, ValueError):
         return None
     flat = np.frombuffer(memory, kind, rows * width, start)

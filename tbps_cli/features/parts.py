@@ -59,6 +59,59 @@ def new_part(path: Path, mark: str) -> Path:
     return parts_folder(path) / f"{number:06d}-{mark}.h5"
 
 
+def unfinished_path(path: Path) -> Path:
+    """Where a merge that goes on in the background writes (`features.merging`)."""
+    return path.with_name(f".{path.name}.merge")
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path | None]:
+    """The file that such a merge writes, locked as long as the block goes on, and removed at its end.
+
+    None where another process merges (then its file is there), or where there are no locks.
+    """
+    place = unfinished_path(path)
+    if fcntl is None:
+        yield None
+        return
+    handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        locks, free = True, True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        except OSError:
+            locks = False
+        alone = locks and free and is_open_at(handle, place)
+        try:
+            yield place if alone else None
+        finally:
+            if free and is_open_at(handle, place):
+                place.unlink()
+    finally:
+        os.close(handle)
+
+
+def is_open_at(handle: int, path: Path) -> bool:
+    """Whether the file that was opened still lies under its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what a process left that was killed while it merged in the background; one that lives keeps its file."""
+    with suppress(OSError):
+        handle = os.open(unfinished_path(path), os.O_RDWR)
+        try:
+            if _is_held(handle):
+                unfinished_path(path).unlink()
+        finally:
+            os.close(handle)
+
+
 def _number(part: Path) -> int:
     return int(part.name.partition("-")[0])
 
@@ -112,10 +165,7 @@ def _acquired(handle: int, lock: Path, alone: bool) -> bool:
         return True
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-    try:
-        return os.path.samestat(os.fstat(handle), lock.stat())
-    except FileNotFoundError:
-        return False
+    return is_open_at(handle, lock)
 
 
 def _is_held(handle: int) -> bool:
@@ -139,6 +189,8 @@ def _tidy(path: Path, *, held: bool) -> None:
     left = [place for place in path.parent.iterdir() if temporary.fullmatch(place.name)]
     for place in [*left, *folder.glob(".*.tmp")] if held else ():
         place.unlink(missing_ok=True)
+    if held:
+        _remove_unfinished(path)
     if not part_paths(path):
         (folder / LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # something of somebody else lies there

@@ -2,12 +2,14 @@
 
 One HDF5 file per (fingerprint, gallery). Contiguous datasets cannot grow, so rows are appended as small
 parts beside the file, each written under a temporary name, synced and renamed. They are merged into the file when
-they hold a good share of its rows, so that adding 1,000 to a million costs what 1,000 cost. Nothing is compressed
-(embeddings do not shrink); vectors and columns are mapped, not read.
+they hold a good share of its rows, so that adding 1,000 to a million costs what 1,000 cost. Rows that have gone are
+listed in such a part too, and leave the disk with the next merge, or at once where they must. Nothing is
+compressed (embeddings do not shrink); vectors and columns are mapped, not read.
 
     file = FeatureFile.open(feature_path("features", folder, model.fingerprint), model.fingerprint)
     file.append([Row("a.jpg", size, mtime, content_hash(path))], vector_1E)
-    file.keep(still_there)          # drop the rows of images that are gone
+    file.drop(gone)                 # the rows of images that are not there any more
+    file.keep(allowed)              # the others are gone from the disk as well when this returns
     file.settle()                   # what other processes have added is there; merged where that pays
     file.known(), file.matrix()     # rows and their vectors, in the same order
 
@@ -15,11 +17,12 @@ What always holds, whatever other processes do with the same file, and wherever 
 
 * **A `FeatureFile` is one consistent snapshot.** Row and vector of one place come from the same open file, and
   all files from one generation: between opening the first and the last of them nobody merged. Mapped vectors
-  stay as they are when others rename a new file over the old one. Only the object's own `append`, `keep`,
+  stay as they are when others rename a new file over the old one. Only the object's own `append`, `drop`, `keep`,
   `settle` and `compact` move it on to a newer snapshot, all of it at once; those that read never do.
 * **No row that `append` acknowledged is lost**, and what a killed process leaves behind opens: appending holds
-  the lock of the parts shared, merging holds it alone. Merging drops only parts that its new file holds, and
-  `keep` only rows that are still what they were when they were looked at.
+  the lock of the parts shared, merging holds it alone (in the background while it puts its file in place, see
+  `features.merging`). Merging drops only parts that its new file holds, `drop` and `keep` only rows that are still
+  what they were when they were looked at.
 * **Reading ends.** libhdf5 never sees a file that is not known to be whole (`features.footer`); files without
   a footer (older ones, foreign ones) are described by a process of its own, which is stopped if it does not end.
 """
@@ -35,27 +38,23 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
-from tbps_cli.features import footer
-from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
-from tbps_cli.features.lookup import Lookup
-from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, remove_codes, unwritable
-from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, Array, Row, Rows, encoded, texts
-from tbps_cli.features.snapshot import FORMAT, LOOKUPS, BadFile, Part, Snapshot, load, lookup_names, read
+from tbps_cli.features.merging import BackgroundMerge
+from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, remove_codes, unfinished_path
+from tbps_cli.features.rows import Array, Row, Rows, encoded, texts
+from tbps_cli.features.snapshot import FORMAT, FORMAT_GONE, GONE, BadFile, Part, Snapshot, load, read
+from tbps_cli.features.writing import contents_of, fill
 from tbps_cli.places import cache_dir
-
-if TYPE_CHECKING:
-    import h5py
 
 logger = logging.getLogger("tbps")
 
@@ -95,6 +94,11 @@ class FeatureFile:
         """Whether merging is left to others: of what lies beside the file, only the own parts are joined."""
         self._own: set[Path] = set()
         """The parts that this object wrote."""
+        self._appended = 0
+        """Rows that this object wrote."""
+        self._share: int | None = None
+        """As `merge_meanwhile` was told; None: whoever finds a merge due does it at once."""
+        self._merging: BackgroundMerge | None = None
         self._lenient = False
         self._parts: list[Part] = []
         self._snapshot: Snapshot | None = None
@@ -187,26 +191,69 @@ class FeatureFile:
             if not self.unwritten:
                 new = self._written(new)
         self._take([*self._parts, new])
-        if len(self._own if self.appends_only else self._parts) >= PARTS and not self.unwritten:
-            self.settle()
+        self._appended += len(new.rows)
+        if not self.unwritten:
+            self._tend()
+
+    def drop(self, gone_N: Array) -> None:
+        """Drop the rows of `known()` where the mask is true: nobody finds them any more.
+
+        In a large file this is written down beside it, which costs what they are, and not what the file is; until the
+        next merge the disk has them still. Raises CacheError when nothing can be written.
+        """
+        gone_N = np.asarray(gone_N, bool)
+        if not gone_N.any():
+            return
+        if len(self) <= FEW or self.unwritten:
+            self.keep(~gone_N)
+            return
+        dropped = {row.path: row for row in self.known().take(np.flatnonzero(gone_N))}
+        with self._or_in_memory():
+            self._note_gone(dropped)
+        if self.unwritten:
+            self.keep(~gone_N)
 
     def keep(self, mask_N: Array) -> None:
-        """Keep the rows of `known()` where the mask is true, drop the others."""
+        """Keep the rows of `known()` where the mask is true; the others are gone from the disk when this returns.
+
+        With them goes what is there still of rows that were dropped or replaced before.
+        """
         rows = self.known()
         dropped = {row.path: row for row in rows.take(np.flatnonzero(~np.asarray(mask_N, bool)))}
-        if dropped and not self.unwritten:
-            self._merge(dropped)
+        if not self.unwritten:
+            if dropped or self.unused() or self._leftovers():
+                self._merge(dropped, erase=True)
         elif dropped:
             kept = np.flatnonzero(mask_N)
             self._take([Part(Path(), rows.take(kept), self.vectors(kept), {})])
 
+    def unused(self) -> Rows:
+        """Rows that count no longer, since they were dropped or replaced, and that the disk has still."""
+        return self.snapshot.unused()
+
+    def still_holds(self, covers: Callable[[Rows], Array]) -> bool:
+        """Whether the disk has rows that count no longer and of which this is true, or whose rows nobody knows."""
+        unused = self.unused()
+        return bool(self._leftovers() or (len(unused) and covers(unused).any()))
+
+    def merge_meanwhile(self, share: int = SHARE) -> None:
+        """Merge in the background from now on, beginning at once where that pays; share: as in `settle`.
+
+        `settle` waits for it. Rows that are appended or dropped meanwhile are kept as always.
+        """
+        self._share = share
+        if not self.renewed and not self.unwritten:
+            self._begin_merging()
+
     def settle(self, *, share: int = SHARE) -> None:
         """Take the newest snapshot, with what other processes added, and merge its parts where that pays.
 
-        share: which part of the file's rows they must hold; 1 puts it off for longer, where somebody waits.
+        share: which part of the file's rows they must hold; 1 puts it off for longer, where somebody waits. After
+        `merge_meanwhile` what others and earlier runs have left is merged by the next one, while it does other things.
         """
         if self.unwritten:
             return
+        self._end_merging()
         try:
             self._load()
             parts = [part for part in self._parts if part.path != self.path]
@@ -214,9 +261,7 @@ class FeatureFile:
             if self.appends_only:
                 if len(self._own) >= PARTS:
                     self._join_parts()
-                return
-            beside = sum(len(part.rows) for part in parts)
-            if self.renewed or (parts and (len(self) <= FEW or share * beside >= len(self) - beside)):
+            elif self.renewed or (parts and (len(self) <= FEW or (self._is_due(share) and self._is_worth(share)))):
                 self._merge({})
             elif len(parts) >= PARTS:
                 self._join_parts()
@@ -259,9 +304,56 @@ class FeatureFile:
             logger.warning("%s Going on without it.", error.message)
             self.unwritten = True
 
-    def _facts(self, merged: Sequence[str] = ()) -> dict[str, str]:
+    def _tend(self) -> None:
+        """After each `append`: go on from a merge that has ended, and see to it that parts stay few."""
+        if self._merging is not None and not self._merging.running:
+            self._end_merging()
+            try:
+                self._load()
+            except CacheError as error:
+                logger.warning("%s", error.message)
+        many = len(self._own if self.appends_only else self._parts) >= PARTS
+        if many and self._merging is None and not self._begin_merging():
+            self.settle(share=self._share or SHARE)
+
+    def _is_due(self, share: int) -> bool:
+        """Whether the parts hold so many rows, or take so many away, that merging pays."""
+        beside = sum(part.changes for part in self._parts if part.path != self.path)
+        return beside > 0 and share * beside >= len(self) - beside
+
+    def _is_worth(self, share: int) -> bool:
+        """Whether a merge that is due is done at once: where none is done meanwhile, or beside what has just been done
+        it is little."""
+        return self._share is None or share * self._appended >= len(self) - self._appended
+
+    def _begin_merging(self) -> bool:
+        """Merge in the background, where that is wanted and pays; whether it has begun."""
+        if self._share is None or self.appends_only or len(self) <= FEW or not self._is_due(self._share):
+            return False
+        self._merging = BackgroundMerge(self.path, self.fingerprint, partial(_write_merged, self._facts()))
+        weakref.finalize(self, self._merging.stop)
+        return True
+
+    def _end_merging(self, *, stop: bool = False) -> None:
+        """Wait for a merge in the background, or stop it."""
+        merging, self._merging = self._merging, None
+        if merging is None:
+            return
+        if stop:
+            merging.stop()
+        elif not merging.wait(1.0):
+            logger.info(
+                "%s: its parts are being merged; all rows are kept already, so this can be interrupted.", self.path
+            )
+            merging.wait()
+        if merging.error is not None:
+            logger.warning("%s", merging.error.message)
+        elif not merging.began and not unfinished_path(self.path).exists():
+            self._share = None  # there are no locks: from now on it is done at once
+
+    def _facts(self, merged: Sequence[str] = (), *, gone: bool = False) -> dict[str, str]:
         return {
-            "format": FORMAT,
+            "format": FORMAT_GONE if gone else FORMAT,
             "fingerprint": self.fingerprint,
             "about": json.dumps(self.about),
             "merged": json.dumps(list(merged)),
@@ -271,9 +363,31 @@ class FeatureFile:
         """Write a part, and open it again: from now on it is mapped."""
         with locked(self.path, alone=False):
             path = new_part(self.path, uuid.uuid4().hex)
-            _write(path, part.rows, [part.vectors], part.vectors.shape, self._facts())
+            shape = len(part.rows), part.vectors.shape[1]
+            self._write(path, part.rows, [part.vectors], shape, self._facts())
             self._own.add(path)
             return read(path, self.fingerprint)
+
+    def _note_gone(self, dropped: Mapping[str, Row]) -> None:
+        """Write a part that says which rows have gone."""
+        with locked(self.path, alone=True):
+            self._load()  # other processes may have appended, dropped or merged since
+            gone = self.known().take(np.array(sorted(self._still(dropped)), np.int64))
+            if len(gone):
+                columns = {name: gone.columns[name] for name in GONE}
+                path, shape = new_part(self.path, uuid.uuid4().hex), (0, self._parts[0].vectors.shape[1])
+                self._write(path, Rows.of([]), [], shape, self._facts(gone=True), gone=columns)
+                self._own.add(path)
+                self._load()
+
+    def _still(self, dropped: Mapping[str, Row]) -> set[int]:
+        """The places of rows that are to go: one that another process has replaced meanwhile is no longer that row."""
+        rows, there = self.known(), self.places(list(dropped)).tolist()
+        return {place for place, row in zip(there, dropped.values(), strict=True) if place >= 0 and rows[place] == row}
+
+    def _leftovers(self) -> bool:
+        """Whether parts lie there that a merge holds already, whose process was killed before it removed them."""
+        return not set(part_paths(self.path)) <= {part.path for part in self._parts}
 
     def _load(self) -> None:
         """Read the file and its parts as they are at one moment. Raises CacheError."""
@@ -283,20 +397,22 @@ class FeatureFile:
             self.about = self.about or parts[0].about
         self._take(parts)
 
-    def _merge(self, dropped: Mapping[str, Row]) -> None:
-        """Write one file of everything but `dropped`, then remove the parts."""
+    def _merge(self, dropped: Mapping[str, Row], *, erase: bool = False) -> None:
+        """Write one file of everything but `dropped`, then remove the parts.
+
+        erase: nothing is left of what goes, in codes and files that others are writing either.
+        """
+        self._end_merging(stop=True)
         with locked(self.path, alone=True):
             parts = part_paths(self.path)  # first: where a disk has no locks, what comes now is loaded, not removed
             self._load()  # other processes may have appended, dropped or merged since
-            snapshot = self.snapshot
-            # a row that another process has replaced meanwhile is no longer the one that was to go
-            gone = {place for place in self.places(list(dropped)).tolist() if place >= 0}
-            gone = {place for place in gone if snapshot.rows[place] == dropped[snapshot.rows.paths[place]]}
-            if gone or self.renewed or any(part.path != self.path for part in self._parts):
+            snapshot, gone = self.snapshot, self._still(dropped)
+            if gone or erase or self.renewed or any(part.path != self.path for part in self._parts):
                 index = np.delete(np.arange(len(snapshot.rows)), list(gone))
-                if len(index) < sum(len(part.rows) for part in self._parts):
-                    remove_codes(self.path)  # first: whoever is killed now leaves rows without codes, not the reverse
-                self._write_all(self.path, snapshot, index, parts)
+                if erase:  # first: whoever is killed now leaves rows without codes, not the reverse
+                    remove_codes(self.path)
+                    unfinished_path(self.path).unlink(missing_ok=True)
+                self._write_rows(self.path, snapshot, index, parts)
                 self.renewed = False
                 self._load()
             for part in parts:
@@ -310,21 +426,53 @@ class FeatureFile:
             wanted = {*parts, *(part.path for part in self._parts if not self.appends_only)} - {self.path}
             joined = [part for part in self._parts if part.path in wanted]
             if len(joined) > 1:
-                snapshot, path = Snapshot(joined, self.dtype), new_part(self.path, uuid.uuid4().hex)
-                self._write_all(path, snapshot, np.arange(len(snapshot.rows)), parts)
+                path = new_part(self.path, uuid.uuid4().hex)
+                self._write_rows(path, self.snapshot, self.snapshot.lies_in(joined), parts, self._gone_of(joined))
                 self._own = {path}
                 for part in parts:
                     part.unlink(missing_ok=True)
                 self._load()
 
-    def _write_all(self, path: Path, snapshot: Snapshot, index: NDArray[np.int64], parts: Sequence[Path]) -> None:
+    def _gone_of(self, joined: Sequence[Part]) -> dict[str, Array]:
+        """What parts take away from the files before them, and what would be there again without them."""
+        paths = [part.gone["path"] for part in joined if part.gone]
+        if not paths:
+            return {}
+        path_K = np.unique(np.concatenate(paths))
+        path_K = path_K[self.snapshot.places(path_K) < 0]
+        others = Snapshot([part for part in self._parts if not any(part is one for one in joined)], self.dtype)
+        place_K = others.places(path_K)
+        gone = others.rows.take(place_K[place_K >= 0])
+        return {name: gone.columns[name] for name in GONE} if len(gone) else {}
+
+    def _write_rows(
+        self,
+        path: Path,
+        snapshot: Snapshot,
+        index: NDArray[np.int64],
+        parts: Sequence[Path],
+        gone: Mapping[str, Array] | None = None,
+    ) -> None:
         """Write these rows of a snapshot as one file, which holds the parts from then on."""
-        blocks = (snapshot.vectors(index[start : start + 8192]) for start in range(0, len(index), 8192))
-        shape = len(index), self._parts[0].vectors.shape[1]
+        blocks, shape = snapshot.blocks(index), (len(index), self._parts[0].vectors.shape[1])
         # every part of the folder is named: also those that an earlier file holds, whose writer was killed
-        facts = self._facts([part.name for part in parts])
+        facts = self._facts([part.name for part in parts], gone=bool(gone))
         rows = snapshot.rows if len(index) == len(snapshot.rows) else snapshot.rows.take(index)
-        _write(path, rows, blocks, shape, facts, self.dtype, indexed=path == self.path)
+        self._write(path, rows, blocks, shape, facts, gone=gone)
+
+    def _write(
+        self,
+        path: Path,
+        rows: Rows,
+        blocks: Iterable[Array],
+        shape: tuple[int, int],
+        facts: Mapping[str, str],
+        gone: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Write a whole file under a temporary name, sync it, rename it. Raises CacheError."""
+        indexed = path == self.path and shape[0] >= INDEXED
+        with files.replacing(path, CacheError, then=ROOM) as temporary:
+            fill(temporary, rows, blocks, shape, self.dtype, facts, indexed=indexed, gone=gone)
 
     def _discard_bad(self) -> None:
         """Remove every file that cannot be used, and load the others."""
@@ -337,7 +485,22 @@ class FeatureFile:
                     error.file.unlink(missing_ok=True)
 
 
-FACTS = "format", "fingerprint", "about", "merged"
+def _write_merged(
+    facts: Mapping[str, str], path: Path, parts: Sequence[Part], held: Sequence[Path], check: Callable[[], None]
+) -> None:
+    """Write all rows of a feature file as one file, for `BackgroundMerge`, which says when to stop."""
+    snapshot = Snapshot(parts, parts[0].vectors.dtype)
+    shape, index = (len(snapshot.rows), parts[0].vectors.shape[1]), np.arange(len(snapshot.rows))
+
+    def blocks() -> Iterator[Array]:
+        for block in snapshot.blocks(index):
+            check()
+            yield block
+
+    named = {**facts, "merged": json.dumps([part.name for part in held])}
+    fill(path, snapshot.rows, blocks(), shape, snapshot.dtype, named, indexed=shape[0] >= INDEXED)
+
+
 CPU_SECONDS = 0.25
 """More than enough to find the datasets of a file that is whole, however large they are."""
 MEMORY = 8 << 30
@@ -381,78 +544,8 @@ def describe_stdin() -> None:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
         with os.fdopen(0, "rb", buffering=0, closefd=False) as raw, h5py.File(raw, "r") as file:
-            found = _contents_of(file).to_json()
+            found = contents_of(file).to_json()
     except BaseException as error:  # h5py raises whatever libhdf5's message makes it think of
         os.write(2, (str(error).splitlines()[0] if str(error) else type(error).__name__).encode())
         os._exit(1)
     os.write(1, found)
-
-
-def _contents_of(file: h5py.File) -> Contents:
-    """The attributes of a file that we know, and where its datasets lie."""
-    import h5py
-
-    facts = {name: str(file.attrs[name]) for name in FACTS if name in file.attrs}
-    datasets = {}
-    for name in (VECTORS, *COLUMNS, *CROP_COLUMNS, *(name for column in LOOKUPS for name in lookup_names(column))):
-        # other kinds of links lead out of the file
-        if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(file[name], h5py.Dataset):
-            datasets[name] = _place_of(file[name])
-    return Contents(facts, datasets)
-
-
-def _place_of(dataset: h5py.Dataset) -> footer.StoredBlock:
-    offset = dataset.id.get_offset()
-    if offset is None and dataset.size:
-        raise DamagedFile(f"{dataset.name} does not lie in one piece")
-    return footer.StoredBlock(offset or 0, dataset.dtype.str, dataset.shape)
-
-
-def _write(
-    path: Path,
-    rows: Rows,
-    blocks: Iterable[Array],
-    shape: tuple[int, ...],
-    facts: Mapping[str, str],
-    dtype: DTypeLike | None = None,
-    *,
-    indexed: bool = False,
-) -> None:
-    """Write a whole file under a temporary name, sync it, rename it. Raises CacheError.
-
-    indexed: with what finds its rows, where there are many.
-    """
-    import h5py  # of no use to those who only read: a tenth of a second
-
-    blocks = iter(blocks)
-    first = next(blocks, np.empty(shape, dtype))
-    columns = {name: rows.columns[name] for name in rows.stored}
-    for column in LOOKUPS if indexed and shape[0] >= INDEXED else ():
-        lookup = Lookup.of(columns[column])
-        columns.update(zip(lookup_names(column), (lookup.hash_N, lookup.order_N), strict=True))
-    size = shape[0] * shape[1] * first.dtype.itemsize + sum(column.nbytes for column in columns.values())
-    try:
-        with files.replacing(path, CacheError, then=ROOM) as temporary:
-            _reserve(temporary, size + 65536)
-            with h5py.File(temporary, "w") as file:
-                file.attrs.update(facts)
-                vectors = file.create_dataset(VECTORS, shape, first.dtype)
-                start = 0
-                for block in chain((first,), blocks):
-                    vectors[start : start + len(block)] = block
-                    start += len(block)
-                for name, content in columns.items():
-                    file.create_dataset(name, data=content)
-                file.flush()
-                contents = _contents_of(file)
-            with temporary.open("r+b") as finished:
-                footer.write(finished, contents)
-    except (OSError, RuntimeError) as error:
-        raise unwritable(path, error) from error
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Fail now rather than in the middle: HDF5 does not recover well from a full disk."""
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)

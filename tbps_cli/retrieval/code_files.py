@@ -1,16 +1,21 @@
 """8-bit codes beside a feature file, for `cascade`: how they are written, added to, checked and thrown away.
 
-`people.h5.codes/` holds an array of bytes a group of axes (`0123abcd.0`, `0123abcd.1`, ...), the frame in which they
-are coded (`0123abcd.frame`), and `head.json`, which says how many rows count and which rows these are. Writing goes:
-frame, synced; arrays, synced; then the head, renamed into place. Rows that came since are written behind those that
-count before the head says so. So whatever is killed, the head names bytes that are whole, and what it does not name
-is overwritten or removed by the next writer. One writes at a time; whoever comes meanwhile leaves it to him. Readers
-take no lock: what they mapped stays as it is when its name is gone.
+`people.h5.codes/` holds an array of bytes a group of axes (`0123abcd.0`, `0123abcd.1`, ...), 64 bits a row that say
+which image it was coded of (`0123abcd.rows`), the frame in which they are coded (`0123abcd.frame`), and `head.json`,
+which says how many rows count. Writing goes: frame, synced; arrays, synced; then the head, renamed into place. Rows
+that came since are written behind those that count before the head says so. So whatever is killed, the head names
+bytes that are whole, and what it does not name is overwritten or removed by the next writer. One writes at a time;
+whoever comes meanwhile leaves it to him. Readers take no lock: what they mapped stays as it is when its name is gone.
+
+Where an image has changed, or another has taken the place of one that has gone, the array keeps what it has: the new
+codes lie in a small file (`0123abcd.changed-4567cdef`), and whoever opens the codes lays them over what is mapped, in
+memory of his own. When the rows themselves are merged, what the arrays have of images that are not there any more goes.
 
 **Codes only ever say where to look**: scores come from the vectors. So wrong codes can lose a hit, never make one, and
 are looked for when codes are opened: the head and the frame have a checksum, arrays must be as long as the head
 says, a sample of rows must have the codes that its vectors give, and the rows that were coded must be the first of
-the gallery: those of the same file (its inode, time and size), or with the same paths and contents.
+the gallery: those of the same file (its inode, time and size), or with the same paths and contents, but for a few that
+are coded again in memory.
 """
 
 from __future__ import annotations
@@ -21,16 +26,18 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
 from tbps_cli.features.lookup import hashes
-from tbps_cli.features.parts import ROOM, codes_folder
+from tbps_cli.features.parts import ROOM, codes_folder, remove_codes
 from tbps_cli.features.rows import Rows
 from tbps_cli.retrieval.cascade import GROUP, Cascade, CodeFrame
 from tbps_cli.retrieval.integers import Codes, quickest
@@ -41,10 +48,12 @@ try:
 except ImportError:  # Windows: two that write codes at the same moment are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = "tbps-codes-1"
+FORMAT = "tbps-codes-2"
 HEAD, LOCK = "head.json", "lock"
 CHECKED = 32
 """Rows whose codes are compared with their vectors when codes are opened."""
+MANY = 128
+"""Where more than one row in so many has changed or gone, all are coded anew."""
 REFIT = 4
 """A gallery that has grown so many times since its axes were found gets new ones."""
 ROWS_A_SECOND = 20e6
@@ -68,6 +77,14 @@ class Coded:
     rows: Rows
     vector_GE: Array
 
+    @cached_property
+    def sign_N(self) -> NDArray[np.int64]:
+        """64 bits of each row that say which image it is."""
+        columns = self.rows.columns
+        with np.errstate(over="ignore"):
+            mixed: NDArray[np.int64] = hashes(columns["path"]) * np.int64(1_000_003) + hashes(columns["content"])
+        return mixed
+
 
 @dataclass(frozen=True)
 class Head:
@@ -77,8 +94,14 @@ class Head:
     identity: tuple[int, ...]
     count: int
     """Rows that have codes: the first of the gallery."""
-    digest: str
-    """Of their paths and contents."""
+    rows: int
+    """Rows of the gallery: fewer than have codes where some have gone."""
+    changed: int
+    """Rows whose codes lie in a file of their own."""
+    patch: str
+    """How the name of that file ends; empty where there is none."""
+    patched: str
+    """Checksum of that file."""
     fitted: int
     """How many rows there were when the axes were found."""
     width: int
@@ -94,7 +117,7 @@ def open_codes(coded: Coded) -> Cascade | None:
     folder = codes_folder(coded.path)
     for _ in range(3):
         try:
-            _, frame, groups = _checked(folder, coded)
+            found = _checked(folder, coded)
             break
         except FileNotFoundError as error:
             if not (folder / HEAD).exists():
@@ -110,66 +133,107 @@ def open_codes(coded: Coded) -> Cascade | None:
         raise UnusableCodes(str(error)) from None
     if speed < ROWS_A_SECOND:
         raise UnusableCodes("this processor has no quick product of 8-bit integers")
-    return Cascade(frame, groups, product)
+    return Cascade(found.frame, found.groups, product)
 
 
 def write_codes(coded: Coded, told: Callable[[int], None] | None = None) -> int:
     """Bring the codes of a gallery up to date; how many rows were coded now.
 
-    Rows that came behind those with codes are coded in the same frame; everything is coded anew where rows have gone or
-    changed, where codes are damaged, or where the gallery is `REFIT` times as large as when its axes were found.
-    Nothing is done where another process is writing them. told: called with the number of rows, before they are coded.
-    Raises CacheError where they cannot be written.
+    Rows that came behind those with codes are coded in the same frame, as are a few that have changed; everything is
+    coded anew where many have, where codes are damaged, or where the gallery is `REFIT` times as large as when its axes
+    were found. Nothing is done where another process is writing them. told: called with the number of rows, before
+    they are coded. Raises CacheError where they cannot be written.
     """
-    folder = codes_folder(coded.path)
+    folder, told = codes_folder(coded.path), told or (lambda count: None)
     with files.explained(folder, CacheError, then=ROOM):
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder) as alone:
             if not alone:
                 return 0
-            head = _usable_head(folder, coded)
-            start = head.count if head else 0
-            if head is None or start < len(coded.rows):
-                if told is not None:
-                    told(len(coded.rows) - start)
-                head = _written(folder, coded, head)
-            elif head.identity != coded.identity:
-                _write_head(folder, coded, head)
-            _tidy(folder, head.name)
-            return len(coded.rows) - start
+            there, count = _usable(folder, coded), len(coded.rows)
+            try:
+                if there is None:
+                    told(count)
+                    head = _append(folder, coded, _begun(folder, coded))
+                elif there.head.identity == coded.identity and there.head.count >= count:
+                    head, count = there.head, 0
+                else:
+                    count = max(0, count - there.head.count) + len(there.differs_K)
+                    if count:
+                        told(count)
+                    merged = there.head.identity[:4] != coded.identity[:4]
+                    if merged and there.stale:
+                        there = _cleaned(folder, coded, there)
+                    head = _append(folder, coded, there)
+            except ValueError as error:
+                raise CacheError(f"{coded.path}: no codes were written: {error}.", "Rebuild the index.") from None
+            _tidy(folder, head)
+            return count
 
 
-def belongs(head: Head, coded: Coded) -> bool:
-    """Whether the rows that were coded are the first of a gallery."""
-    if head.count > len(coded.rows):
-        return False
-    return head.identity == coded.identity or head.digest == digest(coded.rows, head.count)
-
-
-def digest(rows: Rows, count: int) -> str:
-    """A checksum of which images the first rows are."""
-    found = hashlib.sha256()
-    for name in ("path", "content"):
-        found.update(hashes(rows.columns[name][:count]).tobytes())
-    return found.hexdigest()
+def remove_stale_codes(path: Path) -> None:
+    """Throw the codes of a feature file away if they have some of images that changed or are not there any more."""
+    folder = codes_folder(path)
+    try:
+        head = _read_head(folder)
+    except FileNotFoundError:
+        return
+    except (UnusableCodes, OSError):
+        head = None
+    if head is None or head.changed or head.count > head.rows:
+        remove_codes(path)
 
 
 # Reading ------------------------------------------------------------------------------------------
 
 
-def _checked(folder: Path, coded: Coded) -> tuple[Head, CodeFrame, list[Codes]]:
-    """Codes that are those of a gallery. Raises UnusableCodes, OSError."""
+@dataclass
+class _Opened:
+    """Codes that are those of a gallery."""
+
+    head: Head
+    frame: CodeFrame
+    groups: list[Codes]
+    """Of the rows that have codes, with those that have changed."""
+    sign_N: NDArray[np.int64]
+    """What the arrays say of which images they are, without those that have changed."""
+    differs_K: NDArray[np.int64]
+    """Rows that had no codes before they were opened."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether the arrays have codes of what is no row of the gallery."""
+        return self.head.changed > 0 or len(self.differs_K) > 0 or len(self.groups[0]) < self.head.count
+
+
+def _checked(folder: Path, coded: Coded) -> _Opened:
+    """Codes that are those of a gallery; a few rows are coded now, in memory. Raises UnusableCodes, OSError."""
     head = _read_head(folder)
-    frame, groups = _frame(folder, head), _mapped(folder, head)
+    frame, used = _frame(folder, head), min(head.count, len(coded.rows))
+    sign_N, groups = _mapped(folder, head, used)
     if head.fingerprint != coded.fingerprint or head.width != coded.vector_GE.shape[1]:
         raise UnusableCodes("they were made from another model's vectors")
-    if not belongs(head, coded):
-        raise UnusableCodes("images have gone or changed since they were written")
-    place_N = np.unique(np.linspace(0, head.count - 1, CHECKED).astype(np.int64))
+    place_K, changed_K, codes_HKD = _changed(folder, head)
+    here = place_K < used
+    for group, codes_KD in zip(groups, codes_HKD, strict=True):
+        group[place_K[here]] = codes_KD[here]
+    differs_K = np.empty(0, np.int64)
+    if head.identity != coded.identity or head.rows != len(coded.rows):
+        right_N = np.array(sign_N)
+        right_N[place_K[here]] = changed_K[here]
+        differs_K = np.flatnonzero(right_N != coded.sign_N[:used])
+        if MANY * max(len(differs_K), head.count - used) > head.count:
+            raise UnusableCodes("images have gone or changed since they were written")
+        try:
+            for group, codes_KD in zip(groups, frame.encode(coded.vector_GE[differs_K]), strict=True):
+                group[differs_K] = codes_KD
+        except ValueError as error:
+            raise UnusableCodes(str(error)) from None
+    place_N = np.unique(np.linspace(0, used - 1, CHECKED).astype(np.int64))
     there = np.stack([group[place_N] for group in groups]).astype(np.int16)
     if np.abs(there - frame.encode(coded.vector_GE[place_N])).max() > 1:
         raise UnusableCodes("they are damaged: they are not the codes of the images' vectors")
-    return head, frame, groups
+    return _Opened(head, frame, groups, sign_N, differs_K)
 
 
 def _read_head(folder: Path) -> Head:
@@ -180,7 +244,15 @@ def _read_head(folder: Path) -> Head:
         if text["format"] != FORMAT or text["checksum"] != _checksum(facts):
             raise ValueError
         head = Head(**{**facts, "identity": tuple(facts["identity"])})
-        if head.count < 1 or head.groups != -(-head.width // GROUP) or Path(head.name).name != head.name:
+        if (
+            head.count < 1
+            or head.rows < 1
+            or head.changed < 0
+            or head.groups != -(-head.width // GROUP)
+            or Path(head.name).name != head.name
+        ):
+            raise ValueError
+        if "/" in head.patch:
             raise ValueError
         return head
     except (ValueError, TypeError, KeyError):
@@ -204,57 +276,76 @@ def _frame(folder: Path, head: Head) -> CodeFrame:
     return CodeFrame(mean_E, axis.reshape(axes, head.width), scale_H, covariance.reshape(head.groups, GROUP, GROUP))
 
 
-def _mapped(folder: Path, head: Head) -> list[Codes]:
-    """Mapped copy-on-write: torch takes only arrays that may be written."""
-    found: list[Codes] = []
-    for group in range(head.groups):
-        path = folder / f"{head.name}.{group}"
-        if path.stat().st_size < head.count * GROUP:
+def _mapped(folder: Path, head: Head, used: int) -> tuple[NDArray[np.int64], list[Codes]]:
+    """Which images they are of, and the codes, mapped copy-on-write: what is laid over them stays in memory."""
+
+    def array(ending: str, kind: type[np.generic], *width: int) -> NDArray[Any]:
+        path, shape = folder / f"{head.name}.{ending}", (used, *width)
+        if path.stat().st_size < head.count * np.dtype(kind).itemsize * max(1, *width, 1):
             raise UnusableCodes(f"{path.name} is cut off")
-        found.append(np.memmap(path, np.int8, "c", shape=(head.count, GROUP)))
-    return found
+        return np.memmap(path, kind, "c", shape=shape)
+
+    return array("rows", np.int64), [array(str(group), np.int8, GROUP) for group in range(head.groups)]
+
+
+def _changed(folder: Path, head: Head) -> tuple[NDArray[np.int64], NDArray[np.int64], Codes]:
+    """Rows whose codes lie in a file of their own: their places, which images they are, and the codes [H, K, D]."""
+    content = (folder / f"{head.name}.{head.patch}").read_bytes() if head.changed else b""
+    count, width = head.changed, head.groups * GROUP
+    if len(content) != count * (16 + width) or (count and hashlib.sha256(content).hexdigest() != head.patched):
+        raise UnusableCodes(f"{head.name}.{head.patch} is damaged")
+    number_2K = np.frombuffer(content, np.int64, 2 * count).reshape(2, count)
+    codes_HKD = np.frombuffer(content, np.int8, count * width, 16 * count).reshape(head.groups, count, GROUP)
+    return number_2K[0], number_2K[1], codes_HKD
 
 
 # Writing ------------------------------------------------------------------------------------------
 
 
-def _usable_head(folder: Path, coded: Coded) -> Head | None:
-    """The head whose codes can be kept."""
+def _usable(folder: Path, coded: Coded) -> _Opened | None:
+    """The codes that are there, if they can be kept."""
     try:
-        head, _, _ = _checked(folder, coded)
+        there = _checked(folder, coded)
     except (UnusableCodes, OSError):
         return None
-    return head if len(coded.rows) < REFIT * head.fitted else None
+    fits = len(coded.rows) < REFIT * there.head.fitted
+    return there if fits and MANY * (there.head.changed + len(there.differs_K)) <= there.head.count else None
 
 
-def _written(folder: Path, coded: Coded, head: Head | None) -> Head:
-    """Code the rows that have no codes yet, or all of them."""
+def _begun(folder: Path, coded: Coded) -> _Opened:
+    """A new frame, in which nothing is coded yet."""
     count, width = coded.vector_GE.shape
-    try:
-        frame = _frame(folder, head) if head else CodeFrame.fit(coded.vector_GE)
-        if head is None:
-            content = b"".join(
-                part.astype(np.float32).tobytes()
-                for part in (frame.mean_E, frame.axis_AE, frame.scale_H, frame.covariance_HDD)
-            )
-            name, checksum = uuid.uuid4().hex[:8], hashlib.sha256(content).hexdigest()
-            (folder / f"{name}.frame").write_bytes(content)
-            files.sync(folder / f"{name}.frame")
-            head = Head(coded.fingerprint, coded.identity, 0, "", count, width, frame.groups, name, checksum)
-        _append(folder, head, frame.encoded(coded.vector_GE, head.count))
-    except ValueError as error:
-        raise CacheError(f"{coded.path}: no codes were written: {error}.", "Rebuild the index.") from None
-    return _write_head(folder, coded, head)
+    frame = CodeFrame.fit(coded.vector_GE)
+    parts = frame.mean_E, frame.axis_AE, frame.scale_H, frame.covariance_HDD
+    content = b"".join(part.astype(np.float32).tobytes() for part in parts)
+    name, checksum = uuid.uuid4().hex[:8], hashlib.sha256(content).hexdigest()
+    _write(folder / f"{name}.frame", content)
+    head = Head(coded.fingerprint, coded.identity, 0, count, 0, "", "", count, width, frame.groups, name, checksum)
+    nothing = np.empty(0, np.int64)
+    return _Opened(head, frame, [np.empty((0, GROUP), np.int8)] * frame.groups, nothing, nothing)
 
 
-def _append(folder: Path, head: Head, blocks: Iterator[Codes]) -> None:
-    """Write codes behind those that count."""
-    handles = [(folder / f"{head.name}.{group}").open("ab") for group in range(head.groups)]
+def _cleaned(folder: Path, coded: Coded, there: _Opened) -> _Opened:
+    """The same codes in other files, which have nothing of what is no row of the gallery."""
+    name, count = uuid.uuid4().hex[:8], len(there.groups[0])
+    _write(folder / f"{name}.frame", (folder / f"{there.head.name}.frame").read_bytes())
+    head = replace(there.head, name=name, count=count, changed=0, patch="", patched="")
+    sign_N = coded.sign_N[:count]
+    for ending, array in (("rows", sign_N), *((str(place), group) for place, group in enumerate(there.groups))):
+        _write(folder / f"{name}.{ending}", memoryview(np.ascontiguousarray(array)))
+    return _Opened(head, there.frame, there.groups, sign_N, np.empty(0, np.int64))
+
+
+def _append(folder: Path, coded: Coded, there: _Opened) -> Head:
+    """Write codes behind those that count, and those of rows that have changed; then the head."""
+    head, right_N = there.head, coded.sign_N
+    handles = [(folder / f"{head.name}.{ending}").open("ab") for ending in ("rows", *map(str, range(head.groups)))]
     try:
-        for handle in handles:
-            handle.truncate(head.count * GROUP)
-        for block in blocks:
-            for handle, codes in zip(handles, block, strict=True):
+        for handle, width in zip(handles, (8, *[GROUP] * head.groups), strict=True):
+            handle.truncate(head.count * width)  # what a writer left that was killed
+        handles[0].write(right_N[head.count :].data)
+        for block in there.frame.encoded(coded.vector_GE, head.count):
+            for handle, codes in zip(handles[1:], block, strict=True):
                 handle.write(codes)
         for handle in handles:
             handle.flush()
@@ -262,16 +353,33 @@ def _append(folder: Path, head: Head, blocks: Iterator[Codes]) -> None:
     finally:
         for handle in handles:
             handle.close()
-
-
-def _write_head(folder: Path, coded: Coded, head: Head) -> Head:
-    count = len(coded.rows)
-    kept = {"identity": coded.identity, "count": count, "digest": digest(coded.rows, count)}
-    facts: dict[str, Any] = {**asdict(head), **kept}
-    files.write_text(
-        folder / HEAD, json.dumps({"format": FORMAT, "checksum": _checksum(facts), "codes": facts}), CacheError
+    used = len(there.sign_N)
+    changed_K = np.flatnonzero(np.asarray(there.sign_N) != right_N[:used])
+    content = b""
+    if len(changed_K):
+        codes_HKD = np.stack([group[changed_K] for group in there.groups])
+        content = changed_K.tobytes() + right_N[changed_K].tobytes() + codes_HKD.tobytes()
+    patch = f"changed-{uuid.uuid4().hex[:8]}" if content else ""
+    if content:
+        _write(folder / f"{head.name}.{patch}", content)
+    made = replace(
+        head,
+        identity=coded.identity,
+        count=max(head.count, len(coded.rows)),
+        rows=len(coded.rows),
+        changed=len(changed_K),
+        patch=patch,
+        patched=hashlib.sha256(content).hexdigest() if content else "",
     )
-    return Head(**facts)
+    facts = asdict(made)
+    text = json.dumps({"format": FORMAT, "checksum": _checksum(facts), "codes": facts})
+    files.write_text(folder / HEAD, text, CacheError)
+    return made
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    path.write_bytes(content)
+    files.sync(path)
 
 
 @contextmanager
@@ -292,9 +400,11 @@ def _alone(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def _tidy(folder: Path, name: str) -> None:
+def _tidy(folder: Path, head: Head) -> None:
     """Remove what an earlier head named, and what killed writers left."""
+    endings = "frame", "rows", head.patch, *map(str, range(head.groups))
+    named = {HEAD, LOCK, *(f"{head.name}.{ending}" for ending in endings)}
     for path in folder.iterdir():
-        if path.name not in (HEAD, LOCK) and not path.name.startswith(f"{name}."):
+        if path.name not in named:
             with suppress(OSError):
                 path.unlink()

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.lookup import coded
-from tbps_cli.features.rows import content_hash
+from tbps_cli.features.rows import Rows, content_hash
 from tbps_cli.features.snapshot import read_about, read_fingerprint
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.footage import seen
 from tbps_cli.footage.video import is_video
 from tbps_cli.places import cache_dir
+from tbps_cli.retrieval.code_files import remove_stale_codes
 from tbps_cli.searching.gallery import Roots
 from tbps_cli.searching.index_state import IndexState
 from tbps_cli.searching.thumbnails import ThumbnailCache
@@ -112,8 +113,8 @@ def _contents(asked: Forgotten, path: str, indexes: Sequence[_Index]) -> set[str
     """What the indexes say that these files hold, and what an image that is there holds now."""
     found = set[str]()
     for index in indexes:
-        rows = index.file.known()
-        found |= _different(rows.columns["content"][asked.covers(rows, index.roots)])
+        for rows in (index.file.known(), index.file.unused()):
+            found |= _different(rows.columns["content"][asked.covers(rows, index.roots)])
     file = Path(path).expanduser()
     if file.is_file() and not is_video(file):
         found.add(content_hash(file))
@@ -149,12 +150,16 @@ def _remember(paths: Sequence[str], contents: set[str], index_file: Path | None,
 
 
 def _drop(index: _Index, asked: Forgotten, report: ForgetReport) -> None:
-    rows = index.file.known()
-    mask = asked.covers(rows, index.roots)
-    if mask.any():
+    def covers(rows: Rows) -> NDArray[np.bool_]:
+        return asked.covers(rows, index.roots)
+
+    mask = covers(index.file.known())
+    if mask.any() or index.file.still_holds(covers):  # also what vanished, and is there until the next merge
         index.file.keep(~mask)
-        report.images += int(mask.sum())
-        report.indexes += 1
+    else:
+        remove_stale_codes(index.file.path)
+    report.images += int(mask.sum())
+    report.indexes += bool(mask.any())
     state = IndexState(index.file.path)
     state.forget_others(
         name for name in state.done if not asked.covers_file(os.path.realpath(index.roots.file_of(name)))

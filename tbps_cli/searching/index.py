@@ -3,7 +3,8 @@
 The vectors lie in a feature file in the cache (never beside the images), keyed by where the sources lie
 and the model's fingerprint. Every use lists the sources and compares sizes and times: new and changed
 files are embedded, vanished ones dropped, equal contents share one embedding. New vectors reach the
-disk every few seconds, so an interrupted run goes on where it stopped.
+disk every few seconds, so an interrupted run goes on where it stopped. What earlier runs have left beside a large file
+is merged into it meanwhile.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def index(
     with (files found so far, 0).
     grown: called every few seconds, while images are embedded, with the gallery as far as it is.
     codes: whether a large gallery gets codes, with which searches are quicker (`retrieval.cascade`); False where
-    somebody waits for an answer: then its parts are also merged later.
+    somebody waits for an answer: then its parts are also merged later. Merging goes on in the background from the
+    start, but for parts that this very call has written and that hold a good share of the rows.
     share: look at this share of the files alone; other processes do the others. The gallery is the index as far as it
     is then. Only the first share drops the rows of files that are gone, and merges what all have written.
     single: whether the vectors of a new index are kept in float32, and not in half precision.
@@ -119,6 +121,7 @@ def index(
             there = _only(there, Items.of(given.list().items, given.roots))
         if len(there):
             return there
+    file.merge_meanwhile(SHARE if codes else 1)
     state = IndexState(file.path)
     footage = footage.after(state.footage)
     if share and len(file) and (footage.pattern, footage.detect) != (state.footage.pattern, state.footage.detect):
@@ -321,7 +324,7 @@ class _Outcome:
         skipped.keep(self.items.found, lasting)
         kept = self._stays(file)
         if not kept.all():
-            file.keep(kept)
+            file.drop(~kept)
         added, embedded = self.images.added + self.persons.added, self.images.embedded + self.persons.embedded
         in_all = len(skipped.entries.keys() | new.keys())
         return Update(added, embedded, int((~kept).sum()), list(new.values()), in_all)

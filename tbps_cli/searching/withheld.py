@@ -285,10 +285,15 @@ class Withheld:
         return self.forgotten.covers(rows, self.roots) | self.expiry.covers(rows)
 
     def remove(self, file: FeatureFile) -> int:
-        """Drop such rows from the index; returns how many. Raises CacheError."""
+        """Drop such rows from the index; returns how many. Raises CacheError.
+
+        They are gone from the disk as well when this returns, and so are those that vanished before and were kept
+        there until the next merge.
+        """
         rows = file.known()
         mask = self.covers(rows)
         if mask.any():
             self.expiry.note(rows.take(np.flatnonzero(mask)))
+        if mask.any() or file.still_holds(self.covers):
             file.keep(~mask)
         return int(mask.sum())

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tbps_cli.features import mapping, rows, store
-from tbps_cli.features.parts import part_paths, parts_folder
+from tbps_cli.errors import CacheError
+from tbps_cli.features import mapping, parts, rows, snapshot, store, writing
+from tbps_cli.features.merging import BackgroundMerge
+from tbps_cli.features.parts import part_paths, parts_folder, unfinished, unfinished_path
 from tbps_cli.features.rows import Row, Rows, texts
 from tbps_cli.features.snapshot import load
 from tbps_cli.features.store import FeatureFile
@@ -202,12 +209,291 @@ def test_dropping_takes_rows_out_of_the_file_and_its_parts_at_once(path: Path) -
     assert len(FeatureFile.open(path, "f1")) == 5004
 
 
+# Rows that have gone ------------------------------------------------------------------------------
+
+
+def gone(file: FeatureFile, *numbers: int) -> np.ndarray:
+    names = {f"cam/{number:05d}.jpg" for number in numbers}
+    return np.array([name in names for name in file.known().paths])
+
+
+def test_rows_that_vanish_cost_what_they_are_and_are_found_by_nobody(path: Path) -> None:
+    inode, size = path.stat().st_ino, path.stat().st_size
+    file = FeatureFile.open(path, "f1")
+    file.drop(gone(file, 3, 17, 4999))
+    assert path.stat().st_ino == inode
+    assert sum(part.stat().st_size for part in part_paths(path)) < size / 20
+    for opened in (file, FeatureFile.open(path, "f1")):
+        assert len(opened) == 4997
+        assert {row.size for row in opened.known()} == set(range(5000)) - {3, 17, 4999}
+        assert opened.matrix().tolist() == vectors_of(opened.known()).tolist()
+        assert opened.matrix().tolist() == opened.vectors(np.arange(4997)).tolist()
+        paths = [f"cam/{number:05d}.jpg" for number in (2, 3, 17, 4998, 4997, 4999)]
+        place_K = opened.places(paths)
+        assert (place_K >= 0).tolist() == [True, False, False, True, True, False]
+        assert [opened.known().paths[place] for place in place_K[place_K >= 0]] == [paths[0], *paths[3:5]]
+        contents = texts([some(number, 1)[0][0].content for number in (2, 3, 4998)])
+        place_K = opened.snapshot.places_of_contents(contents)
+        assert place_K[1] == -1 and opened.known().columns["size"][place_K[[0, 2]]].tolist() == [2, 4998]
+
+
+def test_a_row_that_comes_back_is_there_once(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.drop(gone(file, 3, 4))
+    file.append(*some(3, 1, version=7))
+    for opened in (file, FeatureFile.open(path, "f1")):
+        assert len(opened) == 4999 and len(set(opened.known().paths)) == 4999
+        assert opened.known()[opened.places(["cam/00003.jpg"])[0]].mtime == 7
+        assert opened.matrix().tolist() == vectors_of(opened.known()).tolist()
+    file.drop(gone(file, 3))
+    assert FeatureFile.open(path, "f1").places(["cam/00003.jpg"]).tolist() == [-1]
+
+
+def test_a_row_that_another_process_has_replaced_meanwhile_does_not_go(path: Path) -> None:
+    file, other = FeatureFile.open(path, "f1"), FeatureFile.open(path, "f1")
+    other.append(*some(3, 1, version=2))
+    file.drop(gone(file, 3, 4))
+    assert len(FeatureFile.open(path, "f1")) == len(file) == 4999
+    assert file.known()[3].mtime == 2
+
+
+def test_parts_are_joined_without_bringing_back_what_has_gone(path: Path, monkeypatch) -> None:
+    """Also a row of the file that was replaced first, so that the list names the facts of the later one."""
+    file = FeatureFile.open(path, "f1")
+    file.append(*some(3, 2, version=1))
+    file.append(*some(5000, 2))
+    file.drop(gone(file, 3, 5000, 10))
+    inode = path.stat().st_ino
+    file._join_parts()
+    assert len(part_paths(path)) == 1 and path.stat().st_ino == inode
+    for opened in (file, FeatureFile.open(path, "f1")):
+        assert {row.size for row in opened.known()} == set(range(5002)) - {3, 5000, 10}
+        assert opened.matrix().tolist() == vectors_of(opened.known()).tolist()
+    file.compact()
+    assert {row.size for row in FeatureFile.open(path, "f1").known()} == set(range(5002)) - {3, 5000, 10}
+
+
+def test_a_content_that_a_row_which_has_gone_had_is_found_in_another_row(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    content = some(7, 1)[0][0].content
+    file.append([Row("copy.jpg", 7, 0, content)], vectors_of([Row("", 7, 0)]))
+    file.compact()
+    file.drop(gone(file, 7))
+    assert file.known().paths[file.snapshot.places_of_contents(texts([content]))[0]] == "copy.jpg"
+
+
+def test_many_rows_that_vanish_are_a_reason_to_merge(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.drop(gone(file, *range(0, 5000, 20)))
+    file.settle()
+    assert len(part_paths(path)) == 1
+    file.drop(gone(file, *range(1, 5000, 8)))
+    file.settle()
+    assert not parts_folder(path).exists() and len(FeatureFile.open(path, "f1")) == 5000 - 250 - 625
+
+
+def test_everything_may_go(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.drop(np.ones(5000, bool))
+    again = FeatureFile.open(path, "f1")
+    assert len(again) == 0 and again.matrix().shape == (0, WIDTH)
+    again.append(*some(1, 2))
+    assert sorted(row.size for row in FeatureFile.open(path, "f1").known()) == [1, 2]
+
+
+def test_what_has_gone_leaves_the_disk_at_once_where_it_must(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append([Row("secret.jpg", 1, 2, "c0ffee")], np.full((1, WIDTH), 3.25, np.float32))
+    file.compact()
+    file.drop(np.array([name == "secret.jpg" for name in file.known().paths]))
+
+    def left() -> bytes:
+        return b"".join(item.read_bytes() for item in path.parent.rglob("*") if item.is_file())
+
+    assert b"secret.jpg" in left()
+    assert not file.still_holds(lambda rows: rows.columns["path"] == b"other.jpg")
+    assert file.still_holds(lambda rows: rows.columns["path"] == b"secret.jpg")
+    file.keep(np.ones(len(file), bool))
+    assert b"secret.jpg" not in left() and np.full(WIDTH, 3.25, np.float32).tobytes() not in left()
+    assert len(FeatureFile.open(path, "f1")) == 5000
+
+
+def test_a_version_that_knows_no_lists_of_what_has_gone_refuses_them(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.drop(gone(file, 3))
+    (part,) = part_paths(path)
+    assert b"tbps-features-1" not in part.read_bytes() and b"tbps-features-1" in path.read_bytes()
+
+
+def test_a_damaged_list_of_what_has_gone_is_noticed(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.drop(gone(file, 3))
+    (part,) = part_paths(path)
+    part.write_bytes(part.read_bytes().replace(b"cam/00003.jpg", b"cam/00004.jpg"))
+    with pytest.raises(CacheError, match="checksum"):
+        FeatureFile.open(path, "f1")
+
+
+# Merged in the background -------------------------------------------------------------------------
+
+
+def merged_meanwhile(file: FeatureFile) -> BackgroundMerge:
+    file.merge_meanwhile()
+    assert file._merging is not None
+    assert file._merging.wait(30)
+    return file._merging
+
+
+def test_a_merge_that_is_due_is_left_to_the_next_one_and_done_while_it_works(path: Path) -> None:
+    inode = path.stat().st_ino
+    for number in range(7):  # as many runs, none of which adds much
+        file = FeatureFile.open(path, "f1")
+        file.merge_meanwhile()
+        file.append(*some(5000 + 100 * number, 100))
+        if number == 6:
+            file.drop(gone(file, 7, 5003))
+        file.settle()
+    assert path.stat().st_ino == inode and len(part_paths(path)) == 8
+    again = FeatureFile.open(path, "f1")
+    again.merge_meanwhile()
+    again.append(*some(6000, 3))
+    again.drop(gone(again, 8, 6001))
+    again.settle()
+    numbers = set(range(5700)) - {7, 8, 5003} | {6000, 6002}
+    for opened in (again, FeatureFile.open(path, "f1")):
+        assert {row.size for row in opened.known()} == numbers
+        assert opened.matrix().tolist() == vectors_of(opened.known()).tolist()
+    assert len(load(path, "f1")[0].rows) == 5698 and len(part_paths(path)) == 2
+
+
+def test_what_comes_while_a_merge_goes_on_stays_beside_the_new_file(path: Path, monkeypatch) -> None:
+    file, other = FeatureFile.open(path, "f1"), FeatureFile.open(path, "f1")
+    file.append(*some(5000, 700))
+    begun, going = threading.Event(), threading.Event()
+    fill = store.fill
+
+    def slowly(*words: object, **more: object) -> None:
+        begun.set()
+        going.wait(30)
+        fill(*words, **more)
+
+    monkeypatch.setattr(store, "fill", slowly)
+    file.merge_meanwhile()
+    assert begun.wait(30)
+    monkeypatch.setattr(store, "fill", fill)
+    other.append(*some(9000, 5))
+    other.append(*some(10, 1, version=4))
+    other.drop(gone(other, 11))
+    going.set()
+    file.settle()
+    assert len(load(path, "f1")[0].rows) == 5700 and len(part_paths(path)) == 3
+    for opened in (file, FeatureFile.open(path, "f1")):
+        assert {row.size for row in opened.known()} == (set(range(5700)) | set(range(9000, 9005))) - {11}
+        assert opened.known()[opened.places(["cam/00010.jpg"])[0]].mtime == 4
+        assert opened.matrix().tolist() == vectors_of(opened.known()).tolist()
+
+
+@pytest.mark.parametrize("what", ["keep", "join", "compact"])
+def test_a_merge_is_thrown_away_where_somebody_changed_what_it_read(path: Path, monkeypatch, what: str) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(*some(5000, 400))
+    file.append(*some(5400, 400))
+    begun, going = threading.Event(), threading.Event()
+    fill = store.fill
+
+    def slowly(*words: object, **more: object) -> None:
+        fill(*words, **more)
+        begun.set()
+        going.wait(30)
+
+    monkeypatch.setattr(store, "fill", slowly)
+    file.merge_meanwhile()
+    assert begun.wait(30)
+    monkeypatch.setattr(store, "fill", fill)
+    other = FeatureFile.open(path, "f1")
+    numbers = set(range(5800))
+    if what == "keep":
+        other.keep(~gone(other, 5))
+        numbers -= {5}
+        assert not unfinished_path(path).exists(), "the rows that were to go are still there"
+    elif what == "join":
+        other._join_parts()
+    else:
+        other.compact()
+    going.set()
+    merging = file._merging
+    file.settle()
+    assert merging is not None and merging.began and not merging.merged and merging.error is None
+    assert not unfinished_path(path).exists()
+    assert {row.size for row in FeatureFile.open(path, "f1").known()} == numbers
+
+
+def test_one_process_merges_at_a_time(path: Path) -> None:
+    FeatureFile.open(path, "f1").append(*some(5000, 700))
+    file = FeatureFile.open(path, "f1")
+    with unfinished(path) as place:
+        assert place is not None
+        merging = merged_meanwhile(file)
+        assert not merging.began and not merging.merged
+        file.settle()
+    assert len(part_paths(path)) == 1
+    again = FeatureFile.open(path, "f1")
+    assert merged_meanwhile(again).merged
+
+
+def test_without_locks_a_merge_is_done_at_the_end(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(parts, "fcntl", None)
+    file = FeatureFile.open(path, "f1")
+    file.append(*some(5000, 700))
+    again = FeatureFile.open(path, "f1")
+    again.merge_meanwhile()
+    again.settle()
+    assert len(load(path, "f1")) == 1 and len(again) == 5700
+
+
+def test_a_merge_that_nobody_waits_for_leaves_nothing_behind(path: Path, monkeypatch) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(*some(5000, 700))
+    begun = threading.Event()
+    monkeypatch.setattr(snapshot, "BLOCK", 8)
+    blocks = snapshot.Snapshot.blocks
+
+    def slowly(*words: object) -> Iterator[np.ndarray]:
+        for block in blocks(*words):
+            begun.set()
+            time.sleep(0.01)
+            yield block
+
+    monkeypatch.setattr(snapshot.Snapshot, "blocks", slowly)
+    file.merge_meanwhile()
+    assert begun.wait(30) and unfinished_path(path).exists()
+    merging = file._merging
+    del file
+    gc.collect()
+    assert merging is not None and not merging.running and not merging.merged
+    assert not unfinished_path(path).exists() and len(FeatureFile.open(path, "f1")) == 5700
+
+
+def test_a_disk_that_is_full_costs_the_merge_and_nothing_else(path: Path, monkeypatch, caplog) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(*some(5000, 700))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing, "_reserve", full)
+    file.merge_meanwhile()
+    file.settle()
+    assert "No space left" in caplog.text and len(file) == 5700
+    assert len(FeatureFile.open(path, "f1")) == 5700
+
+
 names_used = st.lists(st.integers(0, 30), min_size=1, max_size=12, unique=True)
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("append"), names_used),
-        st.tuples(st.just("keep"), names_used),
-        st.tuples(st.sampled_from(["settle", "compact", "open", "join"]), st.just([])),
+        st.tuples(st.sampled_from(["keep", "drop"]), names_used),
+        st.tuples(st.sampled_from(["settle", "compact", "open", "join", "meanwhile"]), st.just([])),
     ),
     max_size=14,
 )
@@ -238,10 +524,15 @@ def test_whatever_is_done_in_whatever_order_gives_the_rows_of_a_dictionary(
             gone = {f"{number}.jpg" for number in numbers}
             file.keep(np.array([name not in gone for name in file.known().paths], bool))
             expected = {name: at for name, at in expected.items() if name not in gone}
+        elif step == "drop":
+            gone = {f"{number}.jpg" for number in numbers}
+            file.drop(np.array([name in gone for name in file.known().paths], bool))
+            expected = {name: at for name, at in expected.items() if name not in gone}
         elif step == "open":
             file = FeatureFile.open(path, "f1")
         else:
-            {"settle": file.settle, "compact": file.compact, "join": file._join_parts}[step]()
+            doing = {"settle": file.settle, "compact": file.compact, "join": file._join_parts}
+            doing.get(step, file.merge_meanwhile)()
         assert {row.path: row.mtime for row in file.known()} == expected
         assert len(file) == len(expected)
         if expected:
@@ -249,3 +540,4 @@ def test_whatever_is_done_in_whatever_order_gives_the_rows_of_a_dictionary(
             assert file.places(list(expected)).tolist() == [file.known().paths.index(name) for name in expected]
             place = file.snapshot.places_of_contents(file.known().columns["content"])
             assert place.tolist() == list(range(len(expected)))
+    assert {row.path: row.mtime for row in FeatureFile.open(path, "f1").known()} == expected

@@ -14,6 +14,7 @@ import pytest
 from support.damage import damaged
 
 from tbps_cli.errors import CacheError
+from tbps_cli.features import store
 from tbps_cli.features.parts import codes_folder, remove_codes
 from tbps_cli.features.rows import Row
 from tbps_cli.features.store import FeatureFile
@@ -56,7 +57,7 @@ def test_codes_are_written_once_and_read_back(file):
     assert np.abs(right - np.stack(found.groups)).max() <= 1
     assert found.best(file.matrix()[:1].astype(np.float32), file.matrix(), 3)[1][0, 0] == 0
     names = sorted(path.name.partition(".")[2] for path in codes_folder(file.path).iterdir())
-    assert names == ["", "0", "1", "frame", "json"]
+    assert names == ["", "0", "1", "frame", "json", "rows"]
 
 
 def test_rows_that_come_are_added_in_the_same_frame(file):
@@ -95,7 +96,7 @@ def open_head(file):
 
 def test_codes_go_before_the_rows_that_they_are_of(file, monkeypatch):
     write_codes(coded(file))
-    monkeypatch.setattr(FeatureFile, "_write_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(FeatureFile, "_write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     kept = np.ones(3000, bool)
     kept[7] = False
     with pytest.raises(KeyboardInterrupt):
@@ -104,14 +105,85 @@ def test_codes_go_before_the_rows_that_they_are_of(file, monkeypatch):
     assert len(FeatureFile.open(file.path, "0123")) == 3000
 
 
-def test_codes_of_an_image_that_changed_are_not_used(file):
+def right(file, found):
+    """Whether codes are those of the rows that are there now."""
+    wanted = found.frame.encode(file.matrix()[: len(found)]).astype(np.int16)
+    return np.abs(wanted - np.stack(found.groups)).max() <= 1
+
+
+def bytes_in(file):
+    return b"".join(path.read_bytes() for path in codes_folder(file.path).iterdir())
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """A file of 3,000 rows counts as a large one: its rows stay where they are."""
+    monkeypatch.setattr(store, "FEW", 100)
+
+
+def test_a_few_rows_that_changed_or_went_are_coded_again_and_not_the_others(large, file):
     write_codes(coded(file))
+    name, old = open_head(file)["name"], groups_of(coded(file))[0][5].tobytes()
     file.append([Row("5.jpg", 2, 2, "f" * 32)], vector_GE[4000:4001])
+    gone = np.zeros(3000, bool)
+    gone[[7, 2999]] = True
+    file.drop(gone)
+    found = open_codes(coded(file))
+    assert len(found) == 2998 and right(file, found), "whoever opens them codes these rows in memory"
+    assert old in bytes_in(file)
+    assert write_codes(coded(file)) == 2
+    assert open_head(file)["name"] == name and open_head(file)["changed"] == 2
+    assert right(file, open_codes(coded(file)))
+    assert write_codes(coded(file)) == 0
+    file.append(rows(3000, 3005), vector_GE[3000:3005])
+    assert write_codes(coded(file)) == 5, "two stand where rows were, three behind"
+    assert len(open_codes(coded(file))) == 3003 and right(file, open_codes(coded(file)))
+
+
+def test_what_an_image_held_before_goes_from_the_codes_when_rows_are_merged(large, file):
+    write_codes(coded(file))
+    old = groups_of(coded(file))[0][5].tobytes()
+    file.append([Row("5.jpg", 2, 2, "f" * 32)], vector_GE[4000:4001])
+    file.drop(np.arange(3000) == 8)
+    write_codes(coded(file))
+    assert old in bytes_in(file)
+    file.compact()
+    assert write_codes(coded(file)) == 0
+    assert old not in bytes_in(file)
+    assert right(file, open_codes(coded(file))) and open_head(file)["changed"] == 0
+
+
+def test_where_many_rows_changed_all_are_coded_anew(large, file):
+    write_codes(coded(file))
+    changed = [Row(f"{place}.jpg", 2, 2, f"{place:x}".rjust(32, "f")) for place in range(100)]
+    file.append(changed, vector_GE[4000:4100])
     with pytest.raises(UnusableCodes, match="gone or changed"):
         open_codes(coded(file))
-    file.compact()
-    assert not codes_folder(file.path).exists(), "what the image held before is still there"
     assert write_codes(coded(file)) == 3000
+    assert right(file, open_codes(coded(file)))
+
+
+def test_a_damaged_list_of_changed_codes_is_noticed(large, file):
+    write_codes(coded(file))
+    file.append([Row("5.jpg", 2, 2, "f" * 32)], vector_GE[4000:4001])
+    write_codes(coded(file))
+    path = next(codes_folder(file.path).glob("*.changed-*"))
+    path.write_bytes(damaged(path.read_bytes(), 3))
+    with pytest.raises(UnusableCodes, match="damaged"):
+        open_codes(coded(file))
+    assert write_codes(coded(file)) == 3000
+
+
+def test_a_gallery_that_has_long_been_open_is_not_touched_by_what_is_written(large, file):
+    write_codes(coded(file))
+    before = open_codes(coded(file))
+    old = np.stack(before.groups)
+    file.append([Row("5.jpg", 2, 2, "f" * 32)], vector_GE[4000:4001])
+    file.drop(np.arange(3000) >= 2990)
+    write_codes(coded(file))
+    file.append(rows(3000, 3005), vector_GE[3000:3005])
+    write_codes(coded(file))
+    assert np.array_equal(np.stack(before.groups), old)
 
 
 def test_an_index_that_another_model_makes_anew_begins_without_codes(file):
@@ -243,6 +315,36 @@ def grows_for_ever(path):
         count += 100
         if count % 1000 == 0:
             remove_codes(path)
+
+
+def changes_for_ever(path):
+    store.FEW = 100
+    opened, version = FeatureFile.open(path, "0123"), 0
+    while True:
+        version += 1
+        place = version % len(opened)
+        opened.append([Row(f"{place}.jpg", 2, version, f"{version:032x}")], vector_GE[version % 9000][None])
+        if version % 3 == 0:
+            opened.drop(np.arange(len(opened)) == 7 * version % len(opened))
+        if version % 20 == 0:
+            opened.compact()
+        write_codes(coded(opened))
+
+
+def test_kill_9_while_changed_codes_are_written_leaves_right_ones(file, monkeypatch):
+    monkeypatch.setattr(store, "FEW", 100)
+    rng = np.random.default_rng(5)
+    for _ in range(6):
+        child = PROCESSES.Process(target=changes_for_ever, args=(file.path,))
+        child.start()
+        time.sleep(float(rng.uniform(0.05, 0.4)))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(30)
+        opened = FeatureFile.open(file.path, "0123")
+        found = open_codes(coded(opened))
+        assert found is None or right(opened, found)
+        write_codes(coded(opened))
+        assert right(opened, open_codes(coded(opened))) and len(open_codes(coded(opened))) == len(opened)
 
 
 def test_kill_9_while_codes_are_written_leaves_the_old_ones_the_new_ones_or_none(file):

@@ -1,0 +1,120 @@
+"""Merging in the background: a thread writes a feature file and its parts as one, and puts that in their place.
+
+Writing takes seconds for a million rows, and `tbps index` lists folders and embeds images meanwhile. Nothing that is
+there is touched before the new file is whole and on the disk. Then, with the lock of the parts held alone, it takes the
+place of the old one, if that and the parts that were merged still are what they were: where somebody has rewritten
+or joined them, or removed the unfinished file, what was written is thrown away. Parts that came meanwhile stay
+beside. A process that is killed leaves the old files as they were, and one unfinished file, which nobody reads and the
+next who writes there removes.
+
+One process merges a file at a time; without locks (Windows, some network disks) nobody does this in the background.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tbps_cli import files
+from tbps_cli.errors import CacheError
+from tbps_cli.features.parts import is_open_at, locked, part_paths, unfinished, unwritable
+from tbps_cli.features.snapshot import Part, load
+
+logger = logging.getLogger("tbps")
+Writer = Callable[[Path, Sequence[Part], Sequence[Path], Callable[[], None]], None]
+"""Writes under a path all rows of some files, in the name of some parts; what it calls now and then may end it."""
+NICE = 10
+"""By how much a merge stands back behind other work of the processor."""
+
+
+class Stopped(Exception):
+    """Somebody does not want the merge any longer."""
+
+
+class BackgroundMerge:
+    """One merge on its way."""
+
+    def __init__(self, path: Path, fingerprint: str, write: Writer) -> None:
+        self.path, self.fingerprint, self._write = path, fingerprint, write
+        self.error: CacheError | None = None
+        self.began = False
+        """Whether it could begin: not so where another process merges, or where there are no locks."""
+        self.merged = False
+        """Whether the new file is in its place."""
+        self._handle: int | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tbps-merge", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for its end; whether it has ended. Ctrl-C stops it, with everything as it was before."""
+        try:
+            self._thread.join(seconds)
+        except BaseException:
+            self.stop()
+            raise
+        return not self.running
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """End it soon: what it has written is thrown away unless it is in its place already."""
+        self._stop.set()
+        self._thread.join(seconds)
+
+    def check(self) -> None:
+        """Raises Stopped when it is to end, or when its file was removed: rows in it were to go."""
+        if self._stop.is_set() or (self._handle is not None and os.fstat(self._handle).st_nlink == 0):
+            raise Stopped
+
+    def _run(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            with unfinished(self.path) as place:
+                if place is not None:
+                    self.began = True
+                    self._merge(place)
+        except Stopped:
+            pass
+        except CacheError as error:
+            self.error = error
+        except OSError as error:
+            self.error = unwritable(self.path, error)
+
+    def _merge(self, place: Path) -> None:
+        beside = part_paths(self.path)  # first: what comes now is neither in the new file nor removed
+        parts = load(self.path, self.fingerprint)
+        before = {part.path: part.identity for part in parts}
+        self._handle = os.open(place, os.O_RDONLY)
+        try:
+            self._write(place, parts, beside, self.check)
+            self.check()
+            os.fsync(self._handle)
+            with locked(self.path, alone=True):
+                self.check()
+                if is_open_at(self._handle, place) and all(map(_is_as_before, before, before.values())):
+                    place.replace(self.path)
+                    files.sync(self.path.parent)
+                    self.merged = True
+                    for part in beside:
+                        part.unlink(missing_ok=True)
+        finally:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _is_as_before(path: Path, identity: tuple[int, ...]) -> bool:
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return False
+    return (state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size) == identity
