@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
-from tbps_cli.features.parts import is_open_at, locked, part_paths, unfinished, unwritable
+from tbps_cli.features.parts import NoLocks, is_open_at, locked, part_paths, unfinished, unwritable
 from tbps_cli.features.snapshot import Part, load
 
 logger = logging.getLogger("tbps")
@@ -42,8 +42,8 @@ class BackgroundMerge:
     def __init__(self, path: Path, fingerprint: str, write: Writer) -> None:
         self.path, self.fingerprint, self._write = path, fingerprint, write
         self.error: CacheError | None = None
-        self.began = False
-        """Whether it could begin: not so where another process merges, or where there are no locks."""
+        self.impossible = False
+        """Whether there are no locks, so that nothing is merged in the background."""
         self.merged = False
         """Whether the new file is in its place."""
         self._handle: int | None = None
@@ -81,13 +81,14 @@ class BackgroundMerge:
         try:
             with unfinished(self.path) as place:
                 if place is not None:
-                    self.began = True
                     self._merge(place)
         except Stopped:
             pass
+        except NoLocks:
+            self.impossible = True
         except CacheError as error:
             self.error = error
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter of h5py
             self.error = unwritable(self.path, error)
 
     def _merge(self, place: Path) -> None:
@@ -96,8 +97,10 @@ class BackgroundMerge:
         before = {part.path: part.identity for part in parts}
         self._handle = os.open(place, os.O_RDONLY)
         try:
-            self._write(place, parts, beside, self.check)
-            self.check()
+            try:
+                self._write(place, parts, beside, self.check)
+            finally:
+                self.check()  # first: whoever removed the file is not to be told that it cannot be written
             os.fsync(self._handle)
             with locked(self.path, alone=True):
                 self.check()

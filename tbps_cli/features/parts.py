@@ -6,9 +6,11 @@ alone, and whoever only reads takes no lock (see `features.snapshot`).
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,37 +61,33 @@ def new_part(path: Path, mark: str) -> Path:
     return parts_folder(path) / f"{number:06d}-{mark}.h5"
 
 
-def unfinished_path(path: Path) -> Path:
-    """Where a merge that goes on in the background writes (`features.merging`)."""
-    return path.with_name(f".{path.name}.merge")
+class NoLocks(Exception):
+    """This system or this disk has no locks."""
+
+
+def unfinished_paths(path: Path) -> list[Path]:
+    """What merges write that go on in the background (`features.merging`), or that were killed."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.merge-*"))
 
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path | None]:
-    """The file that such a merge writes, locked as long as the block goes on, and removed at its end.
+    """A file for such a merge, locked as long as the block goes on, and removed at its end unless it was renamed.
 
-    None where another process merges (then its file is there), or where there are no locks.
+    Its name is used once, so that nobody writes into the file of somebody else, whoever has removed it meanwhile.
+    None where another process merges. Raises NoLocks, OSError.
     """
-    place = unfinished_path(path)
+    place = path.with_name(f".{path.name}.merge-{uuid.uuid4().hex[:8]}")
     if fcntl is None:
-        yield None
-        return
+        raise NoLocks
     handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        locks, free = True, True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        except OSError:
-            locks = False
-        alone = locks and free and is_open_at(handle, place)
-        try:
-            yield place if alone else None
-        finally:
-            if free and is_open_at(handle, place):
-                place.unlink()
+        if not _is_held(handle):
+            raise NoLocks
+        _remove_unfinished(path)
+        yield place if unfinished_paths(path) == [place] else None
     finally:
+        place.unlink(missing_ok=True)
         os.close(handle)
 
 
@@ -102,14 +100,15 @@ def is_open_at(handle: int, path: Path) -> bool:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what a process left that was killed while it merged in the background; one that lives keeps its file."""
-    with suppress(OSError):
-        handle = os.open(unfinished_path(path), os.O_RDWR)
-        try:
-            if _is_held(handle):
-                unfinished_path(path).unlink()
-        finally:
-            os.close(handle)
+    """Remove what was left by processes that were killed while they merged; one that lives has its file locked."""
+    for place in unfinished_paths(path):
+        with suppress(OSError):
+            handle = os.open(place, os.O_RDWR)
+            try:
+                if _is_held(handle):
+                    place.unlink()
+            finally:
+                os.close(handle)
 
 
 def _number(part: Path) -> int:

@@ -50,7 +50,7 @@ from numpy.typing import DTypeLike, NDArray
 from tbps_cli import files
 from tbps_cli.errors import CacheError
 from tbps_cli.features.merging import BackgroundMerge
-from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, remove_codes, unfinished_path
+from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, remove_codes, unfinished_paths, unwritable
 from tbps_cli.features.rows import Array, Row, Rows, encoded, texts
 from tbps_cli.features.snapshot import FORMAT, FORMAT_GONE, GONE, BadFile, Part, Snapshot, load, read
 from tbps_cli.features.writing import contents_of, fill
@@ -348,8 +348,8 @@ class FeatureFile:
             merging.wait()
         if merging.error is not None:
             logger.warning("%s", merging.error.message)
-        elif not merging.began and not unfinished_path(self.path).exists():
-            self._share = None  # there are no locks: from now on it is done at once
+        if merging.impossible:
+            self._share = None  # from now on it is done at once
 
     def _facts(self, merged: Sequence[str] = (), *, gone: bool = False) -> dict[str, str]:
         return {
@@ -411,7 +411,8 @@ class FeatureFile:
                 index = np.delete(np.arange(len(snapshot.rows)), list(gone))
                 if erase:  # first: whoever is killed now leaves rows without codes, not the reverse
                     remove_codes(self.path)
-                    unfinished_path(self.path).unlink(missing_ok=True)
+                    for place in unfinished_paths(self.path):
+                        place.unlink(missing_ok=True)
                 self._write_rows(self.path, snapshot, index, parts)
                 self.renewed = False
                 self._load()
@@ -471,8 +472,11 @@ class FeatureFile:
     ) -> None:
         """Write a whole file under a temporary name, sync it, rename it. Raises CacheError."""
         indexed = path == self.path and shape[0] >= INDEXED
-        with files.replacing(path, CacheError, then=ROOM) as temporary:
-            fill(temporary, rows, blocks, shape, self.dtype, facts, indexed=indexed, gone=gone)
+        try:
+            with files.replacing(path, CacheError, then=ROOM) as temporary:
+                fill(temporary, rows, blocks, shape, self.dtype, facts, indexed=indexed, gone=gone)
+        except RuntimeError as error:  # of h5py
+            raise unwritable(path, error) from error
 
     def _discard_bad(self) -> None:
         """Remove every file that cannot be used, and load the others."""

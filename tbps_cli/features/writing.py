@@ -17,7 +17,6 @@ from numpy.typing import DTypeLike
 from tbps_cli.features import footer
 from tbps_cli.features.footer import VECTORS, Contents, DamagedFile
 from tbps_cli.features.lookup import Lookup
-from tbps_cli.features.parts import unwritable
 from tbps_cli.features.rows import COLUMNS, CROP_COLUMNS, Array, Rows
 from tbps_cli.features.snapshot import GONE, LOOKUPS, gone_name, lookup_names
 
@@ -41,7 +40,7 @@ def fill(
     """Write all of a feature file under a name that is of no use to anybody yet; whoever calls syncs and renames it.
 
     blocks: the vectors, [.., E] each, `shape` together. indexed: with what finds its rows. gone: the columns `GONE` of
-    rows that have gone. Raises CacheError where the disk is full, and what `blocks` raises.
+    rows that have gone. Raises OSError and RuntimeError (as h5py does) where the disk is full.
     """
     import h5py  # of no use to those who only read: a tenth of a second
 
@@ -52,22 +51,19 @@ def fill(
     columns |= {gone_name(name): column for name, column in (gone or {}).items()}
     kind = np.dtype(dtype)
     size = shape[0] * shape[1] * kind.itemsize + sum(column.nbytes for column in columns.values())
-    try:
-        _reserve(path, size + 65536)
-        with h5py.File(path, "w", locking=False) as file:
-            file.attrs.update(facts)
-            _keep_free(file, shape, kind)
-            for name, content in columns.items():
-                file.create_dataset(name, data=content)
-            file.flush()
-            contents = contents_of(file)
-        with path.open("r+b") as finished:
-            finished.seek(contents.datasets[VECTORS].offset)
-            for block in blocks:
-                finished.write(np.ascontiguousarray(block, kind).reshape(-1).view(np.uint8).data)
-            footer.write(finished, contents)
-    except (OSError, RuntimeError) as error:
-        raise unwritable(path, error) from error
+    _reserve(path, size + 65536)
+    with h5py.File(path, "w", locking=False) as file:
+        file.attrs.update(facts)
+        _keep_free(file, shape, kind)
+        for name, content in columns.items():
+            file.create_dataset(name, data=content)
+        file.flush()
+        contents = contents_of(file)
+    with path.open("r+b") as finished:
+        finished.seek(contents.datasets[VECTORS].offset)
+        for block in blocks:
+            finished.write(np.ascontiguousarray(block, kind).reshape(-1).view(np.uint8).data)
+        footer.write(finished, contents)
 
 
 def _keep_free(file: h5py.File, shape: tuple[int, int], kind: np.dtype[np.generic]) -> None:
