@@ -331,8 +331,12 @@ def _cleaned(folder: Path, coded: Coded, there: _Opened) -> _Opened:
     _write(folder / f"{name}.frame", (folder / f"{there.head.name}.frame").read_bytes())
     head = replace(there.head, name=name, count=count, changed=0, patch="", patched="")
     sign_N = coded.sign_N[:count]
-    for ending, array in (("rows", sign_N), *((str(place), group) for place, group in enumerate(there.groups))):
-        _write(folder / f"{name}.{ending}", memoryview(np.ascontiguousarray(array)))
+    arrays: dict[str, NDArray[Any]] = {
+        "rows": sign_N,
+        **{str(place): group for place, group in enumerate(there.groups)},
+    }
+    for ending, array in arrays.items():
+        _write(folder / f"{name}.{ending}", np.ascontiguousarray(array).data)
     return _Opened(head, there.frame, there.groups, sign_N, np.empty(0, np.int64))
 
 

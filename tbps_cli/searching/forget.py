@@ -113,8 +113,12 @@ def _contents(asked: Forgotten, path: str, indexes: Sequence[_Index]) -> set[str
     """What the indexes say that these files hold, and what an image that is there holds now."""
     found = set[str]()
     for index in indexes:
-        for rows in (index.file.known(), index.file.unused()):
-            found |= _different(rows.columns["content"][asked.covers(rows, index.roots)])
+        rows, unused = index.file.known(), index.file.unused()
+        found |= _different(rows.columns["content"][asked.covers(rows, index.roots)])
+        vanished_K = asked.covers(unused, index.roots) & (index.file.snapshot.places(unused.columns["path"]) < 0)
+        columns = unused.take(np.flatnonzero(vanished_K)).columns
+        last = dict(zip(columns["path"].tolist(), columns["content"].tolist(), strict=True))
+        found |= {content.decode() for content in last.values()}
     file = Path(path).expanduser()
     if file.is_file() and not is_video(file):
         found.add(content_hash(file))
