@@ -164,7 +164,7 @@ def test_rich_and_typer_live_in_the_command_line_only() -> None:
 
 
 def test_h5py_is_used_in_one_place() -> None:
-    assert users_of("h5py") == {"features/store.py"}
+    assert users_of("h5py") == {"features/hdf5.py"}
 
 
 def test_pickles_are_read_in_one_file_and_never_by_what_runs_them() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tbps_cli.databases.base import Matches
 from tbps_cli.databases.nearest import nearest
@@ -36,8 +36,10 @@ class LocalDatabase:
 
     exact = True
 
-    def __init__(self, path: Path, fingerprint: str | None, about: Mapping[str, object]) -> None:
-        self.path, self.fingerprint, self._given = path, fingerprint, dict(about)
+    def __init__(
+        self, path: Path, fingerprint: str | None, about: Mapping[str, object], dtype: DTypeLike = np.float16
+    ) -> None:
+        self.path, self.fingerprint, self._given, self._new_dtype = path, fingerprint, dict(about), dtype
         self.title = str(path)
         self._file: FeatureFile | None = None
         self._seen: object = None
@@ -53,15 +55,16 @@ class LocalDatabase:
         create: bool = False,
         fingerprint: str | None = None,
         about: Mapping[str, object] | None = None,
+        dtype: DTypeLike = np.float16,
     ) -> LocalDatabase:
-        """The index at a path. create: one that is not there is begun by the first `add`, with float16 vectors.
+        """The index at a path. create: one that is not there is begun by the first `add`, with vectors of this dtype.
 
         Raises DatabaseError without an index there, CacheError for one that was made by another model.
         """
         there = read_fingerprint(path)
         if there is None and not create:
             raise DatabaseError(f"{path}: there is no index.", "Make one: tbps index FOLDER --index FILE")
-        database = cls(path, fingerprint or there, about or {})
+        database = cls(path, fingerprint or there, about or {}, dtype)
         database._now()
         return database
 
@@ -69,6 +72,11 @@ class LocalDatabase:
     def about(self) -> Mapping[str, object]:
         """What the index was told of itself."""
         return self._now().about
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its vectors, or of those that it is going to have."""
+        return self._now().dtype
 
     def add(self, rows: Rows, vector_NE: NDArray[Any]) -> None:
         """Keep rows, on the disk when this returns."""
@@ -173,7 +181,7 @@ class LocalDatabase:
             there = read_fingerprint(self.path)
             self.fingerprint = self.fingerprint or there
             about = self._given if there is None else None
-            self._file = FeatureFile.open(self.path, self.fingerprint or "", dtype=np.float16, about=about)
+            self._file = FeatureFile.open(self.path, self.fingerprint or "", dtype=self._new_dtype, about=about)
             self._columns = self._order_N = None
         self._seen = seen
         return self._file

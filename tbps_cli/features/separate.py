@@ -21,7 +21,7 @@ from typing import BinaryIO
 from tbps_cli.features.footer import Contents, DamagedFile
 
 WALL_SECONDS = 60.0
-"""For disks that are slow; how long it may compute is limited in `features.store`."""
+"""For disks that are slow; how long it may compute is limited in `features.hdf5`."""
 ENDLESS = "HDF5 does not come to an end with it"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _END_OF_FILE = {0: 40, 1: 44, 2: 28, 3: 28}
@@ -62,7 +62,7 @@ def check_length(file: BinaryIO, size: int) -> None:
 
 
 class Server:
-    """A process that describes one file after another, each in a fork of itself (`features.store.serve`)."""
+    """A process that describes one file after another, each in a fork of itself (`features.hdf5.serve`)."""
 
     def __init__(self) -> None:
         self._lock, self._owner = threading.Lock(), os.getpid()
@@ -138,7 +138,7 @@ def _ask_afresh(file: BinaryIO) -> tuple[int, str]:
 
 def _command(function: str) -> list[str]:
     # -P: nothing is imported from the working directory
-    return [sys.executable, "-P", "-W", "ignore", "-c", f"from tbps_cli.features.store import {function}; {function}()"]
+    return [sys.executable, "-P", "-W", "ignore", "-c", f"from tbps_cli.features.hdf5 import {function}; {function}()"]
 
 
 def _environment() -> dict[str, str]:

@@ -32,15 +32,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import signal
-import socket
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -49,11 +46,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
+from tbps_cli.features.hdf5 import fill
 from tbps_cli.features.merging import BackgroundMerge
 from tbps_cli.features.parts import ROOM, locked, new_part, part_paths, remove_codes, unfinished_paths, unwritable
 from tbps_cli.features.rows import Array, Row, Rows, encoded, texts
 from tbps_cli.features.snapshot import FORMAT, FORMAT_GONE, GONE, BadFile, Part, Snapshot, load, read
-from tbps_cli.features.writing import contents_of, fill
 from tbps_cli.places import cache_dir
 
 logger = logging.getLogger("tbps")
@@ -503,53 +500,3 @@ def _write_merged(
 
     named = {**facts, "merged": json.dumps([part.name for part in held])}
     fill(path, snapshot.rows, blocks(), shape, snapshot.dtype, named, indexed=shape[0] >= INDEXED)
-
-
-CPU_SECONDS = 0.25
-"""More than enough to find the datasets of a file that is whole, however large they are."""
-MEMORY = 8 << 30
-
-
-def serve() -> None:
-    """Describe every file that `features.separate.Server` sends, each in a fork, until it closes the socket."""
-    import h5py  # noqa: F401  (once, for all forks)
-
-    with socket.socket(fileno=os.dup(0)) as asked:
-        while True:
-            _, handles, _, _ = socket.recv_fds(asked, 1, 1)
-            if not handles:
-                return
-            answer, theirs = os.pipe()
-            child = os.fork()
-            if child == 0:
-                os.dup2(handles[0], 0)
-                os.dup2(theirs, 1)
-                os.dup2(theirs, 2)
-                os.closerange(3, 64)
-                describe_stdin()
-                os._exit(0)
-            os.close(theirs)
-            os.close(handles[0])
-            with os.fdopen(answer, "rb") as pipe:
-                text = pipe.read().decode("utf-8", "replace")
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            asked.sendall(json.dumps([status, text]).encode() + b"\n")
-
-
-def describe_stdin() -> None:
-    """Print what the HDF5 file on standard input holds; ends soon, well or badly."""
-    import h5py  # before the limits
-
-    with suppress(ImportError, ValueError, OSError, AttributeError):  # Windows has no such limits
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    try:
-        with os.fdopen(0, "rb", buffering=0, closefd=False) as raw, h5py.File(raw, "r") as file:
-            found = contents_of(file).to_json()
-    except BaseException as error:  # h5py raises whatever libhdf5's message makes it think of
-        os.write(2, (str(error).splitlines()[0] if str(error) else type(error).__name__).encode())
-        os._exit(1)
-    os.write(1, found)

@@ -30,7 +30,7 @@ from tbps_cli.features.rows import Box, Row, Rows, encoded
 from tbps_cli.filtering.columns import Columns, Texts
 from tbps_cli.filtering.tree import And, Compare, Tree
 from tbps_cli.searching.gallery import Gallery, Roots
-from tbps_cli.searching.index_file import refuse_batch_dependent
+from tbps_cli.searching.index_file import other_weights, refuse_batch_dependent
 from tbps_cli.trust.population import SAMPLE
 
 logger = logging.getLogger("tbps")
@@ -221,6 +221,8 @@ def refuse_other_model(title: str, made_by: str | None, about: Mapping[str, obje
     refuse_batch_dependent(model)
     if made_by not in (None, model.fingerprint, *(model.fingerprint + suffix for suffix in SUFFIXES)):
         run = about.get("run", "unknown")
+        if (hint := other_weights(run, model)) is not None:
+            raise DatabaseError(f"{title}: its vectors were made with other weights of {run}.", hint)
         raise DatabaseError(
             f"{title}: its vectors were made by another model than {model.path}: {run}.", f"Use that one: --ckpt {run}"
         )

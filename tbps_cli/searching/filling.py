@@ -203,7 +203,6 @@ def forget_in(urls: Sequence[str], paths: Sequence[str]) -> tuple[str, int]:
 def _forget(database: Database, path: str) -> int:
     file, fragment = split(path)
     absolute = Path(file).expanduser().resolve()
-    width = database.sample(1).shape[1]
     count = 0
     for name, place in database.roots().items():
         host_folder = Path(place.partition(":")[2])
@@ -211,23 +210,22 @@ def _forget(database: Database, path: str) -> int:
             continue
         inside = absolute.relative_to(host_folder).as_posix()
         key = (name if inside == "." else f"{name}/{inside}") + fragment
-        tree = _below(key)
-        while True:
-            (found,) = database.search(np.eye(1, width, dtype=np.float32), BATCH, tree)
-            wanted = [row.path for row in found.rows if _is_of(row.path, key) or _is_of(row.source or "", key)]
-            if not wanted:
-                break
-            count += database.delete(wanted)
+        count += database.delete([key])
+        for begin in () if fragment else (f"{key}#", f"{key}/"):  # crops of a file, all that is in a folder
+            count += _delete_below(database, begin)
     return count
 
 
-def _below(key: str) -> Tree:
-    """A filter for a file or folder, and all that is in it; it may let through more, where the name has a * or ?."""
-    return Or(tuple(Like(field, key + inside) for field in ("path", "source") for inside in ("", "/*", "#*")))
-
-
-def _is_of(path: str, key: str) -> bool:
-    return path.startswith(f"{key}/") or split(path)[0] == key or path == key
+def _delete_below(database: Database, begin: str) -> int:
+    """Delete the rows whose paths begin like this, read in the order of paths: a filter would take * for any text."""
+    count, after = 0, begin
+    while len(rows := database.page(after, BATCH)[0]):
+        wanted = [path for path in rows.paths if path.startswith(begin)]
+        count += database.delete(wanted) if wanted else 0
+        if len(wanted) < len(rows):
+            break
+        after = rows.paths[-1]
+    return count
 
 
 def names_in(database: Database, roots: Roots) -> dict[str, str]:

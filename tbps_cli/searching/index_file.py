@@ -14,6 +14,7 @@ from tbps_cli.features.image_ways import SUFFIXES
 from tbps_cli.features.rows import Rows
 from tbps_cli.features.snapshot import read_about, read_fingerprint
 from tbps_cli.features.store import FeatureFile
+from tbps_cli.models.run import WEIGHTS
 from tbps_cli.searching.gallery import Gallery, IndexFile, Roots
 from tbps_cli.searching.withheld import Withheld
 
@@ -35,6 +36,9 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
     try:
         file = FeatureFile.open(path, fingerprint_of(path, model))
     except CacheError as error:
+        if (hint := other_weights(about.get("run"), model)) is not None and read_fingerprint(path) != model.fingerprint:
+            said = f"--in {path} was made with other weights of {model.path}, so its vectors cannot be compared."
+            raise CacheError(said, hint) from None
         raise CacheError(error.message, f"Search with --ckpt {about.get('run')}, or: tbps index {folder}") from None
     named = about.get("sources", {})
     places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
@@ -46,6 +50,16 @@ def fingerprint_of(path: Path, model: Encoder) -> str:
     """The fingerprint of an index file if this model made it, in whatever way; else the model's own."""
     made_by = read_fingerprint(path)
     return next((mark for suffix in SUFFIXES if (mark := model.fingerprint + suffix) == made_by), model.fingerprint)
+
+
+def other_weights(run: object, model: Encoder) -> str | None:
+    """What to do where the run that made something is the model's own, with other weights; None: it is another one."""
+    folder = model.path
+    if str(run) not in (str(folder), str(folder.absolute())):
+        return None
+    kept = [str(folder / name) for name in WEIGHTS.values() if (folder / name).is_file()]
+    again = "Index it again with these."
+    return f"Use its other weights ({' or '.join(f'--ckpt {path}' for path in kept)}). {again}" if kept[1:] else again
 
 
 def as_it_is(file: FeatureFile, name: str, roots: Roots, run: str) -> Gallery:

@@ -92,7 +92,12 @@ def move(origin: str | Path, target: str | Path, *, progress: Progress | None = 
         about.pop("sources", None)  # an index file keeps there what `add_root` says
         if (only := _only_folder(source)) is not None:
             about["folder"] = only[1]
-        sink = opened.enter_context(closing(_opened(target, fingerprint=source.fingerprint, about=about)))
+        dtype = source.dtype if isinstance(source, LocalDatabase) else np.dtype(np.float16)
+        sink = opened.enter_context(closing(_opened(target, dtype, fingerprint=source.fingerprint, about=about)))
+        if isinstance(sink, LocalDatabase) and sink.dtype.itemsize < dtype.itemsize:
+            logger.warning(
+                "%s keeps its vectors in half precision, so those of %s are rounded.", sink.title, source.title
+            )
         if _same(source, sink):
             raise UsageError(f"--move: {source.title} cannot be copied into itself.", "Name another place.")
         moved = _Copy(source, sink, _naming(source, sink), progress).run()
@@ -108,8 +113,8 @@ def _same(source: Database, sink: Database) -> bool:
     return source.title == sink.title
 
 
-def _opened(place: str | Path, **made: Any) -> Database:
-    """FROM, or TO where it is told what to be made of."""
+def _opened(place: str | Path, dtype: np.dtype[Any] | None = None, **made: Any) -> Database:
+    """FROM, or TO where it is told what to be made of, and of which type the vectors of a new index file are."""
     urls = str(place).split()
     if urls and all(map(is_url, urls)):
         return open_database(urls, create=bool(made), **made)
@@ -119,7 +124,7 @@ def _opened(place: str | Path, **made: Any) -> Database:
     if not made and read_fingerprint(path) is None:
         hint = "Give an index file, the name of a gallery (tbps index --gallery NAME), or the URL of a database."
         raise CacheError(f"--move {shown_place(str(place))}: there is no index of this name.", hint)
-    return LocalDatabase.open(path, create=bool(made), **made)
+    return LocalDatabase.open(path, create=bool(made), dtype=np.float16 if dtype is None else dtype, **made)
 
 
 def _index_of(place: str, fingerprint: str | None) -> Path:

@@ -80,6 +80,18 @@ def test_an_index_goes_through_a_database_into_a_new_index_of_half_precision(tmp
     assert origin.read_bytes() == before
 
 
+def test_vectors_in_float32_stay_float32_or_a_line_says_that_they_are_rounded(tmp_path: Path, caplog) -> None:
+    origin = index_of(tmp_path / "a.h5", plain_rows(20), FOLDER)
+    move(origin, tmp_path / "b.h5")
+    assert LocalDatabase.open(tmp_path / "b.h5").dtype == np.float32
+    one, other = (LocalDatabase.open(tmp_path / name).page(None, 20)[1] for name in ("a.h5", "b.h5"))
+    assert one.tolist() == other.tolist() and "rounded" not in caplog.text
+    half = FeatureFile.open(tmp_path / "c.h5", "model-1", dtype=np.float16, about=FOLDER)
+    half.append([Row("z.jpg", 1, 1)], unit_rows(1, WIDTH))
+    move(origin, tmp_path / "c.h5")
+    assert LocalDatabase.open(tmp_path / "c.h5").dtype == np.float16 and caplog.text.count("are rounded") == 1
+
+
 def test_what_is_there_is_not_sent_again_and_what_has_changed_is_replaced(tmp_path: Path, postgres_url: str) -> None:
     origin = index_of(tmp_path / "a.h5", odd_rows(40))
     move(origin, postgres_url)

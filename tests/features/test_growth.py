@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import mapping, parts, rows, snapshot, store, writing
+from tbps_cli.features import hdf5, mapping, parts, rows, snapshot, store
 from tbps_cli.features.merging import BackgroundMerge
 from tbps_cli.features.parts import part_paths, parts_folder, unfinished, unfinished_paths
 from tbps_cli.features.rows import Row, Rows, texts
@@ -481,7 +481,7 @@ def test_a_disk_that_is_full_costs_the_merge_and_nothing_else(path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writing, "_reserve", full)
+    monkeypatch.setattr(hdf5, "_reserve", full)
     file.merge_meanwhile()
     file.settle()
     assert "No space left" in caplog.text and len(file) == 5700

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import snapshot, store, writing
+from tbps_cli.features import hdf5, snapshot, store
 from tbps_cli.features.parts import locked, part_paths
 from tbps_cli.features.rows import Row, Rows, content_hash
 from tbps_cli.features.store import FeatureFile, feature_path
@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_error_and_harms_nothing(path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writing, "_reserve", full)
+    monkeypatch.setattr(hdf5, "_reserve", full)
     with pytest.raises(CacheError, match="No space left"):
         file.append(some("b"), VECTORS[1:2])
     assert file.known().paths == ["a"]

@@ -388,6 +388,22 @@ def test_an_index_of_other_weights_is_refused_with_what_to_do(model, photos: Pat
         index(type(model)("fedcba9876543210"), photos, tmp_path / "people.h5")
 
 
+def test_an_index_of_other_weights_of_the_same_run_names_them(model, photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "fake"
+    run.mkdir(parents=True)
+    for name in ("weights.safetensors", "last.safetensors"):
+        (run / name).touch()
+    model.path = run
+    index(model, photos, tmp_path / "x.h5")
+    other = FakeEncoder(fingerprint="another")
+    other.path = run
+    with pytest.raises(CacheError, match=f"made with other weights of {run}, so") as refused:
+        open_index(other, tmp_path / "x.h5")
+    assert (
+        str(run / "last.safetensors") in refused.value.hint and str(run / "weights.safetensors") in refused.value.hint
+    )
+
+
 def test_an_index_of_one_folder_is_not_overwritten_by_another(model, photos: Path, tmp_path: Path, painted) -> None:
     index(model, photos, tmp_path / "people.h5")
     painted(tmp_path / "other" / "a.png", "red")

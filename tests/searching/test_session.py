@@ -222,3 +222,24 @@ def test_each_answer_says_which_words_its_hits_support_as_long_as_there_are_word
     session.now = Dialogue(explain=True)
     assert [word.word for word in session.said("red").hits[0].explain] == ["red"]
     assert session.said("plus green").hits[0].explain
+
+
+def test_the_calibration_is_read_once_a_file_and_again_when_it_changes(model, monkeypatch) -> None:
+    from tbps_cli.searching import sure
+    from tbps_cli.trust import calibration
+    from tbps_cli.trust.kept import place_of
+
+    read: list[str] = []
+    monkeypatch.setattr(calibration, "calibration_of", lambda of: read.append(of.fingerprint))
+    place = place_of(model)
+    assert sure._calibration_of(model) is None and not read
+    place.parent.mkdir(parents=True)
+    place.write_text("one")
+    for _ in range(3):
+        sure._calibration_of(model)
+    assert len(read) == 1
+    place.write_text("another")
+    sure._calibration_of(model)
+    place.unlink()
+    sure._calibration_of(model)
+    assert len(read) == 2

@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.encoder import FakeEncoder
@@ -17,9 +18,12 @@ from support.sets import save_image
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
+from tbps_cli.databases.local import LocalDatabase
 from tbps_cli.errors import CacheError, DataError, UsageError
-from tbps_cli.features.rows import content_hash
+from tbps_cli.features.rows import Row, Rows, content_hash
 from tbps_cli.places import cache_dir
+from tbps_cli.searching import filling
+from tbps_cli.searching.database_gallery import place_here
 from tbps_cli.searching.forget import forget
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_file import open_index
@@ -227,3 +231,20 @@ def test_what_was_forgotten_stays_out_of_a_gallery_of_several_sources(
     assert set(paths(index(model, given))) == {path for path in everything if not f"{path}/".startswith(f"{place}/")}
     forget(["alone.png"])
     assert "alone.png" not in paths(index(model, given))
+
+
+def test_a_file_with_a_star_in_its_name_is_found_among_many_that_fit_it(
+    photos: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Its name is no pattern, however many others come before it in a database."""
+    monkeypatch.setattr(filling, "BATCH", 5)
+    database = LocalDatabase.open(tmp_path / "x.h5", create=True, fingerprint="f1")
+    name = database.add_root("photos", place_here(photos))
+    starred = ["a*.jpg", "a*.jpg#xywh=0,0,4,4", "a*b/1.jpg"]
+    inside = [f"a{number}.jpg" for number in range(40)] + [f"a{number}b/1.jpg" for number in range(9)] + starred
+    database.add(Rows.of([Row(f"{name}/{one}", 1, 1) for one in inside]), np.eye(len(inside), 8, dtype=np.float32))
+    assert filling._forget(database, str(photos / "a*.jpg#xywh=0,0,4,4")) == 1
+    assert filling._forget(database, str(photos / "a*.jpg")) == 1
+    assert filling._forget(database, str(photos / "a*b")) == 1
+    assert database.count() == 49
+    assert filling._forget(database, str(photos)) == 49

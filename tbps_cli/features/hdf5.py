@@ -1,4 +1,4 @@
-"""A feature file written: HDF5 for whoever reads it, with our footer behind.
+"""All that h5py does: feature files are written as HDF5, with our footer behind, and those without one are described.
 
 The vectors are written past libhdf5, into the place that it keeps free for them: they are nearly all of the file and
 lie in one piece, so that a merge copies them from one file into the other without holding Python up.
@@ -6,8 +6,12 @@ lie in one piece, so that a merge copies them from one file into the other witho
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,3 +107,55 @@ def _reserve(path: Path, size: int) -> None:
     with path.open("r+b" if path.exists() else "wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
+
+
+# Read, in a process of its own ---------------------------------------------------------------------
+
+CPU_SECONDS = 0.25
+"""More than enough to find the datasets of a file that is whole, however large they are."""
+MEMORY = 8 << 30
+
+
+def serve() -> None:
+    """Describe every file that `features.separate.Server` sends, each in a fork, until it closes the socket."""
+    import h5py  # noqa: F401  (once, for all forks)
+
+    with socket.socket(fileno=os.dup(0)) as asked:
+        while True:
+            _, handles, _, _ = socket.recv_fds(asked, 1, 1)
+            if not handles:
+                return
+            answer, theirs = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.dup2(handles[0], 0)
+                os.dup2(theirs, 1)
+                os.dup2(theirs, 2)
+                os.closerange(3, 64)
+                describe_stdin()
+                os._exit(0)
+            os.close(theirs)
+            os.close(handles[0])
+            with os.fdopen(answer, "rb") as pipe:
+                text = pipe.read().decode("utf-8", "replace")
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            asked.sendall(json.dumps([status, text]).encode() + b"\n")
+
+
+def describe_stdin() -> None:
+    """Print what the HDF5 file on standard input holds; ends soon, well or badly."""
+    import h5py  # before the limits
+
+    with suppress(ImportError, ValueError, OSError, AttributeError):  # Windows has no such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    try:
+        with os.fdopen(0, "rb", buffering=0, closefd=False) as raw, h5py.File(raw, "r") as file:
+            found = contents_of(file).to_json()
+    except BaseException as error:  # h5py raises whatever libhdf5's message makes it think of
+        os.write(2, (str(error).splitlines()[0] if str(error) else type(error).__name__).encode())
+        os._exit(1)
+    os.write(1, found)
