@@ -9,6 +9,9 @@ numbers in half precision, and an exported model of tiny towers, so that what is
 * query: the ten best of a vector; filter: the same among the 5 % of one camera with the filter itself, each for the
   second time.
 * add: 1,000 rows more, kept on the disk, and the newest state taken; what that wrote, beside the size of the file.
+* vanish: 1,000 rows that are gone, likewise. merge: all of that merged by the thread of `tbps index`; the longest that
+  a look at the clock each millisecond waited meanwhile.
+* memory: what a process has for itself when every row was asked for once, over the size of the float16 vectors.
 * list: `index` over the folder with nothing new; beside it the walk over folders and states of files alone, which
   nothing that looks at each file can do without.
 * search: `tbps search SENTENCE --in FILE --where "camera == 'cam03'"` as a process of its own, and the most memory
@@ -145,13 +148,50 @@ def adding(file: Path, fingerprint: str) -> dict[str, float]:
         there.settle()
 
     seconds = quickest(1, add)
+    took = {"add": seconds, "bytes": written(file, before), "size": before.st_size}
+    opened = time.perf_counter()
+    there.matrix()
+    took["first look"] = time.perf_counter() - opened
+    gone_G = np.zeros(len(there), bool)
+    gone_G[:: len(there) // ADDED] = True
+    before, parts = file.stat(), written(file, file.stat())
+    took["vanish"] = quickest(1, lambda: there.drop(gone_G))
+    took["vanish bytes"] = written(file, before) - parts
+    there.matrix()
+    took["touched"] = touched(there)
+    return took | merging(file, fingerprint)
+
+
+def written(file: Path, before: os.stat_result) -> int:
+    """Bytes of the parts of an index, and of the file where it was written again."""
     parts = sum(part.stat().st_size for part in file.with_name(file.name + ".parts").glob("*.h5"))
     again = file.stat()
-    return {
-        "add": seconds,
-        "bytes": parts + (again.st_size if again.st_ino != before.st_ino else 0),
-        "size": before.st_size,
-    }
+    return parts + (again.st_size if again.st_ino != before.st_ino else 0)
+
+
+def touched(there: FeatureFile) -> float:
+    """Memory of this process's own after all rows and columns were read, over that of the vectors."""
+    matrix, total = there.matrix(), 0.0
+    for start in range(0, len(matrix), 8192):
+        total += float(matrix[start : start + 8192].sum(dtype=np.float32))
+    columns = there.known().columns
+    kept = [columns[name] for name in columns]
+    assert np.isfinite(total) and kept
+    return anonymous(os.getpid()) / max(1, matrix.nbytes)
+
+
+def merging(file: Path, fingerprint: str) -> dict[str, float]:
+    """A merge in the background, however few rows there are to merge, and how it holds up what goes on beside it."""
+    there = FeatureFile.open(file, fingerprint)
+    began, busy, longest = time.perf_counter(), time.process_time(), 0.0
+    there.merge_meanwhile(share=10**9)
+    before = time.perf_counter()
+    while there.merging:
+        time.sleep(0.001)
+        longest, before = max(longest, time.perf_counter() - before), time.perf_counter()
+    took = {"merge": time.perf_counter() - began, "merge cpu": time.process_time() - busy, "held up": longest}
+    there.settle()
+    return took
 
 
 def listing(model: Path, folder: Path, file: Path, rounds: int) -> dict[str, float]:
@@ -258,6 +298,31 @@ def show(found: dict[int, dict[str, float]]) -> None:
         "MB written",
         "tbps search, s",
         "MB",
+    ]
+    table(head, rows)
+    print()
+    rows = [
+        [
+            f"{count:,}",
+            f"{1e3 * one['vanish']:.0f}",
+            f"{one['vanish bytes'] / 1e6:.2f}",
+            f"{1e3 * one['first look']:.0f}",
+            f"{one['merge']:.1f}",
+            f"{one['merge cpu']:.1f}",
+            f"{1e3 * one['held up']:.0f}",
+            f"{one['touched']:.2f}",
+        ]
+        for count, one in found.items()
+    ]
+    head = [
+        "rows",
+        f"{ADDED:,} vanish, ms",
+        "MB written",
+        "vectors as one array, ms",
+        "merge, s on the clock",
+        "merge, s",
+        "held up, ms",
+        "memory, all touched",
     ]
     table(head, rows)
     print()

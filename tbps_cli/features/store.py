@@ -229,7 +229,7 @@ class FeatureFile:
         return self.snapshot.unused()
 
     def still_holds(self, covers: Callable[[Rows], Array]) -> bool:
-        """Whether the disk has rows that count no longer and of which this is true, or whose rows nobody knows."""
+        """Whether the disk has rows that count no longer and of which this is true, or parts that nobody reads."""
         unused = self.unused()
         return bool(self._leftovers() or (len(unused) and covers(unused).any()))
 
@@ -241,6 +241,11 @@ class FeatureFile:
         self._share = share
         if not self.renewed and not self.unwritten:
             self._begin_merging()
+
+    @property
+    def merging(self) -> bool:
+        """Whether a merge goes on in the background."""
+        return self._merging is not None and self._merging.running
 
     def settle(self, *, share: int = SHARE) -> None:
         """Take the newest snapshot, with what other processes added, and merge its parts where that pays.
@@ -384,7 +389,8 @@ class FeatureFile:
 
     def _leftovers(self) -> bool:
         """Whether parts lie there that a merge holds already, whose process was killed before it removed them."""
-        return not set(part_paths(self.path)) <= {part.path for part in self._parts}
+        held = {name for part in self._parts for name in part.merged}
+        return any(part.name in held for part in part_paths(self.path))
 
     def _load(self) -> None:
         """Read the file and its parts as they are at one moment. Raises CacheError."""

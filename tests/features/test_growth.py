@@ -318,6 +318,20 @@ def test_what_has_gone_leaves_the_disk_at_once_where_it_must(path: Path) -> None
     assert len(FeatureFile.open(path, "f1")) == 5000
 
 
+def test_parts_that_a_killed_merge_left_go_with_what_must_go_and_those_of_others_do_not_count(path: Path) -> None:
+    file = FeatureFile.open(path, "f1")
+    file.append(*some(5000, 3))
+    (part,) = part_paths(path)
+    content = part.read_bytes()
+    file.compact()
+    FeatureFile.open(path, "f1").append(*some(6000, 2))
+    assert not file.still_holds(lambda rows: np.zeros(len(rows), bool)), "what others append is no leftover"
+    part.write_bytes(content)
+    assert file.still_holds(lambda rows: np.zeros(len(rows), bool))
+    file.keep(np.ones(len(file), bool))
+    assert not part.exists() and len(file) == 5005
+
+
 def test_a_version_that_knows_no_lists_of_what_has_gone_refuses_them(path: Path) -> None:
     file = FeatureFile.open(path, "f1")
     file.drop(gone(file, 3))
