@@ -13,9 +13,11 @@ One process merges a file at a time; without locks (Windows, some network disks)
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +30,8 @@ from tbps_cli.features.snapshot import Part, load
 logger = logging.getLogger("tbps")
 Writer = Callable[[Path, Sequence[Part], Sequence[Path], Callable[[], None]], None]
 """Writes under a path all rows of some files, in the name of some parts; what it calls now and then may end it."""
+LOOK = 0.1
+"""Seconds after which whoever waits for a merge looks again."""
 NICE = 10
 """By how much a merge stands back behind other work of the processor."""
 
@@ -47,18 +51,20 @@ class BackgroundMerge:
         self.merged = False
         """Whether the new file is in its place."""
         self._handle: int | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tbps-merge", daemon=True)
-        self._thread.start()
+        self._stop, self._ended = threading.Event(), threading.Event()
+        """The latter is waited for, since `Thread.join` takes a thread for ended when Ctrl-C interrupts it."""
+        threading.Thread(target=self._run, name="tbps-merge", daemon=True).start()
 
     @property
     def running(self) -> bool:
-        return self._thread.is_alive()
+        return not self._ended.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for its end; whether it has ended. Ctrl-C stops it, with everything as it was before."""
+        end = math.inf if seconds is None else time.monotonic() + seconds
         try:
-            self._thread.join(seconds)
+            while self.running and time.monotonic() < end:
+                self._ended.wait(LOOK)  # for ever would be deaf to signals that another thread receives
         except BaseException:
             self.stop()
             raise
@@ -67,7 +73,7 @@ class BackgroundMerge:
     def stop(self, seconds: float = 5.0) -> None:
         """End it soon: what it has written is thrown away unless it is in its place already."""
         self._stop.set()
-        self._thread.join(seconds)
+        self._ended.wait(seconds)
 
     def check(self) -> None:
         """Raises Stopped when it is to end, or when its file was removed: rows in it were to go."""
@@ -90,6 +96,8 @@ class BackgroundMerge:
             self.error = error
         except (OSError, RuntimeError) as error:  # the latter of h5py
             self.error = unwritable(self.path, error)
+        finally:
+            self._ended.set()
 
     def _merge(self, place: Path) -> None:
         beside = part_paths(self.path)  # first: what comes now is neither in the new file nor removed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -486,6 +487,28 @@ def test_a_merge_that_nobody_waits_for_leaves_nothing_behind(path: Path, monkeyp
     gc.collect()
     assert merging is not None and not merging.running and not merging.merged
     assert not unfinished_paths(path) and len(FeatureFile.open(path, "f1")) == 5700
+
+
+def test_ctrl_c_while_a_merge_is_waited_for_loses_nothing(path: Path, monkeypatch, caplog) -> None:
+    FeatureFile.open(path, "f1").append(*some(5000, 700))
+    before, going, blocks = path.read_bytes(), threading.Event(), snapshot.Snapshot.blocks
+
+    def slowly(*words: object) -> Iterator[np.ndarray]:
+        going.wait(30)
+        yield from blocks(*words)
+
+    monkeypatch.setattr(snapshot.Snapshot, "blocks", slowly)
+    file = FeatureFile.open(path, "f1")
+    file.merge_meanwhile()
+    assert file.merging
+    interrupt = threading.Timer(1.3, lambda: (signal.raise_signal(signal.SIGINT), time.sleep(0.1), going.set()))
+    interrupt.start()
+    with caplog.at_level("INFO", logger="tbps"), pytest.raises(KeyboardInterrupt):
+        file.settle()
+    interrupt.join()
+    assert "can be interrupted" in caplog.text
+    assert path.read_bytes() == before and not unfinished_paths(path)
+    assert len(FeatureFile.open(path, "f1")) == 5700
 
 
 def test_a_disk_that_is_full_costs_the_merge_and_nothing_else(path: Path, monkeypatch, caplog) -> None:
