@@ -52,6 +52,10 @@ class DatabaseError(TbpsError):
     """A gallery in a database that cannot be reached, read or written; never holds a password."""
 
 
+class UnreachableError(DatabaseError):
+    """A database that does not answer now, and may do so later."""
+
+
 class MissingExtra(TbpsError):
     """An optional package is needed: the hint is the `pip install` to type."""
 

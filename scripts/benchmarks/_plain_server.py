@@ -1,6 +1,6 @@
-"""The rival of `tbps serve`: what one writes in an hour. FastAPI, one sentence at a time through the graph, numpy.
+"""The rival of `tbps serve`: what one writes in an hour. FastAPI, one sentence at a time through the model, numpy.
 
-python _plain_server.py EXPORTED GALLERY.npy PORT
+python _plain_server.py RUN|EXPORTED GALLERY.npy PORT
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from tbps_cli.models.exported import ExportedModel
+from tbps_cli.models.checkpoint import opened
 
 
 class Asked(BaseModel):
@@ -23,7 +23,7 @@ class Asked(BaseModel):
 
 def make(folder: Path, gallery: Path) -> FastAPI:
     """The application."""
-    model, rows = ExportedModel(folder), np.load(gallery)
+    model, rows = opened(folder), np.load(gallery)
     app = FastAPI()
 
     @app.post("/v1/search")

@@ -1,11 +1,14 @@
 """`tbps serve` under load: requests a second and how long they take, beside a plain FastAPI server over the same files.
 
-scripts/bench serve [--rows N] [--clients 1,10,20,50] [--seconds S] [--layers N] [--width N] [--requests N]
+scripts/bench serve [--rows N] [--clients 1,10,20,50] [--seconds S] [--layers N] [--width N] [--engine onnx|torch]
+                    [--requests N] [--place DIR]
 
 Client and server run on this machine, over the loopback device. Every request is a sentence that was not asked before,
 so that each goes through the model. The gallery holds random unit rows; the towers have random weights, ViT-B/16's text
-tower unless --width says otherwise. Then: memory before and after --requests requests; and what a server answers that
-is asked by four times as many clients as it lets wait.
+tower unless --width says otherwise. --engine torch opens the run itself instead of its export. Then, unless --requests
+is 0: memory before and after so many requests; what is left of clients that go in the middle of a request; and what a
+server answers that is asked by four times as many clients as it lets wait. --place DIR keeps model and gallery there
+for the next time.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +40,8 @@ from tbps_cli.models.exported import ExportedModel
 HERE = Path(__file__).parent
 COLOURS = "red", "blue", "green", "white", "black", "grey", "brown", "yellow", "orange", "pink", "purple", "beige"
 THINGS = "coat", "jacket", "shirt", "dress", "skirt", "hat", "bag", "backpack", "scarf", "trousers", "shoes", "boots"
+LEAVING = 1000
+"""Clients that are killed."""
 ENOUGH = 300
 """Clients at once that no server is meant to answer."""
 
@@ -143,6 +148,28 @@ def running(words: Sequence[str], port: int) -> Iterator[int]:
         child.wait(20)
 
 
+async def _leave(port: int, clients: int) -> None:
+    """Clients that are killed while their request is on its way, or while its answer is."""
+    words = sentences(7)
+    for number in range(clients):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        body = json.dumps({"text": next(words), "top": 10}).encode()
+        head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        whole = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+        writer.write(whole[: len(whole) - 5] if number % 2 else whole)
+        await asyncio.sleep(0.002)
+        writer.transport.abort()
+
+
+def left_open(pid: int) -> tuple[int, int]:
+    """Connections and threads of a process (Linux)."""
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found += str(entry.readlink()).startswith("socket:")
+    return found, len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -163,28 +190,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
+    parser.add_argument("--place", type=Path)
     options = parser.parse_args(argv)
     clients = [int(part) for part in options.clients.split(",")]
     print(_machine.line())
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(options.place) if options.place else tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        run = write_run(place / "run", options.layers, options.width)
-        export(run, place / "exported", formats=("onnx",))
-        exported, gallery = str(place / "exported"), place / "gallery.h5"
-        write_gallery(gallery, options.rows, place / "exported")
+        gallery = place / "gallery.h5"
+        if not (gallery.with_suffix(".npy")).exists():
+            run = write_run(place / "run", options.layers, options.width)
+            export(run, place / "exported", formats=("onnx",))
+            write_gallery(gallery, options.rows, place / "exported")
+        model = str(place / ("exported" if options.engine == "onnx" else "run"))
         ports = [free_port() for _ in range(2)]
-        ours = ["-m", "tbps_cli", "serve", str(gallery), "--ckpt", exported, "--port", str(ports[0])]
-        plain = [str(HERE / "_plain_server.py"), exported, str(gallery.with_suffix(".npy")), str(ports[1])]
-        print(f"{options.rows:,} rows; answers a second, and milliseconds that 50, 95, 99 of 100 stayed below")
+        ours = ["-m", "tbps_cli", "serve", str(gallery), "--ckpt", model, "--port", str(ports[0])]
+        plain = [str(HERE / "_plain_server.py"), model, str(gallery.with_suffix(".npy")), str(ports[1])]
+        print(f"{options.rows:,} rows, towers {options.layers} x {options.width}, {options.engine}")
+        print("answers a second, and milliseconds that 50, 95, 99 of 100 stayed below")
         print(f"{'clients':<10}{'tbps serve':>18}{'':>18}{'plain FastAPI':>18}{'':>18}  ours / plain")
         with running(ours, ports[0]) as pid, running(plain, ports[1]):
             for count in clients:
                 found = [load(port, count, seconds=options.seconds) for port in ports]
                 ratio = (len(found[0].times) / found[0].seconds) / (len(found[1].times) / found[1].seconds)
                 print(f"{count:<10}{found[0].line()}{found[1].line()}{ratio:>10.2f}")
-            before = megabytes(pid)
+            if not options.requests:
+                return
+            load(ports[0], 10, requests=500)
+            before = megabytes(pid), left_open(pid)
             load(ports[0], 10, requests=options.requests)
-            print(f"memory: {before:.0f} MB before {options.requests:,} requests, {megabytes(pid):.0f} MB after")
+            print(f"memory: {before[0]:.0f} MB before {options.requests:,} requests, {megabytes(pid):.0f} MB after")
+            asyncio.run(_leave(ports[0], LEAVING))
+            time.sleep(2)
+            load(ports[0], 1, requests=1)
+            after = megabytes(pid), left_open(pid)
+            print(
+                f"{LEAVING:,} clients that left in the middle of a request: {before[1][0]} connections and "
+                f"{before[1][1]} threads before, {after[1][0]} and {after[1][1]} after; {after[0]:.0f} MB"
+            )
             flood = load(ports[0], ENOUGH, requests=3 * ENOUGH)
             refused = flood.status[503]
             print(

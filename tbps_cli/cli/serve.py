@@ -10,7 +10,7 @@ import typer
 
 from tbps_cli.amounts import amount
 from tbps_cli.cli.options import GalleryOptions
-from tbps_cli.cli.search_options import Audit, BlurHeads, NoIndex
+from tbps_cli.cli.search_options import Audit, BlurHeads, NoIndex, Root
 
 if TYPE_CHECKING:
     from tbps_cli.serving.service import Service
@@ -23,12 +23,15 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Folders, videos, images, patterns, lists, or an index file: together one gallery.",
+            help="Folders, videos, images, patterns or lists, together one gallery; an index file; or the URL of a "
+            "database.",
         ),
     ] = None,
     gallery: Annotated[
         list[str] | None,
-        typer.Option("--gallery", metavar="NAME", help="A gallery made by tbps index --gallery NAME; repeatable."),
+        typer.Option(
+            "--gallery", metavar="NAME", help="A gallery made by tbps index --gallery NAME or URL; repeatable."
+        ),
     ] = None,
     host: Annotated[
         str,
@@ -82,6 +85,7 @@ def command(
         typer.Option("--budget", metavar="N/TIME", help="How many alerts may come of the standing questions."),
     ] = "5/day",
     no_index: NoIndex = False,
+    root: Root = None,
     blur_heads: BlurHeads = False,
     audit: Audit = None,
     *,
@@ -89,6 +93,7 @@ def command(
 ) -> None:
     """Open a page to search with, and an API; images are embedded meanwhile."""
     from tbps_cli.cli import consent
+    from tbps_cli.databases.urls import shown_place
     from tbps_cli.errors import MissingExtra
     from tbps_cli.searching.audit import AuditLog
 
@@ -101,7 +106,7 @@ def command(
         raise MissingExtra(str(error.name), "serve", "tbps serve") from None
     given = Given(sources or (), gallery or ())
     address = Address(host, port, token, names or (), rate, origins or ())
-    settings = Settings(**made.indexing, refresh=not no_index)
+    settings = Settings(**made.indexing, refresh=not no_index, root=root)
 
     def run(chosen: Path | str | None) -> None:
         serve(
@@ -116,7 +121,9 @@ def command(
             ready=_told(host),
         )
 
-    consent.with_weights(run, made.ckpt, ["tbps", "serve", *(sources or ["DIR"])], download=made.download)
+    consent.with_weights(
+        run, made.ckpt, ["tbps", "serve", *map(shown_place, sources or ["DIR"])], download=made.download
+    )
 
 
 def _told(host: str) -> Callable[[str, Service], None]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tbps_cli.databases.urls import shown
-from tbps_cli.errors import DatabaseError, MissingExtra, UsageError
+from tbps_cli.errors import DatabaseError, MissingExtra, UnreachableError, UsageError
 
 logger = logging.getLogger("tbps")
 Found = TypeVar("Found")
@@ -206,9 +206,9 @@ class Connection:
                 f"{title}: what listens at {where} refuses this user or password, or is no Milvus.", hint
             )
         if _LOST.search(said):
-            return DatabaseError(f"{title}: no Milvus server answers at {where}.", "Is it running on this port?")
+            return UnreachableError(f"{title}: no Milvus server answers at {where}.", "Is it running on this port?")
         if _SLOW.search(said):
-            return DatabaseError(f"{title}: the Milvus server at {where} does not answer in time.", "See its log.")
+            return UnreachableError(f"{title}: the Milvus server at {where} does not answer in time.", "See its log.")
         if _REFUSED.search(said):
             return DatabaseError(f"{title}: the server refuses this user or password.", WITH_PASSWORD)
         return DatabaseError(f"{title}: Milvus refuses this: {said[:200]}", "See the server's log.")

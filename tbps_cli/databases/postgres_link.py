@@ -15,7 +15,7 @@ from psycopg import conninfo, errors
 
 from tbps_cli.databases.postgres_schema import Connection
 from tbps_cli.databases.urls import shown
-from tbps_cli.errors import DatabaseError, UsageError
+from tbps_cli.errors import DatabaseError, UnreachableError, UsageError
 
 DEFAULTS: Mapping[str, Any] = {
     "connect_timeout": 10,
@@ -128,8 +128,9 @@ class Link:
                 "The password may stand in the URL, in PGPASSWORD, or in the file ~/.pgpass.",
             )
         if "starting up" in said:
-            return DatabaseError(f"{self.title}: the server is starting up.", "Try again in a moment.")
-        return DatabaseError(
+            return UnreachableError(f"{self.title}: the server is starting up.", "Try again in a moment.")
+        kind = DatabaseError if "FATAL" in said and "shutting down" not in said else UnreachableError
+        return kind(
             f"{self.title} cannot be reached: {said}.", "Does the server run, and may this machine connect to it?"
         )
 
@@ -137,7 +138,7 @@ class Link:
         """An error of the server as a line and a hint."""
         said = self._first_line(error)
         if self._connection is None or self._connection.closed:
-            return DatabaseError(
+            return UnreachableError(
                 f"{self.title}: the connection was lost, and once more at the second try ({said}).",
                 "What was acknowledged is kept. Try again when the server runs.",
             )

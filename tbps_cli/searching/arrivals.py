@@ -30,6 +30,8 @@ LOOK = 60.0
 """Seconds from one listing to the next where nothing was noticed; changes in linked folders are seen then."""
 LOOK_REMOTE = 10.0
 """The same on disks of which other machines' changes are not noticed."""
+_BEGINS = 2.0
+"""Seconds after folders begin to be watched until they are listed once more: what came meanwhile was not noticed."""
 _REMOTE = ("nfs", "cifs", "smb", "fuse.sshfs", "fuse.rclone", "9p", "afs", "ceph", "glusterfs", "fuse.s3fs")
 
 
@@ -127,6 +129,7 @@ class Noticing:
         self._over = threading.Event()
         self._folders: list[tuple[Path, tuple[int, int]]] = []
         self._told = False
+        self._begun = False
 
     def follow(self, folders: Sequence[Path]) -> None:
         """Watch these folders from now on, anew where one of them is another by now."""
@@ -134,17 +137,22 @@ class Noticing:
         if named == self._folders:
             return
         self.close()
-        self._folders, self._over = named, threading.Event()
+        self._folders, self._over, self._begun = named, threading.Event(), True
         if named:
             threading.Thread(target=self._notice, args=(self._over, folders), daemon=True, name="watch").start()
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
         """Until something has changed, so many seconds have passed, or `stop` is set."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + (min(seconds, _BEGINS) if self._begun else seconds)
+        self._begun = False
         while not stop.is_set() and (left := until - time.monotonic()) > 0:
             if self._changed.wait(min(left, 0.25)):
                 break
         self._changed.clear()
+
+    def look(self) -> None:
+        """Have whoever waits look now."""
+        self._changed.set()
 
     def close(self) -> None:
         self._over.set()

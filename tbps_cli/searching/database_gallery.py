@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,10 @@ OF_A_TRACK = 5000
 _DATED = re.compile(r"\d{4}-\d\d-\d\d")
 _TRIED = 20
 """Files that are looked for, to find out whether this machine has them."""
+REMEMBERED = 5000
+"""Rows of former answers that are remembered."""
+SAMPLES = 8
+"""Filters of which a sample is kept: each takes some megabytes."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class _Known:
     """The hits so far, by their paths."""
     looked_for_files: bool = False
     told_unfinished: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """A server answers several searches at a time."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,25 @@ class DatabaseGallery(Gallery):
 
     def drawn(self, tree: Tree | None = None) -> DrawnRows:
         """Vectors that stand for all that pass a filter, drawn once."""
-        if tree not in self.known.samples:
-            self.known.samples[tree] = DrawnRows(self.database.sample(SAMPLE, tree))
-        return self.known.samples[tree]
+        samples = self.known.samples
+        found = samples.get(tree)
+        if found is None:
+            found = DrawnRows(self.database.sample(SAMPLE, tree))
+            with self.known.lock:
+                samples[tree] = found
+                for other in [one for one in samples if one not in (None, tree)][: max(0, len(samples) - SAMPLES)]:
+                    del samples[other]
+        return found
+
+    def found(self, path: str) -> BestRows | None:
+        """The row of this name, as a gallery of its own; None where there is none (any more)."""
+        anything_1E = np.eye(1, self.drawn().vector_SE.shape[1], dtype=np.float32)
+        (matches,) = self.database.search(anything_1E, 1, Compare("path", "==", path))
+        if not len(matches.rows):
+            return None
+        made = self.fetched(matches.rows, matches.vector_KE)
+        self.remember(made, [row.path for row in matches.rows])
+        return made
 
     def fetched(self, rows: Rows, vector_KE: NDArray[Any]) -> BestRows:
         """Rows that were found, as a gallery of their own."""
@@ -129,7 +152,8 @@ class DatabaseGallery(Gallery):
         return self.known.rows[path][1].astype(np.float32)
 
     def content_of(self, path: str) -> str:
-        return self.known.rows[path][0].content if path in self.known.rows else ""
+        known = self.known.rows.get(path)
+        return known[0].content if known else ""
 
     def boxes_in(self, source: str, seconds: float | None) -> list[Box]:
         there: Tree = Compare("source", "==", source)
@@ -148,8 +172,13 @@ class DatabaseGallery(Gallery):
         """Keep what is known of hits for what is shown later; says once if their files are not on this machine."""
         place = {path: number for number, path in enumerate(found.rows.paths)}
         rows = found.rows.take(np.array([place[path] for path in paths], int))
-        for row in rows:
-            self.known.rows[row.path] = row, found.vector_GE[place[row.path]]
+        with self.known.lock:
+            kept = self.known.rows
+            for row in rows:
+                kept.pop(row.path, None)  # the latest stand last
+                kept[row.path] = row, found.vector_GE[place[row.path]].copy()
+            for path in list(kept)[: max(0, len(kept) - max(REMEMBERED, len(rows)))]:
+                del kept[path]
         if self.known.looked_for_files or not len(rows):
             return
         self.known.looked_for_files = True

@@ -91,7 +91,14 @@ def understood_query(query: Query, found: Understood) -> Query:
 
 
 def askable(gallery: Gallery) -> Askable:
-    """The cameras and times that a question can ask for."""
+    """The cameras and times that a question can ask for; looked for once a gallery."""
+    if "askable" not in gallery.kept:
+        gallery.kept["askable"] = _askable(gallery)
+    found: Askable = gallery.kept["askable"]
+    return found
+
+
+def _askable(gallery: Gallery) -> Askable:
     cameras, times = gallery.columns.column("camera"), gallery.columns.column("time")
     named = sorted(cameras.text_V[cameras.known_V].tolist()) if isinstance(cameras, Texts) else []
     days = _edges(times) if isinstance(times, Texts) else []

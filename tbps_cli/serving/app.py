@@ -24,10 +24,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tbps_cli.errors import CacheError, TbpsError, UsageError
+from tbps_cli.serving.batching import Ended
 from tbps_cli.serving.metrics import Metrics
 from tbps_cli.serving.requests import ExplainRequest, ExportRequest, SearchRequest, WatchRequest
 from tbps_cli.serving.security import Access, Gate, problem
-from tbps_cli.serving.service import VIEWS, ForbiddenError, NotReadyError, NotThereError, Service
+from tbps_cli.serving.served import NotReadyError, ServedGallery
+from tbps_cli.serving.service import VIEWS, ForbiddenError, NotThereError, Service
 from tbps_cli.serving.standing import StandingQuestions
 from tbps_cli.serving.work_queue import Overloaded, WorkQueue, WorkQueues
 
@@ -77,8 +79,12 @@ class _Server:
 
     def __init__(self, service: Service, standing: StandingQuestions, metrics: Metrics, queues: WorkQueues) -> None:
         self.service, self.standing, self.metrics = service, standing, metrics
-        self.searches, self.images, self.slow = queues.searches, queues.images, queues.slow
+        self.searches, self.images, self.slow, self.far = queues.searches, queues.images, queues.slow, queues.far
         self.listeners = 0
+
+    def queue(self, usual: WorkQueue, served: ServedGallery | None) -> WorkQueue:
+        """Where work for a gallery waits: one in a database has threads of its own."""
+        return self.far if served is not None and served.far else usual
 
     async def run(self, queue: WorkQueue, work: Callable[[], T]) -> T:
         self.metrics.waiting.labels(queue.name).set(queue.inside)
@@ -126,7 +132,8 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
     @api.post("/v1/search", summary="Rank images for a sentence, images, or a sum of both")
     async def search(asked: SearchRequest, request: Request) -> Response:
         client = request.client.host if request.client else ""
-        found = await server.run(server.searches, lambda: service.search(asked, client))
+        queue = server.queue(server.searches, service.gallery(asked.gallery))
+        found = await server.run(queue, lambda: service.search(asked, client))
         return AnyNameResponse(found)
 
     @api.post("/v1/images", summary="Send an image to search by", description="The body is the file itself.")
@@ -150,7 +157,7 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
         view: str = Query("thumbnail", pattern=f"^({'|'.join(VIEWS)})$"),
         if_none_match: str | None = Header(None),
     ) -> Response:
-        queue = server.slow if view == "clip" else server.images
+        queue = server.slow if view == "clip" else server.queue(server.images, service.owner(id))
         content, kind = await server.run(queue, lambda: service.picture(id, view))
         mark = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
         headers = {"etag": mark, "cache-control": f"private, max-age={IMAGE_SECONDS}"}
@@ -160,7 +167,7 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
 
     @api.get("/v1/pictures/{id}/facts", summary="What is known of an image, and who else is in its frame")
     async def facts(id: str) -> dict[str, Any]:
-        return await server.run(server.images, lambda: service.facts(id))
+        return await server.run(server.queue(server.images, service.owner(id)), lambda: service.facts(id))
 
     @api.post("/v1/explain", summary="Which words of a sentence an image supports, and where")
     async def explain(asked: ExplainRequest) -> dict[str, Any]:
@@ -236,7 +243,7 @@ def _status(error: TbpsError) -> int:
     """The HTTP status of a mistake."""
     if isinstance(error, NotThereError):
         return 404
-    if isinstance(error, NotReadyError):
+    if isinstance(error, NotReadyError | Ended):
         return 503
     if isinstance(error, ForbiddenError):
         return 403
@@ -244,7 +251,7 @@ def _status(error: TbpsError) -> int:
 
 
 def _again(error: TbpsError) -> dict[str, str]:
-    return {"retry-after": "2"} if isinstance(error, NotReadyError) else {}
+    return {"retry-after": "2"} if isinstance(error, NotReadyError | Ended) else {}
 
 
 # The page -------------------------------------------------------------------------------------

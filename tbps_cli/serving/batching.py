@@ -15,6 +15,7 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.errors import TbpsError
 from tbps_cli.features.encoder import Encoder
 
 KEPT = 4096
@@ -25,6 +26,13 @@ MOST = 64
 Row = NDArray[np.float32]
 
 
+class Ended(TbpsError):
+    """The server is being stopped."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is being stopped.", "Try again when it runs.")
+
+
 class TextBatches:
     """Embeds sentences for many threads. `observe` is told the size of each batch."""
 
@@ -33,6 +41,7 @@ class TextBatches:
         self._waiting: queue.SimpleQueue[tuple[str, Future[Row]] | None] = queue.SimpleQueue()
         self._known: OrderedDict[str, Row] = OrderedDict()
         self._lock = threading.Lock()
+        self._closed = False
         threading.Thread(target=self._serve, daemon=True, name="tbps-texts").start()
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -41,16 +50,20 @@ class TextBatches:
         return np.stack([row if isinstance(row, np.ndarray) else row.result() for row in rows])
 
     def close(self) -> None:
-        """End the thread."""
-        self._waiting.put(None)
+        """End the thread; whoever waits or comes later gets an error instead of waiting for ever."""
+        with self._lock:
+            self._closed = True
+            self._waiting.put(None)
 
     def _row(self, text: str) -> Row | Future[Row]:
+        waited: Future[Row] = Future()
         with self._lock:
             if text in self._known:
                 self._known.move_to_end(text)
                 return self._known[text]
-        waited: Future[Row] = Future()
-        self._waiting.put((text, waited))
+            if self._closed:
+                raise Ended
+            self._waiting.put((text, waited))
         return waited
 
     def _serve(self) -> None:

@@ -1,12 +1,14 @@
-"""Ids of images: what clients name them by, so that no path is ever taken from a request.
+"""Ids of images: what clients name them by, so that no file is ever opened for what stands in a request.
 
 An id is the number of the gallery and a hash of the row's path. It stays the same when the gallery grows or is indexed
-again, and leads nowhere once the row is gone.
+again, and leads nowhere once the row is gone. The rows of a gallery in a database are not here to be hashed: such an id
+holds the name of the row instead, which the database is asked for.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 
 import numpy as np
@@ -14,7 +16,10 @@ from numpy.typing import NDArray
 
 from tbps_cli.features.rows import Rows, encoded
 
-_ID = re.compile(r"([0-9]{1,4})\.([0-9a-f]{16})")
+LONGEST = 5600
+"""Characters of an id: paths have 4,096 bytes at most."""
+PATTERN = r"^[0-9A-Za-z._~-]+$"
+_ID = re.compile(r"([0-9]{1,4})\.([0-9a-f]{16}|~[0-9A-Za-z_-]+)")
 
 
 def hash_of(path: bytes) -> int:
@@ -27,10 +32,24 @@ def id_of(number: int, path: str) -> str:
     return f"{number}.{hash_of(encoded(path)):016x}"
 
 
-def split_id(id: str) -> tuple[int, int] | None:
-    """(number of the gallery, hash of the path); None for what is no id."""
+def far_id_of(number: int, path: str) -> str:
+    """The id of a row of a gallery in a database."""
+    return f"{number}.~{urlsafe_b64encode(encoded(path)).decode().rstrip('=')}"
+
+
+def split_id(id: str) -> tuple[int, int | str] | None:
+    """(number of the gallery, hash of the path or, of a row in a database, the path); None for what is no id."""
     found = _ID.fullmatch(id)
-    return (int(found[1]), int(found[2], 16)) if found else None
+    if not found:
+        return None
+    if not found[2].startswith("~"):
+        return int(found[1]), int(found[2], 16)
+    text = found[2][1:]
+    try:
+        path = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("utf-8", "surrogateescape")
+    except ValueError:
+        return None
+    return (int(found[1]), path) if "\0" not in path else None
 
 
 class PathHashes:

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tbps_cli.searching.orders import GroupedBy, SortedBy
+from tbps_cli.serving import picture_ids
 
 MOST_HITS = 1000
 MOST_PARTS = 16
@@ -19,7 +20,7 @@ LONGEST = 2000
 
 Sentence = Annotated[str, Field(max_length=LONGEST)]
 Name = Annotated[str, Field(max_length=300, pattern=r"^[^\x00]*$")]
-Id = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-z.]+$")]
+Id = Annotated[str, Field(max_length=picture_ids.LONGEST, pattern=picture_ids.PATTERN)]
 
 
 class ExportForm(StrEnum):

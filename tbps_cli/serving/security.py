@@ -25,7 +25,10 @@ from tbps_cli.serving.entrance import entrance, entrance_policy
 COOKIE = "tbps_token_"
 """Begins the name of the cookie; a hash of the token follows, as browsers do not tell ports of one host apart."""
 JSON_BYTES = 256 << 10
+EXPORT_BYTES = 4 << 20
+"""Of a list of chosen hits: ids of rows in databases are long."""
 UPLOAD_BYTES = 20 << 20
+LIMITS = {"/v1/images": UPLOAD_BYTES, "/v1/export": EXPORT_BYTES}
 BODY_SECONDS = 20.0
 """For a client to send the whole body."""
 CLIENTS = 10_000
@@ -229,7 +232,7 @@ def _without_port(host: str) -> str:
 
 async def _whole(scope: Scope, headers: dict[str, str], receive: Receive) -> Receive:
     """The body, read within its limits, and then handed on in one piece."""
-    most = UPLOAD_BYTES if scope["path"] == "/v1/images" else JSON_BYTES
+    most = LIMITS.get(scope["path"], JSON_BYTES)
     said = headers.get("content-length", "0")
     if not said.isdecimal() or int(said) > most:
         raise _too_large(most)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tbps_cli.errors import TbpsError
+from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.parts import part_paths
 from tbps_cli.filtering.columns import Texts
@@ -30,7 +31,7 @@ from tbps_cli.searching.orders import GroupedBy
 from tbps_cli.searching.questions import askable
 from tbps_cli.searching.sources import Sources
 from tbps_cli.searching.withheld import Forgotten, list_beside, list_in_cache
-from tbps_cli.serving.picture_ids import PathHashes
+from tbps_cli.serving.picture_ids import PathHashes, id_of
 
 logger = logging.getLogger("tbps")
 PAUSE = 1.0
@@ -40,6 +41,10 @@ LOOK_AT_FILE = 2.0
 """Seconds after which an index file is looked at."""
 CAMERAS = 500
 """Cameras that are listed."""
+
+
+class NotReadyError(DataError):
+    """A gallery of which nothing can be said now: 503."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +58,40 @@ class View:
         """Finds rows by the ids of images."""
         return PathHashes(self.gallery.rows)
 
+    def find(self, mark: int | str) -> tuple[Gallery, int] | None:
+        """The row that an id means, and the gallery in which it stands; None where there is none (any more)."""
+        place = self.hashes.place(mark) if isinstance(mark, int) else None
+        return None if place is None else (self.gallery, place)
+
+    def id_of(self, number: int, path: str) -> str:
+        """The id of a row of the gallery with this number."""
+        return id_of(number, path)
+
+    @cached_property
+    def cameras(self) -> dict[str, tuple[str, int | None]]:
+        """What each camera is called in answers -> its name, and how many images it has (None: nobody has counted).
+
+        Names need not be UTF-8; what no text can hold is written as \\xff.
+        """
+        cameras = self.gallery.columns.column("camera")
+        if not isinstance(cameras, Texts):
+            return {}
+        names = cameras.text_V.tolist()
+        counts: list[int | None] = [1] * len(names)
+        if cameras.code_G is not None:
+            counts = np.bincount(cameras.code_G, minlength=len(names)).tolist()
+        listed = sorted((name, count) for name, count in zip(names, counts, strict=True) if name)
+        return {name.decode("utf-8", "backslashreplace"): (text_of(name), count) for name, count in listed}
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the page makes its filters from: cameras with how many images each has, first and last time."""
         columns, known = self.gallery.columns, askable(self.gallery)
-        cameras = columns.column("camera")
-        counted: list[dict[str, Any]] = []
-        if isinstance(cameras, Texts):
-            codes = cameras.code_G
-            names = cameras.text_V.tolist()
-            counts = np.bincount(codes, minlength=len(names)) if codes is not None else np.ones(len(names), int)
-            named = [(name, int(count)) for name, count in zip(names, counts, strict=True) if name]
-            counted = [
-                {"name": name.decode("utf-8", "replace"), "images": count} for name, count in sorted(named)[:CAMERAS]
-            ]
+        listed = islice(self.cameras.items(), CAMERAS)
         return {
             "images": len(self.gallery),
             "fields": list(columns.known()),
-            "cameras": counted,
+            "cameras": [{"name": name} | ({} if count is None else {"images": count}) for name, (_, count) in listed],
             "first": known.first,
             "last": known.last,
             "groups": [one.value for one in GroupedBy if one is GroupedBy.near_duplicate or columns.knows(one.value)],
@@ -87,6 +108,8 @@ class Settings:
     precision: str = "auto"
     refresh: bool = True
     """False takes an index that is there as it is."""
+    root: Path | None = None
+    """Where the images of an index file or a database lie on this machine, if elsewhere than they say."""
 
 
 class ServedGallery:
@@ -115,6 +138,7 @@ class ServedGallery:
         """Images done, and those to do, while it is indexed."""
         self.trouble: TbpsError | None = None
         self._stop = threading.Event()
+        self._noticing = Noticing()
         self._thread = threading.Thread(target=self._keep, daemon=True, name=f"tbps-gallery-{number}")
 
     @property
@@ -130,6 +154,35 @@ class ServedGallery:
     def from_file(self) -> bool:
         """Whether it is an index file, whose sources are not looked at."""
         return isinstance(self.sources, Path)
+
+    @property
+    def grows(self) -> bool:
+        """Whether an answer may be incomplete since it is still being indexed."""
+        return not self.from_file
+
+    @property
+    def far(self) -> bool:
+        """Whether its rows lie in a database, which may take its time."""
+        return False
+
+    @property
+    def unwatchable(self) -> str | None:
+        """Why standing questions cannot be asked of it; None where they can."""
+        return "is an index file, to which nothing comes by itself" if self.from_file else None
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Around all that is asked of it, since a database may be lost meanwhile."""
+        yield
+
+    def ready(self) -> View:
+        """What can be asked. Raises NotReadyError."""
+        view = self.view
+        if view is not None:
+            return view
+        if self.trouble is not None:
+            raise NotReadyError(self.trouble.message, self.trouble.hint)
+        raise NotReadyError(f"gallery {self.name} is still being opened.", "Try again in a moment.")
 
     @property
     def folders(self) -> list[Path]:
@@ -151,13 +204,20 @@ class ServedGallery:
         self._stop.set()
         self._thread.join(seconds)
 
+    def look(self) -> None:
+        """See now whether something has arrived."""
+        self._noticing.look()
+
     def document(self) -> dict[str, Any]:
         """What GET /v1/galleries says of it."""
         state = "indexing" if self.busy else "ready"
         if self.view is None and self.trouble is not None:
             state = "failed"
-        made: dict[str, Any] = {"name": self.name, "state": state, "watchable": not self.from_file}
-        made |= self.view.facts if self.view else {"images": 0, "fields": [], "cameras": [], "groups": []}
+        made: dict[str, Any] = {"name": self.name, "state": state, "watchable": self.unwatchable is None}
+        if self.unwatchable is not None:
+            made["unwatchable"] = f"This gallery {self.unwatchable}."
+        view = self.view
+        made |= view.facts if view else {"images": 0, "fields": [], "cameras": [], "groups": []}
         if self.progress is not None and self.busy:
             made["progress"] = {"done": self.progress[0], "total": self.progress[1]}
         if self.trouble is not None:
@@ -167,7 +227,7 @@ class ServedGallery:
     # The thread ---------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        noticing = Noticing()
+        noticing = self._noticing
         state: object = None
         while not self._stop.is_set():
             now = self._state()
@@ -207,7 +267,7 @@ class ServedGallery:
 
     def _opened(self) -> Gallery:
         if isinstance(self.sources, Path):
-            return open_index(self.model, self.sources)
+            return open_index(self.model, self.sources, root=self.settings.root)
         settings = self.settings
         refresh = settings.refresh or self.view is not None
         return index(
@@ -271,6 +331,11 @@ class _Growing:
             return
         self.show(gallery)
         self.next = time.monotonic() + 20 * (time.monotonic() - began)
+
+
+def text_of(name: bytes) -> str:
+    """A name as columns have it, as text; what is no UTF-8 survives."""
+    return name.decode("utf-8", "surrogateescape")
 
 
 def names_of(galleries: Sequence[ServedGallery]) -> str:

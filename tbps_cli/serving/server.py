@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
+from tbps_cli.databases.urls import is_url, shown
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.machine import available_cpus
@@ -30,6 +31,7 @@ from tbps_cli.serving.connections import PromptProtocol
 from tbps_cli.serving.metrics import Metrics
 from tbps_cli.serving.security import Access, is_loopback
 from tbps_cli.serving.served import ServedGallery, Settings
+from tbps_cli.serving.served_database import ServedDatabase, name_of
 from tbps_cli.serving.service import Service
 from tbps_cli.serving.standing import StandingQuestions
 from tbps_cli.serving.work_queue import WorkQueues
@@ -98,34 +100,68 @@ def _in_url(host: str) -> str:
     return f"[{host}]"
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A gallery that will be served."""
+
+    name: str
+    sources: Sources | Path | None
+    """None: it lies in a database."""
+    given: list[str | Path]
+    """The same as it was typed, or the URLs of the database."""
+
+    def served(self, number: int, model: Encoder, settings: Settings) -> ServedGallery:
+        """The gallery, not begun yet. Raises DatabaseError."""
+        if self.sources is not None:
+            return ServedGallery(number, self.name, model, self.sources, self.given, settings)
+        database = ServedDatabase(number, self.name, model, list(map(str, self.given)), settings)
+        database.open()
+        return database
+
+
 @dataclass
 class Given:
     """What is served: sources as typed, and galleries by their names."""
 
     sources: Sequence[str] = ()
     galleries: Sequence[str] = ()
-    found: list[tuple[str, Sources | Path, list[str | Path]]] = field(default_factory=list)
+    """Names; or URLs of databases, several of which in one text are the shards of one gallery."""
+    found: list[_Found] = field(default_factory=list)
 
-    def find(self) -> None:
+    def find(self, root: Path | None = None) -> None:
         """Look at what was given before anything is opened. Raises DataError and UsageError."""
         places: list[str | Path] = list(self.sources)
         if any(place == "-" for place in self.sources):
             raise UsageError("-: a list from standard input ends.", "Write it into a file.")
-        file = index_file_of(places)
-        if file is not None:
+        urls = [place for place in self.sources if is_url(place)]
+        file = None if urls else index_file_of(places)
+        if urls and len(urls) < len(places):
+            hint = "Serve it as a gallery beside the others: --gallery URL"
+            raise UsageError(f"{shown(urls[0])}: a database is a gallery of its own.", hint)
+        if urls:
+            self.found.append(_Found(name_of(urls), None, places))
+        elif file is not None:
             read_index(file)
-            self.found.append((file.name, file, [file]))
+            self.found.append(_Found(file.name, file, [file]))
         elif places:
             name, listed = kept.named(places)
             sources = find_sources(listed, gallery=name)
-            self.found.append((name or sources.title, sources, [name] if name else places))
+            self.found.append(_Found(name or sources.title, sources, [name] if name else places))
         for name in self.galleries:
-            self.found.append((name, find_sources(kept.sources_of(name), gallery=name), [name]))
+            parts = name.split()
+            if parts and all(map(is_url, parts)):
+                self.found.append(_Found(name_of(parts), None, list(parts)))
+            else:
+                self.found.append(_Found(name, find_sources(kept.sources_of(name), gallery=name), [name]))
         if not self.found:
             known = kept.known()
             hint = f"Or a gallery: --gallery {known[0]}" if known else "For example: tbps serve photos street.mp4"
             raise UsageError("no source is given.", hint)
-        names = [name for name, _, _ in self.found]
+        if root is not None and all(isinstance(one.sources, Sources) for one in self.found):
+            raise UsageError(
+                f"--root {root}: only an index file or a database has images elsewhere.", "Name the folder itself."
+            )
+        names = [one.name for one in self.found]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UsageError(f"{twice}: given twice.", "Leave one out.")
@@ -153,17 +189,14 @@ def serve(
     """
     Budget.parse(budget)
     access = address.access()
-    given.find()
+    given.find(settings.root)
     if audit:
         audit.check()
     with closing(_listen(address)) as listening:
         model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
         refuse_batch_dependent(model)
         metrics = Metrics()
-        served = [
-            ServedGallery(number, name, model, sources, typed, settings)
-            for number, (name, sources, typed) in enumerate(given.found)
-        ]
+        served = [found.served(number, model, settings) for number, found in enumerate(given.found)]
         texts = TextBatches(model, metrics.batches.observe)
         service = Service(model, served, texts, audit=audit, blur=blur)
         standing = StandingQuestions(served, budget)

@@ -35,11 +35,12 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.hits import copy_hits, excerpts, page
 from tbps_cli.searching.query import MINUS, Query, StoredRow, Term
 from tbps_cli.searching.questions import ask
-from tbps_cli.searching.ranking import TOP, Answer, answers, hit_of
+from tbps_cli.searching.ranking import TOP, Answer, hit_of
+from tbps_cli.searching.remote import answers
 from tbps_cli.searching.thumbnails import Excerpt, ThumbnailCache, thumbnail
 from tbps_cli.serving.batching import TextBatches
 from tbps_cli.serving.clips import clip_of
-from tbps_cli.serving.picture_ids import id_of, split_id
+from tbps_cli.serving.picture_ids import split_id
 from tbps_cli.serving.requests import ExplainRequest, ExportForm, ExportRequest, QueryPart, SearchRequest
 from tbps_cli.serving.served import ServedGallery, View, names_of
 from tbps_cli.serving.uploads import Uploads, jpeg_of
@@ -59,10 +60,6 @@ class NotThereError(DataError):
     """A gallery or image that there is not (any more): 404."""
 
 
-class NotReadyError(DataError):
-    """A gallery of which nothing is indexed yet: 503."""
-
-
 class ForbiddenError(TbpsError):
     """Something that this server does not give: 403."""
 
@@ -72,12 +69,15 @@ class _Pointed:
     """An image of a gallery, by its id."""
 
     served: ServedGallery
-    view: View
+    gallery: Gallery
+    """All of it, which knows who else was in a frame."""
+    part: Gallery
+    """What has the row: the same, or the row alone."""
     place: int
 
     @property
     def hit(self) -> Hit:
-        return hit_of(self.view.gallery, 0.0, self.place)
+        return hit_of(self.part, 0.0, self.place)
 
 
 @dataclass
@@ -123,7 +123,8 @@ class Service:
 
     def search(self, request: SearchRequest, client: str = "") -> dict[str, Any]:
         """The document of `tbps search --json`, with an id for each hit. client: who asks, for the audit log."""
-        served, view = self._open(request.gallery)
+        served = self.gallery(request.gallery)
+        view = served.ready()
         gallery = view.gallery
         query = self._query(request)
         rank = partial(
@@ -138,16 +139,17 @@ class Service:
             quiet=True,
             embed=self.texts,
         )
-        where = _where(request)
-        if request.plain or query.text is None:
-            answer = rank([query], top=request.top or TOP, where=where)[0]
-        else:
-            answer = ask(rank, gallery, query, today=self.today(), top=request.top, where=where)
+        where = _where(request, view)
+        with served.asked():
+            if request.plain or query.text is None:
+                answer = rank([query], top=request.top or TOP, where=where)[0]
+            else:
+                answer = ask(rank, gallery, query, today=self.today(), top=request.top, where=where)
         self._record(answer, gallery, answer.question, client, filtered=request.where)
         made = document(answer, gallery, gallery.run)
         for told, hit in zip(made["hits"], answer.hits, strict=True):
-            told["id"] = id_of(served.number, hit.path)
-        return made | {"gallery": served.name, "indexing": served.busy and not served.from_file}
+            told["id"] = view.id_of(served.number, hit.path)
+        return made | {"gallery": served.name, "indexing": served.busy and served.grows}
 
     def _record(
         self, answer: Answer, gallery: Gallery, asked: str, client: str, *, filtered: str | None = None
@@ -155,14 +157,6 @@ class Service:
         if self.audit:
             lines = entries([answer], gallery, asked=[asked], filtered=filtered)
             self.audit.append([line | {"client": client} for line in lines])
-
-    def _open(self, name: str | None) -> tuple[ServedGallery, View]:
-        served = self.gallery(name)
-        if served.view is None:
-            if served.trouble is not None:
-                raise NotReadyError(served.trouble.message, served.trouble.hint)
-            raise NotReadyError(f"gallery {served.name} is still being opened.", "Try again in a moment.")
-        return served, served.view
 
     def _query(self, request: SearchRequest) -> Query:
         plus = [self._term(part) for part in request.plus]
@@ -186,11 +180,11 @@ class Service:
             return StoredRow("a part of an image", self._embedded(cut(upload.image, part.box)))
         pointed = self._pointed(str(part.picture))
         if part.box is not None:
-            whole = replace(self._excerpt(pointed.hit, pointed.view.gallery, "frame"), persons=None)
+            with pointed.served.asked():
+                whole = replace(self._excerpt(pointed, "frame"), persons=None)
             name = f"a part of {pointed.hit.source or pointed.hit.path}"
             return StoredRow(name, self._embedded(cut(whole.pixels(), part.box)))
-        gallery = pointed.view.gallery
-        return StoredRow(pointed.hit.path, np.asarray(gallery.vector_GE[pointed.place], np.float32))
+        return StoredRow(pointed.hit.path, np.asarray(pointed.part.vector_GE[pointed.place], np.float32))
 
     def _embedded(self, image: Image.Image) -> np.ndarray[Any, Any]:
         return self.model.encode_images([image])[0]
@@ -198,17 +192,24 @@ class Service:
     # Images -------------------------------------------------------------------------------------
 
     def _pointed(self, id: str) -> _Pointed:
-        """The row that an id means. Raises NotThereError."""
+        """The row that an id means. Raises NotThereError, and NotReadyError while nobody can know."""
         parts = split_id(id)
         served = next((one for one in self.galleries if parts and one.number == parts[0]), None)
-        if served is not None and parts is not None and served.view is not None:
-            place = served.view.hashes.place(parts[1])
-            if place is not None:
-                return _Pointed(served, served.view, place)
-        raise NotThereError(f"picture {id}: it is not in a gallery (any more).", "Search again.")
+        if served is not None and parts is not None:
+            view = served.ready()
+            with served.asked():
+                found = view.find(parts[1])
+            if found is not None:
+                return _Pointed(served, view.gallery, *found)
+        raise NotThereError(f"picture {id:.80}: it is not in a gallery (any more).", "Search again.")
 
-    def _excerpt(self, hit: Hit, gallery: Gallery, view: str) -> Excerpt:
-        image, frame = excerpts(hit, gallery, blur=self.blur)
+    def owner(self, id: str) -> ServedGallery | None:
+        """The gallery that an id is of."""
+        parts = split_id(id)
+        return next((one for one in self.galleries if parts and one.number == parts[0]), None)
+
+    def _excerpt(self, pointed: _Pointed, view: str) -> Excerpt:
+        image, frame = excerpts(pointed.hit, pointed.gallery, blur=self.blur)
         return frame or replace(image, box=None) if view == "frame" else image
 
     def picture(self, id: str, view: str) -> tuple[bytes, str]:
@@ -217,10 +218,11 @@ class Service:
         Raises NotThereError, and DataError for a file that cannot be read (any more).
         """
         pointed = self._pointed(id)
-        hit, gallery = pointed.hit, pointed.view.gallery
+        hit = pointed.hit
         if view == "clip":
             return self._clip(hit), "video/webm"
-        excerpt = self._excerpt(hit, gallery, view)
+        with pointed.served.asked():
+            excerpt = self._excerpt(pointed, view)
         if view == "thumbnail":
             made = thumbnail(excerpt, THUMBNAIL, self.blur, self.thumbnails)
             if not made.jpeg:
@@ -240,7 +242,7 @@ class Service:
     def facts(self, id: str) -> dict[str, Any]:
         """What is known of an image, with the size of its frame and who else was found in it."""
         pointed = self._pointed(id)
-        hit, gallery = pointed.hit, pointed.view.gallery
+        hit, gallery = pointed.hit, pointed.gallery
         known: dict[str, Any] = {
             "id": id,
             "gallery": pointed.served.name,
@@ -255,40 +257,45 @@ class Service:
             "detection": None if hit.detection is None else round(hit.detection, 4),
         }
         made = {name: value for name, value in known.items() if value is not None}
-        whole = self._excerpt(hit, gallery, "frame").pixels()
-        made["frame"] = {"width": whole.width, "height": whole.height}
-        if hit.source is not None:
-            made["others"] = [list(box) for box in gallery.boxes_in(hit.source, hit.seconds) if box != hit.box]
-        return made
+        with pointed.served.asked():
+            excerpt = self._excerpt(pointed, "frame")
+            if hit.source is not None:
+                made["others"] = [list(box) for box in gallery.boxes_in(hit.source, hit.seconds) if box != hit.box]
+        whole = excerpt.pixels()
+        return made | {"frame": {"width": whole.width, "height": whole.height}}
 
     def explain(self, request: ExplainRequest) -> dict[str, Any]:
         """Which words of a sentence an image supports, each with a grid of where, where the model can say it."""
         pointed = self._pointed(request.picture)
         place = np.array([pointed.place])
-        words = explanations(self.model, pointed.view.gallery, Query(request.text), place)[0]
+        words = explanations(self.model, pointed.part, Query(request.text), place)[0]
         return {"picture": request.picture, "words": [word._asdict() for word in words]}
 
     def export(self, request: ExportRequest, client: str = "") -> tuple[bytes, str]:
         """(bytes, media type) of hits that were chosen, of one gallery: CSV, a page, or a ZIP of the crops."""
         pointed = [self._pointed(id) for id in request.pictures]
-        served, view = pointed[0].served, pointed[0].view
+        served, gallery = pointed[0].served, pointed[0].gallery
         if any(one.served is not served for one in pointed):
             raise UsageError("the pictures are of several galleries.", "Export them one by one.")
         hits = [replace(one.hit, rank=rank) for rank, one in enumerate(pointed, 1)]
-        answer = Answer(Query(request.title.strip() or "chosen hits"), hits, None, len(view.gallery))
-        self._record(answer, view.gallery, f"export {request.form}: {answer.question}", client)
+        answer = Answer(Query(request.title.strip() or "chosen hits"), hits, None, len(gallery))
+        self._record(answer, gallery, f"export {request.form}: {answer.question}", client)
         if request.form is ExportForm.csv:
             return _for_spreadsheets(table([answer])).encode("utf-8", "replace"), "text/csv; charset=utf-8"
-        if request.form is ExportForm.html:
-            made = page([answer], view.gallery, view.gallery.run, blur=self.blur, cache=self.thumbnails)
-            return made.encode("utf-8", "replace"), "text/html; charset=utf-8"
+        with served.asked():
+            if request.form is ExportForm.html:
+                made = page([answer], gallery, gallery.run, blur=self.blur, cache=self.thumbnails)
+                return made.encode("utf-8", "replace"), "text/html; charset=utf-8"
+            return self._zipped(answer, gallery), "application/zip"
+
+    def _zipped(self, answer: Answer, gallery: Gallery) -> bytes:
         with TemporaryDirectory() as folder:
-            copy_hits([answer], view.gallery, Path(folder) / "hits", blur=self.blur)
+            copy_hits([answer], gallery, Path(folder) / "hits", blur=self.blur)
             file = io.BytesIO()
             with zipfile.ZipFile(file, "w") as archive:
                 for path in sorted((Path(folder) / "hits").iterdir()):
                     archive.write(path, f"hits/{path.name}".encode("utf-8", "replace").decode())
-        return file.getvalue(), "application/zip"
+        return file.getvalue()
 
     def upload(self, content: bytes) -> dict[str, Any]:
         """Take an image to search by."""
@@ -322,7 +329,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _where(request: SearchRequest) -> Where | None:
+def _where(request: SearchRequest, view: View) -> Where | None:
     """The filter, and what cameras and times were chosen besides."""
     trees: list[Tree] = []
     if request.where and request.where.strip():
@@ -331,7 +338,8 @@ def _where(request: SearchRequest) -> Where | None:
         except UsageError as error:  # whoever asks has no command line
             raise UsageError(error.message.removeprefix("--"), WHERE_HINT) from None
     if request.cameras:
-        trees.append(In("camera", tuple(request.cameras)))
+        named = [view.cameras[name][0] if name in view.cameras else name for name in request.cameras]
+        trees.append(In("camera", tuple(named)))
     if request.since:
         trees.append(Compare("time", ">=", _moment("since", request.since)))
     if request.until:

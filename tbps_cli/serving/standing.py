@@ -24,9 +24,10 @@ from typing import Any
 from tbps_cli import files
 from tbps_cli.errors import CacheError, TbpsError, UsageError
 from tbps_cli.places import cache_dir
+from tbps_cli.searching.arrivals import SETTLED
 from tbps_cli.searching.journal import Journal
 from tbps_cli.searching.watching import note_past, watch
-from tbps_cli.serving.picture_ids import id_of
+from tbps_cli.serving.picture_ids import id_of, split_id
 from tbps_cli.serving.served import ServedGallery
 
 try:
@@ -39,6 +40,12 @@ MOST = 50
 """Questions of one gallery."""
 PAUSE = 15.0
 """Seconds after which a listener that was told nothing gets a comment, so that proxies keep the connection."""
+AGAIN = 10.0
+"""Seconds after which questions that cannot be asked are tried again."""
+HELD, HELD_AGAIN = 60.0, 0.3
+"""Seconds for which an alert waits for its image to be in the gallery that is shown, and after which that is seen."""
+LOOK = 2.0
+"""Seconds after which it is seen what other servers of the same cache have written: questions, and alerts."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Question:
 class _Watching:
     """The thread of one gallery."""
 
+    texts: list[str]
+    """What it asks."""
     stop: threading.Event
     thread: threading.Thread
 
@@ -71,24 +80,28 @@ class StandingQuestions:
     budget: str = "5/day"
     """How many alerts may come in a day, over all questions of a gallery."""
     folder: Path = field(default_factory=lambda: cache_dir() / "serve")
+    settled: float = field(default_factory=lambda: SETTLED)
+    """Seconds for which a file must stay as it is before a question is asked of it."""
     loop: asyncio.AbstractEventLoop | None = None
     _questions: list[Question] = field(default_factory=list)
     _watching: dict[str, _Watching] = field(default_factory=dict)
     _listeners: set[asyncio.Event] = field(default_factory=set)
-    _closed: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Around every change of what is asked, and of the threads that ask it."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Read what was kept, and watch."""
+        """Read what was kept, and watch; from now on also what other servers of this cache write."""
         self.loop = loop
-        self._questions = self._read()
-        for served in self.galleries:
-            self._watch(served)
+        seen = self._written()
+        with self._lock:
+            self._take_up()
+        threading.Thread(target=self._follow, args=(seen,), daemon=True, name="tbps-questions").start()
 
     def close(self) -> None:
         """Stop watching, and let listeners go."""
-        self._closed = True
-        for watching in self._watching.values():
+        self._ended.set()
+        for watching in list(self._watching.values()):
             watching.stop.set()
         self._tell()
 
@@ -98,10 +111,9 @@ class StandingQuestions:
 
     def add(self, served: ServedGallery, text: str) -> dict[str, Any]:
         """Keep a question and watch for it. Raises UsageError for one that cannot be watched for."""
-        if served.from_file:
-            raise UsageError(
-                f"gallery {served.name} is an index file, to which nothing comes by itself.", "Serve its folder."
-            )
+        if served.unwatchable is not None:
+            hint = "Serve its folder." if served.from_file else "tbps watch SOURCE --query TEXT, on that machine."
+            raise UsageError(f"gallery {served.name} {served.unwatchable}.", hint)
         text = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
         if not text:
             raise UsageError("the question is empty.", "For example: a man in a red coat")
@@ -116,7 +128,7 @@ class StandingQuestions:
             note_past(served.given, [text], jsonl=self._journal(served.name))
             made = Question(secrets.token_hex(6), served.name, text, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
             self._change(lambda kept: [*kept, made])
-        self._watch(served)
+            self._take_up()
         return made.document()
 
     def remove(self, id: str) -> bool:
@@ -126,9 +138,7 @@ class StandingQuestions:
             if gone is None:
                 return False
             self._change(lambda kept: [question for question in kept if question.id != id])
-        served = self._served(gone.gallery)
-        if served:
-            self._watch(served)
+            self._take_up()
         return True
 
     async def events(self, after: str | None) -> AsyncIterator[str]:
@@ -138,25 +148,36 @@ class StandingQuestions:
         try:
             sent = self._counts(after)
             yield f"retry: 3000\nid: {'.'.join(map(str, sent))}\nevent: now\ndata: {{}}\n\n"
-            while not self._closed:
+            while not self._ended.is_set():
                 told.clear()
+                held = False
                 for place, served in enumerate(self.galleries):
                     for line in list(self._lines(served))[sent[place] :]:
+                        forgotten = _is_forgotten(served, line)
+                        if not forgotten and _is_too_early(served, line):
+                            held = True
+                            break
                         sent[place] += 1
-                        if _is_forgotten(served, line):
+                        if forgotten:
                             continue
                         yield f"id: {'.'.join(map(str, sent))}\nevent: alert\ndata: {json.dumps(_shown(line))}\n\n"
                 try:
-                    async with asyncio.timeout(PAUSE):
+                    async with asyncio.timeout(HELD_AGAIN if held else PAUSE):
                         await told.wait()
                 except TimeoutError:
-                    yield ": nothing new\n\n"
+                    if not held:
+                        yield ": nothing new\n\n"
         finally:
             self._listeners.discard(told)
 
     def alerts(self, last: int) -> list[dict[str, Any]]:
         """The last alerts, the newest first."""
-        found = [line for served in self.galleries for line in self._lines(served) if not _is_forgotten(served, line)]
+        found = [
+            line
+            for served in self.galleries
+            for line in self._lines(served)
+            if not _is_forgotten(served, line) and not _is_too_early(served, line)
+        ]
         newest = sorted(found, key=lambda line: str(line.get("found", "")), reverse=True)[:last]
         return [_shown(line) for line in newest]
 
@@ -178,41 +199,80 @@ class StandingQuestions:
     def _served(self, name: str) -> ServedGallery | None:
         return next((served for served in self.galleries if served.name == name), None)
 
-    def _watch(self, served: ServedGallery) -> None:
-        """Begin to watch a gallery for the questions of now, in the place of those before."""
-        old = self._watching.pop(served.name, None)
-        if old is not None:
-            old.stop.set()
-        texts = [question.text for question in self._questions if question.gallery == served.name]
-        if not texts or served.from_file or self._closed:
-            return
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=self._run, args=(served, texts, stop, old), daemon=True, name=f"tbps-watch-{served.number}"
-        )
-        self._watching[served.name] = _Watching(stop, thread)
-        thread.start()
+    def _take_up(self) -> None:
+        """Watch every gallery for the questions of now, in the place of those before. Under the lock."""
+        self._questions = self._read()
+        for served in self.galleries:
+            texts = [question.text for question in self._questions if question.gallery == served.name]
+            old = self._watching.get(served.name)
+            if served.unwatchable is not None or texts == (old.texts if old else []) or self._ended.is_set():
+                continue
+            if old is not None:
+                old.stop.set()
+                del self._watching[served.name]
+            if texts:
+                stop = threading.Event()
+                thread = threading.Thread(
+                    target=self._run, args=(served, texts, stop, old), daemon=True, name=f"tbps-watch-{served.number}"
+                )
+                self._watching[served.name] = _Watching(texts, stop, thread)
+                if self._ended.is_set():  # since a moment ago
+                    stop.set()
+                thread.start()
+
+    def _follow(self, seen: tuple[object, ...]) -> None:
+        """Take up what other servers of this cache write: questions that are asked there, alerts told there."""
+        while not self._ended.wait(LOOK):
+            now = self._written()
+            if now[0] != seen[0]:
+                with self._lock:
+                    self._take_up()
+            if now[1:] != seen[1:]:
+                self._tell()
+            seen = now
+
+    def _written(self) -> tuple[object, ...]:
+        """What changes when the questions do, and when a journal does."""
+        made: list[object] = []
+        for path in (self._file, *(self._journal(served.name) for served in self.galleries)):
+            try:
+                about = path.stat()
+                made.append((about.st_mtime_ns, about.st_size, about.st_ino))
+            except OSError:
+                made.append(None)
+        return tuple(made)
 
     def _run(self, served: ServedGallery, texts: list[str], stop: threading.Event, before: _Watching | None) -> None:
         if before is not None:
             before.thread.join()
+        said = ""
+        while not stop.is_set():
+            try:
+                for _ in self._asked(served, texts, stop):
+                    served.look()
+                    self._tell()
+            except TbpsError as error:
+                if error.message != said:
+                    logger.warning("standing questions of %s: %s They are tried again.", served.name, error.message)
+                said = error.message
+                stop.wait(AGAIN)
+
+    def _asked(self, served: ServedGallery, texts: list[str], stop: threading.Event) -> Iterator[Any]:
+        """The alerts of these questions, until `stop` is set."""
         settings = served.settings
-        try:
-            for _ in watch(
-                served.model,
-                served.given,
-                texts,
-                budget=self.budget,
-                jsonl=self._journal(served.name),
-                footage=settings.footage,
-                download=settings.download,
-                precision=settings.precision,
-                workers=settings.workers,
-                stop=stop,
-            ):
-                self._tell()
-        except TbpsError as error:
-            logger.warning("standing questions of %s: %s", served.name, error.message)
+        return watch(
+            served.model,
+            served.given,
+            texts,
+            budget=self.budget,
+            jsonl=self._journal(served.name),
+            footage=settings.footage,
+            download=settings.download,
+            precision=settings.precision,
+            workers=settings.workers,
+            settled=self.settled,
+            stop=stop,
+        )
 
     def _tell(self) -> None:
         if self.loop is not None and not self.loop.is_closed():
@@ -254,7 +314,6 @@ class StandingQuestions:
                 questions = changed(self._read())
                 text = json.dumps([one.document() for one in questions], indent=1) + "\n"
                 files.write_text(self._file, text, CacheError)
-        self._questions = questions
 
 
 @contextmanager
@@ -273,6 +332,17 @@ def _locked(path: Path) -> Iterator[None]:
 def _shown(line: dict[str, Any]) -> dict[str, Any]:
     """An alert as clients get it: without where its file lies."""
     return {key: value for key, value in line.items() if key != "file"}
+
+
+def _is_too_early(served: ServedGallery, line: dict[str, Any]) -> bool:
+    """Whether its image cannot be shown yet, since the gallery is about to be opened anew; not for long."""
+    try:
+        age = datetime.now(UTC) - datetime.fromisoformat(str(line.get("found", "")))
+    except (ValueError, TypeError):  # TypeError: a time without a zone
+        return False
+    parts = split_id(str(line["picture"]))
+    view = served.view
+    return 0 <= age.total_seconds() < HELD and view is not None and parts is not None and view.find(parts[1]) is None
 
 
 def _is_forgotten(served: ServedGallery, line: dict[str, Any]) -> bool:

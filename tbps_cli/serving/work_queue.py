@@ -67,8 +67,10 @@ class WorkQueues:
         self.searches = WorkQueue("search", cores + 2, 60)
         self.images = WorkQueue("images", max(2, cores), 400)
         self.slow = WorkQueue("slow", 1, 12)
+        self.far = WorkQueue("databases", 8, 400)
+        """Searches and images of galleries in databases: these wait for another machine."""
 
     def close(self) -> None:
         """Close all."""
-        for queue in (self.searches, self.images, self.slow):
+        for queue in (self.searches, self.images, self.slow, self.far):
             queue.close()

@@ -10,7 +10,8 @@ import base64
 import binascii
 import logging
 import math
-from functools import cached_property
+import stat
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,18 +166,34 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def calibration_of(model: Encoder) -> Calibration | None:
-    """What is known of a model's scores; None where it was never calibrated, or with other weights or settings."""
+    """What is known of a model's scores; None where it was never calibrated, or with other weights or settings.
+
+    A file that has not changed is read once: a server asks at each search.
+    """
     path = place_of(model)
-    if not path.is_file():
+    try:
+        about = path.stat()
+    except OSError:
         return None
-    found = read_calibration(path)
-    if found.fingerprint != model.fingerprint:
-        logger.warning("%s was made with other weights or settings, so it is not used", path)
+    if not stat.S_ISREG(about.st_mode):
+        return None
+    found = _read(path, (about.st_mtime_ns, about.st_size, about.st_ino), model.fingerprint)
+    if found is None:
         return None
     width = found.likeness.caption_CE.shape[1]
     if width != model.embed:
         said = f"{path}: its embeddings have {width} numbers, those of the model {model.embed}."
         raise WeightsError(said, "Make it again: tbps eval --calibration")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, state: tuple[int, int, int], fingerprint: str) -> Calibration | None:
+    """A file as it is in this state; None, and a line, where it is of other embeddings."""
+    found = read_calibration(path)
+    if found.fingerprint != fingerprint:
+        logger.warning("%s was made with other weights or settings, so it is not used", path)
+        return None
     return found
 
 

@@ -23,6 +23,7 @@ from tbps_cli.serving.batching import TextBatches
 from tbps_cli.serving.metrics import Metrics
 from tbps_cli.serving.security import Access
 from tbps_cli.serving.served import ServedGallery, Settings
+from tbps_cli.serving.served_database import ServedDatabase, name_of
 from tbps_cli.serving.service import Service
 from tbps_cli.serving.standing import StandingQuestions
 from tbps_cli.serving.work_queue import WorkQueues
@@ -41,6 +42,9 @@ def paint(path: Path, colour: str, size: tuple[int, int] = (16, 32), **options: 
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("tbps_cli.serving.standing.SETTLED", 0.2)  # nothing here is written slowly
+    monkeypatch.setattr("tbps_cli.serving.served.PAUSE", 0.1)
+    monkeypatch.setattr("tbps_cli.serving.served.LOOK_AT_FILE", 0.2)
 
 
 @pytest.fixture
@@ -48,14 +52,17 @@ def painted() -> Callable[..., Path]:
     return paint
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def three(folder: Path) -> Path:
     """A red, a green and a blue image; the last two are of cameras."""
-    folder = tmp_path / "photos"
     paint(folder / "red.png", "red")
     paint(folder / "cam1" / "cam1_20260105-100000.png", "green")
     paint(folder / "cam2" / "cam2_20260106-180000.jpg", "blue")
     return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return three(tmp_path / "photos")
 
 
 def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
@@ -66,27 +73,28 @@ def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
     return found
 
 
+def _served(number: int, place: Path | str, model: FakeEncoder, settings: Settings) -> ServedGallery:
+    """A folder, an index file, or the URL of a database."""
+    if isinstance(place, str):
+        database = ServedDatabase(number, name_of([place]), model, [place], settings)
+        database.open()
+        return database
+    sources = place if place.suffix == ".h5" else find_sources([place])
+    return ServedGallery(number, place.name, model, sources, [place], settings)
+
+
 @pytest.fixture
 def serving() -> Iterator[Serving]:
     """Makes a client of a server over folders or an index file; ready when all galleries are."""
     with ExitStack() as stack:
 
         def serve(
-            *folders: Path, model: FakeEncoder | None = None, access: Access | None = None, client: str = "127.0.0.1",
-            host: str = "localhost", settings: Settings = Settings(), wait: bool = True, **more: Any,
+            *folders: Path | str, model: FakeEncoder | None = None, access: Access | None = None,
+            client: str = "127.0.0.1", host: str = "localhost", settings: Settings = Settings(), wait: bool = True,
+            **more: Any,
         ) -> TestClient:  # fmt: skip
             encoder = model or FakeEncoder()
-            galleries = [
-                ServedGallery(
-                    number,
-                    folder.name,
-                    encoder,
-                    folder if folder.suffix == ".h5" else find_sources([folder]),
-                    [folder],
-                    settings,
-                )
-                for number, folder in enumerate(folders)
-            ]
+            galleries = [_served(number, place, encoder, settings) for number, place in enumerate(folders)]
             texts = TextBatches(encoder)
             service = Service(encoder, galleries, texts, **more)
             standing = StandingQuestions(galleries, "1000/h")

@@ -10,7 +10,7 @@ import pytest
 from support.encoder import FakeEncoder
 
 from tbps_cli.serving import batching
-from tbps_cli.serving.batching import TextBatches
+from tbps_cli.serving.batching import Ended, TextBatches
 
 
 class Slow(FakeEncoder):
@@ -70,3 +70,12 @@ def test_an_error_reaches_who_asked_and_the_next_is_answered() -> None:
         texts(["bad"])
     assert texts(["good"]).shape == (1, 11)
     texts.close()
+
+
+def test_who_asks_of_a_server_that_has_ended_is_told_so() -> None:
+    texts = TextBatches(FakeEncoder())
+    texts(["red"])
+    texts.close()
+    assert texts(["red"]).shape == (1, 11)  # remembered
+    with pytest.raises(Ended):
+        texts(["blue"])

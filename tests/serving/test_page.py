@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from serving.conftest import paint, until
-from support.encoder import FakeEncoder
-
-from tbps_cli.serving.server import Address, Given, serve
-from tbps_cli.serving.service import Service
+from serving.conftest import paint, three, until
 
 pytestmark = pytest.mark.xdist_group("page")  # its fixtures take seconds: one worker makes them
 
@@ -22,6 +20,23 @@ if CHROMIUM is None:
     pytest.skip("there is no Chromium here: apt-get install chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+CHILD = """
+import sys, threading
+from support.encoder import FakeEncoder
+from tbps_cli.serving import standing
+from tbps_cli.serving.server import Address, Given, serve
+
+def told(url, service):
+    def wait():
+        served = service.galleries[0]
+        while served.busy or served.view is None or len(served.view.gallery) < 64:
+            threading.Event().wait(0.02)
+        print(url, flush=True)
+    threading.Thread(target=wait, daemon=True).start()
+
+standing.SETTLED = 0.2
+serve(FakeEncoder(), Given(sys.argv[2:]), Address(port=0), budget=sys.argv[1], ready=told)
+"""
 HOSTILE = "<img src=x onerror=alert(1)>\"'&.png"
 
 
@@ -33,42 +48,39 @@ def browser() -> Iterator[object]:
         opened.close()
 
 
-@pytest.fixture
-def address(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server over a few images, one of them with a name that is markup."""
+def crowd(photos: Path) -> None:
+    """A few images, one of them with a name that is markup, and a frame with two persons in it."""
+    three(photos)
     paint(photos / HOSTILE, "yellow")
     for number in range(60):
         paint(photos / "crowd" / f"{number:02d}.png", ("green", "blue")[number % 2], (16, 30 + number))
-    at: list[str] = []
-    runners: list[object] = []
-
-    def run() -> None:
-        import tbps_cli.serving.server as server
-
-        original = server._Runner.__init__
-
-        def kept(self, *args, **options) -> None:
-            original(self, *args, **options)
-            runners.append(self)
-
-        monkeypatch.setattr(server._Runner, "__init__", kept)
-        serve(
-            FakeEncoder(), Given([str(photos)]), Address(port=0), budget="1000/h",
-            ready=lambda url, service: until(lambda: _full(service)) and at.append(url),
-        )  # fmt: skip
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert until(lambda: at)
-    yield at[0]
-    runners[0].should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
 
 
-def _full(service: Service) -> bool:
-    view = service.galleries[0].view
-    return view is not None and len(view.gallery) == 64
+@contextmanager
+def served(photos: Path, cache: Path, *, budget: str = "1000/h") -> Iterator[str]:
+    """The address of a server in a process of its own, which shows all images."""
+    words = [sys.executable, "-c", CHILD, budget, str(photos)]
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "TBPS_CACHE_DIR": str(cache)}
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=photos.parent)
+    try:
+        url = child.stdout.readline().strip()
+        assert url.startswith("http://"), url
+        yield url
+    finally:
+        child.terminate()
+        child.wait(30)
+        child.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for all tests that change nothing in it."""
+    place = tmp_path_factory.mktemp("page")
+    crowd(place / "photos")
+    with served(place / "photos", place / "cache") as url:
+        yield url
 
 
 @contextmanager
@@ -225,6 +237,34 @@ def test_a_box_drawn_on_the_frame_is_searched_by(page) -> None:
     wait(page, "state.plus[0]?.box && answer?.hits[0].path === 'red.png'")
 
 
+def test_a_box_is_drawn_with_keys_alone(page) -> None:
+    page.fill("#text", "red")
+    wait(page, "answer?.hits[0]?.path === 'red.png'")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    wait(page, "document.querySelector('#detail[open]')")
+    page.keyboard.press("b")
+    wait(page, "document.activeElement === document.querySelector('.sheet.drawable')")
+    said = page.locator("#box-said")
+    page.keyboard.press("ArrowRight")
+    wait(page, "document.querySelector('#box-said').textContent.startsWith('Box 8 wide and 11 high, 4 from')")
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowRight", "Shift+ArrowUp"):
+        page.keyboard.press(key)
+    wait(page, "document.querySelector('#box-said').textContent.startsWith('Box 9 wide and 10 high, 5 from')")
+    for _ in range(40):
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("Shift+ArrowDown")
+    wait(page, "document.querySelector('#box-said').textContent.includes('high, 0 from the left')")
+    assert said.text_content() == "Box 9 wide and 20 high, 0 from the left, 12 from the top, of a frame of 16 by 32."
+    page.keyboard.press("Escape")  # takes the box away, and leaves the hit open
+    wait(page, "document.querySelector('#box-said').textContent === 'No box.'")
+    assert page.locator("#detail[open]").count() == 1 and page.locator("rect.drawn").count() == 0
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    wait(page, "state.plus[0]?.box?.join() === '4,11,8,11' && answer?.terms")
+    assert first(page) == "red.png"
+
+
 def test_a_name_that_is_markup_is_shown_as_text(page) -> None:
     page.fill("#text", "yellow <b>bold</b>")
     wait(page, "answer?.hits[0]?.path.includes('onerror')")
@@ -246,7 +286,13 @@ def test_chosen_hits_are_exported(page) -> None:
         assert download.value.suggested_filename == f"hits.{form}"
 
 
-def test_a_saved_question_alerts(page, photos: Path) -> None:
+def test_a_saved_question_alerts(browser, photos: Path, tmp_path: Path) -> None:
+    crowd(photos)
+    with served(photos, tmp_path / "cache") as url, opened(browser, url) as page:
+        _alerts(page, photos)
+
+
+def _alerts(page, photos: Path) -> None:
     page.locator("#watch-open").click()
     page.fill("#watch-text", "red")
     page.locator("#watch-form button").click()

@@ -18,11 +18,12 @@ from tbps_cli.errors import UsageError
 from tbps_cli.searching.audit import AuditLog
 from tbps_cli.searching.document import document
 from tbps_cli.searching.index import index
+from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query
 from tbps_cli.searching.ranking import answers
 from tbps_cli.searching.sources import find_sources
 from tbps_cli.serving import uploads
-from tbps_cli.serving.served import ServedGallery
+from tbps_cli.serving.served import ServedGallery, Settings
 
 
 def ask(client, **body):
@@ -63,6 +64,20 @@ def test_filters_are_the_columns_of_the_gallery(serving, photos: Path) -> None:
     assert hits(ask(client, text="red", where='camera == "cam2" or camera == none', cameras=["cam2"])) == [
         "cam2/cam2_20260106-180000.jpg"
     ]
+
+
+def test_a_camera_whose_name_is_no_utf8_can_be_chosen(serving, tmp_path: Path) -> None:
+    for name in (b"caf\xff1", b"caf\xfe1"):
+        paint(Path(os.fsdecode(os.fsencode(tmp_path) + b"/photos/" + name + b"_20260105-100000.png")), "red")
+    client = serving(
+        tmp_path / "photos", settings=Settings(footage=FootageSettings(pattern="{camera}_{time:%Y%m%d-%H%M%S}"))
+    )
+    names = [one["name"] for one in client.get("/v1/galleries").json()["galleries"][0]["cameras"]]
+    assert names == ["caf\\xfe1", "caf\\xff1"]
+    for name in names:
+        assert [os.fsencode(path)[3:4] for path in hits(ask(client, text="red", cameras=[name]))] == [
+            bytes([int(name[5:7], 16)])
+        ]
 
 
 def test_a_sum_of_sentences_images_and_uploads(serving, photos: Path) -> None:

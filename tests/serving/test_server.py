@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import itertools
 import json
@@ -14,13 +15,16 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from serving.conftest import until
+import uvicorn
+from serving.conftest import paint, until
 from support.encoder import FakeEncoder
+from uvicorn.server import ServerState
 
 from tbps_cli.searching.index import index
 from tbps_cli.serving import connections, server
@@ -35,24 +39,34 @@ told = lambda url, service: print(url, flush=True)
 serve(FakeEncoder(), Given(sys.argv[2:]), Address(port=int(sys.argv[1])), ready=told)
 """
 
+LOADED = """
+import sys
+from support.encoder import FakeEncoder
+from tbps_cli.serving import standing
+from tbps_cli.serving.server import Address, Given, serve
+standing.SETTLED = 0.2
+told = lambda url, service: print(url, flush=True)
+serve(FakeEncoder(), Given(sys.argv[2:]), Address(port=int(sys.argv[1])), budget="1000000/h", ready=told)
+"""
+
 
 @contextmanager
-def process(*sources: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen, str]]:
+def process(*sources: Path, port: int = 0, child: str = CHILD) -> Iterator[tuple[subprocess.Popen, str]]:
     """A server, and its address."""
     tests = Path(__file__).parents[1]
     paths = os.pathsep.join([str(tests), str(tests.parent)])
-    words = [sys.executable, "-c", CHILD, str(port), *map(str, sources)]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
+    words = [sys.executable, "-c", child, str(port), *map(str, sources)]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
     try:
-        yield child, child.stdout.readline().strip()
+        yield running, running.stdout.readline().strip()
     finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        running.kill()
+        running.wait()
+        running.stdout.close()
 
 
-def found(url: str, text: str = "red") -> list[str]:
-    body = json.dumps({"text": text}).encode()
+def found(url: str, text: str = "red", top: int = 10) -> list[str]:
+    body = json.dumps({"text": text, "top": top}).encode()
     request = urllib.request.Request(f"{url}v1/search", body, {"content-type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=20) as reply:
@@ -70,6 +84,7 @@ def test_it_answers_says_where_and_ends_quietly(photos: Path) -> None:
         assert child.wait(20) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_kill_under_load_loses_nothing(photos: Path) -> None:
     with process(photos) as (child, url):
         assert until(lambda: len(found(url)) == 3)
@@ -97,6 +112,98 @@ def test_a_kill_under_load_loses_nothing(photos: Path) -> None:
         assert until(lambda: len(found(again)) == 3)
 
 
+def call(url: str, method: str, path: str, body: object = None) -> Any:
+    """The JSON of an answer; None for one without a body. Raises OSError where none comes."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {"content-type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return json.loads(reply.read() or b"null")
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_under_load_it_keeps_all_that_it_acknowledged(tmp_path: Path) -> None:
+    """Questions, rows that were shown and alerts that were told, while clients search, ask, delete and paint."""
+    folder = tmp_path / "cams"
+    for number in range(60):
+        paint(folder / f"{number:03d}.png", ("green", "blue", "yellow")[number % 3], (16, 32 + number))
+    kept: dict[str, str] = {}
+    unsure: set[str] = set()
+    """Questions whose deletion, or whose own answer, was on its way when the server was killed."""
+    shown: set[str] = set()
+    told: set[str] = set()
+    numbers = itertools.count()
+
+    def ask_and_delete(url: str, stop: threading.Event) -> None:
+        while not stop.is_set():
+            text = f"a person in coat number {next(numbers)}"
+            unsure.add(text)
+            made = call(url, "POST", "v1/watch", {"text": text})
+            kept[text] = made["id"]
+            unsure.discard(text)
+            if len(kept) > 8:
+                text, id = next(iter(kept.items()))
+                unsure.add(text)
+                del kept[text]
+                call(url, "DELETE", f"v1/watch/{id}")
+                unsure.discard(text)
+
+    def search(url: str, stop: threading.Event) -> None:
+        while not stop.is_set():
+            body = {"text": "red", "top": 1000}
+            shown.update(hit["path"] for hit in call(url, "POST", "v1/search", body)["hits"])
+
+    def arrive(url: str, stop: threading.Event) -> None:
+        while not stop.is_set():
+            number = next(numbers)
+            half = paint(folder / f".{number}.png", "red", (18, 40 + number))
+            half.rename(folder / f"red-{number:04d}.png")
+            alerts = call(url, "GET", "v1/watch")["alerts"]
+            told.update(one["path"] for one in alerts if one["query"] == "red")
+            stop.wait(0.1)
+
+    def until_it_is_gone(work: Callable[[str, threading.Event], None], url: str, stop: threading.Event) -> None:
+        with suppress(OSError, http.client.HTTPException, ValueError):
+            work(url, stop)
+
+    def questions(url: str) -> set[str]:
+        return {one["text"] for one in call(url, "GET", "v1/watch")["questions"]}
+
+    red = ""
+    for seconds in (1.5, 2.5, 0.7):
+        with process(folder, child=LOADED) as (child, url):
+            assert until(lambda url=url: len(found(url)) >= 10)
+            there = questions(url)
+            assert set(kept) | ({"red"} if red else set()) <= there <= {*kept, *unsure, "red"}
+            for text in there - {*kept, "red"}:  # it was kept, and only the answer was lost
+                kept[text] = next(one["id"] for one in call(url, "GET", "v1/watch")["questions"] if one["text"] == text)
+            unsure.clear()
+            red = red or call(url, "POST", "v1/watch", {"text": "red"})["id"]
+            stop = threading.Event()
+            work = [ask_and_delete, search, search, search, arrive]
+            threads = [threading.Thread(target=until_it_is_gone, args=(one, url, stop)) for one in work]
+            for thread in threads:
+                thread.start()
+            threading.Event().wait(seconds)
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            stop.set()
+            for thread in threads:
+                thread.join()
+    with process(folder, child=LOADED) as (_, url):
+        assert until(lambda: len(found(url)) >= 10)
+        assert {*kept, "red"} <= questions(url) <= {*kept, *unsure, "red"}
+        paths = {path.name for path in folder.glob("red-*.png")}
+
+        def alerts() -> list[str]:
+            (journal,) = (tmp_path / "cache" / "serve").glob("alerts-*.jsonl")
+            lines = map(json.loads, journal.read_text().splitlines())
+            return [line["path"] for line in lines if line["query"] == "red"]
+
+        assert shown and until(lambda: shown | paths <= set(found(url, top=1000)))
+        assert until(lambda: set(alerts()) == paths, 60), paths ^ set(alerts())
+        assert len(alerts()) == len(set(alerts())) and told <= paths
+
+
 def test_a_client_that_leaves_keeps_no_place(photos: Path) -> None:
     with process(photos) as (_, url):
         assert until(lambda: len(found(url)) == 3)
@@ -105,6 +212,37 @@ def test_a_client_that_leaves_keeps_no_place(photos: Path) -> None:
             with socket.create_connection(("127.0.0.1", port)) as half:
                 half.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert len(found(url)) == 3
+
+
+def test_answers_leave_at_once() -> None:
+    """A socket that is made before the event loop would wait for the client between the head and the body."""
+
+    class Kept(connections.PromptProtocol):
+        def connection_made(self, transport) -> None:
+            super().connection_made(transport)
+            made.set_result(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    async def connect() -> int:
+        config = uvicorn.Config(lambda scope, receive, send: None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        listening = server._listen(Address(port=0))
+        serving = await loop.create_server(
+            lambda: Kept(config=config, server_state=ServerState(), app_state={}), sock=listening
+        )
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        found = await made
+        writer.close()
+        serving.close()
+        return found
+
+    async def scenario() -> int:
+        nonlocal made
+        made = asyncio.get_running_loop().create_future()
+        return await connect()
+
+    made: asyncio.Future[int]
+    assert asyncio.run(scenario())
 
 
 def test_a_connection_that_says_nothing_is_closed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from benchmarks import trust as drawn
 from support.encoder import FakeEncoder
 
 from tbps_cli.errors import DataError, WeightsError
+from tbps_cli.trust import calibration as module
 from tbps_cli.trust.calibration import (
     Calibration,
     calibration_of,
@@ -105,6 +106,24 @@ def test_a_calibration_of_other_weights_is_not_used_and_that_is_said(calibration
     write_calibration(other, calibration)
     assert calibration_of(other) is None
     assert "other weights or settings" in caplog.text
+
+
+def test_a_calibration_that_has_not_changed_is_read_once(calibration, caplog, monkeypatch):
+    read = []
+    real = module.read_calibration
+    monkeypatch.setattr(module, "read_calibration", lambda path: read.append(path) or real(path))
+    wide, other = Wide(), FakeEncoder(fingerprint="fedcba9876543210")
+    write_calibration(wide, calibration)
+    write_calibration(other, calibration)
+    for _ in range(3):
+        assert calibration_of(wide).temperature == calibration.temperature
+        assert calibration_of(other) is None
+    assert len(read) == 2 and caplog.text.count("other weights or settings") == 1
+    write_calibration(wide, calibration.model_copy(update={"temperature": 0.5}))
+    assert calibration_of(wide).temperature == 0.5
+    (path,) = {path for path in read if "0123" in path.name}
+    path.unlink()
+    assert calibration_of(wide) is None
 
 
 def test_a_calibration_whose_embeddings_have_another_length_is_refused(calibration):

@@ -5,6 +5,7 @@
 const TYPING = 70;
 const TOP = 60;
 const MOST = 1000;
+const SMALLEST = 8; // pixels of a box
 const LEVELS = [null, 0.5, 0.8, 0.9, 0.95, 0.99];
 const EXAMPLES = ["a woman in a red coat", "a man in a white shirt and black trousers", "somebody with a backpack"];
 const $ = (id) => document.getElementById(id);
@@ -272,7 +273,7 @@ function showChips() {
   for (const remark of answer?.understood?.remarks || []) {
     if (!remark.cut) continue;
     const minus = remark.kind === "minus";
-    made.push(chip(minus ? "" : remark.kind, minus ? remark.words : remark.done, null, minus, () => {
+    made.push(chip(minus || remark.done.includes(remark.kind) ? "" : remark.kind, minus ? remark.words : remark.done, null, minus, () => {
       const [start, end] = remark.cut;
       const letters = Array.from(answer.understood.question);
       setText([...letters.slice(0, start), ...letters.slice(end)].join("").replace(/\s+/g, " ").trim());
@@ -323,7 +324,7 @@ function card(hit, place, before) {
   const old = before?.querySelector("img"); // an image that is there already does not flicker
   photo.append(old || image(hit.id, title), make("span", { class: "rank", text: hit.rank }));
   const worth = hit.probability != null ? `${Math.round(100 * hit.probability)} % likely` : hit.percentile != null ? `above ${hit.percentile.toFixed(1)} %` : "";
-  const told = make("span", { class: "told" }, make("b", { text: hit.score.toFixed(3) }), worth ? ` ${worth}` : "",
+  const told = make("span", { class: "told" }, make("b", { text: hit.score.toFixed(3) }), worth && make("i", { text: ` ${worth}`, title: hit.probability != null ? "if the person is in the gallery" : "images of the gallery that score lower" }),
     make("span", { text: title, title: hit.path }),
     make("span", { text: [hit.camera || (hit.source && nameOf(hit.source)), shortWhen(hit)].filter(Boolean).join(" · ") || "\u00a0", title: whenOf(hit) }),
     hit.members > 1 && make("span", { text: `one of ${amount(hit.members, "image")}` }));
@@ -422,7 +423,7 @@ function showFilters() {
       state.cameras = box.checked ? [...state.cameras, one.name] : state.cameras.filter((name) => name !== one.name);
       search();
     });
-    return make("label", {}, box, make("span", { text: one.name, title: one.name }), make("small", { text: one.images.toLocaleString("en") }));
+    return make("label", {}, box, make("span", { text: one.name, title: one.name }), make("small", { text: one.images?.toLocaleString("en") }));
   });
   const focused = document.activeElement?.closest("#cameras") ? document.activeElement.value : null;
   $("cameras").replaceChildren(...boxes);
@@ -591,9 +592,11 @@ function showView(view) {
   const shown = image(hit.id, titleOf(hit), view);
   shown.loading = "eager";
   const sheet = make("div", { class: view === "frame" ? "sheet whole" : "sheet" }, shown);
+  const focused = canvas.contains(document.activeElement);
   canvas.replaceChildren(sheet);
-  $("stage-hint").textContent = view === "frame" ? "Draw a box to search by that part of the frame." : "";
+  $("stage-hint").replaceChildren(...(view === "frame" ? ["Draw a box to search by that part of the frame. ", make("span", { class: "keyed", text: "With keys: arrows move a box, with Shift they change its size, Enter searches." })] : []));
   if (view === "frame" && detail.facts) drawBoxes(sheet);
+  if (focused || detail.byKeys) sheet.focus(); // where nothing is drawn yet, as soon as it is
 }
 
 function drawBoxes(sheet) {
@@ -607,6 +610,19 @@ function drawBoxes(sheet) {
   sheet.append(layer);
   sheet.classList.add("drawable");
   let start = null, drawn = null;
+  const show = (box) => {
+    if (!drawn) layer.append((drawn = svg("rect", { class: "drawn" })));
+    const [x, y, w, h] = box;
+    for (const [key, value] of Object.entries({ x, y, width: w, height: h })) drawn.setAttribute(key, value);
+  };
+  const forget = () => { drawn?.remove(); start = drawn = null; };
+  const searchBy = (box) => {
+    state.plus = [{ picture: detail.hit.id, box }];
+    state.minus = [];
+    setText("");
+    $("detail").close();
+    search();
+  };
   const at = (event) => {
     const box = sheet.getBoundingClientRect();
     const inside = (value, most) => Math.min(most, Math.max(0, value));
@@ -617,29 +633,59 @@ function drawBoxes(sheet) {
     return [x, y, Math.min(width - x, Math.ceil(Math.abs(from[0] - to[0]))), Math.min(height - y, Math.ceil(Math.abs(from[1] - to[1])))];
   };
   sheet.addEventListener("pointerdown", (event) => {
+    forget();
+    keyed = null;
     start = at(event);
-    drawn?.remove();
-    drawn = svg("rect", { class: "drawn" });
-    layer.append(drawn);
     sheet.setPointerCapture(event.pointerId);
     event.preventDefault();
   });
-  sheet.addEventListener("pointermove", (event) => {
-    if (!start) return;
-    const [x, y, w, h] = sides(start, at(event));
-    for (const [key, value] of Object.entries({ x, y, width: w, height: h })) drawn.setAttribute(key, value);
-  });
+  sheet.addEventListener("pointermove", (event) => { if (start) show(sides(start, at(event))); });
+  sheet.addEventListener("pointercancel", forget);
   sheet.addEventListener("pointerup", (event) => {
     if (!start) return;
     const box = sides(start, at(event));
-    start = null;
-    if (box[2] < 8 || box[3] < 8) return drawn.remove();
-    state.plus = [{ picture: detail.hit.id, box }];
-    state.minus = [];
-    setText("");
-    $("detail").close();
-    search();
+    if (box[2] < SMALLEST || box[3] < SMALLEST) return forget();
+    searchBy(box);
   });
+  // The same with keys: the first one shows a box where the hit is, or in the middle.
+  let keyed = null, saying = 0;
+  Object.assign(sheet, { tabIndex: 0 });
+  for (const [key, value] of Object.entries({ role: "application", "aria-label": "Box on the frame", "aria-describedby": "stage-hint" })) sheet.setAttribute(key, value);
+  const say = () => {
+    clearTimeout(saying);
+    const [x, y, w, h] = keyed;
+    saying = setTimeout(() => { $("box-said").textContent = `Box ${w} wide and ${h} high, ${x} from the left, ${y} from the top, of a frame of ${width} by ${height}.`; }, 300);
+  };
+  sheet.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (event.key === "Escape" && keyed) {
+      keyed = null;
+      forget();
+      $("box-said").textContent = "No box.";
+    } else if (event.key === "Enter" && keyed) searchBy(keyed);
+    else if (steps || event.key === "Enter" || event.key === " ") {
+      const begun = !keyed;
+      keyed ||= detail.facts.box ? [...detail.facts.box] : middle(width, height);
+      if (steps && !begun) {
+        const [across, down] = [steps[0] * Math.max(1, Math.round(width / 50)), steps[1] * Math.max(1, Math.round(height / 50))];
+        const within = (value, low, high) => Math.min(Math.max(low, high), Math.max(low, value));
+        let [x, y, w, h] = keyed;
+        if (event.shiftKey) [w, h] = [within(w + across, SMALLEST, width - x), within(h + down, SMALLEST, height - y)];
+        else [x, y] = [within(x + across, 0, width - w), within(y + down, 0, height - h)];
+        keyed = [x, y, w, h];
+      }
+      show(keyed);
+      say();
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+}
+
+function middle(width, height) {
+  const [w, h] = [width, height].map((side) => Math.min(side, Math.max(SMALLEST, Math.round(side / 3))));
+  return [Math.round((width - w) / 2), Math.round((height - h) / 2), w, h];
 }
 
 function showWords() {
@@ -713,7 +759,7 @@ async function showWatching() {
     const known = await (await ask("/v1/watch")).json();
     $("watch-hint").textContent = now?.watchable
       ? `A saved question is asked of everything that arrives from now on. Over all of them at most ${known.budget.replace("/", " alerts a ")} come, on the average.`
-      : "This gallery is an index file: nothing arrives in it by itself.";
+      : now?.unwatchable || "";
     $("questions").replaceChildren(...known.questions.map((one) => make("li", {},
       make("span", {}, one.text, galleries.length > 1 && make("small", { text: one.gallery })),
       make("button", { type: "button", class: "tool", text: "Ask now", "aria-label": `Ask now: ${one.text}`, on: () => askNow(one) }),
@@ -831,7 +877,7 @@ for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => { if (!$("detail").open) $("canvas").replaceChildren(); if (lastFocus?.isConnected) lastFocus.focus(); else move(here, true); });
 }
-for (const tab of $("detail").querySelectorAll("[data-view]")) tab.addEventListener("click", () => showView(tab.dataset.view));
+for (const tab of $("detail").querySelectorAll("[data-view]")) tab.addEventListener("click", () => { detail.byKeys = false; showView(tab.dataset.view); });
 $("d-more").addEventListener("click", () => { $("detail").close(); more(detail.hit); });
 $("d-less").addEventListener("click", () => { $("detail").close(); less(detail.hit); });
 $("d-choose").addEventListener("click", () => { choose(detail.hit); showChosen(); });
@@ -860,6 +906,7 @@ addEventListener("keydown", (event) => {
     if ($("detail").open && !typing && event.target.tagName !== "VIDEO") {
       if (event.key === "ArrowLeft" && detail.place > 0) openDetail(detail.place - 1, detail.hits);
       if (event.key === "ArrowRight" && detail.place < detail.hits.length - 1) openDetail(detail.place + 1, detail.hits);
+      if (event.key.toLowerCase() === "b") { detail.byKeys = true; showView("frame"); }
     }
     return;
   }
