@@ -286,14 +286,21 @@ SIMCLR_TRAIN = Augment((Flip(0.5),), IMAGENET_EVAL["mean"], IMAGENET_EVAL["std"]
 
 
 def augment(
-    image: Image.Image | Pixels, size: tuple[int, int], how: Augment, draws: Draws, out: Tensor | None = None
+    image: Image.Image | Pixels,
+    size: tuple[int, int],
+    how: Augment,
+    draws: Draws,
+    out: Tensor | None = None,
+    *,
+    compiled: bool = True,
 ) -> Tensor:
     """RGB image -> float32 [3, H, W]: resized, drawn steps applied, normalised.
 
     image: of Pillow, or its bytes [H, W, 3]. out: where the values go, contiguous; a new tensor when left out.
+    compiled: in one compiled pass where that is possible; the values are the same.
     """
     out = torch.empty(3, *size) if out is None else out
-    if how.whole is None and one_pass.ready():
+    if compiled and how.whole is None and one_pass.ready():
         _compiled(image, size, how, draws, out)
     else:
         _step_by_step(image if isinstance(image, Image.Image) else Image.fromarray(image), size, how, draws, out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tbps_cli.augment import plans
+from tbps_cli.augment import one_pass, plans
 from tbps_cli.augment.exact import Augment, Flip, augment
 from tbps_cli.augment.one_pass import Pixels
 from tbps_cli.augment.rng import Draws
@@ -68,6 +69,8 @@ class Work:
     """Where its images are to be written; None: into memory of their own."""
 
 
+_WORTH_COMPILING = 1000
+"""Captions of a split: an epoch of so many images gains what compiling, or fetching what was compiled, takes."""
 REMEMBERED = 200_000
 """Captions whose ids a process keeps, about 100 MB of them; those of the benchmarks all fit."""
 
@@ -113,6 +116,11 @@ class Maker(Dataset[Made]):
             "truncated": truncated,
         }
 
+    @cached_property
+    def compiled(self) -> bool:
+        """Whether images are made in a compiled pass; the values are the same."""
+        return not self.planned and len(self.split) >= _WORTH_COMPILING and one_pass.ready()
+
     def _images(self, work: Work, image_B: Order) -> tuple[dict[str, Tensor], list[int]]:
         if work.slot is not None and self.slots is not None:
             images = self.slots.images(work.slot, len(image_B))
@@ -125,7 +133,14 @@ class Maker(Dataset[Made]):
                 kept = self._kept(how)
                 if kept not in loaded:
                     loaded[kept] = self._image(int(number), kept)
-                augment(loaded[kept], self.size, how, self._draws(work, row, name), out=images[name][row])
+                augment(
+                    loaded[kept],
+                    self.size,
+                    how,
+                    self._draws(work, row, name),
+                    out=images[name][row],
+                    compiled=self.compiled,
+                )
             if any(isinstance(image, Image.Image) and image.info.get(TRUNCATED) for image in loaded.values()):
                 truncated.append(int(number))
         return images, truncated

@@ -24,7 +24,6 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from tbps_cli.augment import one_pass
 from tbps_cli.augment.batched import BatchAugmenter
 from tbps_cli.data.images import MAX_PIXELS, require_images
 from tbps_cli.data.types import Split
@@ -189,8 +188,7 @@ class Loader:
     def _batches_of(self, epoch: int, start: int) -> Generator[Batch]:
         self._plan.works = list(self._works(epoch))[start:]
         try:
-            if self.augmenter is None:
-                one_pass.ready()  # compiled here once, and not in every worker
+            _ = self._maker.compiled  # here once, and not in every worker
             with _signals_held():
                 batches = iter(self._torch_loader)  # the first time, this starts the workers
             for work, made in zip(self._plan.works, batches, strict=True):

@@ -11,6 +11,7 @@ import torch
 from support.sets import cuhk_records, save_image, write_set
 from support.toy import Letters, ToyViews
 
+from tbps_cli.augment import one_pass
 from tbps_cli.augment.exact import CLIP_TRAIN, POOL_TRAIN, SIMCLR_TRAIN, Augment, Flip, augment
 from tbps_cli.augment.rng import Draws
 from tbps_cli.data.images import UnreadableImage, read_image
@@ -91,6 +92,17 @@ def test_worker_processes_change_nothing(split):
     here, there = loader(split, views), loader(split, views, workers=2)
     for epoch, start in ((0, 0), (1, 1)):
         assert same(here.epoch(epoch, start), there.epoch(epoch, start))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_a_compiled_pass_are_the_same(workers, split, monkeypatch):
+    assert not loader(split)._maker.compiled, "this split is too small to wait for a compiler"
+    plain = list(loader(split).epoch(0))
+    monkeypatch.setattr("tbps_cli.loading.batches._WORTH_COMPILING", 1)
+    made = loader(split, workers=workers)
+    assert made._maker.compiled == one_pass.ready()
+    assert same(plain, made.epoch(0))
+    made.close()
 
 
 def test_an_epoch_that_was_left_does_not_leak_into_the_next(split):
