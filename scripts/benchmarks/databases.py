@@ -1,6 +1,7 @@
 """The same gallery in an index file, in PostgreSQL and in Milvus: how many of the best rows each finds, and how fast.
 
-scripts/bench databases [--rows N] [--queries N] [--rounds N] [--engines NAME ...] [--spectrum NAME]
+scripts/bench databases [--rows N] [--queries N] [--rounds N] [--engines NAME ...] [--filters NAME ...]
+                        [--spectrum NAME]
 
 The servers are those of the tests: PostgreSQL 18 with pgvector, and Milvus 2.3.5 of January 2024, each started here
 with an empty folder; a server that does not start is left out, with the reason. Beside ours stands on the same servers
@@ -183,11 +184,18 @@ def searched(
 
 
 def measure(
-    engines: dict[str, Engine], rows: Rows, vector_NE: NDArray[np.float16], query_QE: NDArray[np.float32], rounds: int
+    engines: dict[str, Engine],
+    rows: Rows,
+    vector_NE: NDArray[np.float16],
+    query_QE: NDArray[np.float32],
+    rounds: int,
+    asked: Sequence[str],
 ) -> None:
-    """Ask all of them the same, and print a line for each filter."""
+    """Ask all of them the same, and print a line for each of these filters."""
     print(f"{'filter':<16}{'rows':>8}" + "".join(f"{name:>20}" for name in engines))
     for title, where in filters(len(rows)).items():
+        if title not in asked:
+            continue
         right = best(rows, vector_NE, query_QE, where)
         took: dict[str, list[list[float]]] = {name: [] for name in engines}
         recall: dict[str, float] = {}
@@ -213,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--filters", nargs="+", choices=list(filters(20)), default=list(filters(20)))
     parser.add_argument("--spectrum", choices=list(SPECTRA), default="base")
     options = parser.parse_args(argv)
     drawn = Drawn(SPECTRA[options.spectrum], options.rows, options.queries)
@@ -227,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             stack.callback(engines[name].close)
             if not bounded:
                 fill(name, engines[name], rows, vector_NE)
-        measure(engines, rows, vector_NE, drawn.query_QE, options.rounds)
+        measure(engines, rows, vector_NE, drawn.query_QE, options.rounds, options.filters)
         for title, where in filters(options.rows).items():
             if where is not None:
                 print(f"{title}: {render(where)}")
