@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
 from pgvector.psycopg import register_vector
 
+from tbps_cli.databases import postgres_index as hnsw
 from tbps_cli.features.rows import Rows
 
 BEGIN = np.datetime64("2026-01-05T00:00:00")
-EF_POSTGRES, EF_MILVUS = 200, 512
+EF_MILVUS = 512
 
 
 @runtime_checkable
@@ -45,12 +46,16 @@ class PlainPostgres:
     def __init__(self, url: str, *, create: bool) -> None:
         self.connection = psycopg.connect(url, autocommit=True, prepare_threshold=0)
         register_vector(self.connection)
-        self.connection.execute(
-            f"SET hnsw.ef_search = {EF_POSTGRES}; SET hnsw.iterative_scan = relaxed_order".encode(), prepare=False
-        )
+        self.connection.execute("SET hnsw.iterative_scan = relaxed_order", prepare=False)
         self.count = 0
         if not create:
             self.count = self._count()
+            self._look_at_as_many()
+
+    def _look_at_as_many(self) -> None:
+        """Of the index, as ours does."""
+        whole = hnsw.Range("", 0, self.count, self.count)
+        self.connection.execute(f"SET hnsw.ef_search = {hnsw.effort([whole])}".encode(), prepare=False)
 
     def _count(self) -> int:
         found = self.connection.execute("SELECT count(*) FROM plain").fetchone()
@@ -79,6 +84,7 @@ class PlainPostgres:
             "CREATE INDEX ON plain USING hnsw (vector halfvec_ip_ops) WITH (m = 16, ef_construction = 128)"
         )
         self.connection.execute("ANALYZE plain")
+        self._look_at_as_many()
         return True
 
     def can(self, title: str) -> bool:

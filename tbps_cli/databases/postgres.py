@@ -42,8 +42,8 @@ from tbps_cli.filtering.tree import FIELDS, Tree
 logger = logging.getLogger("tbps")
 EXACT = 50_000
 """Rows that pass a filter up to which all of them are compared: about 30 ms, and every hit is found."""
-EF, EF_FILTERED, EF_MOST = 200, 400, 1000
-"""`hnsw.ef_search`: how many rows an index looks at. The server's 40 loses 13 points of R@1 on sentences."""
+EF_FILTERED = 400
+"""How many rows an index looks at (`hnsw.ef_search`) at least where many pass a filter."""
 BEYOND_HNSW = 5000
 """Hits from which on all rows are compared: an index is made for few."""
 FRESH = 10.0
@@ -74,7 +74,7 @@ class Postgres:
         self._told = about
         self._ranges: list[hnsw.Range] = []
         self._ranges_read = -FRESH
-        self._ef = EF
+        self._ef = hnsw.EF
         self._added = 0
         self._known: set[str] = set()
         """Fields of which a row has a value, as far as was written down by this connection."""
@@ -236,13 +236,13 @@ class Postgres:
         path = sql.SQL("SET search_path = {}, {}").format(sql.Identifier(self._schema), sql.Identifier(vectors_in))
         connection.execute(path)
         connection.execute(
-            f"SET hnsw.ef_search = {EF}; SET hnsw.iterative_scan = relaxed_order;"
+            f"SET hnsw.ef_search = {hnsw.EF}; SET hnsw.iterative_scan = relaxed_order;"
             " SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1"  # rows lie in memory or on an SSD
         )
         connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
-        self._ef = EF
+        self._ef = hnsw.EF
         self._check_version(connection)
         register_vector(connection)
 
@@ -329,7 +329,8 @@ class Postgres:
             return [Matches(*nothing) for _ in query_QE]
         all_rows = not ranges or k > BEYOND_HNSW or (filtered and self._few_pass(connection, condition))
         if not all_rows:
-            self._look_at(connection, min(EF_MOST, max(EF_FILTERED if filtered else EF, 2 * k)))
+            least = EF_FILTERED if filtered else hnsw.EF
+            self._look_at(connection, min(hnsw.EF_MOST, max(least, hnsw.effort(ranges), 2 * k)))
         found, near, everything = [], "", ""
         for query_E in query_QE:
             values = {**condition.values, "query": Vector(query_E)}
