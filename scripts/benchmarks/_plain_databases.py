@@ -20,7 +20,7 @@ from tbps_cli.databases import postgres_index as hnsw
 from tbps_cli.features.rows import Rows
 
 BEGIN = np.datetime64("2026-01-05T00:00:00")
-EF_MILVUS = 512
+EF_MILVUS = 1024
 
 
 @runtime_checkable
