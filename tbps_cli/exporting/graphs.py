@@ -209,8 +209,9 @@ def quantise(folder: Path) -> None:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Without the advice that onnxruntime gives to the root logger, which no user can follow."""
-    root = logging.getLogger()
+    root, nobody = logging.getLogger(), logging.NullHandler()
     before = root.level
+    root.addHandler(nobody)  # else its first line would give the root logger a handler, which repeats all of ours
     root.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -218,3 +219,4 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         root.setLevel(before)
+        root.removeHandler(nobody)
