@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
-
-import platformdirs
 
 from tbps_cli.errors import CacheError
 from tbps_cli.files import expanded
@@ -25,7 +22,11 @@ def cache_dir() -> Path:
     if stated:
         return expanded(Path(stated))
     if os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~") not in ("~", NO_HOME):  # noqa: PTH111
+        import platformdirs
+
         return Path(platformdirs.user_cache_dir("tbps", appauthor=False))
+    import tempfile
+
     own = Path(tempfile.gettempdir()) / f"tbps-{os.getuid()}"
     if own.is_symlink() or (own.exists() and own.stat().st_uid != os.getuid()):
         raise CacheError(f"cache: {own} belongs to somebody else.", "Set TBPS_CACHE_DIR to a folder of your own.")

@@ -1,12 +1,13 @@
 """Embedding a folder from nothing, as whole processes: `tbps index` beside rclip with the same image tower.
 
-scripts/bench index [--images N] [--rounds N] [--rclip PYTHON] [--layers N] [--width N]
+scripts/bench index [--images N] [--rounds N] [--rclip PYTHON] [--layers N] [--width N] [--only WAY]
 
 The towers are ViT-B/16 at 224 x 224 with random weights; --layers and --width make smaller ones. --rclip names the
 python of an environment in which rclip is installed (`python -m venv V; V/bin/pip install rclip`); without it what
 rclip does is done by a program of a few lines (`_indexing.py`). Rounds alternate between the ways. In the first one
-`tbps` also tries which way of embedding is fastest here; later ones remember it, and the last round is what the ratio
-is taken from. Processor time counts all threads: it is the figure to trust on a busy machine.
+`tbps` also tries which way of embedding is fastest here; later ones remember it, and the last round is what the ratios
+are taken from. --only names one of our ways (run; run, fp32; export; export, fp32). Processor time counts all threads:
+it is the figure to trust on a busy machine.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ def ways(place: Path, run: Path, exported: Path, rclip: str | None) -> list[Way]
     tbps = [sys.executable, "-P", "-m", "tbps_cli", "index", str(place / "photos")]
     made = {
         "tbps, run": ["--ckpt", str(run)],
+        "tbps, run, fp32": ["--ckpt", str(run), "--precision", "fp32"],
         "tbps, export": ["--ckpt", str(exported)],
         "tbps, export, fp32": ["--ckpt", str(exported), "--precision", "fp32"],
     }
@@ -142,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rclip", metavar="PYTHON")
+    parser.add_argument("--only", metavar="WAY")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=768)
     options = parser.parse_args(argv)
@@ -152,20 +155,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = write_run(place / "run", options.layers, options.width)
         export(run, place / "exported", formats=("onnx",))
         every = ways(place, run, place / "exported", options.rclip)
+        every = [every[0], *(way for way in every[1:] if options.only in (None, way.name.removeprefix("tbps, ")))]
         taken: dict[str, list[Taken]] = {way.name: [] for way in every}
         for _ in range(options.rounds):
             for way in every:
                 taken[way.name].append(way.take(place / "photos"))
     rival = taken[every[0].name][-1]
     print(f"{options.images} images; rival / ours above 1: ours is quicker, or needs less memory")
-    headings = ("first s", 9), ("last s", 9), ("processor s", 13), ("peak MB", 9), ("time", 8), ("processor", 11)
-    print(" " * 20 + "".join(f"{text:>{width}}" for text, width in (*headings, ("memory", 8))))
+    headings = ("first s", 9), ("last s", 9), ("processor s", 13), ("first MB", 9), ("last MB", 9)
+    shares = ("time", 8), ("processor", 11), ("memory", 8)
+    print(" " * 20 + "".join(f"{text:>{width}}" for text, width in (*headings, *shares)))
     for name, rounds in taken.items():
-        last, most = rounds[-1], max(one.megabytes for one in rounds)
+        last = rounds[-1]
         ratios = f"{rival.seconds / last.seconds:>8.2f}{rival.processor / last.processor:>11.2f}"
         print(
-            f"{name:<20}{rounds[0].seconds:>9.1f}{last.seconds:>9.1f}{last.processor:>13.1f}{most:>9.0f}"
-            f"{ratios}{rival.megabytes / most:>8.2f}"
+            f"{name:<20}{rounds[0].seconds:>9.1f}{last.seconds:>9.1f}{last.processor:>13.1f}"
+            f"{rounds[0].megabytes:>9.0f}{last.megabytes:>9.0f}"
+            f"{ratios}{rival.megabytes / last.megabytes:>8.2f}"
         )
 
 

@@ -139,7 +139,7 @@ def mixture(count: int, more: int, resample: Resample) -> Mixture:
     first_N = np.clip((middle_N - reach - 0.5).astype(np.int64), 0, count - taps)
     single = np.zeros((count, taps), np.int32)
     single[np.arange(count), np.arange(count) % taps] = 1 << BITS
-    answer_NK = np.asarray(Image.fromarray(single).resize((taps, more), FILTERS[resample]))
+    answer_NK = np.asarray(Image.fromarray(single).resize((taps, more), Image.Resampling[FILTERS[resample]]))
     weight_NK = np.take_along_axis(answer_NK, (first_N[:, None] + np.arange(taps)) % taps, axis=1)
     # The window was wide, to be sure; weights of nothing at its ends are left out.
     used_NK = weight_NK != 0
@@ -289,7 +289,7 @@ def _as_pillow(kernels: _Kernels, before: tuple[int, int], after: tuple[int, int
     value_CHW = torch.empty(3, *after)
     for resample in _REACH:
         _resize(kernels, pixel_HWC, after, resample, (0, 0, 0), (1 / 255,) * 3, value_CHW, WHOLE)
-        expected_HWC = np.asarray(Image.fromarray(pixel_HWC).resize(after[::-1], FILTERS[resample]))
+        expected_HWC = np.asarray(Image.fromarray(pixel_HWC).resize(after[::-1], Image.Resampling[FILTERS[resample]]))
         if not np.array_equal(np.rint(value_CHW.numpy()), expected_HWC.transpose(2, 0, 1)):
             return False
     return True

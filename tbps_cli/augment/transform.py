@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Resample = Literal["bilinear", "bicubic"]
 Triple = tuple[float, float, float]
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS = {"bilinear": "BILINEAR", "bicubic": "BICUBIC"}
+"""What PIL calls them."""
 
 
 class Preparation(TypedDict):
@@ -87,4 +90,8 @@ def _triple(values: list[float] | tuple[float, ...]) -> Triple:
 def resized(image: Image.Image, size: tuple[int, int], resample: Resample) -> Image.Image:
     """The image at exactly `size` (height, width), antialiased; unchanged when it has that size."""
     height, width = size
-    return image if image.size == (width, height) else image.resize((width, height), FILTERS[resample])
+    if image.size == (width, height):
+        return image
+    from PIL.Image import Resampling  # a search with a sentence opens no image
+
+    return image.resize((width, height), Resampling[FILTERS[resample]])

@@ -10,8 +10,11 @@ if TYPE_CHECKING:
 
 def keep_tower(model: Encoder | None) -> None:
     """Keep the text tower of a run that had to be opened for a sentence, where it can be kept."""
+    if getattr(model, "opened", None) is None:  # only a run is opened later than it is known
+        return
     from tbps_cli.cli import output, render
-    from tbps_cli.exporting.keep_tower import SWITCH, can_be_kept, keep
+    from tbps_cli.exporting.keep_tower import can_be_kept, keep
+    from tbps_cli.models.kept_tower import SWITCH
     from tbps_cli.models.known_run import KnownRun
 
     if not isinstance(model, KnownRun) or not can_be_kept(model):

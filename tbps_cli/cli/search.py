@@ -101,9 +101,7 @@ def command(
     """Rank images for a sentence, an image, or both."""
     from tbps_cli.cli import consent, render
     from tbps_cli.cli.keeping import keep_tower
-    from tbps_cli.cli.live_view import LiveView
     from tbps_cli.errors import UsageError
-    from tbps_cli.searching.audit import AuditLog
     from tbps_cli.searching.search import Opening, search_all
 
     output_form = _form(as_json=as_json, as_csv=as_csv, as_paths=as_paths, null=null, challenge=form)
@@ -115,7 +113,12 @@ def command(
         raise UsageError("-i answers at the terminal alone.", "In it, html FILE and copy DIR write the hits.")
     stated = sentence or [], image or [], plus or [], minus or []
     asked = [] if interactive and not any(stated) else _queries(*stated, queries)
-    out = _Output(output_form, html, copy_to, whole_frames, blur_heads, show_images, AuditLog(audit) if audit else None)
+    log = None
+    if audit:
+        from tbps_cli.searching.audit import AuditLog
+
+        log = AuditLog(audit)
+    out = _Output(output_form, html, copy_to, whole_frames, blur_heads, show_images, log)
     out.check(interactive=interactive)
     opening = Opening(split.value, root=root, refresh=not no_index, **made.indexing, **made.model)
     if now and (interactive or queries is not None):
@@ -126,7 +129,11 @@ def command(
         terms = asked[0].terms if asked else ()
         start = Dialogue(terms, where, top, group, per_group, sort, min_score, with_self, sure, explain=explain)
         raise typer.Exit(_talk(made.ckpt, places, start, opening, out, understood=not plain_query))
-    live = LiveView() if now else None
+    live = None
+    if now:
+        from tbps_cli.cli.live_view import LiveView
+
+        live = LiveView()
     answer = partial(
         search_all,
         gallery=places,
@@ -165,12 +172,13 @@ def _form(*, as_json: bool, as_csv: bool, as_paths: bool, null: bool, challenge:
 def _queries(words: list[str], images: list[Path], plus: list[str], minus: list[str], file: Path | None) -> list[Query]:
     from tbps_cli.errors import UsageError
     from tbps_cli.searching import sums
-    from tbps_cli.searching.queries import read_queries
 
     if file is None:
         return [sums.query(words, images, plus, minus)]
     if words or images or plus or minus:
         raise UsageError("--queries and a single query exclude each other.", "Leave one of them out.")
+    from tbps_cli.searching.queries import read_queries
+
     return read_queries(file)
 
 
@@ -214,10 +222,11 @@ class _Output:
     def show(self, found: Search, asked: Sequence[Query], where: str | None, *, several: bool) -> None:
         """Log, write and print the answers; where: the filter that was stated; several: JSON is a list of answers."""
         from tbps_cli.cli import render, search_view
-        from tbps_cli.searching.challenge import check_tracks
 
         search_view.index_line(found.gallery)
         if self.form == AnswerForm.aicity:
+            from tbps_cli.searching.challenge import check_tracks
+
             check_tracks(found.gallery)
         self.record(found, [str(query) for query in asked], where)
         search_view.understood(found.answers)
@@ -233,13 +242,15 @@ class _Output:
 
     def record(self, found: Search, asked: Sequence[str], where: str | None) -> None:
         """Log who asked what, and the hits."""
-        from tbps_cli.searching.audit import entries
-
         if self.log:
+            from tbps_cli.searching.audit import entries
+
             self.log.append(entries(found.answers, found.gallery, asked=asked, filtered=where, written=self.files))
 
     def save(self, found: Search, where: str | None) -> None:
         """Write the page and the copies."""
+        if not self.files:
+            return
         from tbps_cli.cli import output, render
         from tbps_cli.files import write_bytes
         from tbps_cli.searching.hits import copy_hits, page
@@ -269,7 +280,6 @@ class _Output:
 def _print(found: Search, form: str, *, several: bool) -> None:
     from tbps_cli.cli import output, render
     from tbps_cli.searching import document
-    from tbps_cli.searching.challenge import ranked_tracks
 
     if form == "json":
         documents = [document.document(answer, found.gallery, found.gallery.run) for answer in found.answers]
@@ -277,6 +287,8 @@ def _print(found: Search, form: str, *, several: bool) -> None:
     elif form == "csv":
         output.stdout.write_exactly(document.table(found.answers))
     elif form == AnswerForm.aicity:
+        from tbps_cli.searching.challenge import ranked_tracks
+
         render.document(ranked_tracks(found.answers, found.gallery))
     else:
         output.stdout.write_bytes(document.paths(found.answers, b"\0" if form == "null" else b"\n"))

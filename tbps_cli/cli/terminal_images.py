@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from tbps_cli.cli import output
 from tbps_cli.cli.render import console, moving
 
 if TYPE_CHECKING:
+    from PIL import Image
     from rich.text import Text
 
 COLUMNS, LINES = 10, 12
@@ -56,11 +56,12 @@ def _real() -> Renderable | None:
 
 def _half_blocks(image: Image.Image, *, width: int, height: int) -> Text:
     """The image as characters, each with a pixel above (its colour) and one below (its background)."""
+    from PIL.Image import Resampling
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
 
-    rows = np.asarray(image.resize((width, 2 * height), Image.Resampling.BOX)).tolist()
+    rows = np.asarray(image.resize((width, 2 * height), Resampling.BOX)).tolist()
     drawn = Text(no_wrap=True)
     for above, below in zip(rows[::2], rows[1::2], strict=True):
         for upper, lower in zip(above, below, strict=True):
@@ -83,6 +84,8 @@ def strip(images: Sequence[Image.Image], labels: Sequence[str], draw: Renderable
 
 def _sheet(images: Sequence[Image.Image]) -> Image.Image:
     """The images as one, each in a place of equal size; grey where one is narrower."""
+    from PIL import Image, ImageOps
+
     width, height = COLUMNS * _SCALE, LINES * 2 * _SCALE
     made = Image.new("RGB", (len(images) * (COLUMNS + 1) * _SCALE, height), (24, 24, 24))
     for place, image in enumerate(images):

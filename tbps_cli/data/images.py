@@ -23,16 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tbps_cli.data import fast_jpeg
+from tbps_cli.data.image_files import HEIF, MAX_PIXELS
 from tbps_cli.errors import DataError
 
-MAX_PIXELS = 100_000_000
 TRUNCATED = "truncated"
 """Key of `image.info` that marks an image whose file ended early."""
 
 MAX_BYTES = 1 << 30
 """A larger file is a video or a disk under an image's name: 100 million pixels with 16 bits a channel take 0.8 GB."""
-
-HEIF = frozenset((".heic", ".heif"))
 
 _LISTINGS = 1024
 """Folders whose names are held at a time: sets of millions of images have a folder a person."""

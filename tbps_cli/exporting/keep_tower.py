@@ -21,7 +21,7 @@ from tbps_cli import files
 from tbps_cli.errors import TbpsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.code_state import WEIGHTS, code_state
-from tbps_cli.models.kept_tower import GRAPH, KeptTower, older, place_of
+from tbps_cli.models.kept_tower import GRAPH, SWITCH, KeptTower, older, place_of
 from tbps_cli.models.known_run import KnownRun
 from tbps_cli.remembered import recall, remember
 
@@ -44,8 +44,6 @@ SENTENCES = (
     "someone " * 90,
 )
 """From one word to more than any context holds."""
-SWITCH = "TBPS_KEEP_TOWERS"
-"""Set to 0, nothing is kept."""
 FAILED = "towers"
 
 

@@ -22,7 +22,8 @@ from tbps_cli.exporting.hub import inference_state
 from tbps_cli.exporting.samples import samples
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.export_files import FILES, described, sealed
-from tbps_cli.models.exported import MANIFEST, ExportedModel
+from tbps_cli.models.exported import ExportedModel
+from tbps_cli.models.manifest import MANIFEST
 from tbps_cli.models.model import Model
 from tbps_cli.models.run import EXPORTED_WEIGHTS, RECIPE, TOKENIZER
 from tbps_cli.text.bpe import Bpe

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.augment.transform import EvalTransform
-from tbps_cli.choices import Choices
-from tbps_cli.text.tokenizer import Tokenizer
-
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tbps_cli.augment.transform import EvalTransform
+    from tbps_cli.choices import Choices
     from tbps_cli.recipe.schema import Stated
+    from tbps_cli.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("tbps")
 
@@ -130,7 +129,10 @@ class Encoder(ImageEncoder, Protocol):
         ...
 
     def image_ways(self) -> list[ImageWay]:
-        """How its images can be embedded here: its own way first, then quicker ones, the quickest last."""
+        """How its images can be embedded here: its own way first, then quicker ones.
+
+        Of each precision the last is what somebody gets who asks for that precision.
+        """
         ...
 
     def weights_changed(self) -> bool:

@@ -19,6 +19,7 @@ from importlib import metadata
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.errors import WeightsError
 from tbps_cli.features.encoder import Embeddings, Encoder, ImageWay
 from tbps_cli.features.image_ways import asked_way, processor
 from tbps_cli.remembered import recall, remember
@@ -74,11 +75,11 @@ def choose_way(
     many images there are to embed; sample: images of the gallery, asked for when ways are tried.
     Raises UsageError for a precision that the encoder does not have.
     """
-    if precision != "auto":
-        return asked_way(encoder, precision)
     ways = encoder.image_ways()
-    known = _remembered(encoder, ways)
     there = [way for way in ways if begun(way)]
+    if precision != "auto":
+        return next((way for way in there if way.precision == precision), None) or asked_way(encoder, precision)
+    known = _remembered(encoder, ways)
     if there:
         return known if known in there else there[0]
     if known is not None:
@@ -94,7 +95,11 @@ def choose_way(
     best = max((trial for trial in trials if trial.holds), key=lambda trial: trial.faster, default=None)
     remember("ways", _machine(encoder), {"suffix": best.way.suffix if best else ""})
     _say(best, trials)
-    return best.way if best else ways[0]
+    chosen = best.way if best else ways[0]
+    for way in ways:
+        if way is not chosen:
+            way.release()
+    return chosen
 
 
 def _say(best: Trial | None, trials: list[Trial]) -> None:
@@ -121,13 +126,18 @@ def _say(best: Trial | None, trials: list[Trial]) -> None:
 
 def _tried(encoder: Encoder, ways: list[ImageWay], image_BCHW: NDArray[np.float32]) -> list[Trial]:
     """Every way but the first beside the first, which is exact."""
-    text_QE = encoder.encode_texts(SENTENCES)
     exact, *others = ways
+    text_QE = encoder.encode_texts(SENTENCES)
+    exact.release()  # each goes before the next comes: all at once would be most of what an index ever needs
     exact_BE, seconds = _timed(exact, image_BCHW)
-    exact.release()  # both at once would be most of what an index ever needs
     trials = []
-    for way in others:
-        row_BE, taken = _timed(way, image_BCHW)
+    for before, way in zip(ways, others, strict=False):
+        before.release()
+        try:
+            row_BE, taken = _timed(way, image_BCHW)
+        except WeightsError as error:
+            logger.info("images are not embedded in %s: %s", way.name, error.message)
+            continue
         cosine = float(np.sum(exact_BE * row_BE, axis=1).min())
         trials.append(Trial(way, seconds / taken, cosine, same_best(text_QE @ exact_BE.T, text_QE @ row_BE.T)))
     return trials

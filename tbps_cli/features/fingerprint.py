@@ -7,7 +7,7 @@ mixed. This module imports no torch: a search over exported graphs computes fing
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     Digest = hashlib._Hash
 
 
-def fingerprint(*parts: object) -> str:
+def fingerprint(*parts: object, read: Callable[[int], None] | None = None) -> str:
     """16 hex digits over the parts, in order.
 
     parts: tensors and arrays (by type, shape and bytes, wherever they lie), mappings (order of keys does
     not matter), lists and other sequences (the same thing), numbers, texts, bytes, None, and objects that have
-    `describe()` or pydantic's `model_dump()`. Raises TypeError for anything else.
+    `describe()` or pydantic's `model_dump()`. read: called with the bytes of each tensor of a mapping, when it is done.
+    Raises TypeError for anything else.
     """
     digest = hashlib.sha256()
     for part in parts:
-        _feed(digest, part)
+        if isinstance(part, Mapping):
+            _feed_mapping(digest, part, read)
+        else:
+            _feed(digest, part)
     return digest.hexdigest()[:16]
 
 
@@ -46,13 +50,20 @@ def _feed(digest: Digest, value: Any) -> None:
         _feed_other(digest, value)
 
 
-def _feed_mapping(digest: Digest, value: Mapping[Any, Any]) -> None:
+def _feed_mapping(digest: Digest, value: Mapping[Any, Any], read: Callable[[int], None] | None = None) -> None:
     """Sorted by key; tensors and arrays are hashed in threads (hashing lets other threads run)."""
     _mark(digest, "mapping", str(len(value)))
     keys = sorted(value, key=str)
     arrays = [key for key in keys if _is_array(value[key])]
+
+    def hash_of(key: Any) -> bytes:
+        made = _array_hash(value[key])
+        if read is not None:
+            read(value[key].nbytes)
+        return made
+
     with ThreadPoolExecutor() as pool:
-        hashed = dict(zip(arrays, pool.map(lambda key: _array_hash(value[key]), arrays), strict=True))
+        hashed = dict(zip(arrays, pool.map(hash_of, arrays), strict=True))
     for key in keys:
         _feed(digest, str(key))
         if key in hashed:

@@ -63,7 +63,7 @@ def own_way(encoder: Encoder) -> ImageWay:
 
 def asked_way(encoder: Encoder, precision: str) -> ImageWay:
     """The way of a precision that somebody asked for by name. Raises UsageError where the encoder has none."""
-    for way in reversed(encoder.image_ways()):  # the quickest ones are the last
+    for way in reversed(encoder.image_ways()):
         if way.precision == precision:
             return way
     hints = {

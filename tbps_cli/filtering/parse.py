@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import isfinite
 from typing import NoReturn
 
@@ -248,6 +247,8 @@ class _WhereReader:
             self.fail("a field (" + ", ".join(FIELDS) + ")")
         name = lexeme.raw.lower()
         if name not in FIELDS:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, FIELDS, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Fields: {', '.join(FIELDS)}. {EXAMPLE}"
             self.refuse(f"there is no field {lexeme.raw!r}", lexeme, hint)

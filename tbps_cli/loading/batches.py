@@ -22,7 +22,8 @@ from tbps_cli.augment import one_pass, plans
 from tbps_cli.augment.exact import Augment, Flip, augment
 from tbps_cli.augment.one_pass import Pixels
 from tbps_cli.augment.rng import Draws
-from tbps_cli.data.images import MAX_PIXELS, TRUNCATED, read_pixels
+from tbps_cli.data.image_files import MAX_PIXELS
+from tbps_cli.data.images import TRUNCATED, read_pixels
 from tbps_cli.data.types import Split
 from tbps_cli.errors import TbpsError
 from tbps_cli.loading.image_store import Store

@@ -25,7 +25,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from tbps_cli.augment.batched import BatchAugmenter
-from tbps_cli.data.images import MAX_PIXELS, require_images
+from tbps_cli.data.image_files import MAX_PIXELS
+from tbps_cli.data.images import require_images
 from tbps_cli.data.types import Split
 from tbps_cli.errors import DataError
 from tbps_cli.loading import samplers

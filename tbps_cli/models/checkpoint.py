@@ -2,7 +2,8 @@
 
 A mistake should be answered at once, whatever else is missing. So finding comes first and tells what the
 checkpoint is, where it lies and which data set it belongs to; then the data set is looked for; then
-`open` reads weights. Finding a run or an exported folder imports no torch.
+`open` reads weights. Finding a run or an exported folder imports no torch, and of what opens them only what is
+asked for.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ from typing import TYPE_CHECKING, Literal
 
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.models.exported import ExportedModel, is_exported, read_manifest
-from tbps_cli.models.known_run import ready_run
 from tbps_cli.models.located import Located, located, unknown_hint
-from tbps_cli.models.ready_weights import agreed
+from tbps_cli.models.manifest import is_exported, read_manifest
 from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
 from tbps_cli.models.settings import check_sets
-from tbps_cli.models.summary import STOPPED, summarise
 from tbps_cli.places import data_root as place_of
-from tbps_cli.recipe.draft import read as read_draft
 
 if TYPE_CHECKING:
     from tbps_cli.data.types import Dataset
+    from tbps_cli.models.exported import ExportedModel
     from tbps_cli.models.model import Model
     from tbps_cli.models.official import Official
 
@@ -88,6 +86,9 @@ class Checkpoint:
 
     @classmethod
     def _of_run(cls, run: Run, sets: tuple[str, ...]) -> Checkpoint:
+        from tbps_cli.models.summary import STOPPED, summarise
+        from tbps_cli.recipe.draft import read as read_draft
+
         table = read_draft(run.folder / RECIPE).values.get("data")
         name, exclude = (table.get("name"), table.get("exclude")) if isinstance(table, dict) else (None, None)
         # what was typed, or damaged since it was written, gets its whole message
@@ -135,6 +136,8 @@ class Checkpoint:
         if self.kind == "exported":
             if words is not None:
                 raise _fixed(self.path, "--words")
+            from tbps_cli.models.exported import ExportedModel
+
             return ExportedModel(self.path)
         from tbps_cli.models.model import open_official, open_run
 
@@ -230,6 +233,8 @@ def ready_encoder(
     """
     if not isinstance(owner, Checkpoint) or owner.run is None or owner.sets or words is not None:
         return open_encoder(owner, device=device, words=words, data_root=data_root)
+    from tbps_cli.models.known_run import ready_run
+
     return ready_run(owner.run, device, by_graph=by_graph)
 
 
@@ -253,6 +258,8 @@ def _newest(runs: Path) -> Path | str:
     if path is not None:
         logger.info("ckpt: %s (the newest run in %s)", path, runs)
         return path
+    from tbps_cli.models.ready_weights import agreed
+
     ready = agreed()
     if ready is None:
         raise NoCheckpointError(

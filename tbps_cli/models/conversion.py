@@ -15,8 +15,8 @@ from tbps_cli import methods, places
 from tbps_cli.errors import WeightsError
 from tbps_cli.files import check_new_folder, new_folder
 from tbps_cli.models.card import card
-from tbps_cli.models.exported import is_exported
 from tbps_cli.models.located import located
+from tbps_cli.models.manifest import is_exported
 from tbps_cli.models.run import DOUBTFUL, Run, number, run_of
 from tbps_cli.models.settings import check_sets
 from tbps_cli.models.source_file import find_file

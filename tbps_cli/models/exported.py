@@ -6,12 +6,9 @@ graphs end in unit rows.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,44 +17,21 @@ from numpy.typing import NDArray
 
 from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
-from tbps_cli.data.images import MAX_PIXELS, read_image, to_rgb
+from tbps_cli.data.image_files import MAX_PIXELS
 from tbps_cli.errors import WeightsError
 from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
+from tbps_cli.models import openvino_graph
 from tbps_cli.models.export_files import check_description, check_graph
+from tbps_cli.models.manifest import MANIFEST, read_manifest
 from tbps_cli.models.onnx_graph import Graph, TextGraph
-from tbps_cli.models.openvino_graph import OpenVinoGraph
+from tbps_cli.models.openvino_graph import NAME, SUFFIX, OpenVinoGraph
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer, from_description
 from tbps_cli.text.tokenizer_file import FILE
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MANIFEST = "tbps.json"
-NEEDED: dict[str, type] = {"method": str, "fingerprint": str, "tokenizer": dict, "transform": dict, "embed": int}
-FINGERPRINT = re.compile(r"[0-9a-f]{16}(-[a-z0-9]+)?")
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether a folder was written by `tbps export` with its graphs."""
-    return (folder / MANIFEST).is_file() and (folder / "image.onnx").is_file()
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The folder's own description. Raises WeightsError when it is broken."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        for key, kind in NEEDED.items():
-            if not isinstance(manifest[key], kind):
-                raise ValueError(f"{key} is {manifest[key]!r}")
-        if not FINGERPRINT.fullmatch(manifest["fingerprint"]):  # it becomes part of a file name
-            raise ValueError(f"fingerprint is {manifest['fingerprint']!r}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise WeightsError(f"{path}: not a description written by tbps export ({reason}).", "Export again.") from error
-    return dict(manifest)
 
 
 class PixelTransform(EvalTransform):
@@ -114,11 +88,16 @@ class ExportedModel:
 
     def image_ways(self) -> list[ImageWay]:
         """The graph as onnxruntime runs it, and in bfloat16 by OpenVINO where that is installed (extra `openvino`)."""
-        own = replace(own_way(self), batch=ON_CPU, release=self._image.close)
-        if self.precision != "fp32" or not has_bf16() or find_spec("openvino") is None:
+        own = replace(own_way(self), batch=ON_CPU, release=self._close)
+        if self.precision != "fp32" or not has_bf16() or not openvino_graph.is_there():
             return [own]
         graph = OpenVinoGraph(self.path / "image.onnx", check=partial(check_graph, self.manifest))
-        return [own, ImageWay("bf16 (OpenVINO)", "bf16", "-openvinobf16", graph, ON_CPU)]
+        return [own, ImageWay(NAME, "bf16", SUFFIX, graph, ON_CPU, graph.close)]
+
+    def _close(self) -> None:
+        """Let go of both graphs until they are used again."""
+        self._image.close()
+        self._text.close()
 
     def weights_changed(self) -> bool:
         """Never: a graph holds its weights as constants."""
@@ -164,6 +143,8 @@ class ExportedModel:
         return self._run(self._image, list(image_BCHW), len(image_BCHW) or 1)
 
     def _array(self, image: str | Path | Image.Image) -> NDArray[np.float32]:
+        from tbps_cli.data.images import read_image, to_rgb  # and with it PIL: a sentence needs none
+
         opened = read_image(Path(image)) if isinstance(image, str | Path) else to_rgb(image)
         return self.transform(opened)
 

@@ -25,19 +25,32 @@ TOGETHER = 64
 """Sentences that go through the graph at a time."""
 
 
+SWITCH = "TBPS_KEEP_TOWERS"
+"""Set to 0, nothing is kept."""
+IMAGES = "-images"
+"""How the names of folders with an image tower end (`kept_images`)."""
+
+
+def towers() -> Path:
+    """The folder of all kept towers. Raises CacheError where there can be no cache."""
+    return cache_dir() / FOLDER
+
+
+def name_of(weights: Path) -> str:
+    """How the names of a file's towers begin."""
+    return hashlib.sha256(bytes(weights.resolve())).hexdigest()[:16]
+
+
 def place_of(run: Run, fingerprint: str) -> Path:
     """The folder of a run's graph, whether it is there or not. Raises CacheError where there can be no cache."""
-    return cache_dir() / FOLDER / f"{_name(run)}-{fingerprint}"
+    return towers() / f"{name_of(run.weights_file)}-{fingerprint}"
 
 
 def older(run: Run, fingerprint: str) -> list[Path]:
     """Graphs of what the same file of weights held before."""
     kept = place_of(run, fingerprint)
-    return [folder for folder in kept.parent.glob(f"{_name(run)}-*") if folder != kept]
-
-
-def _name(run: Run) -> str:
-    return hashlib.sha256(bytes(run.weights_file.resolve())).hexdigest()[:16]
+    found = kept.parent.glob(f"{name_of(run.weights_file)}-*")
+    return [folder for folder in found if folder.name.removesuffix(IMAGES) != kept.name]
 
 
 class KeptTower:

@@ -27,8 +27,10 @@ from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
 from tbps_cli.errors import TbpsError, WeightsError
 from tbps_cli.features.encoder import Embeddings, ImageWay
+from tbps_cli.models import kept_images, openvino_graph
 from tbps_cli.models.code_state import EVERYTHING, code_state
 from tbps_cli.models.kept_tower import KeptTower
+from tbps_cli.models.openvino_graph import SUFFIX, OpenVinoGraph
 from tbps_cli.models.run import RECIPE, TOKENIZER, Run
 from tbps_cli.remembered import recall, remember, state_of_file
 from tbps_cli.text.long_captions import Cutting, embed_pieces
@@ -102,7 +104,8 @@ def key_of(run: Run, device: str) -> list[object] | None:
     if weights is None:
         return None
     files = [_digest(run.folder / name) for name in (RECIPE, TOKENIZER)]
-    machine = [platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES"), Path("/dev/nvidiactl").exists(), device]
+    devices = [os.environ.get("CUDA_VISIBLE_DEVICES"), Path("/dev/nvidiactl").exists(), device]
+    machine = [platform.node(), *devices, openvino_graph.is_there()]
     return [weights, files, machine, code_state(EVERYTHING)]
 
 
@@ -165,6 +168,7 @@ class KnownRun:
             self.pieces = self.tokenizer
         self.tower = KeptTower.find(run, facts.fingerprint) if by_graph else None
         self._model = model
+        self._images: OpenVinoGraph | None = None
 
     @property
     def model(self) -> Model:
@@ -222,11 +226,27 @@ class KnownRun:
 
     def image_ways(self) -> list[ImageWay]:
         """The ways that the run had when it was opened; each opens it when images come."""
-        return [
-            ImageWay(name, precision, suffix, partial(self._embed, place), batch)
-            for place, (name, precision, suffix, batch) in enumerate(self.facts.ways)
-        ]
+        ways = []
+        for place, (name, precision, suffix, batch) in enumerate(self.facts.ways):
+            embed, release = partial(self._embed, place, suffix), partial(self._release, place, suffix)
+            ways.append(ImageWay(name, precision, suffix, embed, batch, release))
+        return ways
 
-    def _embed(self, place: int, image_BCHW: NDArray[np.float32]) -> Embeddings:
-        """Images by one of the ways, by its place among them."""
+    def _embed(self, place: int, suffix: str, image_BCHW: NDArray[np.float32]) -> Embeddings:
+        """Images by one of the ways, by its place among them: by the kept graph without opening the run."""
+        if suffix == SUFFIX and self._images is None and self._model is None:
+            self._images = kept_images.kept(self.run.weights_file, self.fingerprint)
+        if suffix == SUFFIX and self._images is not None:
+            try:
+                return self._images(image_BCHW)
+            except WeightsError as error:  # damaged: it is made anew
+                logger.debug("%s is not used: %s", self._images.path, error.message)
+                kept_images.discard(self.run.weights_file, self.fingerprint)
+                self._images = None
         return self.model.image_ways()[place].embed(image_BCHW)
+
+    def _release(self, place: int, suffix: str) -> None:
+        if suffix == SUFFIX and self._images is not None:
+            self._images.close()
+        if self._model is not None:
+            self._model.image_ways()[place].release()

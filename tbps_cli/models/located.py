@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tbps_cli.weights.hub_files import digest_of, fetch, is_hub_address
-
 if TYPE_CHECKING:
     from tbps_cli.weights.architecture import Architecture
 
 logger = logging.getLogger("tbps")
+
+HUB = "hf-hub:"
+"""How addresses on the hub begin, as `weights.hub_files` has it; that module is imported for them alone."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ def located(ckpt: str | Path, data: str | None = None) -> Located:
     data: the data set that it is wanted for, by name or path. Raises WeightsError for an address or a name whose
     weights cannot be had, or whose towers tbps cannot build.
     """
-    if is_hub_address(str(ckpt)):
+    if str(ckpt).startswith(HUB):
         from tbps_cli.models.source_file import benchmark
+        from tbps_cli.weights.hub_files import fetch
 
         fetched = fetch(str(ckpt), data=benchmark(data))
         logger.info("ckpt: %s", fetched)
@@ -56,6 +58,7 @@ def located(ckpt: str | Path, data: str | None = None) -> Located:
 def _of_catalogue(tower: str, tag: str) -> Located:
     from tbps_cli.weights import catalogue
     from tbps_cli.weights.architecture import architecture
+    from tbps_cli.weights.hub_files import digest_of
     from tbps_cli.weights.pretrained import fetch as fetch_entry
 
     built = architecture(tower)

@@ -6,6 +6,7 @@ its twin over exported graphs does, and never a method.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tbps_cli import methods
 from tbps_cli.augment.transform import EvalTransform
@@ -29,16 +30,21 @@ from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.fingerprint import fingerprint
 from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
 from tbps_cli.methods.base import Method, TextSources
+from tbps_cli.models import openvino_graph
 from tbps_cli.models.code_state import WEIGHTS, code_state
 from tbps_cli.models.device import choose, resolved
+from tbps_cli.models.kept_images import graph_of
 from tbps_cli.models.official import Official
+from tbps_cli.models.openvino_graph import NAME, SUFFIX, OpenVinoGraph
 from tbps_cli.models.run import Run
 from tbps_cli.models.states import check_tokens, method_of
+from tbps_cli.nn.block import Attention
 from tbps_cli.recipe.schema import Recipe
 from tbps_cli.remembered import recall, remember, state_of_file
 from tbps_cli.text.long_captions import Cutting, embed_pieces
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.types import Task
+from tbps_cli.weights.mapped_pages import ReadOnce
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,11 +103,17 @@ class Model:
         """Images or captions embedded at a time when a call does not say."""
         self.max_pixels: int = recipe.data.max_pixels
         self._mark: str | None = None
+        self._file: Path | None = None
+        """The file that its weights were read from, where they are those of a file alone."""
+        self._halved: Method | None = None
+        self._graph: OpenVinoGraph | None = None
 
     @cached_property
     def embed(self) -> int:
         """Length of a row (E)."""
-        return self.image_arrays(np.zeros((1, 3, *self.transform.size), np.float32)).shape[1]
+        length = self.image_arrays(np.zeros((1, 3, *self.transform.size), np.float32)).shape[1]
+        ReadOnce(self._file).done()
+        return length
 
     @cached_property
     def _tokens(self) -> int:
@@ -120,6 +132,7 @@ class Model:
         file: the state of the file that alone they were just read from (`remembered.state_of_file`). Hashing them takes
         longer than mapping them, and reads all of them, so it is done once a file.
         """
+        self._file = None if file is None else Path(str(file[0]))
         key = None if file is None else [file, self._settings(), code_state(WEIGHTS)]
         known = recall("fingerprints", key) if key else None
         mark = str(known.get("mark")) if known else ""
@@ -141,7 +154,10 @@ class Model:
             for name, tensor in self.method.state_dict().items()
             if not name.startswith(self.method.training_only)
         }
-        return fingerprint(weights, *self._settings())
+        reading = ReadOnce(self._file)
+        made = fingerprint(weights, *self._settings(), read=reading)
+        reading.done()
+        return made
 
     def _settings(self) -> tuple[dict[str, object], dict[str, object], str, dict[str, object]]:
         """What embeddings depend on beside the weights."""
@@ -212,17 +228,36 @@ class Model:
         return self._embedded(self.method.encode_images, image_BCHW)
 
     def image_ways(self) -> list[ImageWay]:
-        """float32, and bfloat16 where the device has it."""
-        size = ON_CPU if self.device.type == "cpu" else self.batch
-        exact = replace(own_way(self), batch=size)
-        if self.batch_dependent or not (has_bf16() if self.device.type == "cpu" else self.device.type == "cuda"):
+        """float32, and bfloat16 where the device has it: by OpenVINO too where that is installed."""
+        on_cpu = self.device.type == "cpu"
+        exact = replace(own_way(self), batch=ON_CPU if on_cpu else self.batch, release=ReadOnce(self._file).done)
+        if self.batch_dependent or not (has_bf16() if on_cpu else self.device.type == "cuda"):
             return [exact]
-        return [exact, ImageWay("bf16", "bf16", "-bf16", self._bf16_arrays, size)]
+        by_torch = ImageWay("bf16", "bf16", "-bf16", self._bf16_arrays, exact.batch, self._release_bf16)
+        if not on_cpu or not openvino_graph.is_there():
+            return [exact, by_torch]
+        by_openvino = ImageWay(NAME, "bf16", SUFFIX, self._openvino_arrays, exact.batch, self._release_openvino)
+        return [exact, by_openvino, by_torch]
 
     def _bf16_arrays(self, image_BCHW: Rows) -> Rows:
         """`image_arrays` with products in bfloat16; sums, norms and the embeddings themselves are float32."""
+        if self._halved is None:
+            self._halved = halved(self.method, self._file) if self.device.type == "cpu" else self.method
         with torch.autocast(self.device.type, torch.bfloat16):
-            return self.image_arrays(image_BCHW)
+            return self._embedded(self._halved.encode_images, image_BCHW)
+
+    def _release_bf16(self) -> None:
+        self._halved = None
+
+    def _openvino_arrays(self, image_BCHW: Rows) -> Rows:
+        if self._graph is None:
+            self._graph = graph_of(self, self.method, self._file)
+            ReadOnce(self._file).done()  # PyTorch's weights are not read any more
+        return self._graph(image_BCHW)
+
+    def _release_openvino(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
 
     def text_arrays(self, token_BT: NDArray[np.int64] | Tensor) -> Rows:
         """Token ids [B, T] -> float32 [B, E] unit rows."""
@@ -233,6 +268,26 @@ class Model:
             tensor = given if isinstance(given, Tensor) else torch.from_numpy(given)
             rows: Rows = encode(tensor.to(self.device)).float().cpu().numpy()
         return rows
+
+
+def halved(method: Method, file: Path | None) -> Method:
+    """The method for bfloat16 products alone: the weights of its image tower's products are bfloat16 already.
+
+    All else is shared with `method`. file: what its weights are mapped from. Under autocast the embeddings are those of
+    `method` to the bit: it would round the same weights in the same way for every batch.
+    """
+    shared = {id(tensor): tensor for tensor in (*method.parameters(), *method.buffers())}
+    made = copy.deepcopy(method, dict(shared))
+    reading = ReadOnce(file)
+    tower = getattr(getattr(made, "clip", None), "visual", None)
+    for module in tower.modules() if isinstance(tower, nn.Module) else ():
+        name = "weight" if type(module) is nn.Linear else "in_proj_weight" if isinstance(module, Attention) else None
+        if name is not None:
+            weight = getattr(module, name)
+            setattr(module, name, nn.Parameter(weight.detach().bfloat16(), requires_grad=False))
+            reading(weight.nbytes)
+    reading.done()
+    return made
 
 
 def open_run(

@@ -48,13 +48,15 @@ class Graph:
         if not path.is_file():
             raise _broken(path, "there is no such file")
         self.session: Any = None
+        self.settled = False
+        """Whether the session has run: from then on it lays out its memory as the first run has shown."""
         self.rows = 0
         self.opened.add(self)
 
     def open(self) -> None:
         if self.session is None:
             self.check(self.path)
-            self.session = _session(self.path, self.purpose, few=self.few)
+            self.session, self.settled = _session(self.path, self.purpose, few=self.few), False
 
     def close(self) -> None:
         """Let go of its memory; it is opened again when it is used."""
@@ -65,7 +67,9 @@ class Graph:
         if self.few and self.rows > FEW:
             self.few, self.session = False, None
         self.open()
-        found: NDArray[Any] = self.session.run(None, {self.session.get_inputs()[0].name: given})[0]
+        options = None if self.settled else _giving_back(self.purpose)
+        found: NDArray[Any] = self.session.run(None, {self.session.get_inputs()[0].name: given}, options)[0]
+        self.settled = True
         return found
 
     @classmethod
@@ -132,6 +136,13 @@ def _session(path: Path, purpose: str, *, few: bool) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own for every kind of broken file
         raise _broken(path, str(error)) from error
+
+
+def _giving_back(purpose: str) -> Any:
+    """Options of a first run: what it took goes, since later runs lay out their memory anew, beside it."""
+    options = import_onnxruntime(purpose).RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _broken(path: Path, reason: str) -> WeightsError:

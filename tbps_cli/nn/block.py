@@ -35,10 +35,12 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Exported and compiled graphs keep the formula, which their runtimes know and fuse.
-        if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return x * torch.sigmoid(1.702 * x)
+        if x.requires_grad:
             made: Tensor = _QuickGELU.apply(x)  # type: ignore[no-untyped-call]
             return made
-        return x * torch.sigmoid(1.702 * x)
+        return (1.702 * x).sigmoid_().mul_(x)  # the same bits, in one block of memory
 
 
 class _QuickGELU(torch.autograd.Function):

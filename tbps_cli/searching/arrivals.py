@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError
+from tbps_cli.searching.listed import FileFacts
 from tbps_cli.searching.scan import FoundFiles
-from tbps_cli.searching.sources import FileFacts, Item, Items, Listing, Sources, find_sources
+from tbps_cli.searching.sources import Item, Items, Listing, Sources, find_sources
 
 logger = logging.getLogger("tbps")
 SETTLED = 2.0

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.images import UnreadableImage
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.models.exported import ExportedModel
-from tbps_cli.models.known_run import KnownRun
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.query import Query
 from tbps_cli.trust.population import Population
@@ -64,6 +61,9 @@ def explanations(
 
 def _with_towers(model: Encoder) -> Model | None:
     """The model, if its images go through one of our towers; else a logged line says that there are no heat maps."""
+    from tbps_cli.models.exported import ExportedModel
+    from tbps_cli.models.known_run import KnownRun
+
     if isinstance(model, ExportedModel):
         logger.warning("%s is an export: it says which words are supported, but has no gradients for maps", model.path)
         return None
@@ -80,6 +80,7 @@ def _with_towers(model: Encoder) -> Model | None:
 def _maps(model: Model, explainer: Explainer, gallery: Gallery, row: Row) -> NDArray[np.float32] | None:
     import torch
 
+    from tbps_cli.data.images import UnreadableImage
     from tbps_cli.trust.heat import heat_maps
 
     try:

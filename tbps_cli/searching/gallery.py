@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.images import read_image
 from tbps_cli.data.types import Person
 from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Box, Row, Rows, encoded
@@ -93,6 +92,8 @@ def crop_of(file: Path, seconds: float | None, box: Box | None) -> Image.Image:
     Raises UnreadableImage and UnreadableVideo.
     """
     if seconds is None:
+        from tbps_cli.data.images import read_image  # and with it PIL: most answers need no image
+
         return part_of(read_image(file), box)
     from tbps_cli.footage.crops import crop
 

@@ -32,7 +32,7 @@ from tbps_cli.features.rows import Rows
 from tbps_cli.features.snapshot import Snapshot, read_about
 from tbps_cli.features.store import SHARE, FeatureFile, feature_path
 from tbps_cli.footage.video import UnreadableVideo
-from tbps_cli.models.checkpoint import Checkpoint, opened
+from tbps_cli.models.checkpoint import Checkpoint, find, ready_encoder
 from tbps_cli.searching.coding import write_codes_of
 from tbps_cli.searching.gallery import Gallery, Skipped, Update
 from tbps_cli.searching.index_file import as_it_is, holds_some, index_file_of, refuse_batch_dependent
@@ -106,7 +106,7 @@ def index(
         given = find_sources([sources] if isinstance(sources, str | Path) else sources, gallery=gallery)
     if footage.pattern:
         NamePattern(footage.pattern)  # a mistake in it is told before weights are read
-    model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
+    model = ready_encoder(find(checkpoint, sets), device=device, words=words, data_root=data_root)
     refuse_batch_dependent(model)
     way = choose(model, given, path, precision, footage, shared=share is not None)
     encoder, batch = ImagesBy(model, way), batch or way.batch

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tbps_cli import files
-from tbps_cli.data.file_names import CONVENTIONS
 from tbps_cli.data.types import Person
 from tbps_cli.errors import TbpsError
 from tbps_cli.features.parts import locked
@@ -78,7 +77,7 @@ class IndexState:
 
     def names_as_now(self, footage: FootageSettings) -> bool:
         """Whether the names of files were read as they are now, so that what they say is in the rows."""
-        return (self.footage.pattern, self.conventions) == (footage.pattern, CONVENTIONS)
+        return (self.footage.pattern, self.conventions) == (footage.pattern, _conventions())
 
     def is_done(self, item: Item, footage: FootageSettings) -> bool:
         """Whether the persons of a file were found before, in the same way, and it has not changed since."""
@@ -93,10 +92,10 @@ class IndexState:
 
     def remember(self, footage: FootageSettings) -> None:
         """Keep how persons are found, and how names are read, for the next time."""
-        if footage != self.footage or self.conventions != CONVENTIONS:
+        if footage != self.footage or self.conventions != _conventions():
 
             def change() -> None:
-                self.footage, self.conventions = footage, CONVENTIONS
+                self.footage, self.conventions = footage, _conventions()
 
             self._change(change)
 
@@ -123,6 +122,12 @@ class IndexState:
         except (OSError, TbpsError) as error:
             logger.debug("%s cannot be written: %s", self.path, error)
             change()
+
+
+def _conventions() -> int:
+    from tbps_cli.data import file_names  # its patterns take a moment to compile: a search in an index reads no names
+
+    return file_names.CONVENTIONS
 
 
 def _read(path: Path) -> tuple[FootageSettings, dict[str, DoneVideo], int]:

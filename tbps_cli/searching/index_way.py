@@ -91,7 +91,9 @@ def _agreed(place: Path, model: Encoder, precision: str, chosen: Callable[[], Im
     way = next((way for way in model.image_ways() if way.suffix == suffix), None)
     if fingerprint != model.fingerprint:
         raise CacheError(f"{place}: the other shares embed with another model.", "Give all shares the same --ckpt.")
-    if way is None or (precision != "auto" and asked_way(model, precision).suffix != suffix):
+    if precision != "auto":
+        asked_way(model, precision)  # raises for one that it does not have
+    if way is None or precision not in ("auto", way.precision):
         raise UsageError(
             f"--precision {precision}: the other shares embed in {suffix.removeprefix('-') or 'fp32'} ({place}).",
             "Give all shares the same --precision, or fp32, which every machine has. To begin anew, delete that file.",

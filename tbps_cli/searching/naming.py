@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tbps_cli.data.file_names import NOTHING_SAID, NameFacts, NamePattern, facts_of
-from tbps_cli.searching.sources import FileFacts, Item
+from tbps_cli.searching.listed import FileFacts
+from tbps_cli.searching.sources import Item
 
 logger = logging.getLogger("tbps")
 

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.asking.understood import Understood
 from tbps_cli.data.types import Person
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder
@@ -30,6 +29,9 @@ from tbps_cli.searching.query import EmbedTexts, Query, encode
 from tbps_cli.searching.sure import Sure, check_sure, judge_of, surely
 from tbps_cli.trust.judge import Judge
 from tbps_cli.types import Hit
+
+if TYPE_CHECKING:
+    from tbps_cli.asking.understood import Understood
 
 TOP = 10
 SOME = 1000

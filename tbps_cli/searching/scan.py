@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.images import HEIF
-from tbps_cli.data.layouts.folder import SUFFIXES as COMMON
+from tbps_cli.data.image_files import HEIF
+from tbps_cli.data.image_files import SUFFIXES as COMMON
 from tbps_cli.errors import DataError
 from tbps_cli.features.lookup import Lookup
 from tbps_cli.features.rows import change_time, encoded, texts

@@ -18,16 +18,13 @@ from tbps_cli.features.separate import SIGNATURE
 from tbps_cli.files import expanded
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, opened, ready_encoder
-from tbps_cli.models.exported import ExportedModel
-from tbps_cli.searching.database_gallery import database_gallery, open_remote
 from tbps_cli.searching.explaining import check_explain
 from tbps_cli.searching.galleries import named
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index_file import open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
-from tbps_cli.searching.ranking import TOP, Answer, check_limits
-from tbps_cli.searching.remote import answers
+from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
 from tbps_cli.searching.sources import Sources, find_sources
 from tbps_cli.searching.sums import of_terms, term
 from tbps_cli.searching.sure import check_sure, require_calibration
@@ -179,7 +176,7 @@ def search_all(
 
     def answered(model: Encoder, gallery: Gallery, *, quiet: bool = False) -> Search:
         rank = partial(
-            answers,
+            _answers_of(gallery),
             model,
             gallery,
             min_score=min_score,
@@ -208,6 +205,15 @@ def search_all(
         grown = None if early is None else _Early(answered, early)
         model, gallery = open_gallery(checkpoint, gallery, opening, watch=watch, grown=grown)
     return answered(model, gallery)
+
+
+def _answers_of(gallery: Gallery) -> Callable[..., list[Answer]]:
+    """How questions about a gallery are answered; nothing that asks a database is imported for any other."""
+    if type(gallery) is Gallery:
+        return answers
+    from tbps_cli.searching.remote import answers as of_any
+
+    return of_any
 
 
 class _Early:
@@ -246,6 +252,8 @@ def open_gallery(
     """
     places = [] if place is None else [place] if isinstance(place, str | Path) else list(place)
     if any(map(is_url, places)):
+        from tbps_cli.searching.database_gallery import database_gallery, open_remote
+
         owner, database = find(checkpoint, opening.sets), open_remote(places)
         device, words, data_root = opening.device, opening.words, opening.data_root
         model = ready_encoder(owner, device=device, words=words, data_root=data_root, by_graph=True)
@@ -275,6 +283,8 @@ def open_gallery(
     from tbps_cli.searching.index import index  # what embeds images is not imported to search an index file
 
     model = opened_model()
+    from tbps_cli.models.exported import ExportedModel
+
     if isinstance(model, ExportedModel):
         model.open_text()
     with watch(name or ", ".join(map(str, places))) if watch else nullcontext() as progress:

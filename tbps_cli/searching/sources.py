@@ -15,46 +15,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.data.layouts import pairs, records, tables
-from tbps_cli.data.types import Person
 from tbps_cli.databases.urls import is_url, shown, shown_place
 from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.rows import Box, change_time, texts
-from tbps_cli.features.taken import parse_time
 from tbps_cli.files import expanded
 from tbps_cli.footage.video import is_video
 from tbps_cli.searching.gallery import Roots
+from tbps_cli.searching.listed import HINT, NOTHING, FileFacts, Listed
 from tbps_cli.searching.scan import Found, FoundFiles, Looked, is_image, scan
 
-FIELDS: tables.Fields = {
-    **{field: names for field, names in pairs.FIELDS.items() if field in ("image", "person", "camera", "time")},
-    "track": ("track", "track_id", "tracklet"),
-    "box": ("box", "bbox", "xywh"),
-}
-HINT = "A path a line; or JSON, JSONL or CSV with `image` and, where known, camera, time, track, person, box."
-LISTS = (*tables.TABLES, *tables.LINES, ".json", ".txt", ".lst")
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst")
 STDIN = "-"
 _PATTERN = re.compile(r"[*?\[]")
-_BOX = re.compile(r"\[?\s*" + r"\s*[,; ]\s*".join([r"(\d+(?:\.\d+)?)"] * 4) + r"\s*\]?")
-
-
-class FileFacts(NamedTuple):
-    """What is known of a file besides its pixels; of a video, `time` is when it begins."""
-
-    camera: str | None = None
-    time: str | None = None
-    person: Person | None = None
-    track: str | None = None
-    box: Box | None = None
-    """Only this part of the image is meant."""
-
-
-NOTHING = FileFacts()
 
 
 @dataclass(frozen=True)
@@ -200,7 +177,9 @@ def _after(count: int, looked: Looked) -> Looked:
 
 def _one(source: str) -> Sources:
     if source == STDIN:
-        return _listed("standard input", _lines(_stdin(), Path()))
+        from tbps_cli.searching.lists import of_lines
+
+        return _listed("standard input", of_lines(_stdin(), Path()))
     if not source.strip():
         raise UsageError(
             "a source is empty: no folder or file is named.", "Is a variable of the shell unset? For this folder: ."
@@ -232,7 +211,9 @@ def _file(path: Path) -> Sources:
     if is_image(path.name) or is_video(path.name):
         return replace(_some(path.parent, [path.name], str(path)), single=path.name)
     if path.suffix.lower() in LISTS:
-        return _listed(str(path), _table(path))
+        from tbps_cli.searching.lists import of_file  # and with it what reads tables: a folder needs none
+
+        return _listed(str(path), of_file(path))
     raise DataError(
         f"{path} is neither an image nor a video nor a list, by its name.",
         "Images end in .jpg, .png and the like, videos in .mp4, .mkv, .avi, ..., lists in .txt, .csv, .json or .jsonl.",
@@ -284,14 +265,6 @@ def _item(file: Path, name: str, facts: FileFacts = NOTHING) -> Item | None:
 # Lists and tables -----------------------------------------------------------------------------
 
 
-class Listed(NamedTuple):
-    """A line of a list: where it stands, the file as written, and what is known of it."""
-
-    place: str
-    file: Path
-    facts: FileFacts
-
-
 def _listed(title: str, entries: Iterable[Listed]) -> Sources:
     listed = [one._replace(file=Path(os.path.abspath(one.file))) for one in entries]  # noqa: PTH100 - keeps links
     if not listed:
@@ -331,62 +304,6 @@ def _stdin() -> str:
             "-: a list of paths is read from standard input.", "For example: find . -name '*.jpg' | tbps index -"
         )
     return os.fsdecode(sys.stdin.buffer.read())  # names of files need not be UTF-8
-
-
-def _lines(text: str, folder: Path) -> Iterator[Listed]:
-    """The paths of a text, one a line, or with NUL bytes between them as `find -print0` writes them."""
-    separated = text.split("\0") if "\0" in text else tables.split_lines(text)
-    for number, line in enumerate(separated, 1):
-        if line.strip():
-            yield Listed(f"line {number}", folder / expanded(Path(line)), FileFacts())
-
-
-def _table(path: Path) -> Iterator[Listed]:
-    kind, name = path.suffix.lower(), str(path)
-    text = records.read_text(path)
-    if kind in (".txt", ".lst"):
-        yield from _lines(text, path.parent)
-    elif kind in tables.TABLES:
-        for place, row in tables.csv_rows(text, FIELDS, name, sentence="image", required=("image",)):
-            yield _entry(row, name, place, path.parent)
-    else:
-        for place, value in tables.entries(path, text, name):
-            record = {"image": value} if isinstance(value, str) else value
-            if not isinstance(record, dict):
-                raise DataError(f"{name}: {place} is neither a path nor a record.", HINT)
-            yield _entry(tables.fields_of(record, FIELDS, name, place), name, place, path.parent)
-
-
-def _entry(row: tables.Row, name: str, place: str, folder: Path) -> Listed:
-    file = row.get("image")
-    if not isinstance(file, str) or not file.strip() or "\0" in file:
-        raise DataError(f"{name}: {place} has no image.", HINT)
-    person = row.get("person")
-    known = None if person in (None, "") else records.as_person(person, place, name)
-    time = row.get("time")
-    facts = FileFacts(
-        _text(row.get("camera")),
-        None if time is None else parse_time(str(time)) or str(time),
-        known,
-        _text(row.get("track")),
-        _box(row["box"], name, place) if "box" in row else None,
-    )
-    return Listed(place, folder / expanded(Path(file.strip())), facts)
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value).strip() or None
-
-
-def _box(value: object, name: str, place: str) -> Box:
-    written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    numbers = _BOX.fullmatch(written.strip())
-    x, y, width, height = (round(float(part)) for part in numbers.groups()) if numbers else (0, 0, 0, 0)
-    if not width or not height:
-        raise DataError(
-            f"{name}: {place} has the box {written:.60}.", "A box is x, y, width, height in pixels: 120,80,40,96"
-        )
-    return x, y, width, height
 
 
 # Several sources ------------------------------------------------------------------------------

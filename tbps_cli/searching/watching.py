@@ -41,9 +41,10 @@ from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.journal import Alert, Journal, JudgedRows
+from tbps_cli.searching.listed import FileFacts
 from tbps_cli.searching.query import Query, encode
 from tbps_cli.searching.ranking import hit_of
-from tbps_cli.searching.sources import STDIN, FileFacts
+from tbps_cli.searching.sources import STDIN
 from tbps_cli.searching.thresholds import FEWEST, Budget, Tail, arrivals_a_day
 
 logger = logging.getLogger("tbps")

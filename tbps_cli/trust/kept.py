@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.models.exported import is_exported
+from tbps_cli.models.manifest import is_exported
 from tbps_cli.models.run import RECIPE
 from tbps_cli.places import cache_dir
 

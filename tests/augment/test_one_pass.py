@@ -58,7 +58,7 @@ def test_resizing_moving_and_normalising_equal_pillow_and_torch(
         return
     out = torch.empty(3, *size)
     resized(pixel, size, resample, *NORMAL, out, Window(flip, down, right))
-    image = Image.fromarray(pixel).resize((columns, rows), FILTERS[resample])
+    image = Image.fromarray(pixel).resize((columns, rows), Image.Resampling[FILTERS[resample]])
     moved = exact.ops.flip(exact._bytes(image)) if flip else exact._bytes(image)
     mean, std = (torch.tensor(values)[:, None, None] for values in NORMAL)
     expected = torch.div(exact.ops.shift(moved, down, right), 255).sub_(mean).div_(std)[0]
@@ -101,7 +101,7 @@ def test_a_mixture_has_pillows_weights(resample):
         first, weight = mixture(count, more, resample)
         column = pixels(count, count, 16)[..., 0]
         total = sum(column[first + tap].astype(np.int64) * weight[tap][:, None] for tap in range(len(weight)))
-        expected = np.asarray(Image.fromarray(column).resize((16, more), FILTERS[resample]))
+        expected = np.asarray(Image.fromarray(column).resize((16, more), Image.Resampling[FILTERS[resample]]))
         assert np.array_equal(np.clip((total + one_pass.HALF) >> one_pass.BITS, 0, 255), expected)
 
 

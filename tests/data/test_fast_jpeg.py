@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tbps_cli.data import fast_jpeg
-from tbps_cli.data.images import MAX_PIXELS, UnreadableImage, read_image
+from tbps_cli.data.image_files import MAX_PIXELS
+from tbps_cli.data.images import UnreadableImage, read_image
 
 pytest.importorskip("simplejpeg", reason="simplejpeg is not installed (extra fast)")
 

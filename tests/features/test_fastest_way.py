@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.encoder import FakeEncoder, unit
 
-from tbps_cli.errors import UsageError
+from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features import fastest_way
 from tbps_cli.features.encoder import Embeddings, ImageWay
 from tbps_cli.features.fastest_way import SAMPLE, WORTH, choose_way, same_best
@@ -84,7 +85,23 @@ def test_float32_lets_go_of_its_memory_before_another_way_is_tried(clock: Clock)
 
     encoder = Releasing(clock, {"near": (2.0, 1e-5)})
     assert chosen(encoder) == "near"
-    assert list(dict.fromkeys(encoder.tried)) == ["fp32", "released", "near"]
+    order = [name for name, _ in groupby(encoder.tried)]
+    assert order == ["released", "fp32", "released", "near", "released"], "the text tower goes first"
+
+
+def test_a_way_that_cannot_run_here_is_left_out(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(ManyWays):
+        def image_ways(self) -> list[ImageWay]:
+            exact, *others = super().image_ways()
+
+            def fail(image_BCHW: Embeddings) -> Embeddings:
+                raise WeightsError("it cannot be compiled")
+
+            return [exact, ImageWay("broken", "bf16", "-broken", fail, 8), *others]
+
+    with caplog.at_level(logging.INFO, "tbps"):
+        assert chosen(Broken(clock, {"near": (2.0, 1e-5)})) == "near"
+    assert "images are not embedded in broken: it cannot be compiled" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -128,6 +145,8 @@ def test_an_index_goes_on_in_the_way_that_it_was_begun_in(clock: Clock) -> None:
 def test_a_precision_that_is_asked_for_is_taken_untried_or_refused(clock: Clock) -> None:
     encoder = ManyWays(clock, {"near": (0.1, 0.3)})
     assert (chosen(encoder, "bf16", begun=("",)), chosen(encoder, "fp32"), encoder.tried) == ("near", "fp32", [])
+    two = ManyWays(clock, {"near": (0.1, 0.3), "nearer": (0.2, 0.0)})
+    assert chosen(two, "bf16") == "nearer" and chosen(two, "bf16", begun=("-near",)) == "near", "as it was begun"
     with pytest.raises(UsageError, match=r"--precision int8: runs/fake-0001 cannot embed images so here") as caught:
         chosen(encoder, "int8")
     assert "tbps export --ckpt runs/fake-0001 --quantize int8" in (caught.value.hint or "")

@@ -534,8 +534,7 @@ def test_names_are_read_again_when_they_come_to_say_something_else(model, photos
     index(model, photos)
     monkeypatch.setattr(naming, "facts_of", lambda path: NameFacts("gate") if "gate" in path else NOTHING_SAID)
     assert not any(row.camera for row in index(model, photos).rows), "the conventions are said to be what they were"
-    for module in (index_state, file_names):
-        monkeypatch.setattr(module, "CONVENTIONS", 2)
+    monkeypatch.setattr(file_names, "CONVENTIONS", 2)
     for _ in range(2):
         gallery = index(model, photos)
         assert {row.path: row.camera for row in gallery.rows if row.camera} == {"gate_red.png": "gate"}

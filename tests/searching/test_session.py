@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.encoder import FakeEncoder
 
@@ -205,6 +205,7 @@ COMMANDS = ["red", "more", "not", "plus", "minus", "where", "top", "undo", "rese
 WORDS = st.sampled_from([*COMMANDS, "1", "2", "9", "==", "path", '"', "(", "+", "-", "./"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(WORDS, max_size=4).map(" ".join) | st.text(max_size=12), max_size=8))
 def test_whatever_is_typed_is_answered_or_a_mistake(lines: list[str]) -> None:
     session = _small()

@@ -27,11 +27,12 @@ from tbps_cli.searching.gallery import Gallery, Roots
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_file import open_index
 from tbps_cli.searching.index_state import FootageSettings
+from tbps_cli.searching.listed import FileFacts
 from tbps_cli.searching.scan import Found, FoundFiles
 from tbps_cli.searching.search import search
 from tbps_cli.searching.share import WorkShare
 from tbps_cli.searching.skipped import SkippedList
-from tbps_cli.searching.sources import FileFacts, Items
+from tbps_cli.searching.sources import Items
 
 IMAGES = 24
 

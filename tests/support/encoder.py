@@ -11,7 +11,8 @@ from PIL import Image
 
 from tbps_cli.augment.transform import EvalTransform
 from tbps_cli.choices import Choices
-from tbps_cli.data.images import MAX_PIXELS, read_image
+from tbps_cli.data.image_files import MAX_PIXELS
+from tbps_cli.data.images import read_image
 from tbps_cli.features.encoder import Embeddings, ImageWay
 from tbps_cli.features.image_ways import own_way
 from tbps_cli.text.bpe import Bpe

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from tbps_cli.data.image_files import SUFFIXES
 from tbps_cli.data.layouts import records
 from tbps_cli.data.layouts.pairs import deal_splits
 from tbps_cli.data.layouts.records import SPLIT_NAMES, Builder
 from tbps_cli.data.layouts.tables import split_lines
 from tbps_cli.data.types import Caption, Dataset, ImageRecord
 from tbps_cli.errors import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
 def find_images(folder: Path) -> Iterator[Path]:
