@@ -96,7 +96,7 @@ def test_an_index_file_is_opened_and_continued_in_its_own_way(model: TwoWays, tm
     assert model.seen == 5
     with pytest.raises(CacheError, match="was made by"):
         index(model, photos, file, precision="fp32")
-    with pytest.raises(CacheError, match="was made by"):
+    with pytest.raises(CacheError, match="was made with other weights"):
         open_index(TwoWays("fedcba9876543210"), file)
     assert len(open_index(FakeEncoder(), file)) == 5, "it may be searched where that way is not to be had"
 
