@@ -89,7 +89,7 @@ class CommandGroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for name, entry in COMMANDS.items():
-            groups.setdefault(entry.group, []).append((name, load_command(name).help or ""))
+            groups.setdefault(entry.group, []).append((name, (load_command(name).help or "").split("\n\n")[0]))
         options = pages.sections(self.get_params(ctx))
         pages.show("tbps COMMAND [OPTIONS]", self.help or "", groups | options, "tbps search --help")
         raise typer.Exit

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbps_cli.amounts import amount
+from tbps_cli.caches import KINDS
 from tbps_cli.cli.options import Json
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--clean",
-            metavar="[features|indexes|weights|remembered|towers|thumbnails|all]",
-            help="Delete the caches of one kind, or all of them; repeatable.",
+            metavar="KIND",
+            help=f"Delete the caches of one kind, or all of them; repeatable. Kinds: {', '.join(KINDS)}, all.",
         ),
     ] = None,
     older_than: Annotated[
@@ -31,7 +32,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """List cached features, indexes and downloads with the images and the model that they belong to, or delete them."""
-    from tbps_cli.caches import KINDS, cached, remove
+    from tbps_cli.caches import cached, remove
     from tbps_cli.cli import render
     from tbps_cli.errors import UsageError
     from tbps_cli.places import cache_dir

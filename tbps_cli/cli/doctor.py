@@ -20,8 +20,15 @@ from tbps_cli.errors import UsageError
 EXTRAS = {
     "audit": ("imagehash",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "fast": ("simplejpeg",),
+    "heif": ("pillow_heif",),
+    "milvus": ("pymilvus",),
+    "openvino": ("openvino",),
     "parquet": ("pyarrow",),
+    "postgres": ("psycopg", "pgvector"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "tensorboard": ("tensorboard",),
+    "training": ("numba",),
     "wandb": ("wandb",),
 }
 """Optional parts and the packages that each needs, as in pyproject.toml."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds the runs.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="The folder that holds the runs. Default: ./runs.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """List runs with their state, method, data and the scores of their best epoch."""

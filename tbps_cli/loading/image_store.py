@@ -30,7 +30,9 @@ PIXELS, MANIFEST = "pixels.u8", "manifest.json"
 def store_folder(root: Path, size: tuple[int, int], resample: Resample) -> Path:
     """Where the store of the images below `root` lies: beside the data set's folder."""
     home = root.parent if root.name in IMAGE_FOLDERS else root
-    return home.with_name(f"{home.name}.{size[0]}x{size[1]}-{resample}.store")
+    if home.name in ("", ".."):  # the present folder has no name until it is asked for
+        home = home.resolve()
+    return home.parent / f"{home.name}.{size[0]}x{size[1]}-{resample}.store"
 
 
 @dataclass

@@ -60,7 +60,7 @@ def find(weights: str, tower: str, *, asked: str = "method.weights") -> Catalogu
     entry = tags.get(weights.lower().replace("-", "_"))
     if entry is None:
         raise WeightsError(
-            f"{asked}: there are no weights {weights!r} for the tower {plain}.",
+            f"{asked}: there are no weights {weights!r} for the tower {plain or 'that the recipe states'}.",
             f"Known: {', '.join(tags)}; or the path of a file." if tags else "Give the path of a file.",
         )
     if not entry.url and not entry.hub:

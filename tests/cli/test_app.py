@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_no_argument_and_h_and_help_print_the_same_help() -> None:
     plain = runner.invoke(house.app, [])
     assert plain.exit_code == 0
     assert plain.stdout == runner.invoke(house.app, ["-h"]).stdout == runner.invoke(house.app, ["--help"]).stdout
-    assert "recipes" in plain.stdout
+    assert "recipes" in plain.stdout and "\\n" not in plain.stdout
 
 
 def test_version_is_one_line() -> None:
@@ -136,6 +137,12 @@ def test_a_printed_recipe_is_a_recipe(tmp_path: Path) -> None:
     again = json.loads(runner.invoke(house.app, ["recipes", str(path), "--json"]).stdout)
     assert again["recipe"]["train"]["epochs"] == 7
     assert again["chosen"] == []
+
+
+def test_doctor_knows_every_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    of_developers = {"all", "dev", "docs", "milvus-server"}
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - of_developers
 
 
 def test_doctor_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,13 @@ def test_a_csv_with_everything(tmp_path):
     assert dataset.split("test").paths == [tmp_path / "c.png"]
 
 
+def test_pairs_in_the_present_folder_have_its_name(tmp_path, monkeypatch):
+    home = tmp_path / "station"
+    table(home, "image,caption\na.png,red\nb.png,hat\nc.png,bag\n", "pairs.csv")
+    monkeypatch.chdir(home)
+    assert open_dataset("pairs.csv", tmp_path).name == open_dataset(str(home / "pairs.csv"), tmp_path).name == "station"
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_other_delimiters_and_column_names_are_understood(delimiter, tmp_path):
     text = delimiter.join(["file_path", "text", "pid"]) + "\n" + delimiter.join(["a.png", "red, long coat", "1"]) + "\n"

@@ -4,6 +4,7 @@ import json
 import multiprocessing as mp
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -345,3 +346,12 @@ def test_a_noise_file_of_another_rate_is_refused(split, tmp_path):
 
 def test_a_split_can_be_changed_without_touching_the_data_set(split):
     assert replace(split, captions=["x"] * 12).captions != split.captions
+
+
+@pytest.mark.parametrize("root", [".", "imgs", "..", "/"])
+def test_images_of_the_present_folder_have_their_store_beside_it(root, tmp_path, monkeypatch):
+    home = tmp_path / "mine" / "inner" if root == ".." else tmp_path / "mine"
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    place = tmp_path / "mine.16x8-bilinear.store" if root != "/" else Path("/.16x8-bilinear.store")
+    assert store_folder(Path(root), (16, 8), "bilinear") == place

@@ -32,7 +32,7 @@ UNDECIDED = ""
 
 def read(path: Path) -> Dataset:
     """The data set of one file; images lie beside it, or in imgs/ or images/ beside it."""
-    builder = Builder(path.parent.name if path.stem in ("pairs", "captions", "data") else path.stem, path)
+    builder = Builder(path.absolute().parent.name if path.stem in ("pairs", "captions", "data") else path.stem, path)
     for place, row in _rows(path):
         _add(builder, row, place, path)
     if not builder.images:
