@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from PIL import Image
 from support.encoder import FakeEncoder
 from support.galleries import odd_rows, unit_rows
 
-from tbps_cli.databases.base import Database
 from tbps_cli.databases.opening import open_database
 from tbps_cli.errors import DatabaseError, UsageError
 from tbps_cli.features.rows import Row, Rows, content_hash
@@ -44,20 +42,21 @@ ENGINES = ["postgres", pytest.param("milvus", marks=[pytest.mark.slow, pytest.ma
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def database(here: Gallery, request: pytest.FixtureRequest) -> Iterator[Database]:
+def url(here: Gallery, request: pytest.FixtureRequest) -> str:
+    """Of a database that holds the same rows."""
     if request.param == "milvus":
         url = request.getfixturevalue("milvus_server").url()
     else:
         url = request.getfixturevalue("new_postgres")()
     database = open_database(url, create=True, fingerprint=MODEL.fingerprint, about={"folder": "/data"})
     database.add(here.rows, here.vector_GE)
-    yield database
     database.close()
+    return url
 
 
 @pytest.fixture
-def there(database: Database) -> DatabaseGallery:
-    return database_gallery(database, MODEL)
+def there(url: str) -> DatabaseGallery:
+    return database_gallery(open_database(url), MODEL)
 
 
 def told(hit: Hit) -> dict[str, Any]:
@@ -203,9 +202,8 @@ def test_images_that_are_not_here_are_told_once(there: DatabaseGallery, caplog: 
 
 
 def test_images_without_an_index_are_told_until_it_is_there(
-    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    there: DatabaseGallery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = database_gallery(database, MODEL)
     waiting = iter([300, 200, 0, 100])
     monkeypatch.setattr(there.database, "unfinished", lambda: next(waiting))
     for _ in range(4):
