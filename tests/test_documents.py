@@ -46,6 +46,21 @@ def test_options_in_running_text_are_those_of_their_command(path: Path) -> None:
     assert not wrong, f"{named(path)}: {wrong}"
 
 
+def test_commands_stand_in_blocks_whose_lines_are_typed() -> None:
+    """In `sh` all, in `console` those behind a dollar; see test_documents_typed.py."""
+    lost = []
+    for path in DOCUMENTS:
+        language: str | None = None
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if line.startswith("```"):
+                language = line[3:] if language is None else None
+            elif re.match(r"( {4})?(\$ )?(\.venv/bin/)?(tbps(-lite)?|torchrun|scripts/\w+) ", line):
+                begins = line.startswith("$ ") if language == "console" else language == "sh"
+                if not begins and (language is not None or line.startswith("    ")):
+                    lost.append(f"{named(path)}:{number}: {line}")
+    assert lost == []
+
+
 def test_the_documents_that_show_commands_are_found_with_theirs() -> None:
     count = {named(path): len(list(commands.in_document(path.read_text("utf-8")))) for path in DOCUMENTS}
     for name in ("README.md", "docs/search.md", "docs/serving.md", "docs/databases.md", "docs/scale.md"):

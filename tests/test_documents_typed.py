@@ -63,20 +63,6 @@ def test_what_is_not_typed_still_stands_in_a_document() -> None:
     assert len(typed) > 110
 
 
-def test_commands_stand_in_blocks_whose_lines_are_typed() -> None:
-    lost = []
-    for path in DOCUMENTS:
-        language: str | None = None
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if line.startswith("```"):
-                language = line[3:] if language is None else None
-            elif re.match(r"( {4})?(\$ )?(\.venv/bin/)?(tbps(-lite)?|torchrun|scripts/\w+) ", line):
-                begins = line.startswith("$ ") if language == "console" else language == "sh"
-                if not begins and (language is not None or line.startswith("    ")):
-                    lost.append(f"{named(path)}:{number}: {line}")
-    assert lost == []
-
-
 def test_lines_and_what_stands_below_them_are_read_from_a_document(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
@@ -104,7 +90,7 @@ def test_a_heading_or_a_label_that_is_not_printed_is_noticed() -> None:
 
 SLOW = (
     r"tbps train|torchrun|--identities|--street|--probe|--degrade|--calibration|--sure|tbps export|--ckpt exported|"
-    r"postgresql://|tbps serve|tbps doctor --detector|tbps recipes|--decode"
+    r"postgresql://|tbps serve|tbps doctor --detector|tbps recipes|--decode|/shared/"
 )
 """Lines that take more than a second or two: typed with `-m slow`, with all others of their document."""
 OPENED = {"tbps serve": "Stop with Ctrl-C.", "tbps watch": "Ctrl-C ends the watch."}

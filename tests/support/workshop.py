@@ -35,8 +35,8 @@ SMALLER = (
 DRAWN = "--set method.weights=random"
 """Instead of weights that would have to be fetched."""
 BUILT = (
-    f"tbps train irra {SMALLER} {DRAWN} --out runs/irra-0001",
-    f"tbps train rde {SMALLER} {DRAWN} --out runs/rde-0001",
+    f"tbps train irra {SMALLER} {DRAWN} --set 'data.image_size=[64, 32]' --out runs/irra-0001",
+    f"tbps train rde {SMALLER} {DRAWN} --set 'data.image_size=[64, 32]' --out runs/rde-0001",
     "tbps prepare-data synthetic --identities 80 --decode 96x32",
     "tbps train demo --set train.epochs=1 --set train.batch=32",
     "tbps index street.mp4",
