@@ -153,6 +153,7 @@ BEFORE = {
         ("tbps serve", "tbps index photos --index people.h5 --ckpt exported"),
         ("tbps serve", "tbps index --gallery station cam1 --ckpt RUN"),
         ("tbps serve", "tbps index --gallery entrance photos --ckpt RUN"),
+        ("postgresql", "tbps index cam1 --gallery postgresql://HOST/people --ckpt RUN"),
     ],
 }
 """What is typed besides, before the first line of a document that has this in it."""
@@ -185,10 +186,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shell, Path
 
 
 class Databases:
-    """A real PostgreSQL server with a database for each name of a host in the documents."""
+    """A real PostgreSQL server with a database for each name of a host in a document."""
 
-    def __init__(self, server: Server) -> None:
-        self.server, self.made = server, set[str]()
+    def __init__(self, server: Server, document: str) -> None:
+        self.server, self.document, self.made = server, document, set[str]()
 
     def put_into(self, line: str) -> str:
         """The line with the server's own address in each URL; several hosts are this one several times."""
@@ -196,7 +197,7 @@ class Databases:
 
     def _url(self, found: re.Match[str]) -> str:
         hosts = found[1].split(",")
-        name = re.sub(r"\W", "_", hosts[0])
+        name = re.sub(r"\W", "_", f"{self.document}_{hosts[0]}").lower()
         if name not in self.made:
             self.made.add(name)
             self._create(name)
@@ -213,12 +214,12 @@ class Databases:
 
 
 @pytest.fixture(scope="session")
-def databases() -> Iterator[Databases]:
+def postgres() -> Iterator[Server]:
     try:
         server = Server.new()
     except NoServer as error:
         pytest.skip(f"no PostgreSQL server here: {error}")
-    yield Databases(server)
+    yield server
     server.remove()
 
 
@@ -230,7 +231,7 @@ def typed_in(shell: Shell, place: Path, path: Path, *, slow: bool, mend: Callabl
         if reason(typed.line) or (not slow and re.search(SLOW, typed.line)):
             continue
         while before and before[0][0] in typed.line:
-            done = shell.run(before.pop(0)[1], place)
+            done = shell.run(mend(before.pop(0)[1]), place)
             assert done.status == 0, done.text
         line = mend(typed.line)
         for change in CHANGES:
@@ -271,6 +272,6 @@ def test_what_takes_longer_works_too(
 ) -> None:
     mend: Callable[[str], str] = str
     if "postgresql://" in path.read_text("utf-8"):
-        mend = request.getfixturevalue("databases").put_into
+        mend = Databases(request.getfixturevalue("postgres"), named(path)).put_into
     wrong = typed_in(made[0], copied(made, tmp_path), path, slow=True, mend=mend)
     assert wrong == [], "\n".join(wrong)
