@@ -93,6 +93,8 @@ SLOW = (
     r"postgresql://|tbps serve|tbps doctor --detector|tbps recipes|--decode|/shared/"
 )
 """Lines that take more than a second or two: typed with `-m slow`, with all others of their document."""
+QUICK = (ROOT / "README.md", ROOT / "docs" / "search.md")
+"""What is typed, but for such lines, without `-m slow` too."""
 OPENED = {"tbps serve": "Stop with Ctrl-C.", "tbps watch": "Ctrl-C ends the watch."}
 """Commands that go on until they are interrupted, and what they say when they have begun."""
 
@@ -257,7 +259,14 @@ def has_lines(path: Path, *, slow: bool) -> bool:
 
 
 @pytest.mark.xdist_group("documents")
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if has_lines(path, slow=False)], ids=named)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=named(path), marks=() if path in QUICK else pytest.mark.slow)
+        for path in DOCUMENTS
+        if has_lines(path, slow=False)
+    ],
+)
 def test_what_a_document_shows_works_when_it_is_typed(made: tuple[Shell, Path], path: Path, tmp_path: Path) -> None:
     wrong = typed_in(made[0], copied(made, tmp_path), path, slow=False)
     assert wrong == [], "\n".join(wrong)

@@ -17,6 +17,7 @@ import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from tbps_cli.models.exported import ExportedModel
 
 pytestmark = pytest.mark.xdist_group("lite")  # its fixtures take seconds: one worker makes them
 
+SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4
 ROOT = Path(__file__).resolve().parents[1]
 LITE = tomllib.loads((ROOT / "lite" / "pyproject.toml").read_text("utf-8"))["project"]
 WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -202,7 +204,7 @@ def test_the_sdist_of_lite_holds_all_that_its_wheel_needs(tmp_path: Path) -> Non
     """Unpacked elsewhere, without the repository above it."""
     wheel = build("wheel", ROOT / "lite", tmp_path / "here")
     with tarfile.open(build("sdist", ROOT / "lite", tmp_path / "sdist")) as archive:
-        archive.extractall(tmp_path / "source", filter="data")
+        archive.extractall(tmp_path / "source", **SAFELY)
     (source,) = (tmp_path / "source").iterdir()
     again = build("wheel", source, tmp_path / "again")
     with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:

@@ -72,7 +72,9 @@ KILLS = int(os.environ.get("TBPS_TEST_GROWTH_KILLS", "0"))
 """How many kills each form of the test makes; 0: few."""
 
 
-@pytest.mark.parametrize("how", ["", "drop", "meanwhile", "meanwhile drop"])
+@pytest.mark.parametrize(
+    "how", ["meanwhile drop", *(pytest.param(how, marks=pytest.mark.slow) for how in ("", "drop", "meanwhile"))]
+)
 def test_kills_among_unmerged_parts_lose_no_acknowledged_row_and_double_none(tmp_path: Path, how: str) -> None:
     path, over, draw = tmp_path / "gallery.h5", tmp_path / "over", random.Random(0)
     acknowledged: dict[str, int] = {}

@@ -64,7 +64,11 @@ class Shell:
         path_of = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
         self.env = {**os.environ, **env, "PATH": path_of}
         command = [sys.executable, "-m", "support.shell", path, *([module] if module else [])]
-        self.process = subprocess.Popen(command, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        tests = Path(__file__).resolve().parents[1]
+        found = os.pathsep.join([str(tests), str(tests.parent)])
+        self.process = subprocess.Popen(
+            command, env=self.env | {"PYTHONPATH": found}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"ready\n", "the process that forks did not start"
 
