@@ -187,7 +187,7 @@ def test_an_embedding_is_the_same_alone_in_company_and_in_any_order(short: Short
 def test_bfloat16_embeds_the_images_of_every_method(short: Short, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tbps_cli.models.model.has_bf16", lambda: True)
     model = opened(short.folder)
-    exact, quick = model.image_ways()
+    exact, *_, quick = model.image_ways()
     prepared = np.stack([model.transform(image) for image in images()])
     row_BE, near_BE = exact.embed(prepared), quick.embed(prepared)
     assert near_BE.dtype == np.float32 and np.abs(np.linalg.norm(near_BE, axis=1) - 1).max() < 1e-5
