@@ -332,7 +332,7 @@ def test_growth_measures_an_index_of_its_folder_and_adding_leaves_the_file_alone
     took = growth.inside(file, model.fingerprint, 2) | growth.listing(tmp_path, folder, file, 1)
     assert growth.index(model, folder, file).update.added == 0, "the index is not that of its folder"
     took |= growth.adding(file, model.fingerprint)
-    assert took.keys() == {"open", "query", "filter", "list", "list cpu", "walk", "walk cpu", "add", "bytes", "size"}
+    assert {"open", "query", "filter", "list", "list cpu", "walk", "walk cpu", "add", "bytes", "size"} <= took.keys()
     assert growth.walk(folder) == sum(path.stat().st_size for path in folder.rglob("*.jpg"))
 
 

@@ -92,9 +92,7 @@ SLOW = (
     r"tbps train|torchrun|--identities|--street|--probe|--degrade|--calibration|--sure|tbps export|--ckpt exported|"
     r"postgresql://|tbps serve|tbps doctor --detector|tbps recipes|--decode|/shared/"
 )
-"""Lines that take more than a second or two: typed with `-m slow`, with all others of their document."""
-QUICK = (ROOT / "README.md", ROOT / "docs" / "search.md")
-"""What is typed, but for such lines, without `-m slow` too."""
+"""Lines that take more than a second or two: typed by a test of their own, with all others of their document."""
 OPENED = {"tbps serve": "Stop with Ctrl-C.", "tbps watch": "Ctrl-C ends the watch."}
 """Commands that go on until they are interrupted, and what they say when they have begun."""
 
@@ -258,15 +256,9 @@ def has_lines(path: Path, *, slow: bool) -> bool:
     return any(bool(re.search(SLOW, line)) == slow for line in lines)
 
 
+@pytest.mark.slow  # 20 s to make the folder, and a minute for them all
 @pytest.mark.xdist_group("documents")
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=named(path), marks=() if path in QUICK else pytest.mark.slow)
-        for path in DOCUMENTS
-        if has_lines(path, slow=False)
-    ],
-)
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if has_lines(path, slow=False)], ids=named)
 def test_what_a_document_shows_works_when_it_is_typed(made: tuple[Shell, Path], path: Path, tmp_path: Path) -> None:
     wrong = typed_in(made[0], copied(made, tmp_path), path, slow=False)
     assert wrong == [], "\n".join(wrong)

@@ -390,7 +390,10 @@ class FeatureFile:
     def _leftovers(self) -> bool:
         """Whether parts lie there that a merge holds already, whose process was killed before it removed them."""
         held = {name for part in self._parts for name in part.merged}
-        return any(part.name in held for part in part_paths(self.path))
+        try:
+            return any(part.name in held for part in part_paths(self.path))
+        except PermissionError:
+            return False  # a cache that may not be read was told when it was opened
 
     def _load(self) -> None:
         """Read the file and its parts as they are at one moment. Raises CacheError."""

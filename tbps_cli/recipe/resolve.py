@@ -157,4 +157,4 @@ def _workers(facts: Facts, augment_on: str) -> tuple[int, str]:
 def _store(facts: Facts) -> tuple[str, str]:
     if facts.store:
         return "on", "decoded images of this size were found"
-    return "off", "no decoded images of this size; tbps prepare-data --decode makes them"
+    return "off", "no decoded images of this size; prepare-data --decode makes them"

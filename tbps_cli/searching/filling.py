@@ -212,17 +212,22 @@ def _forget(database: Database, path: str) -> int:
         key = (name if inside == "." else f"{name}/{inside}") + fragment
         count += database.delete([key])
         for begin in () if fragment else (f"{key}#", f"{key}/"):  # crops of a file, all that is in a folder
-            count += _delete_below(database, begin)
+            count += _delete_below(database, key, begin)
     return count
 
 
-def _delete_below(database: Database, begin: str) -> int:
-    """Delete the rows whose paths begin like this, read in the order of paths: a filter would take * for any text."""
+def _delete_below(database: Database, key: str, begin: str) -> int:
+    """Delete the rows of a file or folder among those whose paths begin like this.
+
+    They are read in the order of paths, since a filter would take * for any text. A name may hold # itself, so not all
+    that begins like a crop is one of this file.
+    """
     count, after = 0, begin
     while len(rows := database.page(after, BATCH)[0]):
-        wanted = [path for path in rows.paths if path.startswith(begin)]
+        there = [path for path in rows.paths if path.startswith(begin)]
+        wanted = [path for path in there if path.startswith(f"{key}/") or split(path)[0] == key]
         count += database.delete(wanted) if wanted else 0
-        if len(wanted) < len(rows):
+        if len(there) < len(rows):
             break
         after = rows.paths[-1]
     return count

@@ -105,6 +105,7 @@ def test_another_checkpoints_positions_are_brought_to_longer_captions_and_taller
     assert "77 text positions are lengthened to 90" in note
 
 
+@pytest.mark.slow
 def test_a_long_caption_counts_in_training_search_and_the_exported_graph(tmp_path: Path, data: Path) -> None:
     weights = clip_weights(tmp_path / "clip.pt")
     run, _ = trained(tmp_path, data, f"method.weights={weights}", "method.context=100")

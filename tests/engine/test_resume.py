@@ -59,7 +59,9 @@ def finish(folder, path, name) -> None:
     assert Run(path, folder / "data", folder / name, sets=("train.save_every=1e-6",)).end() == ["done"]
 
 
-@pytest.mark.parametrize(("method", "step", "more"), [("irra", 2, 0.0), ("clip", 4, 0.05)])
+@pytest.mark.parametrize(
+    ("method", "step", "more"), [pytest.param("irra", 2, 0.0, marks=pytest.mark.slow), ("clip", 4, 0.05)]
+)
 def test_a_killed_run_ends_bit_identical(place, method, step, more) -> None:
     """Once in the middle of an epoch, once while the first epoch is closed."""
     path, name = place / f"{method}.toml", f"{method}-cut"
@@ -71,6 +73,7 @@ def test_a_killed_run_ends_bit_identical(place, method, step, more) -> None:
     assert difference(place / f"{method}-whole", place / name) is None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_for_which_there_is_no_room_leaves_the_one_before(place) -> None:
     """The write really fails half-way; once there is room again, the run goes on bit-identically."""
     path, out, sets = place / "clip.toml", place / "clip-cramped", ("train.save_every=1e-6",)

@@ -489,6 +489,7 @@ def test_a_merge_that_nobody_waits_for_leaves_nothing_behind(path: Path, monkeyp
     assert not unfinished_paths(path) and len(FeatureFile.open(path, "f1")) == 5700
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_merge_is_waited_for_loses_nothing(path: Path, monkeypatch, caplog) -> None:
     FeatureFile.open(path, "f1").append(*some(5000, 700))
     before, going, blocks = path.read_bytes(), threading.Event(), snapshot.Snapshot.blocks

@@ -64,6 +64,7 @@ def test_an_image_that_cannot_be_read_is_still_an_error_with_its_path(split: Spl
     assert sum(len(batch) for batch in there.epoch(1)) == len(split)
 
 
+@pytest.mark.slow
 def test_a_batch_of_more_rows_than_a_slot_has_gets_none() -> None:
     slots = Slots(1, ["image"], rows=4, size=SIZE)
     assert slots.take(5) is None and slots.take(4) == 0 and slots.take(4) is None

@@ -381,8 +381,10 @@ def test_an_index_elsewhere_can_be_searched_without_its_images(model, photos: Pa
 
 def test_an_index_of_other_weights_is_refused_with_what_to_do(model, photos: Path, tmp_path: Path) -> None:
     index(model, photos, tmp_path / "people.h5")
+    other = type(model)("fedcba9876543210")
+    other.path = Path("runs/other-0001")
     with pytest.raises(CacheError, match="was made by") as caught:
-        open_index(type(model)("fedcba9876543210"), tmp_path / "people.h5")
+        open_index(other, tmp_path / "people.h5")
     assert caught.value.hint is not None and "--ckpt runs/fake-0001" in caught.value.hint
     with pytest.raises(CacheError):
         index(type(model)("fedcba9876543210"), photos, tmp_path / "people.h5")

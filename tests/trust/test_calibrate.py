@@ -147,6 +147,7 @@ def test_a_folder_of_one_image_is_searched_with_all_figures(tbps):
     assert status == 0 and hit["percentile"] == 0 and "z" not in hit and 0 < hit["probability"] < 1
 
 
+@pytest.mark.slow
 def test_an_export_takes_the_calibration_along(tbps):
     tbps("eval", "--calibration")
     assert tbps("export", "--out", "exported")[0] == 0
