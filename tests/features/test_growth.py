@@ -359,7 +359,7 @@ def merged_meanwhile(file: FeatureFile) -> BackgroundMerge:
     return file._merging
 
 
-def test_a_merge_that_is_due_is_left_to_the_next_one_and_done_while_it_works(path: Path) -> None:
+def test_a_merge_that_is_due_is_left_to_the_next_one_and_done_while_it_works(path: Path, monkeypatch) -> None:
     inode = path.stat().st_ino
     for number in range(7):  # as many runs, none of which adds much
         file = FeatureFile.open(path, "f1")
@@ -369,8 +369,11 @@ def test_a_merge_that_is_due_is_left_to_the_next_one_and_done_while_it_works(pat
             file.drop(gone(file, 7, 5003))
         file.settle()
     assert path.stat().st_ino == inode and len(part_paths(path)) == 8
+    begun, fill = threading.Event(), store.fill
+    monkeypatch.setattr(store, "fill", lambda *words, **more: (begun.set(), fill(*words, **more)))
     again = FeatureFile.open(path, "f1")
     again.merge_meanwhile()
+    assert begun.wait(30)  # else the merge may hold what is appended now
     again.append(*some(6000, 3))
     again.drop(gone(again, 8, 6001))
     again.settle()
