@@ -252,6 +252,19 @@ def shortened(name: str, most: int = _NAME_BYTES) -> str:
     return start + ending
 
 
+def identity(path: Path) -> tuple[int, ...]:
+    """Which file lies at a path, and in which state; () when there is none. Raises OSError where nobody can know."""
+    try:
+        return identity_of(path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+def identity_of(state: os.stat_result) -> tuple[int, ...]:
+    """The same of a file that is open."""
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
+
+
 def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk before going on."""
     if path.is_dir() and os.name == "nt":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import workshop
-from support.postgres_server import NoServer, Server
+from support.postgres_server import Server
 from support.shell import Shell
 from support.typed_lines import Typed, lacking, typed_lines
 
@@ -200,25 +200,14 @@ class Databases:
         name = re.sub(r"\W", "_", f"{self.document}_{hosts[0]}").lower()
         if name not in self.made:
             self.made.add(name)
-            self._create(name)
+            self.server.create(name)
         address = ",".join([f"127.0.0.1:{self.server.port}"] * len(hosts))
         return f"postgresql://postgres@{address}/{name}"
-
-    def _create(self, name: str) -> None:
-        import psycopg
-
-        with psycopg.connect(self.server.url(), autocommit=True) as server:
-            server.execute(f"CREATE DATABASE {name}".encode())
-        with psycopg.connect(self.server.url(name), autocommit=True) as database:
-            database.execute("CREATE EXTENSION vector")
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    try:
-        server = Server.new()
-    except NoServer as error:
-        pytest.skip(f"no PostgreSQL server here: {error}")
+    server = Server.or_skip()
     yield server
     server.remove()
 

@@ -86,26 +86,14 @@ def resized(
     std: Triple,
     out: Tensor,
     window: Window = WHOLE,
+    kernels: _Kernels | None = None,
 ) -> None:
     """RGB bytes -> (value / 255 - mean) / std of Pillow's resize to `size` (height, width), seen through a window.
 
-    out: float32 [3, H, W], contiguous, where the values go.
+    out: float32 [3, H, W], contiguous, where the values go. kernels: those that are on trial; otherwise of `ready`.
     """
-    kernels = _kernels()
+    kernels = kernels or _kernels()
     assert kernels is not None
-    _resize(kernels, pixel_HWC, size, resample, mean, std, out, window)
-
-
-def _resize(
-    kernels: _Kernels,
-    pixel_HWC: Pixels,
-    size: tuple[int, int],
-    resample: Resample,
-    mean: Triple,
-    std: Triple,
-    out: Tensor,
-    window: Window,
-) -> None:
     (height, width), (rows, columns) = pixel_HWC.shape[:2], size
     down, right = max(-rows, min(rows, window.down)), max(-columns, min(columns, window.right))
     # What is seen: from..to in the view; `down` and `right` lead from there to the resized image.
@@ -288,7 +276,7 @@ def _as_pillow(kernels: _Kernels, before: tuple[int, int], after: tuple[int, int
     pixel_HWC = np.random.default_rng(0).integers(0, 256, (*before, 3), dtype=np.uint8)
     value_CHW = torch.empty(3, *after)
     for resample in _REACH:
-        _resize(kernels, pixel_HWC, after, resample, (0, 0, 0), (1 / 255,) * 3, value_CHW, WHOLE)
+        resized(pixel_HWC, after, resample, (0, 0, 0), (1 / 255,) * 3, value_CHW, kernels=kernels)
         expected_HWC = np.asarray(Image.fromarray(pixel_HWC).resize(after[::-1], Image.Resampling[FILTERS[resample]]))
         if not np.array_equal(np.rint(value_CHW.numpy()), expected_HWC.transpose(2, 0, 1)):
             return False

@@ -20,7 +20,7 @@ from tbps_cli.cli import complete
 from tbps_cli.files import expanded
 
 if TYPE_CHECKING:
-    from tbps_cli.searching.index_state import FootageSettings
+    from tbps_cli.searching.index_state import IndexingGiven
 
 MODEL, VIDEOS = "Model and machine", "Persons in videos and whole frames"
 """Groups of options on the help pages of the commands that have many."""
@@ -208,15 +208,6 @@ class ModelGiven(TypedDict):
     device: str
     sets: Sequence[str]
     words: Path | None
-
-
-class IndexingGiven(TypedDict):
-    """What `searching.index.index` and its like take by name besides."""
-
-    footage: FootageSettings
-    download: bool
-    precision: str
-    workers: int | None
 
 
 def as_typed(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tbps_cli import files
 from tbps_cli.databases.base import Matches
 from tbps_cli.databases.nearest import nearest
 from tbps_cli.errors import DatabaseError
@@ -188,12 +189,7 @@ class LocalDatabase:
 
     def _state(self) -> object:
         """What differs once somebody has written."""
-        try:
-            state = self.path.stat()
-            main: tuple[int, ...] = (state.st_ino, state.st_mtime_ns, state.st_size)
-        except (FileNotFoundError, NotADirectoryError):
-            main = ()
-        return main, tuple(part.name for part in part_paths(self.path))
+        return files.identity(self.path), tuple(part.name for part in part_paths(self.path))
 
     def _asked(self) -> Columns:
         file = self._now()

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli import files
+
 Array = NDArray[Any]
 _MAP_FIXED = 0x10
 """The same number on Linux and macOS."""
@@ -51,8 +53,7 @@ def one_array(stored: StoredVectors, rows: int, behind_K: Array, vectors: Callab
     start = stored.offset % mmap.ALLOCATIONGRANULARITY
     try:
         with stored.path.open("rb") as file:
-            state = os.fstat(file.fileno())
-            if (state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size) != stored.identity:
+            if files.identity_of(os.fstat(file.fileno())) != stored.identity:
                 return None
             memory = mmap.mmap(-1, start + rows * width * kind.itemsize, flags=mmap.MAP_PRIVATE)
             kept = min(rows, len(stored.vector_NE)) * width * kind.itemsize

@@ -112,7 +112,7 @@ class BackgroundMerge:
             os.fsync(self._handle)
             with locked(self.path, alone=True):
                 self.check()
-                if is_open_at(self._handle, place) and all(map(_is_as_before, before, before.values())):
+                if is_open_at(self._handle, place) and all(files.identity(path) == was for path, was in before.items()):
                     place.replace(self.path)
                     files.sync(self.path.parent)
                     self.merged = True
@@ -121,11 +121,3 @@ class BackgroundMerge:
         finally:
             os.close(self._handle)
             self._handle = None
-
-
-def _is_as_before(path: Path, identity: tuple[int, ...]) -> bool:
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return False
-    return (state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size) == identity

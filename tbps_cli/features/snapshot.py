@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tbps_cli import files
 from tbps_cli.errors import CacheError
 from tbps_cli.features import footer, separate
 from tbps_cli.features.footer import VECTORS, Contents, DamagedFile, StoredBlock
@@ -328,7 +329,7 @@ def read_fingerprint(path: Path) -> str | None:
 def _generation(path: Path, fingerprint: str) -> list[Part] | None:
     """The file and its parts; None when somebody merged them meanwhile."""
     try:
-        parts = [read(path, fingerprint, compacted=True)] if _identity(path) else []
+        parts = [read(path, fingerprint, compacted=True)] if files.identity(path) else []
         main = parts[0].identity if parts else ()
         # parts that a file holds already were left there by a process that was killed while it merged
         held = {name for part in parts for name in part.merged}
@@ -337,7 +338,7 @@ def _generation(path: Path, fingerprint: str) -> list[Part] | None:
             if place.name not in held:
                 beside.append(read(place, fingerprint))
                 held.update(beside[-1].merged)
-        return [*parts, *reversed(beside)] if _identity(path) == main else None
+        return [*parts, *reversed(beside)] if files.identity(path) == main else None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -361,7 +362,7 @@ def read(path: Path, fingerprint: str, *, compacted: bool = False) -> Part:
             if {len(column) for column in rows.columns.values()} != {len(vectors)}:
                 raise DamagedFile("not every row has a vector")
             lookups = {name: found for name in LOOKUPS if (found := _lookup(whole, contents, rows, name))}
-            identity = _identity_of(os.fstat(file.fileno()))
+            identity = files.identity_of(os.fstat(file.fileno()))
             start = contents.datasets[VECTORS].offset
             gone = _gone(whole, contents)
             return Part(path, rows, vectors, about, merged, identity, compacted, lookups, start, gone)
@@ -432,18 +433,6 @@ def _about(path: Path, contents: Contents) -> dict[str, object]:
     return about
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    """Which file lies at a path; () when there is none."""
-    try:
-        return _identity_of(path.stat())
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-
-
-def _identity_of(state: os.stat_result) -> tuple[int, ...]:
-    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
-
-
 # What is in a file ----------------------------------------------------------------------------
 
 
@@ -454,7 +443,7 @@ _checked: dict[tuple[int, ...], Contents] = {}
 
 def _contents(file: BinaryIO) -> Contents:
     """As the footer says, else as a process of its own finds out. Raises DamagedFile."""
-    identity = _identity_of(os.fstat(file.fileno()))
+    identity = files.identity_of(os.fstat(file.fileno()))
     if identity in _checked:
         return _checked[identity]
     if file.read(len(SIGNATURE)) != SIGNATURE:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tbps_cli import files
 from tbps_cli.data.types import Person
@@ -40,6 +40,15 @@ class FootageSettings:
         """This one, with what it leaves open as another one had it."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return replace(remembered, **given)
+
+
+class IndexingGiven(TypedDict):
+    """What `index` and its like take by name, beside the model and the sources."""
+
+    footage: FootageSettings
+    download: bool
+    precision: str
+    workers: int | None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,25 +134,13 @@ def judge_of(
     return judge
 
 
-_read: dict[Path, tuple[tuple[object, ...], Calibration | None]] = {}
-"""Calibrations that this process has read: by file, with what it was then and for which model."""
-
-
 def _calibration_of(model: Encoder) -> Calibration | None:
-    """What is known of a model's scores, read once a file; reading it is imported where there is something to read."""
-    place = place_of(model)
-    try:
-        about = place.stat()
-    except OSError:
+    """What is known of a model's scores; reading it is imported where there is something to read."""
+    if not place_of(model).is_file():
         return None
-    if not stat.S_ISREG(about.st_mode):
-        return None
-    state = (about.st_ino, about.st_size, about.st_mtime_ns, model.fingerprint, model.embed)
-    if place not in _read or _read[place][0] != state:
-        from tbps_cli.trust.calibration import calibration_of
+    from tbps_cli.trust.calibration import calibration_of
 
-        _read[place] = state, calibration_of(model)
-    return _read[place][1]
+    return calibration_of(model)
 
 
 def surely(judge: Judge, query_E: NDArray[np.float32], score_K: NDArray[Any], sure: float | None) -> Sure | None:

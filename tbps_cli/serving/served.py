@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tbps_cli import files
 from tbps_cli.errors import DataError, TbpsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.parts import part_paths
@@ -26,7 +27,7 @@ from tbps_cli.searching.arrivals import Noticing, look_every
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_file import open_index
-from tbps_cli.searching.index_state import FootageSettings
+from tbps_cli.searching.index_state import FootageSettings, IndexingGiven
 from tbps_cli.searching.orders import GroupedBy
 from tbps_cli.searching.questions import askable
 from tbps_cli.searching.sources import Sources
@@ -110,6 +111,16 @@ class Settings:
     """False takes an index that is there as it is."""
     root: Path | None = None
     """Where the images of an index file or a database lie on this machine, if elsewhere than they say."""
+
+    @property
+    def indexing(self) -> IndexingGiven:
+        """How images become rows, as `index` and `watch` take it by name."""
+        return {
+            "footage": self.footage,
+            "download": self.download,
+            "precision": self.precision,
+            "workers": self.workers,
+        }
 
 
 class ServedGallery:
@@ -245,8 +256,7 @@ class ServedGallery:
         if not isinstance(self.sources, Path):
             return None
         try:
-            files = [self.sources, *part_paths(self.sources)]
-            return [(path, path.stat().st_mtime_ns, path.stat().st_ino) for path in files if path.exists()]
+            return [(path, files.identity(path)) for path in (self.sources, *part_paths(self.sources))]
         except OSError:
             return 0
 
@@ -273,10 +283,7 @@ class ServedGallery:
         return index(
             self.model,
             self.sources,
-            footage=settings.footage,
-            download=settings.download,
-            workers=settings.workers,
-            precision=settings.precision,
+            **settings.indexing,
             refresh=refresh,
             progress=self._progress,
             grown=_Growing(self._show) if self.view is None else None,
@@ -311,12 +318,7 @@ class ServedGallery:
 
     def _state_of_lists(self) -> object:
         """What changes when one of the lists does."""
-        made: list[tuple[int, int]] = []
-        for path in self._list_files():
-            with suppress(FileNotFoundError):
-                about = path.stat()
-                made.append((about.st_mtime_ns, about.st_size))
-        return made
+        return list(map(files.identity, self._list_files()))
 
 
 class _Growing:

@@ -193,8 +193,7 @@ class Service:
 
     def _pointed(self, id: str) -> _Pointed:
         """The row that an id means. Raises NotThereError, and NotReadyError while nobody can know."""
-        parts = split_id(id)
-        served = next((one for one in self.galleries if parts and one.number == parts[0]), None)
+        parts, served = split_id(id), self.owner(id)
         if served is not None and parts is not None:
             view = served.ready()
             with served.asked():

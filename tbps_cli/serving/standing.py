@@ -236,8 +236,7 @@ class StandingQuestions:
         made: list[object] = []
         for path in (self._file, *(self._journal(served.name) for served in self.galleries)):
             try:
-                about = path.stat()
-                made.append((about.st_mtime_ns, about.st_size, about.st_ino))
+                made.append(files.identity(path))
             except OSError:
                 made.append(None)
         return tuple(made)
@@ -259,17 +258,13 @@ class StandingQuestions:
 
     def _asked(self, served: ServedGallery, texts: list[str], stop: threading.Event) -> Iterator[Any]:
         """The alerts of these questions, until `stop` is set."""
-        settings = served.settings
         return watch(
             served.model,
             served.given,
             texts,
             budget=self.budget,
             jsonl=self._journal(served.name),
-            footage=settings.footage,
-            download=settings.download,
-            precision=settings.precision,
-            workers=settings.workers,
+            **served.settings.indexing,
             settled=self.settled,
             stop=stop,
         )

@@ -177,7 +177,7 @@ def calibration_of(model: Encoder) -> Calibration | None:
         return None
     if not stat.S_ISREG(about.st_mode):
         return None
-    found = _read(path, (about.st_mtime_ns, about.st_size, about.st_ino), model.fingerprint)
+    found = _read(path, files.identity_of(about), model.fingerprint)
     if found is None:
         return None
     width = found.likeness.caption_CE.shape[1]
@@ -188,7 +188,7 @@ def calibration_of(model: Encoder) -> Calibration | None:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, state: tuple[int, int, int], fingerprint: str) -> Calibration | None:
+def _read(path: Path, state: tuple[int, ...], fingerprint: str) -> Calibration | None:
     """A file as it is in this state; None, and a line, where it is of other embeddings."""
     found = read_calibration(path)
     if found.fingerprint != fingerprint:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from support.hub import COMMIT, Hub, hub_client
+from support.nam import DATASET, published
 from support.runs import tiny_run
 from support.sets import save_image
 from typer.testing import CliRunner, Result
@@ -18,21 +18,6 @@ from tbps_cli.cli import consent
 from tbps_cli.cli.app import app
 from tbps_cli.models import ready_weights
 from tbps_cli.models.ready_weights import CHOICES, ReadyWeights
-from tbps_cli.nn.clip_towers import Clip
-from tbps_cli.nn.sizes import Tower
-
-DATASET = "datasets/TwT-6/MLLM4Text-ReID"
-TOWER = Tower(width=64, layers=1, patch=16, embed=64, text_width=64, text_layers=1)
-
-
-def published() -> bytes:
-    """What NAM's authors publish, in small: an optimizer's state, one process's wrapper, IRRA's names."""
-    clip = Clip(TOWER, (384, 128))
-    clip.initialise(torch.Generator().manual_seed(0))
-    state = {f"module.base_model.{name}": value for name, value in clip.state_dict().items()}
-    file = io.BytesIO()
-    torch.save({"model": state, "optimizer": {}, "epoch": 3}, file)
-    return file.getvalue()
 
 
 @pytest.fixture

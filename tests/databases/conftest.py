@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 from support.milvus_server import MilvusProcess, NoMilvus
-from support.postgres_server import NoServer, Server
+from support.postgres_server import Server
 
 _NUMBERS = count(1)
 
@@ -15,10 +15,7 @@ _NUMBERS = count(1)
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
     """A server for all tests that do not stop it. Skips, with the reason, where none can be started."""
-    try:
-        server = Server.new()
-    except NoServer as error:
-        pytest.skip(f"no PostgreSQL server here: {error}")
+    server = Server.or_skip()
     yield server
     server.remove()
 
@@ -26,16 +23,11 @@ def postgres_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def new_postgres(postgres_server: Server) -> Callable[[], str]:
     """Makes a fresh, empty database with the extension `vector`; returns its URL."""
-    import psycopg
 
     def made() -> str:
         name = f"test{next(_NUMBERS)}"
-        with psycopg.connect(postgres_server.url(), autocommit=True) as server:
-            server.execute(f"CREATE DATABASE {name}".encode())
-        url = postgres_server.url(name)
-        with psycopg.connect(url, autocommit=True) as database:
-            database.execute("CREATE EXTENSION vector")
-        return url
+        postgres_server.create(name)
+        return postgres_server.url(name)
 
     return made
 

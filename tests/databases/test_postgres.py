@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 from support.galleries import exact, odd_rows, unit_rows
-from support.postgres_server import NoServer, Server, free_port
+from support.postgres_server import Server, free_port
 
 from tbps_cli.databases import postgres_index, postgres_link, postgres_schema
 from tbps_cli.databases.opening import open_database
@@ -30,10 +30,7 @@ def own_server() -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def started(**options: str) -> Server:
-        try:
-            servers.append(Server.new(**options))
-        except NoServer as error:
-            pytest.skip(f"no PostgreSQL server here: {error}")
+        servers.append(Server.or_skip(**options))
         return servers[-1]
 
     yield started

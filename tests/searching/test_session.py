@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,7 +232,12 @@ def test_the_calibration_is_read_once_a_file_and_again_when_it_changes(model, mo
     from tbps_cli.trust.kept import place_of
 
     read: list[str] = []
-    monkeypatch.setattr(calibration, "calibration_of", lambda of: read.append(of.fingerprint))
+
+    def of_other_weights(path: Path) -> SimpleNamespace:
+        read.append(str(path))
+        return SimpleNamespace(fingerprint="another")
+
+    monkeypatch.setattr(calibration, "read_calibration", of_other_weights)
     place = place_of(model)
     assert sure._calibration_of(model) is None and not read
     place.parent.mkdir(parents=True)

@@ -19,7 +19,7 @@ pytest.importorskip("psycopg", reason="the extra postgres is not installed")
 pytest.importorskip("pgvector", reason="the extra postgres is not installed")
 
 from support.milvus_server import MilvusProcess, NoMilvus
-from support.postgres_server import NoServer, Server
+from support.postgres_server import Server
 
 from tbps_cli.databases import postgres_link
 from tbps_cli.databases.opening import open_database
@@ -38,15 +38,8 @@ MODEL = FakeEncoder()
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    try:
-        made = Server.new(password="geheim-42@x")
-    except NoServer as error:
-        pytest.skip(f"no PostgreSQL server here: {error}")
-    with_extension = f"postgresql://postgres:{SECRET}@127.0.0.1:{made.port}/postgres"
-    import psycopg
-
-    with psycopg.connect(with_extension, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION vector")
+    made = Server.or_skip(password="geheim-42@x")
+    made.create("postgres")
     yield made
     made.remove()
 

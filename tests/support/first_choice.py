@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from support.workshop import published
+from support.nam import published
 
 from tbps_cli.models import ready_weights
 

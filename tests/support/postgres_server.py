@@ -19,6 +19,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
+
+import pytest
 
 USERS = ("postgres", "nobody")
 """Whom the server runs as where the tests run as root."""
@@ -95,6 +98,24 @@ class Server:
         return made
 
     @classmethod
+    def or_skip(cls, **options: str) -> Server:
+        """The same; skips, with the reason, where none can be started."""
+        try:
+            return cls.new(**options)
+        except NoServer as error:
+            pytest.skip(f"no PostgreSQL server here: {error}")
+
+    def create(self, database: str) -> None:
+        """Make an empty database with the extension `vector`; `postgres` is there already."""
+        import psycopg
+
+        if database != "postgres":
+            with psycopg.connect(self.url(), autocommit=True) as server:
+                server.execute(f"CREATE DATABASE {database}".encode())
+        with psycopg.connect(self.url(database), autocommit=True) as made:
+            made.execute("CREATE EXTENSION vector")
+
+    @classmethod
     def standby_of(cls, primary: Server) -> Server:
         """A server that follows another one, and stands in for it when it is promoted."""
         made = cls(Path(tempfile.mkdtemp(prefix="tbps-standby-", dir=MEMORY)))
@@ -117,7 +138,7 @@ class Server:
 
     def url(self, database: str = "postgres") -> str:
         """The URL of a database, with the password where there is one."""
-        secret = "" if self.password is None else f":{self.password}"
+        secret = "" if self.password is None else f":{quote(self.password, safe='')}"
         return f"postgresql://postgres{secret}@127.0.0.1:{self.port}/{database}"
 
     def configure(self, settings: str) -> None:

@@ -10,9 +10,9 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from support.hub import Hub
+from support.nam import DATASET, published
 from support.onnx_detector import graph
 from support.runs import YAML
 from support.sets import cuhk_records, save_image, write_set
@@ -21,12 +21,8 @@ from support.street import SMALL
 from support.videos import write_video
 
 from tbps_cli.footage.frames import frames
-from tbps_cli.nn.clip_towers import Clip
-from tbps_cli.nn.sizes import Tower
 from tbps_cli.synthetic.street import build_street
 
-NAM = "datasets/TwT-6/MLLM4Text-ReID"
-TOWER = Tower(width=64, layers=1, patch=16, embed=64, text_width=64, text_layers=1)
 SMALLER = (
     "--set 'method.tower={width=64, layers=1, patch=16, embed=64, text_width=64, text_layers=1}' "
     "--set train.epochs=1 --set train.batch=8 --set train.workers=0"
@@ -46,19 +42,9 @@ BUILT = (
 """Lines that are typed first of all. runs/demo-0001 is the newest run."""
 
 
-def published() -> bytes:
-    """What NAM's authors publish, in small: an optimizer's state, one process's wrapper, IRRA's names."""
-    clip = Clip(TOWER, (384, 128))
-    clip.initialise(torch.Generator().manual_seed(0))
-    state = {f"module.base_model.{name}": value for name, value in clip.state_dict().items()}
-    file = io.BytesIO()
-    torch.save({"model": state, "optimizer": {}, "epoch": 3}, file)
-    return file.getvalue()
-
-
 def new_hub() -> Hub:
     """A hub that has NAM's weights in small."""
-    return Hub({NAM: {"best0.pth": published()}})
+    return Hub({DATASET: {"best0.pth": published()}})
 
 
 def prepare(place: Path, shell: Shell) -> None:
