@@ -168,7 +168,7 @@ def test_everything_can_be_done_with_keys(page) -> None:
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("/")
     page.keyboard.type("red")
-    wait(page, "answer?.hits[0]?.path === 'red.png'")
+    wait(page, "answer?.query === 'red' && answer.hits[0]?.path === 'red.png'")  # not that of "re", which is replaced
     page.keyboard.press("ArrowDown")
     page.keyboard.press("c")
     page.keyboard.press("ArrowRight")
