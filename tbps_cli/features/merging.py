@@ -55,8 +55,8 @@ class BackgroundMerge:
         self._stop = False
         self._handle: int | None = None
         self._end: SimpleQueue[None] = SimpleQueue()
-        """Gets one entry at the end, to wake who waits. Neither `Thread.join` nor `Event.wait` could be interrupted here:
-        after a Ctrl-C the one takes a thread for ended, the other may hold its lock for ever."""
+        """Gets one entry at the end, to wake who waits. `Thread.join` and `Event.wait` must not be interrupted: after a
+        Ctrl-C the one takes a thread for ended, the other may hold its lock for ever."""
         threading.Thread(target=self._run, name="tbps-merge", daemon=True).start()
 
     def wait(self, seconds: float | None = None) -> bool:
