@@ -274,18 +274,18 @@ def test_a_wrong_library_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
 def test_under_torchrun_only_the_first_process_does_what_is_not_training(rank, shown) -> None:
-    words = [sys.executable, "-m", "tbps_cli", "recipes", "irra", "--json"]
+    words = [sys.executable, "-m", "tbps_cli", "cache", "--json"]
     env = {**os.environ, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 and bool(done.stdout) == shown
-    assert ("tbps recipes runs in one process; the extra ones exit." in done.stderr) == shown
+    assert ("tbps cache runs in one process; the extra ones exit." in done.stderr) == shown
 
 
 @pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}])
 def test_a_cluster_that_sets_a_part_of_torchruns_variables_starts_an_ordinary_process(variables) -> None:
-    done = run("recipes", "irra", "--json", **variables)
-    assert (done.returncode, json.loads(done.stdout)["recipe"]["name"]) == (0, "irra")
+    done = run("cache", "--json", **variables)
+    assert (done.returncode, type(json.loads(done.stdout))) == (0, dict)
 
 
 @pytest.mark.parametrize("rank", ["first", "2", "-1"])

@@ -135,7 +135,7 @@ def test_files_are_written_before_an_output_that_nobody_reads(ask, place) -> Non
 
 @pytest.mark.parametrize(
     "condition",
-    [pytest.param(one, marks=() if "stdout" in one else pytest.mark.slow) for one in surroundings.CONDITIONS],
+    [pytest.param(one, marks=() if one == "closed stdout" else pytest.mark.slow) for one in surroundings.CONDITIONS],
 )
 def test_nor_does_what_they_do_to_imports(place, condition) -> None:
     with tempfile.TemporaryDirectory() as new:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,14 +60,28 @@ def test_what_could_not_be_written_whole_is_taken_back(tmp_path, monkeypatch) ->
     assert log.path.read_bytes() == before
 
 
-def _append(path: Path) -> None:
-    for number in range(40):
-        AuditLog(path).append([{"process": os.getpid(), "number": number, "filling": "x" * 5000}])
+APPENDING = """
+import sys
+from pathlib import Path
+from tbps_cli.searching.audit import AuditLog
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(40):
+    AuditLog(Path(sys.argv[1])).append([{"process": sys.argv[2], "number": number, "filling": "x" * 5000}])
+"""
 
 
 def test_several_processes_write_whole_lines(tmp_path) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        pool.map(_append, [tmp_path / "log.jsonl"] * 3, chunksize=1)
+    words = [sys.executable, "-c", APPENDING, str(tmp_path / "log.jsonl")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen([*words, str(number)], **pipes) for number in range(3)]
+    assert [process.stdout.readline() for process in running] == ["ready\n"] * 3
+    for process in running:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in running:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in running] == [0] * 3
     assert len(lines(tmp_path / "log.jsonl")) == 120
 
 

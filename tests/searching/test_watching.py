@@ -555,7 +555,7 @@ def test_a_stream_that_somebody_named_is_watched_like_a_folder(
 # Days -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_ten_days_keep_the_budget_and_planted_persons_are_told(tmp_path: Path, seed: int) -> None:
     """100 images a day, 2 alerts a day borne, looked at twice a day; three persons far above all others come in."""
     folder, draw = tmp_path / "cams", np.random.default_rng(seed)
