@@ -265,24 +265,52 @@ def test_images_may_lie_elsewhere_on_this_machine(serving, photos: Path, server:
         Given([str(tmp_path / "moved")]).find(tmp_path)
 
 
-@pytest.mark.slow
-def test_a_gallery_in_milvus_is_served(serving, photos: Path) -> None:
+@pytest.fixture
+def milvus() -> Iterator[MilvusProcess]:
     try:
         server = MilvusProcess.new()
     except NoMilvus as error:
         pytest.skip(f"no Milvus server here: {error}")
-    try:
-        url = server.url()
-        fill(url, photos)
-        client = serving(photos, url)
-        name = client.get("/v1/galleries").json()["galleries"][1]["name"]
-        far = search(client, text="red", gallery=name)
-        assert [hit["path"] for hit in far] == [f"photos/{hit['path']}" for hit in search(client, text="red")]
-        id = far[0]["id"]
-        assert client.get(f"/v1/pictures/{id}").status_code == 200
-        server.kill()
-        reply = client.post("/v1/search", json={"text": "red", "gallery": name})
-        assert reply.status_code == 503 and "no Milvus server answers" in reply.json()["error"]
-        assert search(client, text="red")
-    finally:
-        server.remove()
+    yield server
+    server.remove()
+
+
+@pytest.mark.slow
+def test_a_gallery_in_milvus_is_served_and_comes_back_after_a_kill(
+    serving, photos: Path, milvus: MilvusProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = milvus.url().replace("milvus://", f"milvus://root:{SECRET}@")
+    fill(url, photos)
+    client = serving(photos, url)
+    known = client.get("/v1/galleries").json()["galleries"][1]
+    name = known["name"]
+    assert known["images"] == 3 and known["cameras"] == [{"name": "cam1"}, {"name": "cam2"}]
+    for asked in (
+        {"text": "red"},
+        {"text": "red at camera cam1"},
+        {"text": "red", "where": "path like '*2026*' and not camera == 'cam1'"},
+        {"text": "red", "cameras": ["cam2"]},
+    ):
+        near, far = search(client, **asked), search(client, **asked, gallery=name)
+        assert near and [hit["path"] for hit in far] == [f"photos/{hit['path']}" for hit in near]
+        assert [hit["score"] for hit in far] == pytest.approx([hit["score"] for hit in near], abs=1e-5)
+    id = search(client, text="red", gallery=name)[0]["id"]
+    for view in ("thumbnail", "crop", "frame"):
+        reply = client.get(f"/v1/pictures/{id}", params={"view": view})
+        assert Image.open(io.BytesIO(reply.content)).size == (16, 32)
+    assert search(client, plus=[{"picture": id}], gallery=name)[0]["path"] == "photos/red.png"
+    watched = client.post("/v1/watch", json={"text": "red", "gallery": name})
+    assert watched.status_code == 422 and "lies in a database" in watched.json()["error"]
+    milvus.kill()
+    lost = client.post("/v1/search", json={"text": "red", "gallery": name})
+    assert lost.status_code == 503 and "no Milvus server answers" in lost.json()["error"]
+    assert client.get(f"/v1/pictures/{id}").status_code == 503
+    assert search(client, text="red")
+    milvus.start()
+    assert until(lambda: client.get("/v1/galleries").json()["galleries"][1]["state"] == "ready", seconds=120)
+    assert search(client, text="red", gallery=name)[0]["id"] == id
+    said = [client.get(path).text for path in ("/", "/v1/galleries", "/metrics")]
+    said += [lost.text, watched.text, repr(client.service.galleries), caplog.text]
+    for secret in (SECRET, "geheim", "42@x"):
+        assert not [text for text in said if secret in text]

@@ -1,7 +1,7 @@
 """A real Milvus server for tests: the standalone server 2.3.5, which lies in the wheel `milvus`.
 
-It runs below a process of its own, which ends it when the tests end, however they do. Its port is a new one at each
-start, since after a kill the old one stays taken for a while.
+It runs below a process of its own, which ends it when the tests end, however they do. It keeps its port when it is
+killed and started again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ from support.postgres_server import free_port
 
 _NUMBERS = count(1)
 _RUN = """
-import sys
+import socket, sys
 from milvus import MilvusServer, MilvusServerConfig
-config = MilvusServerConfig(data_dir=sys.argv[1], proxy_port=int(sys.argv[2]))
+class Config(MilvusServerConfig):
+    def try_bind_port(self, port):  # as the server does, whatever connections of a killed one wait to end
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            return None
+config = Config(data_dir=sys.argv[1], proxy_port=int(sys.argv[2]))
 server = MilvusServer(config, wait_for_started=False)
 server.start()
 try:
@@ -63,7 +69,7 @@ class MilvusProcess:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self.port = free_port()
+        self.port = self.port or free_port()
         command = [sys.executable, "-W", "ignore", "-c", _RUN, str(self.folder), str(self.port)]
         self.starter = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
