@@ -2,7 +2,7 @@
 // The page of `tbps serve`. State lives in `state` and in the address, so that a search can be bookmarked; everything
 // shown is made with textContent, so that no name or caption is ever taken as markup.
 
-const TYPING = 70;
+const PATIENCE = 250; // milliseconds for which an answer to what was typed before is waited for
 const TOP = 60;
 const MOST = 1000;
 const SMALLEST = 8; // pixels of a box
@@ -20,6 +20,8 @@ let blurred = false;
 let answer = null;
 let here = 0;
 let running = null;
+let begun = 0;
+let later = null;
 let timer = 0;
 let lastFocus = null;
 const chosen = new Map();
@@ -56,7 +58,7 @@ const post = (path, body, signal) =>
 function request() {
   const body = { top: state.top, sort: state.sort };
   if (state.gallery) body.gallery = state.gallery;
-  if (state.text.trim()) body.text = state.text;
+  if (state.text.trim()) body.text = state.text.trim();
   if (state.plus.length) body.plus = state.plus.map(bare);
   if (state.minus.length) body.minus = state.minus.map(bare);
   if (state.cameras.length) body.cameras = state.cameras;
@@ -79,35 +81,52 @@ function grouped() {
 }
 const asked = () => state.text.trim() || state.plus.length;
 
+// While one types, each key is asked for at once; but only one question is on its way, and the newest is asked when it is
+// answered: a server that is asked again and again for what nobody wants to see any more takes longer for what comes last.
 function search({ keep = false, typing = false } = {}) {
   clearTimeout(timer);
+  later = null;
   if (!keep) state.top = TOP;
-  timer = setTimeout(find, typing ? TYPING : 0, { keep, typing });
+  const since = performance.now() - begun;
+  if (!typing || !running || since >= PATIENCE) return find({ keep, typing });
+  later = { keep, typing };
+  timer = setTimeout(find, PATIENCE - since, later);
 }
 
 async function find({ keep = false, typing = false, tries = 0 } = {}) {
+  clearTimeout(timer);
+  later = null;
   writeAddress(typing);
-  running?.abort();
   if (!asked()) {
+    running?.abort();
     running = answer = null;
     trouble(null);
     return show();
   }
+  const body = request();
+  if (typing && !running && $("trouble").hidden && answer?.body === JSON.stringify(body)) return; // a space more or less
+  running?.abort();
   const mine = (running = new AbortController());
-  const began = performance.now();
+  begun = performance.now();
   $("hits").classList.add("old");
   try {
-    const found = await (await post("/v1/search", request(), mine.signal)).json();
-    found.milliseconds = performance.now() - began;
+    const found = await (await post("/v1/search", body, mine.signal)).json();
     if (mine !== running) return;
+    found.milliseconds = performance.now() - begun;
+    found.body = JSON.stringify(body);
+    running = null;
     const at = keep && answer?.hits[here]?.id;
     answer = found;
     here = at ? Math.max(0, found.hits.findIndex((hit) => hit.id === at)) : 0;
     trouble(null);
+    if (later) find(later); // the server works while the page draws
     show();
-    if (found.indexing) timer = setTimeout(find, 2500, { keep: true });
+    if (running) $("hits").classList.add("old");
+    else if (found.indexing) timer = setTimeout(find, 2500, { keep: true });
   } catch (error) {
     if (error.name === "AbortError" || mine !== running) return;
+    running = null;
+    if (later) return find(later);
     $("hits").classList.remove("old");
     if (error.again && tries < 40) {
       $("status").textContent = error.message;
@@ -313,31 +332,63 @@ function showHits() {
   here = Math.min(here, Math.max(0, hits.length - 1));
   const focused = list.contains(document.activeElement) && document.activeElement !== list;
   const had = new Map([...list.children].map((card) => [card.dataset.id, card]));
-  list.replaceChildren(...hits.map((hit, place) => card(hit, place, had.get(hit.id))));
+  const cards = hits.map((hit, place) => fill(had.get(hit.id) || CARD.cloneNode(true), hit, place));
+  for (const hit of hits) had.delete(hit.id);
+  for (const gone of had.values()) gone.querySelector("img")?.removeAttribute("src"); // nobody waits for it any more
+  list.replaceChildren(...cards);
   if (focused) move(here, true);
   $("more").hidden = !hits.length || hits.length < state.top || state.top >= MOST;
 }
 
-function card(hit, place, before) {
+const CARD = make("li", { class: "hit" },
+  make("button", { type: "button", class: "open" },
+    make("span", { class: "photo" }, make("span", { class: "rank" })),
+    make("span", { class: "told" }, make("b"), make("i"), make("span"), make("span"), make("span"))),
+  make("div", { class: "do" },
+    make("button", { type: "button", "data-do": "more", text: "More", title: "More like this (M)" }),
+    make("button", { type: "button", "data-do": "less", text: "Not", title: "Not like this (N)" }),
+    make("button", { type: "button", "data-do": "choose", title: "Choose (C)" })));
+
+// A card with what is known of a hit; one that was there already keeps its image, so that it does not flicker.
+function fill(card, hit, place) {
   const title = titleOf(hit);
-  const photo = make("span", { class: "photo" });
-  const old = before?.querySelector("img"); // an image that is there already does not flicker
-  photo.append(old || image(hit.id, title), make("span", { class: "rank", text: hit.rank }));
-  const worth = hit.probability != null ? `${Math.round(100 * hit.probability)} % likely` : hit.percentile != null ? `above ${hit.percentile.toFixed(1)} %` : "";
-  const told = make("span", { class: "told" }, make("b", { text: hit.score.toFixed(3) }), worth && make("i", { text: ` ${worth}`, title: hit.probability != null ? "if the person is in the gallery" : "images of the gallery that score lower" }),
-    make("span", { text: title, title: hit.path }),
-    make("span", { text: [hit.camera || (hit.source && nameOf(hit.source)), shortWhen(hit)].filter(Boolean).join(" · ") || "\u00a0", title: whenOf(hit) }),
-    hit.members > 1 && make("span", { text: `one of ${amount(hit.members, "image")}` }));
+  const [open, acts] = card.children;
+  const [photo, told] = open.children;
+  const [score, worth, name, seen, members] = told.children;
   const said = `${hit.rank}: ${title}, score ${hit.score.toFixed(3)}${hit.camera ? `, camera ${hit.camera}` : ""}`;
-  const isChosen = chosen.has(hit.id);
-  const made = make("li", { class: `hit${isChosen ? " chosen" : ""}`, "data-id": hit.id, "data-place": place },
-    make("button", { type: "button", class: "open", "aria-label": `Open hit ${said}`, tabindex: place === here ? 0 : -1, on: () => openDetail(place) }, photo, told),
-    make("div", { class: "do" },
-      make("button", { type: "button", text: "More", title: "More like this (M)", "aria-label": `More like hit ${hit.rank}`, on: () => more(hit) }),
-      make("button", { type: "button", text: "Not", title: "Not like this (N)", "aria-label": `Not like hit ${hit.rank}`, on: () => less(hit) }),
-      make("button", { type: "button", text: isChosen ? "Chosen" : "Choose", title: "Choose (C)", "aria-pressed": String(isChosen), "aria-label": `Choose hit ${hit.rank}`, on: () => choose(hit) })));
-  made.querySelector(".open").addEventListener("focus", () => move(place, false));
-  return made;
+  Object.assign(card.dataset, { id: hit.id, place });
+  card.classList.toggle("here", false);
+  open.setAttribute("aria-label", `Open hit ${said}`);
+  open.tabIndex = place === here ? 0 : -1;
+  if (!photo.querySelector("img")) {
+    photo.classList.remove("lost");
+    photo.prepend(image(hit.id, title));
+  }
+  put(photo.lastChild, hit.rank);
+  put(score, hit.score.toFixed(3));
+  put(worth, hit.probability != null ? ` ${Math.round(100 * hit.probability)} % likely` : hit.percentile != null ? ` above ${hit.percentile.toFixed(1)} %` : "",
+    hit.probability != null ? "if the person is in the gallery" : "images of the gallery that score lower");
+  put(name, title, hit.path);
+  put(seen, [hit.camera || (hit.source && nameOf(hit.source)), shortWhen(hit)].filter(Boolean).join(" · ") || "\u00a0", whenOf(hit));
+  members.hidden = !(hit.members > 1);
+  if (!members.hidden) put(members, `one of ${amount(hit.members, "image")}`);
+  acts.children[0].setAttribute("aria-label", `More like hit ${hit.rank}`);
+  acts.children[1].setAttribute("aria-label", `Not like hit ${hit.rank}`);
+  acts.children[2].setAttribute("aria-label", `Choose hit ${hit.rank}`);
+  showPressed(card, chosen.has(hit.id));
+  return card;
+}
+
+function put(element, text, title) {
+  element.textContent = text;
+  if (title != null) element.title = title;
+}
+
+function showPressed(card, pressed) {
+  const button = card.lastChild.lastChild;
+  card.classList.toggle("chosen", pressed);
+  button.textContent = pressed ? "Chosen" : "Choose";
+  button.setAttribute("aria-pressed", String(pressed));
 }
 
 function showEmpty() {
@@ -414,20 +465,8 @@ function showFilters() {
   $("gallery").value = state.gallery || "";
   $("cameras-set").hidden = !(now?.cameras.length);
   $("time-set").hidden = !now?.first || !(now.fields || []).includes("time");
-  const wanted = $("camera-find").value.toLowerCase();
   $("camera-find").hidden = (now?.cameras.length || 0) < 12;
-  const boxes = (now?.cameras || []).filter((one) => one.name.toLowerCase().includes(wanted) || state.cameras.includes(one.name)).map((one) => {
-    const box = make("input", { type: "checkbox", value: one.name });
-    box.checked = state.cameras.includes(one.name);
-    box.addEventListener("change", () => {
-      state.cameras = box.checked ? [...state.cameras, one.name] : state.cameras.filter((name) => name !== one.name);
-      search();
-    });
-    return make("label", {}, box, make("span", { text: one.name, title: one.name }), make("small", { text: one.images?.toLocaleString("en") }));
-  });
-  const focused = document.activeElement?.closest("#cameras") ? document.activeElement.value : null;
-  $("cameras").replaceChildren(...boxes);
-  if (focused != null) [...$("cameras").querySelectorAll("input")].find((box) => box.value === focused)?.focus();
+  showCameras(now?.cameras || []);
   if (now?.first) $("span").textContent = `Images are from ${now.first.slice(0, 16).replace("T", " ")} to ${now.last.slice(0, 16).replace("T", " ")}.`;
   for (const key of ["since", "until", "where"]) if (document.activeElement !== $(key)) $(key).value = key === "where" ? state[key] : minutes(state[key]);
   const groups = ["", ...(now?.groups || [])];
@@ -441,6 +480,27 @@ function showFilters() {
   $("sure").setAttribute("aria-valuetext", state.sure ? `${Math.round(100 * LEVELS[state.sure])} %` : "off");
   $("fields").textContent = now?.fields.length ? `Known here: ${now.fields.join(", ")}.` : "";
   if (document.activeElement !== $("text")) $("text").value = state.text;
+}
+
+let camerasShown = "";
+
+function showCameras(cameras) {
+  const wanted = $("camera-find").value.toLowerCase();
+  const shown = JSON.stringify([state.gallery, wanted, state.cameras, cameras]);
+  if (shown === camerasShown) return;
+  camerasShown = shown;
+  const boxes = cameras.filter((one) => one.name.toLowerCase().includes(wanted) || state.cameras.includes(one.name)).map((one) => {
+    const box = make("input", { type: "checkbox", value: one.name });
+    box.checked = state.cameras.includes(one.name);
+    box.addEventListener("change", () => {
+      state.cameras = box.checked ? [...state.cameras, one.name] : state.cameras.filter((name) => name !== one.name);
+      search();
+    });
+    return make("label", {}, box, make("span", { text: one.name, title: one.name }), make("small", { text: one.images?.toLocaleString("en") }));
+  });
+  const focused = document.activeElement?.closest("#cameras") ? document.activeElement.value : null;
+  $("cameras").replaceChildren(...boxes);
+  if (focused != null) [...$("cameras").querySelectorAll("input")].find((box) => box.value === focused)?.focus();
 }
 
 function chooseGallery(name) {
@@ -478,12 +538,7 @@ function choose(hit) {
   else chosen.set(hit.id, hit);
   showTray();
   const card = document.querySelector(`.hit[data-id="${CSS.escape(hit.id)}"]`);
-  if (card) {
-    const pressed = chosen.has(hit.id), button = card.querySelector(".do button:last-child");
-    card.classList.toggle("chosen", pressed);
-    button.textContent = pressed ? "Chosen" : "Choose";
-    button.setAttribute("aria-pressed", String(pressed));
-  }
+  if (card) showPressed(card, chosen.has(hit.id));
 }
 
 function showTray() {
@@ -852,6 +907,15 @@ async function look() {
 
 // Events ---------------------------------------------------------------------------------------
 
+const placeOf = (event) => Number(event.target.closest(".hit")?.dataset.place ?? NaN);
+$("hits").addEventListener("focusin", (event) => { if (event.target.matches(".open")) move(placeOf(event), false); });
+$("hits").addEventListener("click", (event) => {
+  const button = event.target.closest("button"), place = placeOf(event), hit = answer?.hits[place];
+  if (!button || !hit) return;
+  const does = { more, less, choose }[button.dataset.do];
+  if (does) does(hit);
+  else openDetail(place);
+});
 $("form").addEventListener("submit", (event) => { event.preventDefault(); search(); });
 $("text").addEventListener("input", (event) => { state.text = event.target.value; search({ typing: true }); });
 $("pick").addEventListener("click", () => $("file").click());
