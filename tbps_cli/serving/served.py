@@ -33,6 +33,7 @@ from tbps_cli.searching.questions import askable
 from tbps_cli.searching.sources import Sources
 from tbps_cli.searching.withheld import Forgotten, list_beside, list_in_cache
 from tbps_cli.serving.picture_ids import PathHashes, id_of
+from tbps_cli.serving.shared_ranking import SharedGallery
 
 logger = logging.getLogger("tbps")
 PAUSE = 1.0
@@ -302,23 +303,24 @@ class ServedGallery:
     def _show(self, gallery: Gallery) -> None:
         with self._lock:
             lists = self._state_of_lists()  # before they are read: what comes meanwhile is seen by the next request
-            forgotten = Forgotten.of_lists(self._list_files())
+            forgotten = Forgotten.of_lists(self._list_files)
             hidden = forgotten.covers(gallery.rows, gallery.roots) if forgotten else np.zeros(0, bool)
             if hidden.any():
                 left = np.flatnonzero(~hidden)
                 gallery = replace(gallery, rows=gallery.rows.take(left), vector_GE=gallery.vector_GE[left], file=None)
-            view = View(gallery)
+            view = View(SharedGallery.of(gallery))
             view.hashes  # noqa: B018 - made here, so that no request waits for it
             view.facts  # noqa: B018
             self._view, self._lists, self.forgotten = view, lists, forgotten
 
+    @cached_property
     def _list_files(self) -> list[Path]:
         """The lists of what was forgotten (`tbps index --forget`) that count here."""
         return [list_in_cache(), *([list_beside(self.sources)] if isinstance(self.sources, Path) else [])]
 
     def _state_of_lists(self) -> object:
         """What changes when one of the lists does."""
-        return list(map(files.identity, self._list_files()))
+        return list(map(files.identity, self._list_files))
 
 
 class _Growing:

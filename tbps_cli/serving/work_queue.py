@@ -61,10 +61,12 @@ class WorkQueue:
 
 
 class WorkQueues:
-    """Those of a server. cores: how many threads search at a time."""
+    """Those of a server. cores: how many processors it has."""
 
     def __init__(self, cores: int) -> None:
-        self.searches = WorkQueue("search", cores + 2, 60)
+        self.searches = WorkQueue("search", cores + 14, 48)
+        """More threads than processors: most of them wait for a batch (`batching`, `shared_ranking`), and a batch is no
+        larger than the threads are many."""
         self.images = WorkQueue("images", max(2, cores), 400)
         self.slow = WorkQueue("slow", 1, 12)
         self.far = WorkQueue("databases", 8, 400)

@@ -1,16 +1,21 @@
-"""Sentences of several requests go through the model together."""
+"""Sentences of several requests go through the model together, and so do their searches through a gallery."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.encoder import FakeEncoder
 
+from tbps_cli.features.rows import Row, Rows
+from tbps_cli.retrieval.rank import topk
+from tbps_cli.searching.gallery import Gallery, Roots
 from tbps_cli.serving import batching
 from tbps_cli.serving.batching import Ended, TextBatches
+from tbps_cli.serving.shared_ranking import SharedGallery
 
 
 class Slow(FakeEncoder):
@@ -79,3 +84,43 @@ def test_who_asks_of_a_server_that_has_ended_is_told_so() -> None:
     assert texts(["red"]).shape == (1, 11)  # remembered
     with pytest.raises(Ended):
         texts(["blue"])
+
+
+def test_searches_that_wait_are_ranked_together_and_each_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vector_GE = rng.standard_normal((5000, 16)).astype(np.float32)
+    vector_GE[100] = vector_GE[7]  # of equals the first is the better one
+    rows = Rows.of([Row(f"{number}.png") for number in range(5000)])
+    shared = SharedGallery.of(Gallery("photos", Roots(Path()), rows, vector_GE))
+    begun, go, sizes = threading.Event(), threading.Event(), list[int]()
+    usual = Gallery.best
+
+    def best(self, query_QE, k, place_K=None):
+        sizes.append(len(query_QE))
+        begun.set()
+        assert go.wait(20)
+        return usual(self, query_QE, k, place_K)
+
+    monkeypatch.setattr(Gallery, "best", best)
+    asked = [(vector_GE[[7, *range(200, 230)][number]][None], 1 + number % 9) for number in range(31)]
+    with ThreadPoolExecutor(31) as pool:
+        found = [pool.submit(shared.best, *asked[0])]
+        assert begun.wait(20)
+        found += [pool.submit(shared.best, *one) for one in asked[1:]]
+        while len(shared._turns.waiting) < 30:
+            threading.Event().wait(0.01)
+        go.set()
+        found = [one.result(20) for one in found]
+    assert sizes == [1, 30]
+    for (query_QE, k), (score_QK, place_QK) in zip(asked, found, strict=True):
+        alone = topk(query_QE, vector_GE, k)
+        assert np.array_equal(score_QK, alone[0]) and np.array_equal(place_QK, alone[1])
+
+
+def test_an_error_of_a_ranking_reaches_all_who_waited_and_the_next_search_is_answered() -> None:
+    vector_GE = np.eye(4, dtype=np.float32)
+    rows = Rows.of([Row(f"{number}.png") for number in range(4)])
+    shared = SharedGallery.of(Gallery("photos", Roots(Path()), rows, vector_GE))
+    with pytest.raises(ValueError, match="features"):
+        shared.best(np.ones((1, 3), np.float32), 2)
+    assert shared.best(vector_GE[2:3], 1)[1].tolist() == [[2]]
