@@ -83,8 +83,7 @@ def index_newest(connection: Connection, schema: str, title: str, width: int, ki
             return
         logger.info("%s: the index of %s rows is being built.", title, f"{wanted.rows:,}")
         _build(connection, wanted, width, kind)
-        # without figures the planner would rather read all rows; of pages known to be whole, B-trees answer alone
-        connection.execute("VACUUM (ANALYZE, INDEX_CLEANUP OFF) image")
+        connection.execute("ANALYZE image")  # without figures the planner would rather read all rows
         replaced = [part for part in known if part.after >= wanted.after]
         with connection.transaction():
             connection.execute("DELETE FROM hnsw WHERE after >= %s", [wanted.after])
