@@ -104,13 +104,13 @@ def test_searches_that_wait_are_ranked_together_and_each_gets_its_own(monkeypatc
     monkeypatch.setattr(Gallery, "best", best)
     asked = [(vector_GE[[7, *range(200, 230)][number]][None], 1 + number % 9) for number in range(31)]
     with ThreadPoolExecutor(31) as pool:
-        found = [pool.submit(shared.best, *asked[0])]
+        begun_first = pool.submit(shared.best, *asked[0])
         assert begun.wait(20)
-        found += [pool.submit(shared.best, *one) for one in asked[1:]]
+        others = [pool.submit(shared.best, *one) for one in asked[1:]]
         while len(shared._turns.waiting) < 30:
             threading.Event().wait(0.01)
         go.set()
-        found = [one.result(20) for one in found]
+        found = [one.result(20) for one in (begun_first, *others)]
     assert sizes == [1, 30]
     for (query_QE, k), (score_QK, place_QK) in zip(asked, found, strict=True):
         alone = topk(query_QE, vector_GE, k)
