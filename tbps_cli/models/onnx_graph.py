@@ -129,7 +129,7 @@ def import_onnxruntime(purpose: str) -> Any:
     return onnxruntime
 
 
-def _session(path: Path, purpose: str, *, few: bool, spins: bool = True) -> Any:
+def _session(path: Path, purpose: str, *, few: bool, spins: bool) -> Any:
     onnxruntime = import_onnxruntime(purpose)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said below, once

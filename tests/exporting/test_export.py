@@ -467,9 +467,9 @@ def test_a_sentence_opens_no_image_graph_and_an_image_no_text_graph(
     opened = []
     session = onnx_graph._session
 
-    def spied(path: Path, purpose: str, *, few: bool) -> object:
+    def spied(path: Path, purpose: str, **more: bool) -> object:
         opened.append(path.name)
-        return session(path, purpose, few=few)
+        return session(path, purpose, **more)
 
     monkeypatch.setattr(onnx_graph, "_session", spied)
     ExportedModel(exported[0]).encode_texts(["a man"])
