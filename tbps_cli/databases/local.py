@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from tbps_cli import files
 from tbps_cli.databases.base import Matches
-from tbps_cli.databases.nearest import nearest
 from tbps_cli.errors import DatabaseError
 from tbps_cli.features.asked import columns_of
 from tbps_cli.features.parts import part_paths
@@ -27,9 +27,38 @@ from tbps_cli.features.store import FeatureFile
 from tbps_cli.filtering.columns import Columns, Texts
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.tree import Tree
+from tbps_cli.retrieval.rank import topk
 
 SEED = 20_260_101
 """Of samples: the same gallery gives the same population."""
+
+
+class _Reading:
+    """An index file as it was read, and what was made of its rows."""
+
+    def __init__(self, file: FeatureFile) -> None:
+        self.file = file
+
+    @cached_property
+    def columns(self) -> Columns:
+        return columns_of(self.file.known())
+
+    @cached_property
+    def order_N(self) -> NDArray[np.int64]:
+        """The places of the rows in the order of their paths."""
+        return np.argsort(self.file.known().columns["path"], kind="stable")
+
+    def passing(self, where: Tree | None) -> NDArray[np.int64] | None:
+        """The places of the rows that a filter lets through; None: all of them."""
+        return None if where is None else np.flatnonzero(mask(where, self.columns))
+
+    def texts(self, field: str) -> list[str]:
+        """The different known texts of a field in byte order."""
+        column = self.columns.column(field)
+        if not isinstance(column, Texts):
+            return []
+        known_V = np.unique(column.text_V[column.known_V])
+        return [text.decode("utf-8", "surrogateescape") for text in known_V.tolist()]
 
 
 class LocalDatabase:
@@ -42,11 +71,9 @@ class LocalDatabase:
     ) -> None:
         self.path, self.fingerprint, self._given, self._new_dtype = path, fingerprint, dict(about), dtype
         self.title = str(path)
-        self._file: FeatureFile | None = None
+        self._reading: _Reading | None = None
         self._seen: object = None
         self._changed = False
-        self._columns: Columns | None = None
-        self._order_N: NDArray[np.int64] | None = None
 
     @classmethod
     def open(
@@ -72,34 +99,34 @@ class LocalDatabase:
     @property
     def about(self) -> Mapping[str, object]:
         """What the index was told of itself."""
-        return self._now().about
+        return self._now().file.about
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of its vectors, or of those that it is going to have."""
-        return self._now().dtype
+        return self._now().file.dtype
 
     def add(self, rows: Rows, vector_NE: NDArray[Any]) -> None:
         """Keep rows, on the disk when this returns."""
         if self.fingerprint is None:
             raise DatabaseError(f"{self.title}: the model of its vectors is not known.", "Open it with a fingerprint.")
-        file = self._file or self._now()  # what others have added meanwhile does not matter here
-        file.append(rows, np.asarray(vector_NE))
+        reading = self._reading or self._now()  # what others have added meanwhile does not matter here
+        reading.file.append(rows, np.asarray(vector_NE))
         self._changed = True
 
     def search(self, query_QE: NDArray[np.float32], k: int, where: Tree | None = None) -> list[Matches]:
-        """The k best rows of each query."""
-        file, place_K = self._now(), self._passing(where)
-        vector_KE = file.matrix() if where is None else file.vectors(place_K)
-        found = []
-        for score_K, index_K in zip(*nearest(query_QE, vector_KE, k), strict=True):
-            chosen_K = place_K[index_K]
-            found.append(Matches(file.known().take(chosen_K), score_K, file.vectors(chosen_K)))
-        return found
+        """The k best rows of each query; of equal ones the earlier in the file. Raises DataError on NaN vectors."""
+        reading = self._now()
+        file, rows = reading.file, reading.file.known()
+        query_QE = np.asarray(query_QE, np.float32)
+        vector_NE = file.matrix() if len(rows) else np.empty((0, query_QE.shape[1]), file.dtype)
+        score_QK, place_QK = topk(query_QE, vector_NE, k, reading.passing(where))
+        pairs = zip(score_QK, place_QK, strict=True)
+        return [Matches(rows.take(place_K), score_K, vector_NE[place_K]) for score_K, place_K in pairs]
 
     def delete(self, paths: Sequence[str]) -> int:
         """Drop rows."""
-        file = self._now()
+        file = self._now().file
         gone_N = np.isin(file.known().columns["path"], np.array([encoded(path) for path in paths] or [b""]))
         count = int(gone_N.sum())
         if count:
@@ -108,38 +135,42 @@ class LocalDatabase:
 
     def count(self, where: Tree | None = None) -> int:
         """How many rows a filter lets through."""
-        return len(self._passing(where))
+        reading = self._now()
+        place_K = reading.passing(where)
+        return len(reading.file) if place_K is None else len(place_K)
 
     def columns(self) -> tuple[str, ...]:
         """The fields of which any row has a value."""
-        return tuple(name for name in self._asked().known() if name != "score")
+        return tuple(name for name in self._now().columns.known() if name != "score")
 
     def values(self, field: str, most: int = 1000) -> list[str] | None:
         """The different texts of a field."""
-        found = self._texts(field)
+        found = self._now().texts(field)
         return None if len(found) > most else found
 
     def extent(self, field: str) -> tuple[str, str] | None:
         """The first and the last text of a field."""
-        found = self._texts(field)
+        found = self._now().texts(field)
         return (found[0], found[-1]) if found else None
 
     def sample(self, size: int, where: Tree | None = None) -> NDArray[np.float32]:
         """Vectors drawn at random."""
-        place_K = self._passing(where)
+        reading = self._now()
+        place_K = reading.passing(where)
+        if place_K is None:
+            place_K = np.arange(len(reading.file))
         if len(place_K) > size:
             place_K = np.sort(np.random.default_rng(SEED).choice(place_K, size, replace=False, shuffle=False))
-        return self._now().vectors(place_K).astype(np.float32)
+        return reading.file.vectors(place_K).astype(np.float32)
 
     def page(self, after: str | None, size: int) -> tuple[Rows, NDArray[Any]]:
         """Rows in the order of their paths."""
-        file = self._now()
-        path_N = file.known().columns["path"]
-        if self._order_N is None:
-            self._order_N = np.argsort(path_N, kind="stable")
-        start = 0 if after is None else int(np.searchsorted(path_N, encoded(after), "right", self._order_N))
-        place_K = self._order_N[start : start + size]
-        return file.known().take(place_K), file.vectors(place_K)
+        reading = self._now()
+        rows = reading.file.known()
+        path_N, order_N = rows.columns["path"], reading.order_N
+        start = 0 if after is None else int(np.searchsorted(path_N, encoded(after), "right", order_N))
+        place_K = order_N[start : start + size]
+        return rows.take(place_K), reading.file.vectors(place_K)
 
     def roots(self) -> Mapping[str, str]:
         """Name of a folder -> where it lies."""
@@ -148,7 +179,7 @@ class LocalDatabase:
 
     def add_root(self, name: str, folder: str) -> str:
         """Make a folder known; it reaches the disk with the first rows."""
-        file, named = self._now(), dict(self.roots())
+        named, file = dict(self.roots()), self._now().file
         free, number = name, 1
         while named.get(free, folder) != folder:
             number += 1
@@ -172,40 +203,21 @@ class LocalDatabase:
 
     def close(self) -> None:
         """After changes leave one file, without parts beside it."""
-        if self._file is not None and self._changed:
-            self._file.compact()
+        if self._reading is not None and self._changed:
+            self._reading.file.compact()
 
-    def _now(self) -> FeatureFile:
-        """The file as it is at this moment."""
+    def _now(self) -> _Reading:
+        """The file as it is at this moment. What belongs together is taken from one of these."""
         seen = self._state()
-        if self._file is None or seen != self._seen:
+        if self._reading is None or seen != self._seen:
             there = read_fingerprint(self.path)
             self.fingerprint = self.fingerprint or there
             about = self._given if there is None else None
-            self._file = FeatureFile.open(self.path, self.fingerprint or "", dtype=self._new_dtype, about=about)
-            self._columns = self._order_N = None
+            file = FeatureFile.open(self.path, self.fingerprint or "", dtype=self._new_dtype, about=about)
+            self._reading = _Reading(file)
         self._seen = seen
-        return self._file
+        return self._reading
 
     def _state(self) -> object:
         """What differs once somebody has written."""
         return files.identity(self.path), tuple(part.name for part in part_paths(self.path))
-
-    def _asked(self) -> Columns:
-        file = self._now()
-        if self._columns is None:
-            self._columns = columns_of(file.known())
-        return self._columns
-
-    def _texts(self, field: str) -> list[str]:
-        """The different known texts of a field in byte order."""
-        column = self._asked().column(field)
-        if not isinstance(column, Texts):
-            return []
-        known_V = np.unique(column.text_V[column.known_V])
-        return [text.decode("utf-8", "surrogateescape") for text in known_V.tolist()]
-
-    def _passing(self, where: Tree | None) -> NDArray[np.int64]:
-        """The places of the rows that a filter lets through."""
-        columns = self._asked()
-        return np.arange(columns.rows) if where is None else np.flatnonzero(mask(where, columns))

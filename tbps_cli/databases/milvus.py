@@ -29,10 +29,10 @@ from tbps_cli.databases.milvus_collection import MOST, Collection
 from tbps_cli.databases.milvus_connection import Connection, MilvusAddress
 from tbps_cli.databases.milvus_filter import EVERYTHING, KEPT_NUMBERS, TEXTS, asked_fields, bounds, passing
 from tbps_cli.databases.milvus_rows import among, entries_of, key_of, rows_of, text_of
-from tbps_cli.databases.nearest import nearest
 from tbps_cli.errors import DatabaseError
 from tbps_cli.features.rows import Rows
 from tbps_cli.filtering.tree import FIELDS, Tree
+from tbps_cli.retrieval.rank import topk
 
 FETCHED = 100
 NARROW = 10_000
@@ -354,7 +354,7 @@ class MilvusDatabase:
         rows, vector_KE = self._fetched(keys)
         if not len(rows):
             return Matches(rows, np.empty(0, np.float32), np.empty((0, len(query_E)), np.float32))
-        (score_K,), (place_K,) = nearest(query_E[None], vector_KE, k)
+        (score_K,), (place_K,) = topk(query_E[None], vector_KE, k)
         return Matches(rows.take(place_K), score_K, vector_KE[place_K])
 
     # Asking -------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from tbps_cli.databases.postgres_filter import NUMBERS, TEXTS, Asked, Condition
 from tbps_cli.databases.postgres_link import Link, parted
 from tbps_cli.databases.postgres_rows import Record
 from tbps_cli.databases.postgres_schema import Connection, facts, lock, note
-from tbps_cli.databases.postgres_search import READ, Shape, every, matches, nearest
+from tbps_cli.databases.postgres_search import READ, Shape, every, every_half, matches, nearest, proven
 from tbps_cli.databases.postgres_writing import insert
 from tbps_cli.databases.texts import as_it_was, kept
 from tbps_cli.databases.urls import shown
@@ -47,9 +47,11 @@ EF_FILTERED = 400
 BEYOND_HNSW = 5000
 """Hits from which on all rows are compared: an index is made for few."""
 FRESH = 10.0
-"""Seconds for which the list of indexes is believed, and that few rows pass; both cost time at most, never a hit."""
+"""Seconds for which the list of indexes is believed, and how many rows pass a filter."""
 REMEMBERED = 1000
-"""Conditions that few rows passed, which are remembered at most."""
+"""Conditions of which that is remembered at most."""
+BY_PATHS = 2000
+"""Rows up to which those that pass a filter of paths are looked up by path."""
 SEED = 20
 PLAIN = 4096
 """Bytes of a vector up to which it lies beside its row, and not in pieces elsewhere."""
@@ -78,8 +80,8 @@ class Postgres:
         self._added = 0
         self._known: set[str] = set()
         """Fields of which a row has a value, as far as was written down by this connection."""
-        self._few: dict[Asked, float] = {}
-        """Conditions that few rows passed, and until when that is believed."""
+        self._passed: dict[Asked, tuple[int, float]] = {}
+        """Of conditions: how many rows passed (not counted beyond `EXACT`), and until when that is believed."""
         self._link = Link(plain, self.title, self._prepare, writes=create)
         try:
             self._facts = self._link.run(self._read_facts)
@@ -133,8 +135,8 @@ class Postgres:
     def count(self, where: Tree | None = None) -> int:
         condition = Condition(where)
         found = int(self._rows(sql.SQL("SELECT count(*) FROM image WHERE {}").format(condition.sql), condition)[0][0])
-        if where is not None and found <= EXACT:
-            self._note_few(condition.asked)
+        if where is not None:
+            self._note_passed(condition.asked, found)
         return found
 
     def columns(self) -> tuple[str, ...]:
@@ -327,44 +329,64 @@ class Postgres:
         if shape is None or k < 1:
             nothing = Rows.of([]), np.zeros(0, np.float32), np.zeros((0, query_QE.shape[1]), np.float32)
             return [Matches(*nothing) for _ in query_QE]
-        all_rows = not ranges or k > BEYOND_HNSW or (filtered and self._few_pass(connection, condition))
+        all_rows = not ranges or k > BEYOND_HNSW
+        if filtered and not all_rows:
+            passed = self._count_few(connection, condition)
+            all_rows = passed <= EXACT
+            if condition.of_paths and passed <= BY_PATHS:
+                condition = condition.by_paths()
         if not all_rows:
             least = EF_FILTERED if filtered else hnsw.EF
             self._look_at(connection, min(hnsw.EF_MOST, max(least, hnsw.effort(ranges), 2 * k)))
-        found, near, everything = [], "", ""
+        found, near = [], "" if all_rows else nearest(ranges, shape, k, condition)
         for query_E in query_QE:
             values = {**condition.values, "query": Vector(query_E)}
-            records: list[Record] = []
-            if not all_rows:
-                near = near or nearest(ranges, shape, k, condition)
-                records = connection.execute(near.encode(), values, binary=True).fetchall()
+            records = [] if all_rows else connection.execute(near.encode(), values, binary=True).fetchall()
             if len(records) < k:  # an index may give fewer than there are
-                everything = everything or every(k, condition)
-                records = connection.execute(everything.encode(), values, binary=True).fetchall()
-            found.append(matches(records, query_E, shape))
+                found.append(self._best_of_all(connection, values, query_E, k, condition, shape))
+            else:
+                found.append(matches(records, query_E, shape))
         return found
 
-    def _few_pass(self, connection: Connection, condition: Condition) -> bool:
-        """Whether so few rows pass that all of them are compared; counts no further than that.
+    def _best_of_all(
+        self,
+        connection: Connection,
+        values: Mapping[str, object],
+        query_E: NDArray[np.float32],
+        k: int,
+        condition: Condition,
+        shape: Shape,
+    ) -> Matches:
+        """The best of all rows that pass."""
+        if shape.halves:
+            records = connection.execute(every_half(k, shape, condition).encode(), values, binary=True).fetchall()
+            found = matches([record[:-2] for record in records], query_E, shape)
+            if proven(records, found, query_E, k):
+                return found
+        return matches(connection.execute(every(k, condition).encode(), values, binary=True).fetchall(), query_E, shape)
 
-        That they are few is believed for a while: where they become more, all are compared for so long.
+    def _count_few(self, connection: Connection, condition: Condition) -> int:
+        """How many rows pass; not counted further than is needed to know that not all of them are compared.
+
+        It is believed for a while: where they become more, all are compared for so long; where they become fewer,
+        indexes are asked for them for so long.
         """
         asked = condition.asked
-        if self._few.get(asked, 0.0) > time.monotonic():
-            return True
+        found, until = self._passed.get(asked, (0, 0.0))
+        if until > time.monotonic():
+            return found
         query = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM image WHERE {} LIMIT {}) first_ones").format(
             condition.sql, EXACT + 1
         )
-        found = connection.execute(query, condition.values, binary=True).fetchone()
-        few = found is not None and int(found[0]) <= EXACT
-        if few:
-            self._note_few(asked)
-        return few
+        counted = connection.execute(query, condition.values, binary=True).fetchone()
+        assert counted is not None
+        self._note_passed(asked, int(counted[0]))
+        return int(counted[0])
 
-    def _note_few(self, asked: Asked) -> None:
-        if len(self._few) >= REMEMBERED:
-            self._few.clear()
-        self._few[asked] = time.monotonic() + FRESH
+    def _note_passed(self, asked: Asked, rows: int) -> None:
+        if len(self._passed) >= REMEMBERED:
+            self._passed.clear()
+        self._passed[asked] = rows, time.monotonic() + FRESH
 
     def _look_at(self, connection: Connection, rows: int) -> None:
         """Set how many rows an index looks at."""

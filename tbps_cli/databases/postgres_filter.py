@@ -10,6 +10,7 @@ before 2026-01-32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TypeAlias
 
 from psycopg import sql
@@ -17,7 +18,21 @@ from psycopg import sql
 from tbps_cli.databases.texts import kept
 from tbps_cli.errors import UsageError
 from tbps_cli.filtering.masks import span_of
-from tbps_cli.filtering.tree import MOMENTS, And, Between, Compare, In, Leaf, Like, Not, Or, Tree, Value, number
+from tbps_cli.filtering.tree import (
+    MOMENTS,
+    And,
+    Between,
+    Compare,
+    In,
+    Leaf,
+    Like,
+    Not,
+    Or,
+    Tree,
+    Value,
+    looks_at,
+    number,
+)
 
 TEXTS = ("path", "source", "person", "camera", "time", "clock", "track")
 """Fields with a text column of their name, and one NAME_number."""
@@ -35,11 +50,22 @@ class Condition:
     def __init__(self, tree: Tree | None) -> None:
         self.values: dict[str, object] = {}
         self.sql: sql.Composable = _ALWAYS if tree is None else self._of(tree)
+        self.of_paths = tree is not None and looks_at(tree) == {"path"}
+        """Whether it looks at nothing but the path."""
 
     @property
     def asked(self) -> Asked:
         """The same for the same condition with the same values."""
         return self.sql.as_string(), tuple(map(str, self.values.values()))
+
+    def by_paths(self) -> Condition:
+        """The same for one that looks at nothing but the path, where few rows pass: their paths are found first.
+
+        That takes their B-tree alone, a tenth of the table, which a pattern that begins with a star reads to its end.
+        """
+        found = copy(self)
+        found.sql = sql.SQL("path = ANY(ARRAY(SELECT path FROM image WHERE {}))").format(self.sql)
+        return found
 
     def _of(self, tree: Tree) -> sql.Composable:
         if isinstance(tree, And | Or):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.databases.texts import as_it_was, kept
-from tbps_cli.features.rows import Rows, texts
+from tbps_cli.features.rows import Rows, encoded, texts
 from tbps_cli.filtering.columns import Texts, clock_of, times_alike
 from tbps_cli.filtering.tree import number
 
@@ -76,12 +76,14 @@ HEADER, END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 """Before and behind the rows of a COPY in the binary form, in which each value stands behind its length in bytes."""
 _NULL = b"\xff\xff\xff\xff"
 """The length of a value that is not there."""
+_SPELLING = b"0123456789.+-eE"
+"""All that may stand in a text that spells a number."""
 _VALUES = (len(KINDS) + 2).to_bytes(2, "big")
 """How many values a row has, with number and vector."""
 
 
-def sent(rows: Rows, number_N: NDArray[np.int64] | None, vector_NE: NDArray[Any], kind: str) -> list[bytes]:
-    """Each row in the binary form of COPY: its number (None: no row has one), the columns of `KINDS`, its vector."""
+def sent(rows: Rows, number_N: NDArray[np.int64] | None, vector_NE: NDArray[Any], kind: str) -> bytes:
+    """Rows in the binary form of COPY: each its number (None: no row has one), the columns of `KINDS`, its vector."""
     column, count = rows.columns, len(rows)
     time_N = times_alike(column["time"].astype(f"S{max(column['time'].dtype.itemsize, len('2026-01-31T18:05:00'))}"))
     written_N = np.where(column["time"] == time_N, b"", column["time"])
@@ -106,7 +108,7 @@ def sent(rows: Rows, number_N: NDArray[np.int64] | None, vector_NE: NDArray[Any]
         _numbers(rounded_N, ">f8"),
         _vectors(vector_NE, kind),
     ]
-    return list(map(b"".join, zip(*parts, strict=True)))
+    return b"".join(map(b"".join, zip(*parts, strict=True)))
 
 
 def _spread(texts: Texts) -> NDArray[np.bytes_]:
@@ -114,31 +116,36 @@ def _spread(texts: Texts) -> NDArray[np.bytes_]:
     return texts.text_V if texts.code_G is None else texts.text_V[texts.code_G]
 
 
-def _each(text_N: NDArray[np.bytes_], make: Callable[[str], bytes]) -> list[bytes]:
+def _each(text_N: NDArray[np.bytes_], make: Callable[[bytes], bytes]) -> list[bytes]:
     """What is made of each text; of equal ones once."""
     listed = text_N.tolist()
-    known = {text: make(text.decode("utf-8", "surrogateescape")) for text in set(listed)}
+    known = {text: make(text) for text in set(listed)}
     return [known[text] for text in listed]
 
 
-def _text(text: str) -> bytes:
+def _text(text: bytes) -> bytes:
     """A text as it is kept."""
-    content = kept(text).encode()
-    return len(content).to_bytes(4, "big") + content
+    if not text.isascii() or 0 in text:
+        text = kept(text.decode("utf-8", "surrogateescape")).encode()
+    return len(text).to_bytes(4, "big") + text
 
 
-def _text_and_number(text: str) -> bytes:
+def _text_and_number(text: bytes) -> bytes:
     """A text, and the number that it spells; an empty one is unknown."""
     if not text:
         return 2 * _NULL
-    spelt = number(text)
+    spelt = None if text.translate(None, _SPELLING) else number(text.decode())
     return _text(text) + (_NULL if spelt is None else struct.pack(">id", 8, spelt))
 
 
-def _person(stored: str) -> bytes:
+def _person(stored: bytes) -> bytes:
     """As a filter compares persons, and as JSON, in which 12 and "12" are two."""
-    person = json.loads(stored or "null")
-    return 3 * _NULL if person is None else _text_and_number(str(person)) + _text(json.dumps(person))
+    person = json.loads(stored.decode("utf-8", "surrogateescape") or "null")
+    if person is None:
+        return 3 * _NULL
+    spelt = str(person)
+    text = spelt.encode() if spelt.isascii() else encoded(spelt)
+    return _text_and_number(text) + _text(json.dumps(person).encode())
 
 
 def _numbers(value_N: NDArray[Any], kind: str) -> list[bytes]:

@@ -26,6 +26,7 @@ from tbps_cli.errors import DatabaseError
 Connection = psycopg.Connection[tuple[Any, ...]]
 PGVECTOR = (0, 8, 4)
 """The oldest pgvector that is used: earlier ones damage their indexes when rows are deleted."""
+# The vector is the third column: behind all the others, as older versions had it, comparing takes longer.
 STEPS = (
     """
     CREATE TABLE gallery (key text PRIMARY KEY, value text NOT NULL);
@@ -34,7 +35,9 @@ STEPS = (
     CREATE SEQUENCE image_id;
     CREATE TABLE image (
         id bigint PRIMARY KEY,
-        path text COLLATE "C" NOT NULL UNIQUE, path_number float8,
+        path text COLLATE "C" NOT NULL UNIQUE,
+        vector halfvec NOT NULL,
+        path_number float8,
         size bigint NOT NULL, mtime bigint NOT NULL, content text NOT NULL,
         camera text COLLATE "C", camera_number float8,
         time text COLLATE "C", time_number float8, time_written text,
@@ -43,8 +46,7 @@ STEPS = (
         source text COLLATE "C", source_number float8, seconds float8,
         x integer, y integer, width integer, height integer,
         track text COLLATE "C", track_number float8,
-        detection real, detection_rounded float8,
-        vector halfvec NOT NULL);
+        detection real, detection_rounded float8);
     CREATE INDEX image_camera_time ON image (camera, time);
     CREATE INDEX image_time ON image (time);
     """,

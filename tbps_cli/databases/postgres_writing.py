@@ -17,8 +17,8 @@ from tbps_cli.databases.texts import kept
 from tbps_cli.features.rows import Rows
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
-SENT = 1000
-"""Rows that are written at a time."""
+SENT = 500
+"""Rows that are made and sent at a time: the server writes them while the next are made."""
 COPIED = sql.SQL(", ").join(map(sql.Identifier, (*KINDS, "vector")))
 
 
@@ -33,21 +33,21 @@ def insert(connection: Connection, rows: Rows, vector_NE: NDArray[Any], kind: st
             assert numbers is not None
             try:
                 with connection.transaction():
-                    _copy(cursor, "image", sent(rows, np.array(numbers[0]), vector_NE, kind))
+                    _copy(cursor, "image", rows, np.array(numbers[0]), vector_NE, kind)
                 copied = True
             except psycopg.errors.UniqueViolation:  # another writer has added some of them meanwhile
                 pass
         if not copied:
-            _replace(cursor, sent(rows, None, vector_NE, kind))
+            _replace(cursor, rows, vector_NE, kind)
         if fields:
             cursor.execute("INSERT INTO known SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sorted(fields)])
 
 
-def _replace(cursor: Cursor, records: Sequence[bytes]) -> None:
+def _replace(cursor: Cursor, rows: Rows, vector_NE: NDArray[Any], kind: str) -> None:
     """Add rows of which some are there: these get a new number, and so are among the newest again."""
     cursor.execute("CREATE TEMP TABLE IF NOT EXISTS tbps_new (LIKE image) ON COMMIT DELETE ROWS")
     cursor.execute("ALTER TABLE tbps_new ALTER COLUMN id DROP NOT NULL")
-    _copy(cursor, "tbps_new", records)
+    _copy(cursor, "tbps_new", rows, None, vector_NE, kind)
     changed = sql.SQL(", ").join(
         sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in ("id", *KINDS, "vector")
     )
@@ -67,11 +67,14 @@ def _any_there(cursor: Cursor, paths: Sequence[str]) -> bool:
     return bool(cursor.execute("SELECT 1 FROM image WHERE path = ANY(%s) LIMIT 1", [paths]).fetchall())
 
 
-def _copy(cursor: Cursor, table: str, records: Sequence[bytes]) -> None:
-    """Write records in the binary form."""
+def _copy(
+    cursor: Cursor, table: str, rows: Rows, number_N: NDArray[np.int64] | None, vector_NE: NDArray[Any], kind: str
+) -> None:
+    """Write rows in the binary form, with their numbers where they have some."""
     asked = sql.SQL("COPY {} (id, {}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), COPIED)
     with cursor.copy(asked) as copy:
         copy.write(postgres_rows.HEADER)
-        for start in range(0, len(records), SENT):
-            copy.write(b"".join(records[start : start + SENT]))
+        for start in range(0, len(rows), SENT):
+            some = slice(start, start + SENT)
+            copy.write(sent(rows[some], None if number_N is None else number_N[some], vector_NE[some], kind))
         copy.write(postgres_rows.END)

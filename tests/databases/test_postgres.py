@@ -340,6 +340,20 @@ def test_a_filter_that_few_rows_passed_stays_exact_when_many_do(
     database.close()
 
 
+def test_rows_that_halves_cannot_tell_apart_are_ranked_exactly(postgres_url: str) -> None:
+    query_E = unit_rows(1, 32)[0]
+    across_NE = np.random.default_rng(0).standard_normal((1000, 32)).astype(np.float32)
+    across_NE -= np.outer(across_NE @ query_E, query_E)
+    across_NE /= np.linalg.norm(across_NE, axis=1, keepdims=True)
+    vector_NE = (0.5 * query_E + 0.75**0.5 * across_NE).astype(np.float16)  # all as near as halves can be
+    database = open_database(postgres_url, create=True, fingerprint="model")
+    rows = numbered(0, 1000)
+    database.add(rows, vector_NE)
+    (found,) = database.search(query_E[None], 10)
+    assert found.rows.paths == exact(rows, vector_NE.astype(np.float32), query_E, 10)
+    database.close()
+
+
 def test_galleries_of_one_database_are_apart(postgres_url: str) -> None:
     one, other = (open_database(postgres_url + end, create=True, fingerprint="m") for end in ("", "?gallery=second"))
     one.add(numbered(0, 3), unit_rows(3, WIDTH))
@@ -367,7 +381,8 @@ def test_with_an_index_nearly_all_of_the_best_are_found_and_with_a_narrow_filter
     assert not database.exact
     query_QE = unit_rows(40, width, seed=5)
     known = odd_rows(size)
-    for filtered, least in ((None, 0.99), ("camera == 'c1' and time > 2026-01-05", 1.0), ("seconds >= 0", 0.98)):
+    narrow = "camera == 'c1' and time > 2026-01-05", "path like '*ab*7-1.jpg'"
+    for filtered, least in ((None, 0.99), (narrow[0], 1.0), (narrow[1], 1.0), ("seconds >= 0", 0.98)):
         where = None if filtered is None else parse(filtered).tree
         shared = 0
         for matches, query_E in zip(database.search(query_QE, 10, where), query_QE, strict=True):
