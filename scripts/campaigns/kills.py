@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from support import kill_campaign
+from support import growth_kills, kill_campaign
 from support.kills import METHODS
 
 from campaigns.children import Ended, tbps
@@ -266,6 +266,8 @@ JOBS: dict[str, tuple[type[Job], int]] = {
     "convert": (Convert, 4),
 }
 """Name -> the job, and how many trials of CHAIN kills the long form makes."""
+WAYS = dict(zip(("merges, drops", "merges", "drops", "appends"), growth_kills.WAYS, strict=True))
+"""Name -> what the writers of one feature file do while they are killed."""
 SHORT = "index", "prepare-data --source", "convert"
 """What the short form kills; ./scripts/test kills trainings elsewhere too."""
 METHOD_KILLS = 23
@@ -277,6 +279,11 @@ def trials(place: Workshop, short: bool) -> list[Trial]:
         for number in range(name in SHORT if short else count):
             run: Callable[[random.Random], Result] = partial(chain, place, job, 2 if short else CHAIN)
             found.append(Trial("kills", name, number, run, seconds=1800))
+    for number, (name, how) in enumerate(list(WAYS.items())[: 1 if short else None]):
+        group = f"feature file, two writers and a reader: {name}"
+        found.append(
+            Trial("kills", group, number, partial(writer_kills, place, how, 3 if short else CHAIN), seconds=900)
+        )
     if not short:
         for number, method in enumerate(METHODS):
             found.append(Trial("kills", "train, every method", number, partial(method_kills, method), seconds=1800))
@@ -339,4 +346,15 @@ def method_kills(method: str, draw: random.Random) -> Result:
     result.seen["brought to its end and compared"] += records.runs
     if records.difference is not None:
         result.faults.append(f"{method}: {records.difference}")
+    return result
+
+
+def writer_kills(place: Workshop, how: str, kills: int, draw: random.Random) -> Result:
+    """Two writers of one feature file, killed while they append, drop and merge in the background; a third reads."""
+    with place.bench() as bench:
+        done = growth_kills.kill_writers(bench, how, kills, seed=draw.randrange(1 << 30))
+    result = Result(done.kills, [done.fault] if done.fault else [])
+    result.seen["found unmerged parts"] += done.in_parts
+    result.seen["found an unfinished merge"] += done.in_merges
+    result.seen["times read meanwhile"] += done.galleries
     return result

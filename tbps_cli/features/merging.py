@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError
@@ -50,34 +51,37 @@ class BackgroundMerge:
         """Whether there are no locks, so that nothing is merged in the background."""
         self.merged = False
         """Whether the new file is in its place."""
+        self.running = True
+        self._stop = False
         self._handle: int | None = None
-        self._stop, self._ended = threading.Event(), threading.Event()
-        """The latter is waited for, since `Thread.join` takes a thread for ended when Ctrl-C interrupts it."""
+        self._end: SimpleQueue[None] = SimpleQueue()
+        """Gets one entry at the end, to wake who waits. `Thread.join` and `Event.wait` must not be interrupted: after a
+        Ctrl-C the one takes a thread for ended, the other may hold its lock for ever."""
         threading.Thread(target=self._run, name="tbps-merge", daemon=True).start()
-
-    @property
-    def running(self) -> bool:
-        return not self._ended.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for its end; whether it has ended. Ctrl-C stops it, with everything as it was before."""
-        end = math.inf if seconds is None else time.monotonic() + seconds
         try:
-            while self.running and time.monotonic() < end:
-                self._ended.wait(LOOK)  # for ever would be deaf to signals that another thread receives
+            return self._has_ended_within(math.inf if seconds is None else seconds)
         except BaseException:
             self.stop()
             raise
-        return not self.running
 
     def stop(self, seconds: float = 5.0) -> None:
         """End it soon: what it has written is thrown away unless it is in its place already."""
-        self._stop.set()
-        self._ended.wait(seconds)
+        self._stop = True
+        self._has_ended_within(seconds)
+
+    def _has_ended_within(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while self.running and (left := end - time.monotonic()) > 0:
+            with suppress(Empty):
+                self._end.get(timeout=min(left, LOOK))  # for ever would be deaf to signals that another thread receives
+        return not self.running
 
     def check(self) -> None:
         """Raises Stopped when it is to end, or when its file was removed: rows in it were to go."""
-        if self._stop.is_set() or (self._handle is not None and os.fstat(self._handle).st_nlink == 0):
+        if self._stop or (self._handle is not None and os.fstat(self._handle).st_nlink == 0):
             raise Stopped
 
     def _run(self) -> None:
@@ -97,7 +101,8 @@ class BackgroundMerge:
         except (OSError, RuntimeError) as error:  # the latter of h5py
             self.error = unwritable(self.path, error)
         finally:
-            self._ended.set()
+            self.running = False
+            self._end.put(None)
 
     def _merge(self, place: Path) -> None:
         beside = part_paths(self.path)  # first: what comes now is neither in the new file nor removed

@@ -264,13 +264,17 @@ def highest(score_K: Floats, count: int) -> Places:
     """The places of at least the `count` highest scores, ascending; of few more.
 
     The `count`-th of the maxima of small sets of rows is a bound that so many scores reach, and is found in one pass;
-    partitioning a million scores takes longer than scanning their codes.
+    partitioning a million scores takes longer than scanning their codes. Only sets whose maximum reaches it are looked
+    at again.
     """
     count = min(count, len(score_K))
-    piece = min(256, max(1, len(score_K) // (8 * count)))
-    whole = len(score_K) // piece * piece
-    maxima = score_K[:whole].reshape(piece, -1).max(axis=0)
-    return np.flatnonzero(score_K >= np.partition(maxima, -count)[-count])
+    size = min(256, max(1, len(score_K) // (8 * count)))
+    sets = len(score_K) // size  # of the rows i, i + sets, i + 2 sets, ...
+    top_R = score_K[: size * sets].reshape(size, sets).max(axis=0)
+    bound = np.partition(top_R, -count)[-count]
+    member = np.flatnonzero(top_R >= bound) + sets * np.arange(size)[:, None]
+    place_N = np.concatenate([member.ravel(), np.arange(size * sets, len(score_K))])
+    return np.sort(place_N[score_K[place_N] >= bound])
 
 
 def reached(score_K: Floats, count: float) -> np.float32:

@@ -2,7 +2,8 @@
 
 In a few thousand rows the product takes a tenth of a millisecond, so everything around it counts. A copy of the rows in
 bfloat16 is made, in half the memory of float32, and kept for galleries that nobody can write to. Queries are multiplied
-with it in packs, as many as stay in the nearest cache, and threads share packs instead of rows. Every row that can be
+with it in packs, as many as stay in the nearest cache. Products of packs run in threads; what is left to do are many
+short calls, which in two threads would wait for Python's lock: the thread that asks does them. Every row that can be
 among the best is scored once more by a dot product of the stored numbers, as `rank` does it everywhere: answers are the
 same to the bit.
 
@@ -113,24 +114,29 @@ def queries_together(queries: int, numbers: int, threads: Callable[[], int]) -> 
     return -(-queries // parts)
 
 
-def best_near(query_BE: Floats, gallery_GE: Array, near: NearRows, k: int) -> tuple[Array, Index] | None:
-    """(score_BK, index_BK), best first, of at most `PACK` queries.
+def quick_scores(query_BE: Floats, near: NearRows) -> Floats:
+    """[G, B], as far off as `near.apart` says. Other threads of Python run meanwhile."""
+    numkong = halves.library()
+    assert numkong is not None
+    rounded = numkong.astype(query_BE, "bfloat16")
+    if len(query_BE) <= FEW and near.packed is not None:
+        return np.asarray(numkong.dots_packed(rounded, near.packed)).T
+    return np.asarray(numkong.dots_packed(near.row_GE, numkong.dots_pack(rounded, dtype=numkong.bfloat16)))
+
+
+def best_near(
+    query_BE: Floats, gallery_GE: Array, near: NearRows, score_GB: Floats, k: int
+) -> tuple[Array, Index] | None:
+    """(score_BK, index_BK), best first, of at most `PACK` queries with their quick scores.
 
     None where too many rows are near the best, and for queries whose products float32 may not hold.
     """
-    numkong = halves.library()
-    assert numkong is not None
     queries = len(query_BE)
-    if queries == 1 and near.packed is not None:
-        return _best_of_one(query_BE, gallery_GE, near, k)
+    if queries == 1:
+        return _best_of_one(query_BE[0], gallery_GE, near, score_GB[:, 0], k)
     near_B = near.apart * lengths(query_BE)
     if not SOUND[0] < near_B.min() <= near_B.max() < SOUND[1]:
         return None
-    rounded = numkong.astype(query_BE, "bfloat16")
-    if queries <= FEW and near.packed is not None:
-        score_GB = np.asarray(numkong.dots_packed(rounded, near.packed)).T
-    else:
-        score_GB = np.asarray(numkong.dots_packed(near.row_GE, numkong.dots_pack(rounded, dtype=numkong.bfloat16)))
     limit_B = (_reached(score_GB, k) - near_B).astype(np.float32)
     place_M = np.flatnonzero(score_GB >= np.nextafter(limit_B, np.float32(-np.inf)))
     if len(place_M) > (CROWD + 2 * k) * queries:
@@ -143,15 +149,13 @@ def best_near(query_BE: Floats, gallery_GE: Array, near: NearRows, k: int) -> tu
     return score_M[chosen], index_M[chosen]
 
 
-def _best_of_one(query_1E: Floats, gallery_GE: Array, near: NearRows, k: int) -> tuple[Array, Index] | None:
+def _best_of_one(
+    query_E: Floats, gallery_GE: Array, near: NearRows, score_G: Floats, k: int
+) -> tuple[Array, Index] | None:
     """The same for one query, in as few calls as possible: they take longer than the product."""
-    numkong = halves.library()
-    assert numkong is not None
-    query_E = query_1E[0]
     squared = float(query_E.dot(query_E))
     if not SOUND[0] ** 2 < squared < SOUND[1] ** 2:
         return None
-    score_G = np.asarray(numkong.dots_packed(numkong.astype(query_1E, "bfloat16"), near.packed))[0]
     limit = float(_reached(score_G, k)) - SLACK * near.apart * math.sqrt(squared)
     place_M = (score_G >= limit).nonzero()[0]
     if len(place_M) > CROWD + 2 * k:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from tbps_cli.errors import DataError
 from tbps_cli.retrieval import halves
-from tbps_cli.retrieval.near import best_near, near_rows, queries_together
+from tbps_cli.retrieval.near import best_near, near_rows, queries_together, quick_scores
 from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, threads_of_blas, widened
 
 BLOCK = 1 << 20
@@ -158,15 +158,20 @@ def _near(query_QE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index] | N
         return None
     size = queries_together(len(query_QE), gallery.size, threads_of_blas)
     if size >= len(query_QE):
-        return best_near(query_QE, gallery, near, k)
+        return best_near(query_QE, gallery, near, quick_scores(query_QE, near), k)
 
-    def best(start: int, stop: int) -> tuple[Array, Index] | None:
-        return best_near(query_QE[start:stop], gallery, near, k)
+    def scores(start: int, stop: int) -> Array:
+        return quick_scores(query_QE[start:stop], near)
 
-    parts = list(_mapped(best, len(query_QE), size, threads_of_blas()))
-    if any(part is None for part in parts):
-        return None
-    return np.concatenate([score for score, _ in parts]), np.concatenate([index for _, index in parts])
+    found = []
+    for start, score_GB in zip(
+        range(0, len(query_QE), size), _mapped(scores, len(query_QE), size, threads_of_blas()), strict=True
+    ):
+        part = best_near(query_QE[start : start + size], gallery, near, score_GB, k)
+        if part is None:
+            return None
+        found.append(part)
+    return np.concatenate([score for score, _ in found]), np.concatenate([index for _, index in found])
 
 
 def _best_of(query_BE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index]:

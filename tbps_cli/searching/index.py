@@ -41,7 +41,7 @@ from tbps_cli.searching.index_way import choose
 from tbps_cli.searching.naming import with_names
 from tbps_cli.searching.persons import PersonReport, embed_persons
 from tbps_cli.searching.scan import FoundFiles
-from tbps_cli.searching.share import WorkShare
+from tbps_cli.searching.share import ShareNotes, WorkShare
 from tbps_cli.searching.skipped import SkippedList, warn_of_skipped
 from tbps_cli.searching.sources import Item, Items, Listing, Sources, find_sources
 from tbps_cli.searching.withheld import Withheld
@@ -129,6 +129,9 @@ def index(
             "--share: --pattern or --detect differ from how this index was made, which changes rows of every share.",
             "Run tbps index once without --share.",
         )
+    shares = ShareNotes(file.path)
+    if share is not None:
+        shares.begun(share)
     listing = given.list(None if progress is None else lambda found: progress(found, 0))
     items = Items.of(listing.items, given.roots)
     skipped = SkippedList(file.path)
@@ -168,6 +171,8 @@ def index(
             f"{len(file):,}",
         )
     file.settle(share=SHARE if codes else 1)
+    if share is not None or given.complete:
+        shares.finished(share)
     update.kept, update.expired = not file.unwritten, withheld.expiry.gone
     rows, vector_GE = outcome.wanted(file)
     if not len(rows) and mine_N.all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy as np
 from tbps_cli.errors import CacheError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.image_ways import SUFFIXES
+from tbps_cli.features.parts import part_paths
 from tbps_cli.features.rows import Rows
+from tbps_cli.features.separate import SIGNATURE
 from tbps_cli.features.snapshot import read_about, read_fingerprint
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.models.run import WEIGHTS
 from tbps_cli.searching.gallery import Gallery, IndexFile, Roots
+from tbps_cli.searching.share import ShareNotes
 from tbps_cli.searching.withheld import Withheld
 
 logger = logging.getLogger("tbps")
@@ -43,7 +47,29 @@ def open_index(model: Encoder, path: Path, *, root: Path | None = None) -> Galle
     named = about.get("sources", {})
     places = {str(name): Path(str(place)) for name, place in named.items()} if isinstance(named, dict) else {}
     roots = _roots(path, Roots(Path(str(folder)), places), file.known(), root)
+    if (missing := ShareNotes(path).missing()) is not None:
+        _say_once(f"{path}: {missing}; images may be missing.")
     return as_it_is(file, str(path), roots, str(model.path))
+
+
+@cache
+def _say_once(text: str) -> None:
+    """A server opens its index again whenever that has grown."""
+    logger.warning("%s", text)
+
+
+def is_index_file(path: Path) -> bool:
+    """Whether there is an index under a path: told by its name, or by how it begins, or by parts that lie beside it
+    until somebody joins them."""
+    if not path.exists():
+        return bool(part_paths(path))
+    if not path.is_file() or path.suffix.lower() in (".h5", ".hdf5"):
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except OSError:
+        return False
 
 
 def fingerprint_of(path: Path, model: Encoder) -> str:

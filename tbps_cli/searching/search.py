@@ -14,14 +14,13 @@ from typing import TypeAlias
 from tbps_cli.databases.urls import is_url
 from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.encoder import Encoder
-from tbps_cli.features.separate import SIGNATURE
 from tbps_cli.files import expanded
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.models.checkpoint import Checkpoint, find, open_data, opened, ready_encoder
 from tbps_cli.searching.explaining import check_explain
 from tbps_cli.searching.galleries import named
 from tbps_cli.searching.gallery import Gallery
-from tbps_cli.searching.index_file import open_index, read_index
+from tbps_cli.searching.index_file import is_index_file, open_index, read_index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.query import Query, Term
 from tbps_cli.searching.ranking import TOP, Answer, answers, check_limits
@@ -304,21 +303,10 @@ def open_gallery(
 
 def index_file_of(places: Sequence[str | Path]) -> Path | None:
     """The index file that is searched, when it is one. Raises UsageError for one among other sources."""
-    indexes = [path for path in map(expanded, map(Path, places)) if path.is_file() and _is_index(path)]
+    indexes = [path for path in map(expanded, map(Path, places)) if is_index_file(path)]
     if indexes and len(places) > 1:
         raise UsageError(f"--in {indexes[0]}: an index is searched alone.", "Name the sources themselves.")
     return indexes[0] if indexes else None
-
-
-def _is_index(path: Path) -> bool:
-    """Whether a file should be an index: by its name, or by how it begins."""
-    if path.suffix.lower() in (".h5", ".hdf5"):
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(len(SIGNATURE)) == SIGNATURE
-    except OSError:
-        return False
 
 
 def _sources(places: Sequence[str | Path], gallery: str | None) -> Sources:

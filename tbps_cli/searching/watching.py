@@ -12,8 +12,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,7 @@ class WatchState:
 
 
 Observe = Callable[[WatchState], None]
+Telling = Callable[[], AbstractContextManager[bool]]
 
 
 def watch(
@@ -108,6 +111,7 @@ def watch(
     sets: Sequence[str] = (),
     words: str | Path | None = None,
     stop: threading.Event | None = None,
+    telling: Telling | None = None,
     observe: Observe | None = None,
     progress: Progress | None = None,
 ) -> Generator[Alert, None, None]:
@@ -125,6 +129,7 @@ def watch(
     again, also after a kill. command: run for each, see `alert_command`.
     once: judge what is new, and end. poll: seconds from one listing of the sources to the next; by default changes are
     noticed at once. settled: seconds for which a file must stay as it is before it is taken.
+    telling: what alerts are written down in; where it gives False nothing is told, and what is new stays new.
     observe: called with the state after each look. footage, download, precision, workers, progress: as in `index`.
     Raises TbpsError for what is wrong from the start; what happens later (a source vanishes, a disk is full) is
     logged once, and waited for.
@@ -143,6 +148,7 @@ def watch(
         journal=Path(jsonl).absolute() if jsonl is not None else None,
         command=command,
         audit=audit,
+        telling=telling,
         observe=observe,
     )
     watcher.open_model(opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root))
@@ -287,6 +293,7 @@ class _Watcher:
         cool_down: float | None = None,
         command: str | None = None,
         audit: AuditLog | None = None,
+        telling: Telling | None = None,
         observe: Observe | None = None,
     ) -> None:
         if where is not None and "score" in where.fields:
@@ -294,6 +301,7 @@ class _Watcher:
         self.sources, self.arrivals, self.queries, self.names = sources, sources.arrivals, queries, _names(queries)
         self.budget, self.min_score, self.where, self.since = budget, min_score, where, since
         self.cool_down, self.audit, self._observe = cool_down, audit, observe
+        self._telling = telling or partial(nullcontext, True)
         roots = self.arrivals.sources.roots
         place = repr([str(roots.folder.absolute()), sorted(map(str, roots.named.values())), self.arrivals.sources.part])
         folder = cache_dir() / "watch" / _digest(place)
@@ -400,9 +408,12 @@ class _Watcher:
             found += self._judge(name, gallery, units, score_QG[number], new_QG[number], self.judged[number])
         found.sort(key=lambda alert: alert.moment)
         more = {"gallery": gallery.name, "run": gallery.run, **({"exec": True} if self.command else {})}
-        told = self.journal.append(found, COOL_DOWN if self.cool_down is None else self.cool_down, **more)
-        for judged, new_G in zip(self.judged, new_QG, strict=True):
-            judged.add(gallery.rows.take(new_G), time.time())
+        with self._telling() as wanted:
+            if not wanted:
+                return
+            told = self.journal.append(found, COOL_DOWN if self.cool_down is None else self.cool_down, **more)
+            for judged, new_G in zip(self.judged, new_QG, strict=True):
+                judged.add(gallery.rows.take(new_G), time.time())
         self.state.rows = len(gallery)
         self.state.judged += int(units.any_of(np.any(new_QG, axis=0)).sum())
         self.state.alerts += len(told)

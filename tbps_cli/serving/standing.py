@@ -26,6 +26,7 @@ from tbps_cli.errors import CacheError, TbpsError, UsageError
 from tbps_cli.places import cache_dir
 from tbps_cli.searching.arrivals import SETTLED
 from tbps_cli.searching.journal import Journal
+from tbps_cli.searching.query import Query
 from tbps_cli.searching.watching import note_past, watch
 from tbps_cli.serving.picture_ids import id_of, split_id
 from tbps_cli.serving.served import ServedGallery
@@ -84,6 +85,8 @@ class StandingQuestions:
     """Seconds for which a file must stay as it is before a question is asked of it."""
     loop: asyncio.AbstractEventLoop | None = None
     _questions: list[Question] = field(default_factory=list)
+    _deleted: set[tuple[str, str]] = field(default_factory=set)
+    """Gallery and name of questions that were deleted since the server began: listeners are told of them no longer."""
     _watching: dict[str, _Watching] = field(default_factory=dict)
     _listeners: set[asyncio.Event] = field(default_factory=set)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -132,7 +135,7 @@ class StandingQuestions:
         return made.document()
 
     def remove(self, id: str) -> bool:
-        """Delete a question; whether there was one."""
+        """Delete a question; whether there was one. From then on nobody is alerted of it."""
         with self._lock:
             gone = next((question for question in self._read() if question.id == id), None)
             if gone is None:
@@ -153,12 +156,12 @@ class StandingQuestions:
                 held = False
                 for place, served in enumerate(self.galleries):
                     for line in list(self._lines(served))[sent[place] :]:
-                        forgotten = _is_forgotten(served, line)
-                        if not forgotten and _is_too_early(served, line):
+                        untold = self._is_deleted(line) or _is_forgotten(served, line)
+                        if not untold and _is_too_early(served, line):
                             held = True
                             break
                         sent[place] += 1
-                        if forgotten:
+                        if untold:
                             continue
                         yield f"id: {'.'.join(map(str, sent))}\nevent: alert\ndata: {json.dumps(_shown(line))}\n\n"
                 try:
@@ -199,9 +202,13 @@ class StandingQuestions:
     def _served(self, name: str) -> ServedGallery | None:
         return next((served for served in self.galleries if served.name == name), None)
 
+    def _is_deleted(self, line: dict[str, Any]) -> bool:
+        return (str(line["gallery"]), str(line["query"])) in self._deleted
+
     def _take_up(self) -> None:
         """Watch every gallery for the questions of now, in the place of those before. Under the lock."""
-        self._questions = self._read()
+        before, self._questions = self._questions, self._read()
+        self._deleted = (self._deleted | _names(before)) - _names(self._questions)
         for served in self.galleries:
             texts = [question.text for question in self._questions if question.gallery == served.name]
             old = self._watching.get(served.name)
@@ -267,7 +274,16 @@ class StandingQuestions:
             **served.settings.indexing,
             settled=self.settled,
             stop=stop,
+            telling=lambda: self._telling(served, texts, stop),
         )
+
+    @contextmanager
+    def _telling(self, served: ServedGallery, texts: list[str], stop: threading.Event) -> Iterator[bool]:
+        """While alerts are written down no question is deleted, here or by another server of this cache; whether all
+        of these are asked still."""
+        with self._lock, _locked(self.folder / "questions.lock"):
+            kept = {question.text for question in self._read() if question.gallery == served.name}
+            yield not stop.is_set() and kept.issuperset(texts)
 
     def _tell(self) -> None:
         if self.loop is not None and not self.loop.is_closed():
@@ -322,6 +338,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _names(questions: list[Question]) -> set[tuple[str, str]]:
+    """Of each its gallery, and its name in the journal."""
+    return {(question.gallery, str(Query(question.text))) for question in questions}
 
 
 def _shown(line: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tbps_cli.errors import CacheError
-from tbps_cli.features import hdf5, mapping, parts, rows, snapshot, store
+from tbps_cli.features import hdf5, mapping, merging, parts, rows, snapshot, store
 from tbps_cli.features.merging import BackgroundMerge
 from tbps_cli.features.parts import part_paths, parts_folder, unfinished, unfinished_paths
 from tbps_cli.features.rows import Row, Rows, texts
@@ -513,6 +516,33 @@ def test_ctrl_c_while_a_merge_is_waited_for_loses_nothing(path: Path, monkeypatc
     assert "can be interrupted" in caplog.text
     assert path.read_bytes() == before and not unfinished_paths(path)
     assert len(FeatureFile.open(path, "f1")) == 5700
+
+
+def test_ctrl_c_at_any_moment_of_waiting_for_a_merge_ends_it(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(merging, "LOOK", 0.001)
+
+    def until_stopped(*words: Any) -> None:
+        while True:
+            time.sleep(0.001)
+            words[-1]()
+
+    for moment in range(60):  # so many lines of Python: several looks
+        merge, lines = BackgroundMerge(path, "f1", until_stopped), itertools.count()
+
+        def interrupt(frame: Any, event: str, _: Any, lines: Iterator[int] = lines, moment: int = moment) -> Any:
+            if event == "line" and next(lines) == moment:
+                raise KeyboardInterrupt  # and nothing else is traced from here on
+            return interrupt
+
+        before = sys.gettrace()
+        with pytest.raises(KeyboardInterrupt):
+            sys.settrace(lambda frame, *_: interrupt if frame.f_code is not BackgroundMerge.wait.__code__ else None)
+            try:
+                merge.wait(60)
+            finally:
+                sys.settrace(before)
+        assert not merge.running and not merge.merged, moment
+    assert not unfinished_paths(path)
 
 
 def test_a_disk_that_is_full_costs_the_merge_and_nothing_else(path: Path, monkeypatch, caplog) -> None:

@@ -30,7 +30,7 @@ from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.listed import FileFacts
 from tbps_cli.searching.scan import Found, FoundFiles
 from tbps_cli.searching.search import search
-from tbps_cli.searching.share import WorkShare
+from tbps_cli.searching.share import ShareNotes, WorkShare
 from tbps_cli.searching.skipped import SkippedList
 from tbps_cli.searching.sources import Items
 
@@ -107,6 +107,34 @@ def test_shares_one_after_another_give_the_index_of_one_process(model: FakeEncod
     assert [count for count, _ in sizes] == counts and [size for _, size in sizes] == np.cumsum(counts).tolist()
     assert same(open_index(model, Path("shared.h5")), wanted)
     assert index(model, folder, "shared.h5").update.added == 0
+
+
+def test_the_second_share_can_be_searched_before_the_first_has_begun(model: FakeEncoder, folder: Path, caplog) -> None:
+    shares, path = of(folder, "1/2", "2/2"), Path("shared.h5")
+    index(model, folder, path, share=WorkShare(2, 2))
+    assert not path.exists(), "it is in parts alone"
+    assert {hit.path for hit in search(model, path, "a man", top=IMAGES)} == shares["2/2"]
+    assert f"{path}: share 1 of 2 has not begun; images may be missing." in caplog.text
+    caplog.clear()
+    index(model, folder, path, share=WorkShare(1, 2))
+    assert len(search(model, path, "a man", top=IMAGES)) == IMAGES and not caplog.text
+
+
+def test_notes_on_shares_say_which_are_missing(tmp_path: Path) -> None:
+    notes = ShareNotes(tmp_path / "shared.h5")
+    assert notes.missing() is None
+    for number in (2, 4, 5, 9):
+        notes.begun(WorkShare(number, 9))
+    notes.finished(WorkShare(4, 9))
+    assert notes.missing() == "shares 1, 3 and 6-8 of 9 have not begun, shares 2, 5 and 9 of 9 have not finished"
+    notes.begun(WorkShare(4, 9))
+    assert notes.missing().endswith("shares 2, 4-5 and 9 of 9 have not finished")
+    notes.begun(WorkShare(1, 2))  # another number of shares: another division
+    assert notes.missing() == "share 2 of 2 has not begun, share 1 of 2 has not finished"
+    notes.finished(None)
+    assert notes.missing() is None
+    notes.path.write_text("[1")
+    assert notes.missing() is None
 
 
 def test_three_shares_at_once_fill_one_index(model: FakeEncoder, folder: Path, tmp_path: Path) -> None:

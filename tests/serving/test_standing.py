@@ -11,6 +11,7 @@ from pathlib import Path
 from serving.conftest import paint, until
 from support.encoder import FakeEncoder
 
+from tbps_cli.searching import watching
 from tbps_cli.searching.index import index
 from tbps_cli.searching.watching import watch
 from tbps_cli.serving import standing
@@ -66,6 +67,49 @@ def test_what_arrives_as_soon_as_a_question_is_kept_is_told(serving, tmp_path: P
     paint(folder / "newer.png", "red", (18, 42))
     told = until(lambda: [one for one in client.get("/v1/watch").json()["alerts"] if one["path"] != "new.png"], 40)
     assert [one["path"] for one in told] == ["newer.png"]
+
+
+def test_a_question_that_was_deleted_alerts_nobody_any_more(serving, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "cams"
+    fill(folder)
+    client = serving(folder)
+    red, coat = (client.post("/v1/watch", json={"text": text}).json() for text in ("red", "a red coat"))
+    judging, going, dots = threading.Event(), threading.Event(), watching.dots
+
+    def held_up(query_QE, vector_GE):
+        if len(vector_GE) == 61:  # the new image is about to be told
+            judging.set()
+            going.wait(40)
+        return dots(query_QE, vector_GE)
+
+    monkeypatch.setattr(watching, "dots", held_up)
+    paint(folder / "new.png", "red", (18, 40))
+    assert judging.wait(40)
+    assert client.delete(f"/v1/watch/{red['id']}").status_code == 204
+    going.set()
+    told = until(lambda: client.get("/v1/watch").json()["alerts"], 40)
+    assert [(alert["query"], alert["path"]) for alert in told] == [("a red coat", "new.png")]
+
+    served = client.service.galleries[0]
+    questions = StandingQuestions([served])
+    questions.remove(questions.add(served, "red")["id"])
+    line = {"id": "1", "found": "2026-01-01T00:00:00Z", "query": "red", "path": "red.png"}  # told before
+    with questions._journal(served.name).open("a") as journal:
+        journal.write(json.dumps(line) + "\n")
+
+    monkeypatch.setattr(standing, "PAUSE", 0.01)
+
+    async def listened() -> list[str]:
+        found: list[str] = []
+        async for event in questions.events("0"):
+            if event.startswith(":"):  # nothing more
+                break
+            found += [json.loads(event.split("data: ")[1])["query"]] if "event: alert" in event else []
+        return found
+
+    assert asyncio.run(listened()) == ["a red coat"]
+    questions.close()
+    client.delete(f"/v1/watch/{coat['id']}")
 
 
 def test_questions_outlive_the_server(serving, tmp_path: Path) -> None:
