@@ -82,7 +82,7 @@ class ShareNotes:
         """Note that a share is embedded; None: that everything is, without shares."""
         if share is not None:
             self._note(share, done=True)
-        elif self.path.exists():
+        elif self._read()[0]:
             with self._kept():
                 self.path.unlink(missing_ok=True)
 

@@ -77,9 +77,12 @@ class SharedGallery(Gallery):
         try:
             together_QE = np.concatenate([one.query_QE for one in batch])
             score_QK, place_QK = super().best(together_QE, max(one.k for one in batch))
-        except Exception as error:  # whoever asked is told
-            for one in batch:
-                one.found = error
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].found = error
+                return
+            for one in batch:  # only whoever asked for what cannot be answered is told
+                self._rank([one])
             return
         for row, one in enumerate(batch):
             one.found = score_QK[row : row + 1, : one.k], place_QK[row : row + 1, : one.k]

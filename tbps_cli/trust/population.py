@@ -42,7 +42,7 @@ class Population:
 
     vector_SE: NDArray[Any]
     place_S: Places
-    """Where in the gallery each of them stands, ascending."""
+    """Where in the gallery each of them stands; below 0 for those that are only known as vectors."""
     size: int
     """How many images it stands for."""
 
@@ -66,8 +66,7 @@ class Population:
         ordered = np.sort(score_S)
         mean, deviation = (float(value) for value in (score_S.mean(), score_S.std())) if len(score_S) else (0.0, 0.0)
         as_high_K = len(ordered) - np.searchsorted(ordered, score_K - TIE)
-        at_K = np.minimum(np.searchsorted(self.place_S, place_K), len(self.place_S) - 1)
-        inside_K = self.place_S[at_K] == place_K if len(self.place_S) else np.zeros(len(place_K), bool)
+        inside_K = np.isin(place_K, self.place_S)
         return [
             Standing(
                 # an image counts once as one that scores as high as itself, whether it was drawn or not

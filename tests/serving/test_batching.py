@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.encoder import FakeEncoder
 
+from tbps_cli.errors import DataError
 from tbps_cli.features.rows import Row, Rows
 from tbps_cli.retrieval.rank import topk
 from tbps_cli.searching.gallery import Gallery, Roots
@@ -117,10 +118,28 @@ def test_searches_that_wait_are_ranked_together_and_each_gets_its_own(monkeypatc
         assert np.array_equal(score_QK, alone[0]) and np.array_equal(place_QK, alone[1])
 
 
-def test_an_error_of_a_ranking_reaches_all_who_waited_and_the_next_search_is_answered() -> None:
+def test_only_whoever_asked_what_cannot_be_answered_gets_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     vector_GE = np.eye(4, dtype=np.float32)
     rows = Rows.of([Row(f"{number}.png") for number in range(4)])
     shared = SharedGallery.of(Gallery("photos", Roots(Path()), rows, vector_GE))
-    with pytest.raises(ValueError, match="features"):
-        shared.best(np.ones((1, 3), np.float32), 2)
-    assert shared.best(vector_GE[2:3], 1)[1].tolist() == [[2]]
+    begun, go = threading.Event(), threading.Event()
+    usual = Gallery.best
+
+    def best(self, query_QE, k, place_K=None):
+        begun.set()
+        assert go.wait(20)
+        return usual(self, query_QE, k, place_K)
+
+    monkeypatch.setattr(Gallery, "best", best)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(shared.best, vector_GE[:1], 1)
+        assert begun.wait(20)
+        wrong = pool.submit(shared.best, np.full((1, 4), np.nan, np.float32), 1)
+        right = pool.submit(shared.best, vector_GE[2:3], 1)
+        while len(shared._turns.waiting) < 2:
+            threading.Event().wait(0.01)
+        go.set()
+        assert first.result(20)[1].tolist() == [[0]]
+        with pytest.raises(DataError):
+            wrong.result(20)
+        assert right.result(20)[1].tolist() == [[2]]
