@@ -33,6 +33,7 @@ from tbps_cli.models.model import build
 from tbps_cli.models.run import Run
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.load import build as build_recipe
+from tbps_cli.recipe.schema import Recipe
 from tbps_cli.synthetic.build import build as draw
 
 SIZE = 224
@@ -111,7 +112,11 @@ def write_run(folder: Path, layers: int, width: int) -> Path:
         "data": {"name": "cuhk-pedes", "image_size": [SIZE, SIZE]},
         "method": {"name": "clip", "tower": tower, "weights": "random"},
     }
-    recipe = build_recipe(Draft(values, {}, "bench"))
+    return write_random(folder, build_recipe(Draft(values, {}, "bench")))
+
+
+def write_random(folder: Path, recipe: Recipe) -> Path:
+    """A run of this recipe with random weights."""
     method = build(recipe)
     method.initialise(torch.Generator().manual_seed(0))
     run = Run.create(folder, recipe)

@@ -13,7 +13,6 @@ into it by the browser. --place DIR keeps model and gallery there for the next t
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,17 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from benchmarks import _machine
-from benchmarks.index import write_images, write_run
+from benchmarks.index import write_images, write_random, write_run
 from benchmarks.serve import COLOURS, THINGS, free_port
 from playwright.sync_api import Page, sync_playwright
 
 from tbps_cli.features.rows import Row, content_hash
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.models.checkpoint import opened
-from tbps_cli.models.model import build
-from tbps_cli.models.run import Run
 from tbps_cli.recipe.load import load
 from tbps_cli.searching.index import NARROW
 
@@ -84,13 +80,7 @@ def write_model(folder: Path, kind: str) -> Path:
     """A run with random weights, of the demo's recipe or with the towers of ViT-B/16."""
     if kind == "vit":
         return write_run(folder, 12, 768)
-    recipe = load("demo")
-    method = build(recipe)
-    method.initialise(torch.Generator().manual_seed(0))
-    run = Run.create(folder, recipe)
-    run.save_weights("best", method.state_dict(), {})
-    os.utime(run.weights_file, (1, 1))  # as old as weights are that somebody searches with
-    return folder
+    return write_random(folder, load("demo"))
 
 
 def write_gallery(file: Path, rows: int, run: Path, *, tracks: bool) -> None:

@@ -25,16 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from benchmarks import _machine
-from benchmarks.index import LAUNCHER, Taken, write_images
+from benchmarks.index import LAUNCHER, Taken, write_images, write_random
 
 from tbps_cli.exporting.exporter import export
 from tbps_cli.features.snapshot import read_fingerprint
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.models.exported import ExportedModel
-from tbps_cli.models.model import build
-from tbps_cli.models.run import Run
 from tbps_cli.recipe.draft import Draft
 from tbps_cli.recipe.load import build as build_recipe
 from tbps_cli.synthetic.build import build as draw
@@ -102,13 +99,7 @@ def write_run(folder: Path, layers: int, width: int) -> Path:
         "data": {"name": "synthetic", "image_size": [SIZE, SIZE]},
         "method": {"name": "clip", "tower": tower, "weights": "random"},
     }
-    recipe = build_recipe(Draft(values, {}, "bench"))
-    method = build(recipe)
-    method.initialise(torch.Generator().manual_seed(0))
-    run = Run.create(folder, recipe)
-    run.save_weights("best", method.state_dict(), {})
-    os.utime(run.weights_file, (1, 1))  # as old as weights are that somebody searches with
-    return folder
+    return write_random(folder, build_recipe(Draft(values, {}, "bench")))
 
 
 def prepare(place: Path, images: int, layers: int, width: int) -> None:
