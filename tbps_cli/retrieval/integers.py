@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.retrieval.halves import library
+from tbps_cli.retrieval.halves import library, multiplies_tiles
 from tbps_cli.retrieval.similarity import threads_of_blas
 
 Codes = NDArray[np.int8]
@@ -24,9 +24,13 @@ Product = Callable[[Codes, Codes], NDArray[np.int32]]
 
 TRIED = 4096
 """Rows of a trial."""
-FOLDED = 2
-"""Rows that numkong takes for one when there is one query: 8.2 ms for a million of 128 from memory, one by one 10.2.
-Four are quicker in the processor's cache (0.27 ms for 65,536, two 0.39) and slower from memory (14 ms)."""
+FOLDED, FOLDED_TILES = 2, 16
+"""Rows that numkong takes for one when there is one query, the second on processors that multiply tiles (AMX).
+
+A million rows of 128 from memory: with VNNI 8.2 ms with two, one by one 10.2; four are quicker in the processor's cache
+(0.27 ms for 65,536, two 0.39) and slower from memory (14 ms). With AMX 6.4 ms with sixteen, which is what reading them
+takes, and 10.3 with two; in the cache both take as long, so a small trial would not tell.
+"""
 BLOCK = 65_536
 """Rows that a thread takes at a time: 8 MB of codes."""
 
@@ -34,18 +38,19 @@ BLOCK = 65_536
 def with_numkong(query_QD: Codes, row_ND: Codes) -> NDArray[np.int32]:
     """numkong's product; it lets other threads of Python run.
 
-    One query takes as long for each row as `FOLDED` queries do. So as many rows are taken for one that is so many times
+    One query takes as long for each row as a few queries do. So as many rows are taken for one that is so many times
     as wide, and the query stands in as many rows, at the place of one of them each, beside zeros.
     """
     numkong = library()
     assert numkong is not None
-    if len(query_QD) > 1 or len(row_ND) < FOLDED or not row_ND.flags.c_contiguous:
+    folded = FOLDED_TILES if multiplies_tiles() else FOLDED
+    if len(query_QD) > 1 or len(row_ND) < folded or not row_ND.flags.c_contiguous:
         return np.asarray(numkong.dots_packed(row_ND, numkong.dots_pack(query_QD))).T
-    width, whole = query_QD.shape[1], len(row_ND) // FOLDED * FOLDED
-    folded_FD = np.zeros((FOLDED, FOLDED, width), np.int8)
-    folded_FD[np.arange(FOLDED), np.arange(FOLDED)] = query_QD[0]
-    pack = numkong.dots_pack(folded_FD.reshape(FOLDED, -1))
-    found = np.asarray(numkong.dots_packed(row_ND[:whole].reshape(-1, FOLDED * width), pack)).reshape(1, -1)
+    width, whole = query_QD.shape[1], len(row_ND) // folded * folded
+    query_FFD = np.zeros((folded, folded, width), np.int8)
+    query_FFD[np.arange(folded), np.arange(folded)] = query_QD[0]
+    pack = numkong.dots_pack(query_FFD.reshape(folded, -1))
+    found = np.asarray(numkong.dots_packed(row_ND[:whole].reshape(-1, folded * width), pack)).reshape(1, -1)
     if whole == len(row_ND):
         return found
     rest = np.asarray(numkong.dots_packed(row_ND[whole:], numkong.dots_pack(query_QD))).T

@@ -110,7 +110,9 @@ class GalleryRows:
         return len(self.gallery if self.index_K is None else self.index_K)
 
     def block(self, start: int, stop: int) -> Array:
-        return self.gallery[start:stop] if self.index_K is None else self.gallery[self.index_K[start:stop]]
+        """Rows that lie one behind the other, as products want them; copied where the gallery's do not."""
+        block = self.gallery[start:stop] if self.index_K is None else self.gallery[self.index_K[start:stop]]
+        return np.ascontiguousarray(block)
 
     def at(self, place_M: Index) -> Array:
         return self.gallery[self.places(place_M)]

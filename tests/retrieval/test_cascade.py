@@ -139,7 +139,9 @@ def test_the_highest_scores_are_all_there():
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 5, 501, 4096])
 @pytest.mark.parametrize("queries", [1, 2, 9])
-def test_products_are_those_of_plain_integers(rows, queries):
+@pytest.mark.parametrize("tiles", [False, True])
+def test_products_are_those_of_plain_integers(rows, queries, tiles, monkeypatch):
+    monkeypatch.setattr(integers, "multiplies_tiles", lambda: tiles)
     rng = np.random.default_rng(rows)
     query_QD = rng.integers(-127, 128, (queries, GROUP), np.int8)
     row_ND = rng.integers(-127, 128, (rows, GROUP), np.int8)

@@ -251,14 +251,24 @@ def test_rows_too_alike_for_bfloat16_are_ranked_in_other_ways(fits, monkeypatch)
     assert "bfloat16" in fits
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("queries", [1, 8])
-def test_kernels_whose_scores_are_off_are_not_used(queries, monkeypatch) -> None:
+def test_kernels_whose_scores_are_off_are_not_used(queries, tiles, monkeypatch) -> None:
     numkong = halves.library()
 
-    def off(half_QE, row_GE, metric):
-        return np.asarray(numkong.cdist(half_QE, row_GE, metric)).astype(np.float16)  # as if added in half precision
+    def off(score):
+        return np.asarray(score).astype(np.float16).astype(np.float32)  # as if added in half precision
 
-    monkeypatch.setattr(halves, "library", lambda: SimpleNamespace(**{**vars(numkong), "cdist": off}))
+    def packed(row_GE, pack, out=None):
+        if out is None:
+            return off(numkong.dots_packed(row_GE, pack))
+        numkong.dots_packed(row_GE, pack, out=out)
+        np.asarray(out)[:] = off(out)
+        return out
+
+    changed = {"dots_packed": packed} if tiles else {"cdist": lambda *given: off(numkong.cdist(*given))}
+    monkeypatch.setattr(halves, "library", lambda: SimpleNamespace(**{**vars(numkong), **changed}))
+    monkeypatch.setattr(halves, "multiplies_tiles", lambda: tiles)
     halves._right.cache_clear()
     assert not halves.fit("float16", 128)
     query, gallery = likeness(3000, queries)
@@ -266,6 +276,32 @@ def test_kernels_whose_scores_are_off_are_not_used(queries, monkeypatch) -> None
     assert np.array_equal(rank.topk(query, half, 5)[1], np.argsort(-dots(query, half), axis=1, kind="stable")[:, :5])
     monkeypatch.undo()
     halves._right.cache_clear()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 2999, 20_003])
+@pytest.mark.parametrize("tiles", [False, True])
+def test_rows_that_are_taken_several_for_one_score_what_each_does(rows, tiles, monkeypatch) -> None:
+    monkeypatch.setattr(halves, "multiplies_tiles", lambda: tiles)
+    query, gallery = likeness(rows, 1)
+    half = gallery.astype(np.float16)
+    queries = halves.RoundedQueries(query, "float16")
+    exact_QG = queries.rounded_QE @ half.astype(np.float64).T
+    assert np.allclose(queries.scores_of(half), exact_QG, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("rows", [400, 9000])
+@pytest.mark.parametrize("queries", [1, 3, 40, 120])
+def test_how_the_rows_lie_in_memory_does_not_matter(queries, rows, dtype) -> None:
+    query, gallery = likeness(rows, queries)
+    row_GE = gallery.astype(dtype)
+    score_QK, index_QK = rank.topk(query, row_GE, 5)
+    spread = np.repeat(row_GE, 2, axis=0)
+    wider = np.concatenate([row_GE, row_GE], axis=1)
+    for layout in (np.asfortranarray(row_GE), spread[::2], wider[:, : row_GE.shape[1]], row_GE[::-1].copy()[::-1]):
+        found_QK, place_QK = rank.topk(query, layout, 5)
+        assert np.array_equal(place_QK, index_QK)
+        assert np.array_equal(found_QK, score_QK)
 
 
 def test_rows_that_a_query_in_half_precision_would_rank_wrongly_are_ranked_rightly() -> None:
