@@ -15,6 +15,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import typer
 from typer.core import TyperGroup
 
+from tbps_cli import interrupts
 from tbps_cli.cli import complete, output, process
 from tbps_cli.cli import help as pages
 from tbps_cli.cli.options import as_typed
@@ -118,7 +119,8 @@ class CommandGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with interrupts.recognised():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             _tell(TbpsError("interrupted."))
             raise typer.Exit(_INTERRUPTED) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tbps_cli import interrupts
 from tbps_cli.amounts import amount
 from tbps_cli.cli.options import GalleryOptions, Json
 
@@ -135,8 +136,9 @@ def command(
         )
         with _ended_by_signals(), closing(alerts):
             try:
-                for alert in alerts:
-                    display.alert(alert)
+                with interrupts.recognised():
+                    for alert in alerts:
+                        display.alert(alert)
             except KeyboardInterrupt:
                 pass  # the usual end
         with suppress(KeyboardInterrupt):
@@ -239,7 +241,8 @@ class _Display:
         shown = Text(render.shortened(text, screen.width - 4))
         if self.line is None:
             self.line = Status(shown, console=screen)
-            self.line.start()
+            with interrupts.held():  # it has a thread
+                self.line.start()
         else:
             self.line.update(shown)
 

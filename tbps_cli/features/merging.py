@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from tbps_cli import files
+from tbps_cli import files, interrupts
 from tbps_cli.errors import CacheError
 from tbps_cli.features.parts import NoLocks, is_open_at, locked, part_paths, unfinished, unwritable
 from tbps_cli.features.snapshot import Part, load
@@ -57,7 +57,9 @@ class BackgroundMerge:
         self._end: SimpleQueue[None] = SimpleQueue()
         """Gets one entry at the end, to wake who waits. `Thread.join` and `Event.wait` must not be interrupted: after a
         Ctrl-C the one takes a thread for ended, the other may hold its lock for ever."""
-        threading.Thread(target=self._run, name="tbps-merge", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="tbps-merge", daemon=True)
+        with interrupts.held():
+            thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for its end; whether it has ended. Ctrl-C stops it, with everything as it was before."""

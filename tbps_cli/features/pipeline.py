@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli import interrupts
 from tbps_cli.data.images import TRUNCATED, UnreadableImage, check_size, read_image
 from tbps_cli.data.types import Person
 from tbps_cli.features.encoder import Embeddings, Encoder, ImageEncoder
@@ -297,13 +298,21 @@ def _ahead(
     waiting: deque[Future[Value]] = deque()
     rest = iter(items)
     try:
-        waiting.extend(pool.submit(prepare, item) for item in islice(rest, window))
+        _submit(pool, prepare, islice(rest, window), waiting)
         while waiting:
-            yield waiting.popleft().result()  # in order, whichever is ready first
-            waiting.extend(pool.submit(prepare, item) for item in islice(rest, 1))
+            yield interrupts.result(waiting.popleft())  # in order, whichever is ready first
+            _submit(pool, prepare, islice(rest, 1), waiting)
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _submit(
+    pool: ThreadPoolExecutor, prepare: Callable[[Item], Value], items: Iterable[Item], waiting: deque[Future[Value]]
+) -> None:
+    for item in items:
+        with interrupts.held():
+            waiting.append(pool.submit(prepare, item))
 
 
 # Embedded and written, in the calling thread --------------------------------------------------

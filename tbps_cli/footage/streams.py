@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from tbps_cli import files
+from tbps_cli import files, interrupts
 from tbps_cli.errors import UsageError
 from tbps_cli.footage.video import UnreadableVideo
 
@@ -141,7 +141,8 @@ class StreamRecorder:
                 pass  # a disk without locks
         for half in self.folder.glob(f".*{_HALF}"):  # a killed process was writing it
             self._keep(half)
-        self._thread.start()
+        with interrupts.held():
+            self._thread.start()
 
     def stop(self) -> None:
         """End, and keep the piece that is being written."""

@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli import interrupts
 from tbps_cli.errors import DataError
 from tbps_cli.searching.listed import FileFacts
 from tbps_cli.searching.scan import FoundFiles
@@ -31,6 +33,8 @@ LOOK = 60.0
 """Seconds from one listing to the next where nothing was noticed; changes in linked folders are seen then."""
 LOOK_REMOTE = 10.0
 """The same on disks of which other machines' changes are not noticed."""
+_STOPS = 0.25
+"""Seconds after which it is seen that nobody is to wait any longer."""
 _BEGINS = 2.0
 """Seconds after folders begin to be watched until they are listed once more: what came meanwhile was not noticed."""
 _REMOTE = ("nfs", "cifs", "smb", "fuse.sshfs", "fuse.rclone", "9p", "afs", "ceph", "glusterfs", "fuse.s3fs")
@@ -126,8 +130,9 @@ class Noticing:
     """Waits until something changes in some folders, by `watchfiles`; where that fails, until the time is over."""
 
     def __init__(self) -> None:
-        self._changed = threading.Event()
-        self._over = threading.Event()
+        self._changed: SimpleQueue[None] = SimpleQueue()
+        """An entry a change: whoever waits may be the main thread, and `Event.wait` must not be interrupted."""
+        self._over = interrupts.Flag()
         self._folders: list[tuple[Path, tuple[int, int]]] = []
         self._told = False
         self._begun = False
@@ -138,27 +143,32 @@ class Noticing:
         if named == self._folders:
             return
         self.close()
-        self._folders, self._over, self._begun = named, threading.Event(), True
+        self._folders, self._over, self._begun = named, interrupts.Flag(), True
         if named:
-            threading.Thread(target=self._notice, args=(self._over, folders), daemon=True, name="watch").start()
+            thread = threading.Thread(target=self._notice, args=(self._over, folders), daemon=True, name="watch")
+            with interrupts.held():
+                thread.start()
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
+    def wait(self, seconds: float, stop: threading.Event | interrupts.Flag) -> None:
         """Until something has changed, so many seconds have passed, or `stop` is set."""
         until = time.monotonic() + (min(seconds, _BEGINS) if self._begun else seconds)
         self._begun = False
         while not stop.is_set() and (left := until - time.monotonic()) > 0:
-            if self._changed.wait(min(left, 0.25)):
+            with suppress(Empty):
+                self._changed.get(timeout=min(left, _STOPS))
                 break
-        self._changed.clear()
+        while not self._changed.empty():  # many changes at once are one
+            with suppress(Empty):
+                self._changed.get_nowait()
 
     def look(self) -> None:
         """Have whoever waits look now."""
-        self._changed.set()
+        self._changed.put(None)
 
     def close(self) -> None:
         self._over.set()
 
-    def _notice(self, over: threading.Event, folders: Sequence[Path]) -> None:
+    def _notice(self, over: interrupts.Flag, folders: Sequence[Path]) -> None:
         from watchfiles import watch
 
         try:
@@ -172,7 +182,7 @@ class Noticing:
                 raise_interrupt=False,
                 ignore_permission_denied=True,
             ):
-                self._changed.set()
+                self._changed.put(None)
         except (OSError, RuntimeError, ValueError) as error:
             if not over.is_set() and not self._told:
                 self._told = True

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli import amounts
+from tbps_cli import amounts, interrupts
 from tbps_cli.databases.urls import is_url
 from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.encoder import Encoder
@@ -162,7 +162,7 @@ def watch(
         progress=progress,
         codes=False,
     )
-    return watcher.run(once=once, poll=poll, settled=settled, keep=keep, stop=stop or threading.Event())
+    return watcher.run(once=once, poll=poll, settled=settled, keep=keep, stop=stop or interrupts.Flag())
 
 
 def note_past(
@@ -324,7 +324,13 @@ class _Watcher:
         self._log(watch=True, budget_a_day=self.budget.a_day)
 
     def run(
-        self, *, once: bool, poll: float | None, settled: float, keep: float, stop: threading.Event
+        self,
+        *,
+        once: bool,
+        poll: float | None,
+        settled: float,
+        keep: float,
+        stop: threading.Event | interrupts.Flag,
     ) -> Generator[Alert, None, None]:
         noticing = Noticing()
         judged = False
@@ -336,7 +342,7 @@ class _Watcher:
                     if self.arrivals.look() or not judged:
                         self._begin()
                         if once and self.arrivals.taken.waiting and not judged:
-                            stop.wait(settled)
+                            interrupts.sleep(settled, stop)
                             self.arrivals.look()
                         judged = False
                         yield from self._round()
@@ -356,7 +362,7 @@ class _Watcher:
                     return
                 noticing.follow([] if poll else self.arrivals.folders)
                 noticing.wait(self._seconds(poll, settled), stop)
-                stop.wait(min(_PAUSE, settled))
+                interrupts.sleep(min(_PAUSE, settled), stop)
         finally:
             noticing.close()
             for recorder in self.sources.recorders:
@@ -371,13 +377,13 @@ class _Watcher:
             times.append(self.command.due)
         return min(times)
 
-    def _finish(self, stop: threading.Event) -> None:
+    def _finish(self, stop: threading.Event | interrupts.Flag) -> None:
         """Run all commands, also those that are to be tried again."""
         if self.arrivals.taken.waiting:
             waiting = amounts.amount(self.state.waiting, "file is", "files are")
             logger.info("%s still growing; taken the next time.", waiting)
         while self.command and self.command.due is not None and not stop.is_set():
-            stop.wait(self.command.due)
+            interrupts.sleep(self.command.due, stop)
             self.command.run_due()
 
     # One look

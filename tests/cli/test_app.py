@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     result = runner.invoke(house.app, ["doctor"])
     assert result.exit_code == 130
     assert result.stderr == "Error: interrupted.\n"
+
+
+def test_a_lock_that_an_interrupt_broke_ends_with_130_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = threading.Lock()
+
+    def interrupted(*_: object) -> dict[str, object]:
+        with lock:  # as `Event.wait` does, when the signal comes at the wrong moment
+            lock.release()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "report", interrupted)
+    result = runner.invoke(house.app, ["doctor"])
+    assert (result.exit_code, result.stderr) == (130, "Error: interrupted.\n")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
