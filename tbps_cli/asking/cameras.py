@@ -1,13 +1,16 @@
 """Cameras in a question: `on cam3`, `cameras 1 and 2`, `on the platform camera`, `not on cam3`.
 
 Only a camera that the gallery has becomes a condition. One that it lacks is named, and its words stay in the sentence.
-A bare name counts only where it looks like no English word (`on gate-2`), so that "on the platform" stays what it is.
+The gallery's own names count behind "camera" (`on camera north-gate`, `cameras left and right`), however they are
+parted (`Gate 2`, `gate-2`). A bare name counts only where it looks like no English word (`on gate-2`, `on cam_b`), so
+that "on the platform" stays what it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from tbps_cli.asking.counts import NUMBERS
@@ -39,6 +42,11 @@ _NAMED = re.compile(
     rf"(?<![\w-]){_NOT}(?:on|from|by|at|via)\s+the\s+(?P<name>[\w-]+(?:\s[\w-]+)?)\s+{_CAMERA}(?![\w-])", re.IGNORECASE
 )
 _LEADING = rf"(?:(?:on|from|at|by|in|via)\s+(?:the\s+)?(?:{_CAMERA}\s+)?|{_CAMERA}\s+|(?<=\()|^)"
+_PARTED = r"[\s_.#/()-]{0,3}"
+"""What may stand between the letters and figures of a name."""
+_QUOTE = r"[\"'“”‘’]?"
+_BEHIND = rf"(?:(?:on|from|at|by|in|via|through|under)\s+(?:the\s+)?|(?<=\()\s*|^\s*|,\s*){_CAMERA}"
+"""Where "camera" is no thing that somebody carries, so that an English word behind it may be a name."""
 _LOOKING = re.compile(
     r"(?:look|star|point|wav|smil|fac|glanc|gaz|aim|shout)\w*\s+(?:straight |directly |up |right )*$", re.IGNORECASE
 )
@@ -50,8 +58,8 @@ _DESCRIBING = re.compile(
 
 def cameras(text: str, known: Askable) -> list[Passage]:
     """The cameras that a sentence names, in its order; they do not overlap."""
-    found = [*_numbered(text, known), *_named(text, known), *_bare(text, known)]
-    found.sort(key=lambda entry: (entry.start, -entry.end))
+    found = [*_numbered(text, known), *_named(text, known), *_bare(text, known), *_own(text, known)]
+    found.sort(key=lambda entry: (entry.start, entry.keep, -entry.end))
     kept: list[Passage] = []
     for entry in found:
         if not kept or entry.start >= kept[-1].end:
@@ -74,6 +82,8 @@ def _numbered(text: str, known: Askable) -> Iterator[Passage]:
             match["name"].isalpha()
             and match["name"].lower() in ("a", "i", "s", "o", "x")
             and match["name"] not in known.cameras
+            and text[match.start("name") - 1] not in "_-"
+            and not re.match(r"\s*(?:$|[,.;:)])", text[match.end() :])
         ):
             continue  # "on camera a man": an article, not a name
         names = [match["name"], *re.findall(r"\d+", match["more"] or "")]
@@ -98,15 +108,87 @@ def _named(text: str, known: Askable) -> Iterator[Passage]:
 def _bare(text: str, known: Askable) -> Iterator[Passage]:
     """A camera's own name with a digit in it, such as c1 or gate-2, behind on, at, from, in, by or in brackets."""
     small = text.lower()
-    for camera in known.cameras:
-        pieces = re.findall(r"[^\W\d_]+|\d+", camera)
-        if len(pieces) < 2 or not any(map(str.isdecimal, pieces)) or not all(map(str.isalnum, pieces)):
-            continue
-        if not all(piece.lower().lstrip("0") in small for piece in pieces):
+    for camera, pieces in _pieces(known.cameras):
+        if len(pieces) < 2 or not all(piece.lstrip("0") in small for piece in pieces):
             continue  # there may be thousands of cameras
+        if not any(map(str.isdecimal, pieces)):
+            continue
         spelt = r"[ _-]?".join(f"0*{int(piece)}" if piece.isdecimal() else re.escape(piece) for piece in pieces)
         for match in re.finditer(rf"(?<![\w-]){_NOT}{_LEADING}{spelt}(?![\w-])", text, re.IGNORECASE):
             yield _made(match.start(), match.end(), Compare("camera", "==", camera), match["not"] is not None)
+
+
+def _own(text: str, known: Askable) -> Iterator[Passage]:
+    """Names of the gallery behind "camera", whatever they look like, and behind another of the list that begins so."""
+    spelt = _spelt(text, known.cameras)
+    if not spelt:
+        return
+    name_of = {f"n{number}": camera for number, camera in enumerate(spelt)}
+    ordered = sorted(name_of, key=lambda group: -len(name_of[group]))  # "gate 2" before "gate"
+    name = "|".join(f"(?P<{group}>{spelt[name_of[group]]})" for group in ordered)
+    end = r"(?![\w-])(?!\s?\d)"
+    first = re.compile(
+        rf"(?<![\w-]){_NOT}(?:{_BEHIND}|{_CAMERA})(?:\s*[:#]\s*|\s+)(?:(?:called|named)\s+)?{_QUOTE}(?:{name}){_QUOTE}{end}",
+        re.IGNORECASE,
+    )
+    more = re.compile(
+        rf"\s*(?:,\s*(?:or\s+|and\s+)?|or\s+|and\s+|&\s*|/\s*)(?:(?:on|from|at)\s+)?(?:the\s+)?"
+        rf"(?P<again>{_CAMERA}\s+)?{_QUOTE}(?:{name}){_QUOTE}{end}",
+        re.IGNORECASE,
+    )
+    for match in first.finditer(text):
+        found = next(camera for group, camera in name_of.items() if match[group])
+        if not _means_camera(text, match, found):
+            continue
+        listed, place = [found], match.end()
+        several = re.search(r"(?:cameras|cams|webcams)\s", match[0], re.IGNORECASE)
+        while (joint := more.match(text, place)) is not None:
+            found = next(camera for group, camera in name_of.items() if joint[group])
+            if not (several or joint["again"] or not _is_word(found)) or _describes(text, joint.end()):
+                break
+            listed.append(found)
+            place = joint.end()
+        listed = list(dict.fromkeys(listed))
+        tree = Compare("camera", "==", listed[0]) if len(listed) == 1 else In("camera", tuple(listed))
+        yield _made(match.start(), place, tree, match["not"] is not None)
+
+
+def _spelt(text: str, cameras: tuple[str, ...]) -> dict[str, str]:
+    """Those of the names whose pieces a sentence has, each with the pattern of how it may be written."""
+    small, made = text.lower(), dict[str, str]()
+    for camera, pieces in _pieces(cameras):
+        if pieces and all((piece.lstrip("0") or "0") in small for piece in pieces):
+            written = [f"0*{int(piece)}" if piece.isdecimal() else re.escape(piece) for piece in pieces]
+            one = len("".join(pieces)) == 1  # A is a name, and a an article
+            made[camera] = f"(?-i:{re.escape(camera.strip())})" if one else _PARTED.join(written)
+    return made
+
+
+@lru_cache(maxsize=8)
+def _pieces(cameras: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    """Each name with its groups of letters, in lower case, and of figures."""
+    return [(camera, re.findall(r"[^\W\d_]+|\d+", camera.lower())) for camera in cameras]
+
+
+def _means_camera(text: str, match: re.Match[str], name: str) -> bool:
+    """Whether a name behind "camera" is meant as one: "holding a camera left of her" is none, nor "camera red coat"."""
+    if not _is_word(name):
+        return True
+    placed = re.compile(rf"{_NOT}{_BEHIND}", re.IGNORECASE).match(text, match.start())
+    return bool(match["not"] or placed) and not (
+        _LOOKING.search(text, 0, match.start()) or _describes(text, match.end())
+    )
+
+
+def _is_word(name: str) -> bool:
+    """Whether a name may be an ordinary word, or several."""
+    return re.fullmatch(r"[^\W\d_]+(?:\s+[^\W\d_]+)*", name) is not None
+
+
+def _describes(text: str, place: int) -> bool:
+    """Whether a thing or a place follows, which the words before it describe: a red coat, the north entrance."""
+    after = re.match(r"[ -]([a-z-]+)", text[place : place + 40], re.IGNORECASE)
+    return after is not None and after[1].lower() in forms("things") | forms("others", "place")
 
 
 def _found(match: re.Match[str], names: Sequence[str], known: Askable) -> Passage:
@@ -145,17 +227,27 @@ def _made(start: int, end: int, tree: Compare | In, negated: bool) -> Passage:
     )
 
 
+_PREFIX = re.compile(r"(?:c|cam|camera|ch|channel|webcam)[\s_.#-]+(?P<rest>.+)", re.IGNORECASE | re.DOTALL)
+
+
 def same_camera(name: str, cameras: Sequence[str]) -> tuple[str, ...]:
     """The cameras that somebody means who writes `3`, `c3` or `platform`: equal spelling first, then the number."""
     wanted = _plain(str(NUMBERS.get(name.lower(), name)))
     exact = tuple(camera for camera in cameras if _plain(camera) == wanted)
-    if exact or not re.fullmatch(r"\d+[a-z]?", wanted):
+    if exact:
         return exact
+    if not re.fullmatch(r"\d+[a-z]?", wanted):  # "camera b" is cam_b, but "camera at" is no cat
+        return tuple(
+            camera
+            for camera in cameras
+            if (parts := _PREFIX.fullmatch(camera)) is not None and _plain(parts["rest"]) == wanted
+        )
     return tuple(
         camera for camera in cameras if re.fullmatch(rf"(?:c|cam|camera|ch|channel|webcam)?{wanted}", _plain(camera))
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def _plain(name: str) -> str:
     """Lower case without blanks, hyphens and leading zeros."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_.#-]", "", name.lower()))

@@ -47,6 +47,81 @@ def test_a_camera_is_found_however_its_number_is_written(text: str) -> None:
     assert found.text == "a man in a coat"
 
 
+NAMES = Askable(
+    ("cam_a", "cam_b", "north-gate", "Gate 2", "left", "red", "station", "main hall", "CAM-07", "Tür 3", "A")
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "camera"),
+    [
+        ("on camera cam_b", "cam_b"),
+        ("on cam_b", "cam_b"),
+        ("from Camera b", "cam_b"),
+        ("on camera north-gate", "north-gate"),
+        ("on cam North Gate", "north-gate"),
+        ('on camera "north_gate"', "north-gate"),
+        ("on the north-gate camera", "north-gate"),
+        ("on camera Gate 2", "Gate 2"),
+        ("at gate-2", "Gate 2"),
+        ("(camera gate2)", "Gate 2"),
+        ("on camera left", "left"),
+        ("on camera station", "station"),
+        (", camera main hall", "main hall"),
+        ("on camera 7", "CAM-07"),
+        ("on camera tür 3", "Tür 3"),
+        ("on camera A", "A"),
+    ],
+)
+def test_a_camera_is_found_by_its_own_name(words: str, camera: str) -> None:
+    found = understand(f"a man in a coat {words}", today=TODAY, known=NAMES)
+    assert (found.text, found.conditions and render(found.conditions)) == ("a man in a coat", f'camera == "{camera}"')
+
+
+@pytest.mark.parametrize(
+    ("words", "condition"),
+    [
+        ("on cameras cam_a and cam_b", 'camera in ("cam_a", "cam_b")'),
+        ("on camera north-gate, Gate 2 or camera left", 'camera in ("north-gate", "Gate 2", "left")'),
+        ("on cameras left, red and station", 'camera in ("left", "red", "station")'),
+        ("not on camera north-gate", 'not camera == "north-gate"'),
+    ],
+)
+def test_several_cameras_are_found_by_their_names(words: str, condition: str) -> None:
+    found = understand(f"a man in a coat {words}", today=TODAY, known=NAMES)
+    assert (found.text, found.conditions and render(found.conditions)) == ("a man in a coat", condition)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a man in a coat on camera south-gate",
+        "a man in a coat on camera Gate 3",
+        "a man in a coat on camera north-gate 3",
+        "a man in a coat on camera cam_z",
+        "a man in a coat on camera station entrance",
+        "a man in a coat on camera red coat",
+        "a man in a red coat with a bag on his left at the station",
+        "a woman holding a camera left of a man",
+        "a woman with a camera, red shoes",
+        "a man looking at camera left",
+        "on camera a man in a coat",
+        "a man in the main hall",
+    ],
+)
+def test_a_name_that_the_gallery_lacks_or_a_word_is_no_camera(text: str) -> None:
+    found = understand(text, today=TODAY, known=NAMES)
+    assert (found.text, found.conditions) == (text, None)
+
+
+def test_a_name_before_a_word_of_the_description_is_one_camera() -> None:
+    found = understand("a man on camera left and red shoes", today=TODAY, known=NAMES)
+    assert (found.text, found.conditions and render(found.conditions)) == (
+        "a man and red shoes",
+        'camera == "left"',
+    )
+
+
 def test_a_time_outside_the_gallery_is_named_with_the_times_that_it_has() -> None:
     found = understand("a man in a coat on 2025-01-31", today=TODAY, known=KNOWN)
     assert found.conditions is not None
