@@ -221,7 +221,11 @@ def version() -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point of `tbps` and of `python -m tbps_cli`."""
     process.prepare()
-    typer.main.get_command(app)(args=args, prog_name="tbps")
+    try:
+        typer.main.get_command(app)(args=args, prog_name="tbps")
+    finally:
+        if args is None:
+            process.be_ended_by_signals()
 
 
 def _tell(mistake: TbpsError) -> None:

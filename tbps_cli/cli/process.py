@@ -8,6 +8,7 @@ from its cause.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -42,6 +43,12 @@ def check_folder() -> None:
         raise TbpsError(
             f"the current folder cannot be used ({error.strerror}).", "Change to a folder that exists: cd"
         ) from None
+
+
+def be_ended_by_signals() -> None:
+    """From now on, when a command has said what it had to, Ctrl-C ends the process at once: no library answers it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_extra() -> bool:

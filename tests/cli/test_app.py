@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -103,6 +104,20 @@ def test_a_lock_that_an_interrupt_broke_ends_with_130_too(monkeypatch: pytest.Mo
     monkeypatch.setattr(doctor, "report", interrupted)
     result = runner.invoke(house.app, ["doctor"])
     assert (result.exit_code, result.stderr) == (130, "Error: interrupted.\n")
+
+
+def test_an_interrupt_after_the_last_line_adds_nothing_to_it() -> None:
+    program = """
+import atexit, signal, sys
+from tbps_cli.cli.app import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(signal.raise_signal, signal.SIGINT)
+sys.argv[1:] = ["--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert done.stdout.startswith("tbps ")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
