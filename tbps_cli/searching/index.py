@@ -141,6 +141,8 @@ def index(
     left_out_N = skipped.knows(items.found) | withheld.knows(items)
     mine_N = np.ones(len(items), np.bool_) if share is None else share.holds(items)
     todo = _Division(given.title, items, ~left_out_N, mine_N, footage, file, names_as_now=state.names_as_now(footage))
+    if share is not None:
+        shares.nothing_to_do(share, todo.others_without_work(share, state))
 
     def so_far() -> None:
         if grown is not None:
@@ -210,13 +212,26 @@ class _Division:
         """Which are images that are embedded whole, here or as the share of another process."""
         same_N = _as_before(found, file)
         same_N[list(items.facts)] = False  # what a table states may be something else by now
-        self.new_K = np.flatnonzero(self.image_N & mine_N & ~(same_N & names_as_now))
-        """The places of those that are to be looked at."""
+        self.outdated_N = self.image_N & ~(same_N & names_as_now)
+        """Which are to be looked at, here or as the share of another process."""
+        self.new_K = np.flatnonzero(self.outdated_N & mine_N)
+        """The places of those that are to be looked at here."""
         self.images = [_source(item) for item in with_names(items.take(self.new_K), pattern, title)]
         frames_N &= wanted_N
         self.footage = with_names(items.take(np.flatnonzero(frames_N & mine_N)), pattern, title)
-        self.others = found.take(frames_N & ~mine_N).paths
+        self.others_K = np.flatnonzero(frames_N & ~mine_N)
+        self.others = found.take(self.others_K).paths
         """Footage that other processes look at."""
+
+    def others_without_work(self, share: WorkShare, state: IndexState) -> list[int]:
+        """The other shares of which all files are in the index as they are now."""
+        of = self.items.found.take(self.others_K)
+        busy_N = self.outdated_N.copy()
+        for place, path, *now in zip(self.others_K, self.others, of.size_N.tolist(), of.mtime_N.tolist(), strict=True):
+            done = state.done.get(path)
+            busy_N[place] |= done is None or [done.size, done.mtime] != now
+        busy = {share.number, *share.share_of(self.items)[busy_N].tolist()}
+        return [number for number in range(1, share.count + 1) if number not in busy]
 
 
 def _as_before(found: FoundFiles, file: FeatureFile) -> NDArray[np.bool_]:

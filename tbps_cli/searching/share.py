@@ -61,11 +61,15 @@ class WorkShare:
 
     def holds(self, items: Items) -> NDArray[np.bool_]:
         """Which files are in this share."""
+        return self.share_of(items) == self.number
+
+    def share_of(self, items: Items) -> NDArray[np.int64]:
+        """The number of the share that each file is in."""
         names: list[bytes] = items.found.name_N.tolist()
         for place in np.flatnonzero(items.box_N).tolist():
             names[place] = names[place].rpartition(b"#xywh=")[0]
         sum_N = np.fromiter(map(zlib.crc32, names), np.uint32, len(names))
-        return sum_N % self.count == self.number - 1
+        return sum_N.astype(np.int64) % self.count + 1
 
 
 class ShareNotes:
@@ -77,6 +81,13 @@ class ShareNotes:
     def begun(self, share: WorkShare) -> None:
         """Note that a share is being embedded."""
         self._note(share, done=False)
+
+    def nothing_to_do(self, share: WorkShare, others: Iterable[int]) -> None:
+        """Note of other shares that all of their files are in the index, whoever embedded them."""
+        known = self._read()[1]
+        for number in others:
+            if not known.get(number, False):
+                self._note(WorkShare(number, share.count), done=True)
 
     def finished(self, share: WorkShare | None) -> None:
         """Note that a share is embedded; None: that everything is, without shares."""

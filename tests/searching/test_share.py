@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.encoder import FakeEncoder
 from support.ranks import free_port
 from support.runs import tiny_run
 from support.sets import save_image
+from support.videos import write_video
 
 from tbps_cli.cli.app import app
 from tbps_cli.errors import CacheError, UsageError
@@ -118,6 +120,37 @@ def test_the_second_share_can_be_searched_before_the_first_has_begun(model: Fake
     caplog.clear()
     index(model, folder, path, share=WorkShare(1, 2))
     assert len(search(model, path, "a man", top=IMAGES)) == IMAGES and not caplog.text
+
+
+def test_shares_whose_files_are_all_there_count_as_finished(model: FakeEncoder, folder: Path) -> None:
+    path, notes = Path("shared.h5"), ShareNotes(Path("shared.h5"))
+    index(model, folder, path)
+    index(model, folder, path, share=WorkShare(1, 2))
+    assert notes.missing() is None, "everything is there since the run without shares"
+    save_image(folder / "0" / "later.png", seed=99)
+    late = next(share for share, files in of(folder, "1/4", "2/4", "3/4", "4/4").items() if "0/later.png" in files)
+    number = int(late[0])
+    index(model, folder, path, share=WorkShare(number % 4 + 1, 4))
+    assert notes.missing() == f"share {number} of 4 has not begun"
+    index(model, folder, path, share=WorkShare(number, 4))
+    assert notes.missing() is None
+
+
+def test_a_video_of_another_share_that_was_looked_at_is_not_waited_for(model: FakeEncoder, tmp_path: Path) -> None:
+    cams, path = tmp_path / "cams", Path("shared.h5")
+    cams.mkdir()
+    for number in range(6):
+        write_video(cams / f"{number}.mp4", [Image.new("RGB", (128, 256))] * 4)
+    save_image(cams / "one.png", seed=1)
+    second = WorkShare(2, 2)
+    index(model, cams, path)
+    index(model, cams, path, share=WorkShare(1, 2))
+    assert ShareNotes(path).missing() is None
+    videos = Items(Roots(cams), FoundFiles.of([Found(f"{number}.mp4", 1, 1) for number in range(6)]))
+    os.utime(cams / f"{int(np.flatnonzero(second.holds(videos))[0])}.mp4", (1, 1))
+    ShareNotes(path).path.unlink()
+    index(model, cams, path, share=WorkShare(1, 2))
+    assert ShareNotes(path).missing() == "share 2 of 2 has not begun"
 
 
 def test_notes_on_shares_say_which_are_missing(tmp_path: Path) -> None:
