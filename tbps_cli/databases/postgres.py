@@ -3,8 +3,9 @@
 Rows lie in one table, each with its vector, stored once in the type in which it came (`halfvec` or `vector`). Vectors
 are indexed by HNSW in ranges of the row numbers (`postgres_index`); the newest rows have no index and are read one by
 one, so that adding rows costs no more in a large gallery. A search takes the nearest of every range, and ranks them
-again by the exact product with the stored vectors. Where a filter leaves few rows, or an index gives too few, all rows
-that pass are read instead: such an answer is exact. Figures behind these choices are in docs/databases.md.
+again by the exact product with the stored vectors. How much of an index it looks at was measured when the index was
+built; where nothing was enough, where a filter leaves few rows, or where an index gives too few, all rows that pass are
+read instead: such an answer is exact. Figures behind these choices are in docs/databases.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tbps_cli.databases import postgres_rows, postgres_schema
 from tbps_cli.databases.base import Matches
 from tbps_cli.databases.postgres_filter import NUMBERS, TEXTS, Asked, Condition
 from tbps_cli.databases.postgres_link import Link, parted
+from tbps_cli.databases.postgres_measure import EF, EF_MOST
 from tbps_cli.databases.postgres_rows import Record
 from tbps_cli.databases.postgres_schema import Connection, facts, lock, note
 from tbps_cli.databases.postgres_search import READ, Shape, every, every_half, matches, nearest, proven
@@ -76,7 +78,7 @@ class Postgres:
         self._told = about
         self._ranges: list[hnsw.Range] = []
         self._ranges_read = -FRESH
-        self._ef = hnsw.EF
+        self._ef = EF
         self._added = 0
         self._known: set[str] = set()
         """Fields of which a row has a value, as far as was written down by this connection."""
@@ -86,6 +88,8 @@ class Postgres:
         try:
             self._facts = self._link.run(self._read_facts)
             self.about: Mapping[str, object] = json.loads(self._facts.get("about", "{}"))
+            if create:
+                self._link.run(self._current_ranges)
             if fingerprint is not None:
                 self._claim(fingerprint)
         except BaseException:
@@ -101,7 +105,7 @@ class Postgres:
 
     @property
     def exact(self) -> bool:
-        return not self._link.run(self._current_ranges)
+        return not any(part.searched for part in self._link.run(self._current_ranges))
 
     def add(self, rows: Rows, vector_NE: NDArray[Any]) -> None:
         if not len(rows):
@@ -215,8 +219,8 @@ class Postgres:
         return 0  # rows without an index are compared one by one
 
     def settle(self, watch: Callable[[int, int], None] | None = None) -> bool:
-        """Give many new rows their index; without it they are found too, more slowly."""
-        if self._added:
+        """Give many new rows their index; without it they are found too, more slowly. Indexes of an older tbps too."""
+        if self._added or (self._create and any(part.ef is None for part in self._ranges)):
             self._index()
         return True
 
@@ -238,13 +242,13 @@ class Postgres:
         path = sql.SQL("SET search_path = {}, {}").format(sql.Identifier(self._schema), sql.Identifier(vectors_in))
         connection.execute(path)
         connection.execute(
-            f"SET hnsw.ef_search = {hnsw.EF}; SET hnsw.iterative_scan = relaxed_order;"
+            f"SET hnsw.ef_search = {EF}; SET hnsw.iterative_scan = relaxed_order;"
             " SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1"  # rows lie in memory or on an SSD
         )
         connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
-        self._ef = hnsw.EF
+        self._ef = EF
         self._check_version(connection)
         register_vector(connection)
 
@@ -329,15 +333,15 @@ class Postgres:
         if shape is None or k < 1:
             nothing = Rows.of([]), np.zeros(0, np.float32), np.zeros((0, query_QE.shape[1]), np.float32)
             return [Matches(*nothing) for _ in query_QE]
-        all_rows = not ranges or k > BEYOND_HNSW
+        all_rows = k > BEYOND_HNSW or not any(part.searched for part in ranges)
         if filtered and not all_rows:
             passed = self._count_few(connection, condition)
             all_rows = passed <= EXACT
             if condition.of_paths and passed <= BY_PATHS:
                 condition = condition.by_paths()
         if not all_rows:
-            least = EF_FILTERED if filtered else hnsw.EF
-            self._look_at(connection, min(hnsw.EF_MOST, max(least, hnsw.effort(ranges), 2 * k)))
+            least = EF_FILTERED if filtered else EF
+            self._look_at(connection, min(EF_MOST, max(least, hnsw.effort(ranges), 2 * k)))
         found, near = [], "" if all_rows else nearest(ranges, shape, k, condition)
         for query_E in query_QE:
             values = {**condition.values, "query": Vector(query_E)}
@@ -410,7 +414,7 @@ class Postgres:
             )
         except DatabaseError as error:
             logger.warning("%s No index was made of the newest rows; searches are slower until one is.", error.message)
-        self._ranges_read = -FRESH
+        self._ranges, self._ranges_read = [], -FRESH
 
     def _drawn(self, size: int) -> list[Any] | None:
         """Vectors of rows drawn at random; None where all are wanted, or numbers have too many gaps to be drawn."""

@@ -9,7 +9,8 @@ its own, so that several fit into one database: `tbps`, or `tbps_NAME` for a URL
 | image | the rows: everything a `features.rows.Row` has, what filters compare besides, and the vector, once |
 | root | names with which paths begin, and the folders that they stand for |
 | known | fields of which some row has, or had, a value |
-| hnsw | which ranges of `image.id` have an index of their vectors; rows behind the last range are read one by one |
+| hnsw | ranges of `image.id`, each with an index of its vectors of which ef rows are looked at; where ef is 0 there is
+none. Rows of these, and those in no range, are read one by one |
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ STEPS = (
     CREATE INDEX image_source ON image (source, seconds) WHERE source IS NOT NULL;
     CREATE INDEX image_person ON image (person) WHERE person IS NOT NULL;
     CREATE INDEX image_person_number ON image (person_number) WHERE person_number IS NOT NULL;
+    """,
+    """
+    ALTER TABLE hnsw ADD COLUMN ef integer;
     """,
 )
 LOCK = 0x74627073

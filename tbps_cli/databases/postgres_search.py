@@ -53,14 +53,13 @@ def every_half(k: int, shape: Shape, condition: Condition) -> str:
     row come the product of the last that was ranked again, with its sign changed, and how many these were: from them
     `proven` says whether others might have been among the best.
     """
-    rough = sql.SQL("({}) + 0").format(hnsw.order(shape.width, shape.kind))  # as no index has it
     return (
         sql.SQL(
             "WITH near AS MATERIALIZED (SELECT id, {rough} AS off FROM image WHERE {where} ORDER BY off LIMIT {reach})"
             " SELECT {read}, (SELECT max(off) FROM near), (SELECT count(*) FROM near) FROM image"
             " WHERE id = ANY(ARRAY(SELECT id FROM near)) ORDER BY {exactly}, path LIMIT {k}"
         )
-        .format(rough=rough, where=condition.sql, reach=_reach(k), read=READ, exactly=_EXACTLY, k=k)
+        .format(rough=_rough(shape), where=condition.sql, reach=_reach(k), read=READ, exactly=_EXACTLY, k=k)
         .as_string()
     )
 
@@ -82,14 +81,20 @@ def proven(records: Sequence[Record], found: Matches, query_E: NDArray[np.float3
 
 
 def nearest(ranges: Sequence[hnsw.Range], shape: Shape, k: int, condition: Condition) -> str:
-    """The nearest of every range by its index and of the newest rows, all ranked again by the exact product."""
+    """The nearest of every range by its index and of all other rows, all ranked again by the exact product."""
     reach = _reach(k)
     one = sql.SQL("(SELECT id, path, vector FROM image WHERE {} AND {} ORDER BY {} LIMIT {})")
+    asked = [part for part in ranges if part.searched]
     near = hnsw.order(shape.width, shape.kind)
-    parts = [one.format(part.condition, condition.sql, near, reach) for part in ranges]
-    newest = sql.SQL("id > {}").format(ranges[-1].upto)
-    parts.append(one.format(newest, condition.sql, near if shape.halves else _EXACTLY, reach))
+    parts = [one.format(part.condition, condition.sql, near, reach) for part in asked]
+    each = _rough(shape) if shape.halves else _EXACTLY
+    parts += [one.format(hnsw.between(after, upto), condition.sql, each, reach) for after, upto in hnsw.outside(asked)]
     return _whole(sql.SQL(" UNION ALL ").join(parts), k)
+
+
+def _rough(shape: Shape) -> sql.Composed:
+    """The order by products in half precision, as no index has it."""
+    return sql.SQL("({}) + 0").format(hnsw.order(shape.width, shape.kind))
 
 
 def _reach(k: int) -> int:
