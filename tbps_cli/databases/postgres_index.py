@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from tbps_cli.databases.postgres_measure import EF, EF_MOST, Found, measure
+from tbps_cli.databases.postgres_measure import EF, EF_MOST, Measured, measure
 from tbps_cli.databases.postgres_schema import LOCK, Connection
 
 logger = logging.getLogger("tbps")
@@ -159,7 +159,7 @@ def _keep(connection: Connection, wanted: Range, ef: int) -> None:
     _drop(connection, [name for name in [*replaced, wanted.name] if name != wanted.name or not ef])
 
 
-def _tell(title: str, wanted: Range, found: Found) -> None:
+def _tell(title: str, wanted: Range, found: Measured) -> None:
     rows = f"{wanted.rows:,}"
     if found.ef:
         logger.info("%s: in %s rows the index finds %.3f of the ten best.", title, rows, found.recall)

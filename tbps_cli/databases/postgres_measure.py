@@ -44,7 +44,7 @@ SEED = 20
 
 
 @dataclass(frozen=True)
-class Found:
+class Measured:
     """What was measured: `hnsw.ef_search` that finds enough (0: none), recall@10 with it or with the most."""
 
     ef: int
@@ -53,12 +53,12 @@ class Found:
     """Milliseconds in which all rows of the range are compared."""
 
 
-def measure(connection: Connection, rows: sql.Composed, order: sql.Composed, width: int, kind: str) -> Found:
+def measure(connection: Connection, rows: sql.Composed, order: sql.Composed, width: int, kind: str) -> Measured:
     """Ask the index of a range (a condition) drawn queries, in an order (`%(query)s`), and say what they need."""
     drawn = sql.SQL("SELECT vector FROM image WHERE {} ORDER BY hashint8(id), id LIMIT {}").format(rows, DRAWN)
     kept = [vector for (vector,) in connection.execute(drawn, binary=True)]
     if not kept:
-        return Found(EF, 1.0, 0.0)
+        return Measured(EF, 1.0, 0.0)
     query_QE = queries(postgres_rows.vectors(kept, width, kind).astype(np.float32))
     best = sql.SQL("SELECT max(off) FROM (SELECT ({0}) + 0 AS off FROM image WHERE {1} ORDER BY off LIMIT {2}) best")
     exactly = best.format(order, rows, TOP)
@@ -78,7 +78,7 @@ def measure(connection: Connection, rows: sql.Composed, order: sql.Composed, wid
             if share >= (ENOUGH if step < EF_MOST else LEAST):
                 ef = step
                 break
-    return Found(ef, share, median(took_Q))
+    return Measured(ef, share, median(took_Q))
 
 
 def queries(row_NE: NDArray[np.float32], count: int = QUERIES) -> NDArray[np.float32]:
