@@ -237,6 +237,8 @@ function whenOf(hit) {
   return hit.time == null ? "" : moment(hit.time);
 }
 const moment = (time) => (typeof time === "number" ? `${clock(time)} into the video` : time.replace("T", " "));
+// Never rounded up: no image is above all of a gallery that it is in.
+const share = (percentile) => Math.min(99.9, Math.floor(10 * percentile) / 10).toFixed(1);
 // As short as a card needs: "11-21 10:00" or "0:22".
 function shortWhen(hit) {
   if (hit.time == null) return "";
@@ -343,7 +345,7 @@ function showHits() {
 const CARD = make("li", { class: "hit" },
   make("button", { type: "button", class: "open" },
     make("span", { class: "photo" }, make("span", { class: "rank" })),
-    make("span", { class: "told" }, make("b"), make("i"), make("span"), make("span"), make("span"))),
+    make("span", { class: "told" }, make("b"), make("i"), make("span"), make("span", { class: "seen" }, make("span"), make("span")), make("span"))),
   make("div", { class: "do" },
     make("button", { type: "button", "data-do": "more", text: "More", title: "More like this (M)" }),
     make("button", { type: "button", "data-do": "less", text: "Not", title: "Not like this (N)" }),
@@ -366,10 +368,12 @@ function fill(card, hit, place) {
   }
   put(photo.lastChild, hit.rank);
   put(score, hit.score.toFixed(3));
-  put(worth, hit.probability != null ? ` ${Math.round(100 * hit.probability)} % likely` : hit.percentile != null ? ` above ${hit.percentile.toFixed(1)} %` : "",
+  put(worth, hit.probability != null ? ` ${Math.round(100 * hit.probability)} % likely` : hit.percentile != null ? ` above ${share(hit.percentile)} %` : "",
     hit.probability != null ? "if the person is in the gallery" : "images of the gallery that score lower");
   put(name, title, hit.path);
-  put(seen, [hit.camera || (hit.source && nameOf(hit.source)), shortWhen(hit)].filter(Boolean).join(" · ") || "\u00a0", whenOf(hit));
+  put(seen.firstChild, hit.camera || (hit.source ? nameOf(hit.source) : ""));
+  put(seen.lastChild, shortWhen(hit));
+  seen.title = [hit.camera, whenOf(hit)].filter(Boolean).join(" · ");
   members.hidden = !(hit.members > 1);
   if (!members.hidden) put(members, `one of ${amount(hit.members, "image")}`);
   acts.children[0].setAttribute("aria-label", `More like hit ${hit.rank}`);
@@ -413,35 +417,61 @@ function showEmpty() {
 
 // The line of time -----------------------------------------------------------------------------
 
+const LANES = 5;
+let allLanes = false;
+
 function showLine() {
   const box = $("line");
-  const hits = (answer?.hits || []).filter((hit) => hit.time != null && (hit.camera || hit.source)).slice(0, 40);
+  const hits = (answer?.hits || []).filter((hit) => hit.time != null && (hit.camera || hit.source));
   const dated = hits.some((hit) => typeof hit.time === "string");
-  const seen = hits.map((hit) => ({ hit, lane: hit.camera || nameOf(hit.source), at: dated ? Date.parse(hit.time) / 1000 : hit.time })).filter((one) => Number.isFinite(one.at) && (dated === (typeof one.hit.time === "string")));
-  const times = seen.map((one) => one.at);
+  const at = (time) => (typeof time === "string" ? Date.parse(time) / 1000 : time);
+  const seen = hits.filter((hit) => dated === (typeof hit.time === "string") && Number.isFinite(at(hit.time)))
+    .map((hit) => ({ hit, lane: hit.camera || nameOf(hit.source), at: at(hit.time), stay: stayOf(hit).map(at) }));
+  const times = seen.flatMap((one) => [one.at, ...one.stay]);
   box.hidden = new Set(times).size < 2;
   box.replaceChildren();
   if (box.hidden) return;
-  let low = Math.min(...times), high = Math.max(...times);
-  const margin = Math.max(0.03 * (high - low), 0.5);
-  [low, high] = [low - margin, high + margin];
-  const lanes = Map.groupBy ? Map.groupBy(seen, (one) => one.lane) : group(seen);
-  for (const [name, ones] of [...lanes].slice(0, 12)) {
-    const track = make("div", { class: "track" });
-    for (const one of ones.reverse()) {
-      const mark = make("button", { type: "button", text: one.hit.rank, title: `${one.hit.rank}: ${moment(one.hit.time)}`, "aria-label": `Hit ${one.hit.rank}, ${name}, ${moment(one.hit.time)}`, on: () => move(answer.hits.indexOf(one.hit), true) });
-      mark.style.left = `min(${(100 * (one.at - low)) / (high - low)}%, 100% - 26px)`;
-      track.append(mark);
-    }
-    box.append(make("div", { class: "lane" }, make("span", { text: name, title: name }), track));
-  }
+  const [from, to] = [Math.min(...times), Math.max(...times)];
+  const margin = Math.max(0.03 * (to - from), 0.5);
+  const [low, high] = [from - margin, to + margin];
+  const part = (time) => (time - low) / (high - low);
+  const lanes = group(seen);
+  const shown = [...lanes].slice(0, allLanes ? lanes.size : narrow() ? LANES - 2 : LANES);
+  for (const [name, ones] of shown) box.append(make("div", { class: "lane" }, make("span", { text: name, title: name }), make("div", { class: "track" })));
   const ticks = make("div", { class: "track" });
-  for (const part of [0, 0.25, 0.5, 0.75, 1]) {
-    const tick = make("em", { text: tickText(low + part * (high - low), high - low, dated, part) });
-    tick.style.left = `${100 * part}%`;
+  for (const time of roundTimes(low, high, dated, narrow() ? 3 : 6)) {
+    const tick = make("em", { text: tickText(time, low, high, dated) });
+    tick.style.left = `clamp(24px, ${100 * part(time)}%, 100% - 24px)`;
     ticks.append(tick);
   }
-  box.append(make("div", { class: "lane" }, make("span", { text: dated ? new Date(low * 1000).toLocaleDateString("en-CA") : "into the video" }), ticks));
+  box.append(make("div", { class: "lane axis" }, make("span", { text: dated ? dayText(from, to) : "into the video" }), ticks));
+  if (lanes.size > shown.length || allLanes && lanes.size > LANES)
+    box.append(make("button", { type: "button", class: "link", text: allLanes ? "Fewer" : `All ${lanes.size} ${hits[0].camera ? "cameras" : "sources"}`, "aria-expanded": String(allLanes), on: () => { allLanes = !allLanes; showLine(); $("line").querySelector(".link")?.focus(); } }));
+  shown.forEach(([name, ones], place) => fillLane(box.children[place].lastChild, name, ones, part));
+}
+
+// From when to when somebody was followed; only where that is one camera's.
+const stayOf = (hit) => (grouped() === "track" && hit.first != null && hit.first !== hit.last && typeof hit.first === typeof hit.last ? [hit.first, hit.last] : []);
+
+// The best hits have their rank; one that would lie on a better one is a thin mark.
+function fillLane(track, name, ones, part) {
+  const width = track.clientWidth, taken = [];
+  for (const { hit, at, stay } of ones) {
+    const large = hit.rank > 99 ? 32 : 24, half = large / 2;
+    const middle = Math.min(width - half, Math.max(half, part(at) * width));
+    const thin = taken.some(([from, to]) => middle + half > from && middle - half < to);
+    if (!thin) taken.push([middle - half, middle + half]);
+    const said = hit.members > 1 && stay.length ? `${moment(hit.first)} to ${moment(hit.last)}` : moment(hit.time);
+    const mark = make("button", { type: "button", class: thin ? "thin" : large > 24 ? "wide" : null, text: hit.rank, title: `${hit.rank}: ${said}`, "aria-label": `Hit ${hit.rank}, ${name}, ${said}`, on: () => move(answer.hits.indexOf(hit), true) });
+    mark.style.left = `${thin ? Math.max(0, part(at) * width - 2.5) : middle - half}px`;
+    if (stay.length) {
+      const line = make("i");
+      line.style.left = `${100 * part(stay[0])}%`;
+      line.style.width = `${100 * (part(stay[1]) - part(stay[0]))}%`;
+      track.prepend(line);
+    }
+    track.append(mark);
+  }
 }
 
 function group(seen) {
@@ -450,12 +480,35 @@ function group(seen) {
   return lanes;
 }
 
-function tickText(at, span, dated, part) {
-  if (window.innerWidth < 700 && part % 0.5) return "";
-  if (!dated) return clock(at);
+const narrow = () => window.innerWidth < 700;
+const DAY = 86400;
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 91 * DAY, 365 * DAY];
+const stepOf = (span, most) => STEPS.find((step) => span / step <= most) || Math.ceil(span / most / DAY) * DAY;
+
+// Full hours, midnights and the like, at most so many.
+function roundTimes(low, high, dated, most) {
+  const step = stepOf(high - low, most);
+  const west = dated ? 60 * new Date(1000 * low).getTimezoneOffset() : 0;
+  const made = [];
+  for (let time = Math.ceil((low - west) / step) * step + west; time <= high; time += step) if (dated || time >= 0) made.push(time);
+  return made;
+}
+
+function tickText(at, low, high, dated) {
+  if (!dated) return clock(at).replace(/\.0$/, "");
   const day = new Date(at * 1000);
-  const hour = day.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(span < 600 ? { second: "2-digit" } : {}) });
-  return span > 86400 * 1.5 ? `${day.toLocaleDateString("en-CA").slice(5)} ${span < 86400 * 4 ? hour : ""}`.trim() : hour;
+  const hour = day.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(high - low < 600 ? { second: "2-digit" } : {}) });
+  if (high - low > 300 * DAY) return dateOf(at).slice(0, 7);
+  return high - low > 10 * DAY || (hour.startsWith("00:00") && high - low > DAY / 2) ? dateOf(at).slice(5) : hour;
+}
+
+const dateOf = (at) => new Date(at * 1000).toLocaleDateString("en-CA");
+
+// What the marks of the axis do not say: the day, or of several days the year.
+function dayText(from, to) {
+  const [first, last] = [dateOf(from), dateOf(to)];
+  if (first === last) return first;
+  return first.slice(0, 4) === last.slice(0, 4) ? first.slice(0, 4) : `${first.slice(0, 4)}–${last.slice(0, 4)}`;
 }
 
 // Filters --------------------------------------------------------------------------------------
@@ -466,6 +519,7 @@ function showFilters() {
   $("cameras-set").hidden = !(now?.cameras.length);
   $("time-set").hidden = !now?.first || !(now.fields || []).includes("time");
   $("camera-find").hidden = (now?.cameras.length || 0) < 12;
+  $("cameras-count").textContent = now?.cameras.length > 8 ? now.cameras.length : "";
   showCameras(now?.cameras || []);
   if (now?.first) $("span").textContent = `Images are from ${now.first.slice(0, 16).replace("T", " ")} to ${now.last.slice(0, 16).replace("T", " ")}.`;
   for (const key of ["since", "until", "where"]) if (document.activeElement !== $(key)) $(key).value = key === "where" ? state[key] : minutes(state[key]);
@@ -521,6 +575,15 @@ function setText(text) {
   $("text").value = text;
 }
 
+// The filter that lets through what a hit was put together with.
+function othersOf(hit) {
+  const quoted = (text) => `"${String(text).replace(/[\\"]/g, "\\$&")}"`;
+  const source = hit.source == null ? "source == none" : `source == ${quoted(hit.source)}`;
+  if (grouped() === "person" && hit.person != null) return `person == ${typeof hit.person === "number" ? hit.person : quoted(hit.person)}`;
+  if (grouped() === "track" && hit.track != null) return `track == ${quoted(hit.track)} and ${source}`;
+  return grouped() === "source" && hit.source != null ? source : "";
+}
+
 // What is done with hits -----------------------------------------------------------------------
 
 function more(hit) {
@@ -544,6 +607,7 @@ function choose(hit) {
 function showTray() {
   $("tray").hidden = !chosen.size;
   $("chosen").replaceChildren(...[...chosen.values()].map((hit) => make("li", {}, make("button", { type: "button", title: `${titleOf(hit)}: take back`, "aria-label": `Take back ${titleOf(hit)}`, on: () => choose(hit) }, image(hit.id, "")))));
+  $("chosen-count").textContent = `${chosen.size} chosen`;
   $("compare").disabled = chosen.size < 2;
 }
 
@@ -595,6 +659,8 @@ async function openDetail(place, hits = answer.hits) {
   $("detail-title").textContent = `${hit.rank}. ${titleOf(hit)}`;
   $("d-before").disabled = place === 0;
   $("d-after").disabled = place === hits.length - 1;
+  $("d-all").hidden = !(hit.members > 1 && othersOf(hit));
+  $("d-all").textContent = `Show all ${amount(hit.members || 1, "image")} of this ${grouped()}`;
   showChosen();
   $("words").replaceChildren(make("p", { class: "hint", text: state.text.trim() ? "…" : "For a sentence only." }));
   $("facts").replaceChildren();
@@ -777,7 +843,7 @@ function heat(grid) {
 function showFacts() {
   const { facts, hit } = detail;
   const rows = [["score", hit.score.toFixed(4)]];
-  if (hit.percentile != null) rows.push(["above", `${hit.percentile.toFixed(1)} % of the gallery`]);
+  if (hit.percentile != null) rows.push(["above", `${share(hit.percentile)} % of the gallery`]);
   if (hit.probability != null) rows.push(["likely", `${Math.round(100 * hit.probability)} %, if the person is here`]);
   if (hit.members > 1) rows.push(["images", hit.members]);
   for (const key of ["person", "camera", "time", "seconds", "track", "detection", "source", "path"]) if (facts[key] != null) rows.push([key, key === "time" ? facts[key].replace("T", " ") : key === "seconds" ? clock(facts[key]) : facts[key]]);
@@ -945,6 +1011,12 @@ for (const tab of $("detail").querySelectorAll("[data-view]")) tab.addEventListe
 $("d-more").addEventListener("click", () => { $("detail").close(); more(detail.hit); });
 $("d-less").addEventListener("click", () => { $("detail").close(); less(detail.hit); });
 $("d-choose").addEventListener("click", () => { choose(detail.hit); showChosen(); });
+$("d-all").addEventListener("click", () => {
+  const others = othersOf(detail.hit);
+  $("detail").close();
+  Object.assign(state, { group: "", where: state.where ? `(${state.where}) and ${others}` : others });
+  search();
+});
 $("d-before").addEventListener("click", () => openDetail(detail.place - 1, detail.hits));
 $("d-after").addEventListener("click", () => openDetail(detail.place + 1, detail.hits));
 $("watch-form").addEventListener("submit", async (event) => {
@@ -961,6 +1033,8 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").h
 addEventListener("drop", (event) => { if (carriesFile(event)) { event.preventDefault(); $("drop").hidden = true; send(event.dataTransfer.files[0]); } });
 addEventListener("paste", (event) => { const file = event.clipboardData?.files[0]; if (file) { event.preventDefault(); send(file); } });
 document.addEventListener("visibilitychange", listen);
+let drawnFor = innerWidth;
+addEventListener("resize", () => { if (innerWidth !== drawnFor) { drawnFor = innerWidth; showLine(); } });
 addEventListener("popstate", () => { readAddress(); setText(state.text); find(); });
 
 addEventListener("keydown", (event) => {
