@@ -7,29 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files as resources
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request
-from fastapi.encoders import jsonable_encoder
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tbps_cli.errors import CacheError, TbpsError, UsageError
-from tbps_cli.serving.batching import Ended
+from tbps_cli.errors import UsageError
+from tbps_cli.serving import described
+from tbps_cli.serving.described import file_answer, json_answer, text_answer
 from tbps_cli.serving.metrics import Metrics
+from tbps_cli.serving.replies import AnyNameResponse, add_errors
 from tbps_cli.serving.requests import ExplainRequest, ExportRequest, SearchRequest, WatchRequest
-from tbps_cli.serving.security import Access, Gate, problem
-from tbps_cli.serving.served import NotReadyError, ServedGallery
-from tbps_cli.serving.service import VIEWS, ForbiddenError, NotThereError, Service
+from tbps_cli.serving.security import Access, Gate
+from tbps_cli.serving.served import ServedGallery
+from tbps_cli.serving.service import NotThereError, Service
 from tbps_cli.serving.standing import StandingQuestions
 from tbps_cli.serving.work_queue import Overloaded, WorkQueue, WorkQueues
 
@@ -38,13 +36,6 @@ IMAGE_SECONDS = 3600
 """For which a browser may keep an image of the gallery."""
 LISTENERS = 100
 ALERTS = 100
-
-
-class AnyNameResponse(JSONResponse):
-    """JSON in ASCII alone: file names that are no UTF-8 have marks that cannot be encoded otherwise."""
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def make_app(
@@ -69,7 +60,7 @@ def make_app(
         lifespan=lifespan,
         default_response_class=AnyNameResponse,
     )
-    _add_errors(api)
+    add_errors(api)
     _add_routes(api, server)
     return Gate(_Measured(api, metrics), access, policy())
 
@@ -117,33 +108,50 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
     async def page() -> HTMLResponse:
         return HTMLResponse(page_text(), headers={"cache-control": "no-cache"})
 
-    @api.get("/healthz", summary="Whether the server answers")
+    @api.get("/healthz", summary="Whether the server answers", responses=json_answer({"status": "ok"}))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @api.get("/metrics", summary="Counters, for Prometheus", response_class=Response)
+    counted = text_answer("text/plain", 'tbps_requests_total{route="/v1/search",status="200"} 18.0')
+
+    @api.get("/metrics", summary="Counters, for Prometheus", response_class=Response, responses=counted)
     async def metrics() -> Response:
         return Response(server.metrics.text(service.galleries), media_type="text/plain; version=0.0.4")
 
-    @api.get("/v1/galleries", summary="What can be searched, and by what it can be filtered")
+    listed = json_answer(described.GALLERIES, 503)
+
+    @api.get("/v1/galleries", summary="What can be searched, and by what it can be filtered", responses=listed)
     async def galleries() -> dict[str, Any]:
         return await server.run(server.searches, service.overview)
 
-    @api.post("/v1/search", summary="Rank images for a sentence, images, or a sum of both")
+    ranked = json_answer(described.SEARCH, 404, 413, 422, 503)
+
+    @api.post("/v1/search", summary="Rank images for a sentence, images, or a sum of both", responses=ranked)
     async def search(asked: SearchRequest, request: Request) -> Response:
         client = request.client.host if request.client else ""
         queue = server.queue(server.searches, service.gallery(asked.gallery))
         found = await server.run(queue, lambda: service.search(asked, client))
         return AnyNameResponse(found)
 
-    @api.post("/v1/images", summary="Send an image to search by", description="The body is the file itself.")
+    @api.post(
+        "/v1/images",
+        summary="Send an image to search by",
+        description="The body is the file itself.",
+        responses=json_answer(described.SENT, 413, 422, 503),
+        openapi_extra=described.UPLOADED,
+    )
     async def upload(request: Request) -> dict[str, Any]:
         content = await request.body()
         if not content:
             raise UsageError("the body is empty.", "Send the bytes of an image file.")
         return await server.run(server.slow, lambda: service.upload(content))
 
-    @api.get("/v1/images/{id}", summary="A small JPEG of an image that was sent", response_class=Response)
+    @api.get(
+        "/v1/images/{id}",
+        summary="A small JPEG of an image that was sent",
+        response_class=Response,
+        responses=file_answer("image/jpeg", mistakes=(422, 503)),
+    )
     async def uploaded(id: str) -> Response:
         return Response(await server.run(server.images, lambda: service.uploaded(id)), media_type="image/jpeg")
 
@@ -151,10 +159,11 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
         "/v1/pictures/{id}",
         summary="An image of a gallery: its thumbnail, itself, the frame it was seen in, or seconds of video around it",
         response_class=Response,
+        responses=file_answer("image/jpeg", "video/webm", mistakes=(404, 422, 503)),
     )
     async def picture(
         id: str,
-        view: str = Query("thumbnail", pattern=f"^({'|'.join(VIEWS)})$"),
+        view: Literal["thumbnail", "crop", "frame", "clip"] = Query("thumbnail"),
         if_none_match: str | None = Header(None),
     ) -> Response:
         queue = server.slow if view == "clip" else server.queue(server.images, service.owner(id))
@@ -165,39 +174,69 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=kind, headers=headers)
 
-    @api.get("/v1/pictures/{id}/facts", summary="What is known of an image, and who else is in its frame")
+    known = json_answer(described.FACTS, 404, 422, 503)
+
+    @api.get(
+        "/v1/pictures/{id}/facts", summary="What is known of an image, and who else is in its frame", responses=known
+    )
     async def facts(id: str) -> dict[str, Any]:
         return await server.run(server.queue(server.images, service.owner(id)), lambda: service.facts(id))
 
-    @api.post("/v1/explain", summary="Which words of a sentence an image supports, and where")
+    explained = json_answer(described.EXPLAINED, 404, 413, 422, 503)
+
+    @api.post("/v1/explain", summary="Which words of a sentence an image supports, and where", responses=explained)
     async def explain(asked: ExplainRequest) -> dict[str, Any]:
         return await server.run(server.slow, lambda: service.explain(asked))
 
-    @api.post("/v1/export", summary="Chosen hits as CSV, a page, or a ZIP of their images", response_class=Response)
+    @api.post(
+        "/v1/export",
+        summary="Chosen hits as CSV, a page, or a ZIP of their images",
+        response_class=Response,
+        responses=file_answer("text/csv", "text/html", "application/zip", mistakes=(404, 413, 422, 503)),
+    )
     async def export(asked: ExportRequest, request: Request) -> Response:
         client = request.client.host if request.client else ""
         content, kind = await server.run(server.slow, lambda: service.export(asked, client))
         headers = {"content-disposition": f'attachment; filename="hits.{asked.form}"'}
         return Response(content, media_type=kind, headers=headers)
 
-    @api.get("/v1/watch", summary="The standing questions, and their last alerts")
+    @api.get(
+        "/v1/watch",
+        summary="The standing questions, and their last alerts",
+        responses=json_answer(described.WATCH, 503),
+    )
     async def questions() -> dict[str, Any]:
         found = await server.run(server.searches, lambda: standing.alerts(ALERTS))
         kept = await server.run(server.searches, standing.all)
         return {"questions": kept, "alerts": found, "budget": standing.budget}
 
-    @api.post("/v1/watch", status_code=201, summary="Ask a question of everything that arrives from now on")
+    @api.post(
+        "/v1/watch",
+        status_code=201,
+        summary="Ask a question of everything that arrives from now on",
+        responses=json_answer(described.ASKED, 404, 413, 422, 503, status=201),
+    )
     async def watch(asked: WatchRequest) -> dict[str, Any]:
         served = service.gallery(asked.gallery)
         return await server.run(server.slow, lambda: standing.add(served, asked.text))
 
-    @api.delete("/v1/watch/{id}", status_code=204, summary="End a standing question")
+    @api.delete(
+        "/v1/watch/{id}",
+        status_code=204,
+        summary="End a standing question",
+        responses=described.mistakes_of(404, 422, 503) | {204: {"description": "It is no longer asked."}},
+    )
     async def unwatch(id: str) -> Response:
         if not await server.run(server.searches, lambda: standing.remove(id)):
             raise NotThereError(f"question {id:.40}: there is no such question.")
         return Response(status_code=204)
 
-    @api.get("/v1/watch/events", summary="Alerts as server-sent events", response_class=StreamingResponse)
+    @api.get(
+        "/v1/watch/events",
+        summary="Alerts as server-sent events",
+        response_class=StreamingResponse,
+        responses=text_answer("text/event-stream", described.EVENTS, 422, 503),
+    )
     async def events(after: str | None = None, last_event_id: str | None = Header(None)) -> StreamingResponse:
         if server.listeners >= LISTENERS:
             raise Overloaded
@@ -213,45 +252,6 @@ def _add_routes(api: FastAPI, server: _Server) -> None:
                 server.listeners -= 1
 
         return StreamingResponse(told(), media_type="text/event-stream")
-
-
-def _add_errors(api: FastAPI) -> None:
-    @api.exception_handler(TbpsError)
-    async def mistake(_: Request, error: TbpsError) -> Response:
-        return AnyNameResponse(problem(error.message, error.hint), _status(error), _again(error))
-
-    @api.exception_handler(Overloaded)
-    async def overloaded(_: Request, error: Overloaded) -> Response:
-        headers = {"retry-after": str(error.retry_after)}
-        return AnyNameResponse(problem("the server is busy.", "Try again in a moment."), 503, headers)
-
-    @api.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        found = error.errors()[-1]  # of a part that is neither a sentence nor an object, what the object lacks
-        place = ".".join(str(part) for part in found["loc"] if str(part).islower() or isinstance(part, int))
-        place = place.removeprefix("body.").removeprefix("body")
-        message = str(found["msg"]).removeprefix("Value error, ")
-        return AnyNameResponse(problem(f"{place}: {message}." if place else f"{message}."), 422)
-
-    @api.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> Response:
-        said = f"{request.url.path:.200}: there is nothing here." if error.status_code == 404 else str(error.detail)
-        return AnyNameResponse(problem(said), error.status_code, jsonable_encoder(error.headers))
-
-
-def _status(error: TbpsError) -> int:
-    """The HTTP status of a mistake."""
-    if isinstance(error, NotThereError):
-        return 404
-    if isinstance(error, NotReadyError | Ended):
-        return 503
-    if isinstance(error, ForbiddenError):
-        return 403
-    return 500 if isinstance(error, CacheError) else 422
-
-
-def _again(error: TbpsError) -> dict[str, str]:
-    return {"retry-after": "2"} if isinstance(error, NotReadyError | Ended) else {}
 
 
 # The page -------------------------------------------------------------------------------------

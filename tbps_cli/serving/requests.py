@@ -68,7 +68,7 @@ class SearchRequest(_Strict):
             "examples": [
                 {"text": "a woman in a red coat with a backpack", "top": 20},
                 {"text": "a man in black", "minus": ["a hat"], "cameras": ["c1"], "since": "2026-01-05T08:00"},
-                {"plus": [{"picture": "0.9f86d081884c7d65"}], "where": 'camera == "c2"', "group": "track"},
+                {"plus": [{"picture": "0.9f86d081884c7d65"}], "where": 'camera == "c2"', "group": "near-duplicate"},
             ]
         },
     )
@@ -95,12 +95,22 @@ class SearchRequest(_Strict):
 class ExplainRequest(_Strict):
     """Which words of a sentence an image supports, and where."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"text": "a woman in a red coat", "picture": "0.9f86d081884c7d65"}]},
+    )
+
     text: Annotated[str, Field(min_length=1, max_length=LONGEST)]
     picture: Id
 
 
 class ExportRequest(_Strict):
     """Hits that somebody chose, as one file."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"form": "csv", "pictures": ["0.9f86d081884c7d65"], "title": "a red coat"}]},
+    )
 
     form: ExportForm
     pictures: list[Id] = Field(min_length=1, max_length=MOST_HITS)

@@ -129,7 +129,7 @@ class Gate:
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         host = _without_port(headers.get("host", ""))
-        if host not in self.access.hosts:
+        if host not in self.access.hosts and not _is_reached_by(scope, host):
             raise _Refused(
                 421, f"Host {host!r:.100} is not this server.", "Name it when the server starts: --name HOST"
             )
@@ -198,6 +198,17 @@ def is_loopback(address: str) -> bool:
         return address == ""  # a socket of this machine has no address
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_loopback
+
+
+def _is_reached_by(scope: Scope, host: str) -> bool:
+    """Whether a Host is the address that the client has connected to: no name, so none that points here by a trick."""
+    server = scope.get("server")
+    try:
+        reached = ipaddress.ip_address(str(server[0]).partition("%")[0] if server else "")
+        named = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return named == (getattr(reached, "ipv4_mapped", None) or reached)
 
 
 def _asked_token(scope: Scope) -> list[str]:

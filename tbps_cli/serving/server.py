@@ -19,6 +19,7 @@ from tbps_cli.errors import DataError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.machine import available_cpus
 from tbps_cli.models.checkpoint import Checkpoint, opened
+from tbps_cli.models.exported import ExportedModel
 from tbps_cli.searching import galleries as kept
 from tbps_cli.searching.audit import AuditLog
 from tbps_cli.searching.index_file import read_index, refuse_batch_dependent
@@ -195,6 +196,8 @@ def serve(
     with closing(_listen(address)) as listening:
         model = opened(checkpoint, device=device, sets=sets, words=words, data_root=data_root)
         refuse_batch_dependent(model)
+        if isinstance(model, ExportedModel):
+            model.check_files()  # an altered one would be noticed by whoever asks first
         metrics = Metrics()
         served = [found.served(number, model, settings) for number, found in enumerate(given.found)]
         texts = TextBatches(model, metrics.batches.observe)

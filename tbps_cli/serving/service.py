@@ -9,7 +9,8 @@ import csv
 import io
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -28,6 +29,7 @@ from tbps_cli.filtering.moments import moment
 from tbps_cli.filtering.parse import Where, parse
 from tbps_cli.filtering.tree import Compare, In, Tree
 from tbps_cli.footage.crops import cut
+from tbps_cli.footage.video import UnreadableVideo
 from tbps_cli.searching.audit import AuditLog, entries
 from tbps_cli.searching.document import document, table
 from tbps_cli.searching.explaining import explanations
@@ -53,7 +55,6 @@ FRAME = 1600, 1200
 FORMULA = tuple("=+-@\t\r")
 """With what spreadsheets begin a formula."""
 WHERE_HINT = 'For example: camera == "c1" and path like "night/*"'
-VIEWS = ("thumbnail", "crop", "frame", "clip")
 
 
 class NotThereError(DataError):
@@ -123,6 +124,8 @@ class Service:
 
     def search(self, request: SearchRequest, client: str = "") -> dict[str, Any]:
         """The document of `tbps search --json`, with an id for each hit. client: who asks, for the audit log."""
+        if not request.text.strip() and not request.plus:
+            raise UsageError("the query is empty.", 'For example: {"text": "a woman in a red coat"}')
         served = self.gallery(request.gallery)
         view = served.ready()
         gallery = view.gallery
@@ -180,10 +183,11 @@ class Service:
             return StoredRow("a part of an image", self._embedded(cut(upload.image, part.box)))
         pointed = self._pointed(str(part.picture))
         if part.box is not None:
-            with pointed.served.asked():
+            with pointed.served.asked(), _read(pointed):
                 whole = replace(self._excerpt(pointed, "frame"), persons=None)
+                frame = whole.pixels()
             name = f"a part of {pointed.hit.source or pointed.hit.path}"
-            return StoredRow(name, self._embedded(cut(whole.pixels(), part.box)))
+            return StoredRow(name, self._embedded(cut(frame, part.box)))
         return StoredRow(pointed.hit.path, np.asarray(pointed.part.vector_GE[pointed.place], np.float32))
 
     def _embedded(self, image: Image.Image) -> np.ndarray[Any, Any]:
@@ -219,15 +223,17 @@ class Service:
         pointed = self._pointed(id)
         hit = pointed.hit
         if view == "clip":
-            return self._clip(hit), "video/webm"
+            with _read(pointed):
+                return self._clip(hit), "video/webm"
         with pointed.served.asked():
             excerpt = self._excerpt(pointed, view)
         if view == "thumbnail":
             made = thumbnail(excerpt, THUMBNAIL, self.blur, self.thumbnails)
             if not made.jpeg:
-                raise NotThereError(f"picture {id}: {hit.path} cannot be read any more.", "Was it moved or deleted?")
+                raise _unreadable(pointed)
             return made.jpeg, "image/jpeg"
-        pixels = excerpt.pixels(blur=self.blur)
+        with _read(pointed):
+            pixels = excerpt.pixels(blur=self.blur)
         pixels.thumbnail(FRAME)
         return jpeg_of(pixels, 90), "image/jpeg"
 
@@ -260,7 +266,8 @@ class Service:
             excerpt = self._excerpt(pointed, "frame")
             if hit.source is not None:
                 made["others"] = [list(box) for box in gallery.boxes_in(hit.source, hit.seconds) if box != hit.box]
-        whole = excerpt.pixels()
+        with _read(pointed):
+            whole = excerpt.pixels()
         return made | {"frame": {"width": whole.width, "height": whole.height}}
 
     def explain(self, request: ExplainRequest) -> dict[str, Any]:
@@ -285,6 +292,9 @@ class Service:
             if request.form is ExportForm.html:
                 made = page([answer], gallery, gallery.run, blur=self.blur, cache=self.thumbnails)
                 return made.encode("utf-8", "replace"), "text/html; charset=utf-8"
+            gone = next((one for one in pointed if not one.hit.file.exists()), None)
+            if gone is not None:
+                raise _unreadable(gone)
             return self._zipped(answer, gallery), "application/zip"
 
     def _zipped(self, answer: Answer, gallery: Gallery) -> bytes:
@@ -301,7 +311,8 @@ class Service:
         try:
             made = self.uploads.add(self.model, content)
         except UnreadableImage as error:
-            raise UsageError(error.message, "Send a JPEG, PNG or WebP file.") from None
+            hint = "Send a smaller one." if "pixels" in error.reason else "Send a JPEG, PNG or WebP file."
+            raise UsageError(error.message, hint) from None
         return {"id": made.id, "width": made.image.width, "height": made.image.height}
 
     def uploaded(self, id: str) -> bytes:
@@ -309,6 +320,19 @@ class Service:
         image = self.uploads.get(id).image.copy()
         image.thumbnail(THUMBNAIL)
         return jpeg_of(image)
+
+
+@contextmanager
+def _read(pointed: _Pointed) -> Iterator[None]:
+    """Around the reading of an image's file, which may be gone since it was indexed. Raises NotThereError."""
+    try:
+        yield
+    except (UnreadableImage, UnreadableVideo):
+        raise _unreadable(pointed) from None
+
+
+def _unreadable(pointed: _Pointed) -> NotThereError:
+    return NotThereError(f"{pointed.hit.path} cannot be read any more.", "Was it moved or deleted?")
 
 
 def _for_spreadsheets(text: str) -> str:

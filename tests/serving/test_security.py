@@ -27,6 +27,15 @@ def test_another_host_name_is_not_answered(serving, photos: Path) -> None:
     assert ask(client, host="127.0.0.1").status_code == 200
 
 
+def test_the_address_that_was_connected_to_is_answered_whatever_the_machine_is_called(serving, photos: Path) -> None:
+    client = serving(photos, host="192.0.2.2")
+    assert ask(client).status_code == 200
+    assert ask(client, host="192.0.2.2:8080").status_code == 200
+    for other in ("192.0.2.3", "192.0.2.2.evil.example.org", "evil.example.org", "[::2]", ""):
+        assert ask(client, host=other).status_code == 421, other
+    assert ask(serving(photos, host="[2001:db8::2]"), host="[2001:0db8::0002]").status_code == 200
+
+
 def test_a_token_is_asked_for_everywhere_but_at_the_health_check(serving, photos: Path) -> None:
     client = serving(photos, access=Access(TOKEN))
     for path in ("/", "/v1/galleries", "/metrics", "/openapi.json", "/v1/watch/events", "/v1/nothing"):
