@@ -22,7 +22,7 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
 from tbps_cli.models import openvino_graph
-from tbps_cli.models.export_files import check_description, check_graph
+from tbps_cli.models.export_files import AGAIN, FILES, check_description, check_graph
 from tbps_cli.models.manifest import MANIFEST, read_manifest
 from tbps_cli.models.onnx_graph import Graph, TextGraph
 from tbps_cli.models.openvino_graph import NAME, SUFFIX, OpenVinoGraph
@@ -85,6 +85,17 @@ class ExportedModel:
     def open_text(self) -> None:
         """Open the text graph now. Raises WeightsError when it is damaged: better before a folder is embedded."""
         self._text.open()
+
+    def check_files(self) -> None:
+        """Open the text graph, and read the files of the image graph.
+
+        Raises WeightsError for what was altered or is gone, and for an onnxruntime that is too old.
+        """
+        self.open_text()
+        check_graph(self.manifest, self.path / "image.onnx")
+        for name in {"image.onnx", *(self.manifest.get(FILES) or ())}:
+            if name.startswith("image.onnx") and not (self.path / name).is_file():
+                raise WeightsError(f"{self.path / name} is gone.", AGAIN)
 
     def image_ways(self) -> list[ImageWay]:
         """The graph as onnxruntime runs it, and in bfloat16 by OpenVINO where that is installed (extra `openvino`)."""

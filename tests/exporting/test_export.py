@@ -492,6 +492,33 @@ def test_a_damaged_text_graph_is_told_before_a_folder_is_embedded(
 
 
 @pytest.mark.parametrize("name", ["text.onnx", "text.onnx.data", "image.onnx", "image.onnx.data"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_server_does_not_start_with_an_export_that_was_altered(
+    exported: tuple[Path, Agreement], tmp_path: Path, name: str, whole: bool
+) -> None:
+    """Otherwise whoever asks first is told, of a gallery that is served."""
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from tbps_cli.serving.server import Address, Given, serve
+
+    folder = tmp_path / "altered"
+    shutil.copytree(exported[0], folder)
+    (tmp_path / "photos").mkdir()
+    red_image().save(tmp_path / "photos" / "red.png")
+    if whole:
+        content = bytearray((folder / name).read_bytes())
+        content[-3] ^= 1
+        (folder / name).write_bytes(content)
+    else:
+        (folder / name).unlink()
+
+    def started(url: str, service: object) -> None:
+        raise AssertionError("it answers")
+
+    with pytest.raises(WeightsError, match=name.removesuffix(".data")):
+        serve(folder, Given([str(tmp_path / "photos")]), Address(port=0), ready=started)
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "text.onnx.data", "image.onnx", "image.onnx.data"])
 def test_a_file_that_is_not_the_exported_one_is_named(
     exported: tuple[Path, Agreement], tmp_path: Path, name: str
 ) -> None:
