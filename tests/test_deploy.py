@@ -91,11 +91,18 @@ def test_the_dockerfile_has_no_faults_that_hadolint_finds() -> None:
 def test_every_service_of_tbps_in_compose_runs_a_command_that_exists() -> None:
     services = compose()["services"]
     ours = {name: service for name, service in services.items() if service["image"] == "tbps"}
-    assert set(ours) == {"serve", "index", "search"}
+    assert set(ours) == {"serve", "serve-database", "index", "search"}
+    # what index wrote as this machine's is found by the others, and by the next container
+    assert len({service["hostname"] for service in ours.values()}) == 1
     for service in ours.values():
         commands.parse([*service.get("entrypoint", ["tbps"]), *service["command"]])
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
-    assert all(port.startswith("127.0.0.1:") for port in services["serve"]["ports"])
+    urls = [word for service in ours.values() for word in service["command"] + service.get("entrypoint", [])]
+    assert len({word for word in urls if word.startswith("postgresql://")}) == 1
+    pages = [service for service in ours.values() if service["command"][0] == "serve"]
+    assert len(pages) == 2
+    for page in pages:
+        assert page["ports"] == ["127.0.0.1:8080:8080"] and "TBPS_TOKEN" in page["environment"]
     assert services["database"]["image"].startswith("pgvector/pgvector:0.8.4")  # older ones damage their indexes
     assert set(compose()["volumes"]) == {"cache", "database"}
 
