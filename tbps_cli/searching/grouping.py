@@ -45,6 +45,10 @@ class HitGroup:
 class Grouping(Protocol):
     """Puts ranked images into groups."""
 
+    @property
+    def listed(self) -> bool:
+        """Whether the rows say who belongs to a group, so that no vector need be read for it."""
+
     def groups(self, index_K: Places) -> Iterator[HitGroup]:
         """The groups of these rows of the gallery, which are ranked, best first; the best group comes first."""
 
@@ -103,6 +107,7 @@ def _text(name: bytes) -> str:
 class _Known:
     """Groups that the rows say: `code_G` is a place in `values`, or -1."""
 
+    listed = True
     code_G: NDArray[np.int64]
     values: NDArray[Any]
     name: Callable[[Any], str]
@@ -140,6 +145,7 @@ class _Known:
 class _LookAlikes:
     """Images that look like a better one go with it."""
 
+    listed = False
     gallery: Gallery
 
     def groups(self, index_K: Places) -> Iterator[HitGroup]:

@@ -20,7 +20,7 @@ from tbps_cli.features.rows import content_hash
 from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where, parse, require
 from tbps_cli.filtering.tree import And, Between, Compare, Tree, looks_at, number
-from tbps_cli.searching.best_groups import BestGroups
+from tbps_cli.searching.best_groups import FIRST, BestGroups
 from tbps_cli.searching.explaining import check_explain, explanations
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.grouping import Grouping, HitGroup, grouping, span
@@ -108,18 +108,21 @@ def answers(
     judge = judge or judge_of(
         model, gallery.vector_GE, ranker.index_K, sure, quiet=quiet, down_to=down_to, sample=gallery.sample
     )
-    # as many more as may have to be left out, so that `top` remain; to group them, all are needed or looked for
-    reach = max(top, judge.known) + max(map(len, itself), default=0)
-    if groups and not ranker.quick:
+    # the best groups are looked for, unless all images are ranked anyway: members that the rows name cost little
+    listed = groups is not None and groups.listed and not ranker.by_score and min_score is None and sure is None
+    sought = groups is not None and (ranker.quick or listed)
+    # as many more as may have to be left out, so that `top` remain
+    reach = max(FIRST * top if sought else top, judge.known) + max(map(len, itself), default=0)
+    if groups and not sought:
         reach = max(1, len(gallery))
     found = []
     ranks = ranker.rank(query_QE, reach)
     for query, query_E, ranked, left_out in zip(queries, query_QE, ranks, itself, strict=True):
         certain = surely(judge, query_E, ranked[0], sure)
         lowest, count = _lowest(min_score, certain), None
-        if groups and ranker.quick and lowest is None:
+        if groups and sought and lowest is None:
             best = BestGroups(gallery, groups, ranker.index_K, left_out)
-            images, count = best.find(query_E, top), best.count()
+            images, count = best.find(query_E, top, ranked, per_group), best.count()
             score_K, index_K = images.score_K, images.index_K
             chosen = list(_shown(gallery, images.groups, score_K, index_K, per_group))
         else:

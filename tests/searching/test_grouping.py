@@ -69,6 +69,39 @@ def test_each_group_is_one_hit_with_its_best_image(model) -> None:
     assert by_track[0].path == everything[0].path
 
 
+@pytest.mark.parametrize("by", ["track", "source", "person"])
+@pytest.mark.parametrize("options", [{}, {"where": "seconds < 40"}, {"per_group": 3}, {"top": 300}, {"sort": "time"}])
+def test_the_best_groups_are_found_without_a_ranking_of_all(model, monkeypatch, by, options) -> None:
+    draw = np.random.default_rng(3)
+    rows = [
+        seen(f"{number % 7}.mp4", float(number % 50), str(track) if track else None, number % 90 or None)
+        for number, track in enumerate(draw.integers(0, 60, 3000).tolist())
+    ]
+    gallery, wanted = gallery_of(rows), {"top": 10, "group": by, "with_self": True} | options
+    queries, best = [Query("red"), Query("a man")], Gallery.best
+    asked = list[int]()
+    monkeypatch.setattr(Gallery, "best", lambda *given: (asked.append(given[2]), best(*given))[1])
+    found = answers(model, gallery, queries, **wanted)
+    if wanted["top"] < 300:
+        assert max(asked) <= 16 * wanted["top"], "so few images are ranked"
+    groups = grouping(gallery, GroupedBy(by))
+    monkeypatch.setattr(type(groups), "listed", False)
+    every = answers(model, gallery, queries, **wanted)
+    assert asked[-1] == len(rows)
+    for mine, right in zip(found, every, strict=True):
+        assert mine.hits == right.hits
+        assert (mine.groups, mine.candidates) == (right.groups, right.candidates)
+
+
+def test_one_group_of_nearly_all_images_does_not_hide_the_others(model) -> None:
+    rows = [seen("a.mp4", float(number), "1") for number in range(2000)]
+    rows += [seen("b.mp4", float(number), str(number)) for number in range(3)]
+    gallery = gallery_of(rows)
+    gallery.vector_GE[2000:] = -gallery.vector_GE[:2000].mean(axis=0)  # far down in any ranking
+    hits = search(model, gallery, "red", group="track", top=3)
+    assert [hit.members for hit in hits] == [2000, 1, 1]
+
+
 def test_top_counts_groups_and_per_group_gives_more_of_each(model) -> None:
     gallery = gallery_of(ROWS)
     hits = search(model, gallery, "red", group="source", top=2, per_group=2)
