@@ -26,6 +26,8 @@ Field: TypeAlias = tuple[str, Any, dict[str, Any]]
 PORT = 19530
 TIMEOUT = 15.0
 """Seconds that one call may take."""
+ANSWERS = 3.0
+"""Seconds in which what listens shows that it speaks gRPC."""
 LOADING = 90.0
 """Seconds that a server which was just started may take until it has loaded a gallery; seen: 8 to 35."""
 WITH_PASSWORD = (
@@ -102,6 +104,21 @@ class MilvusAddress:
             socket.create_connection((parts.hostname or "", parts.port or PORT), timeout=2.0).close()
         except OSError:
             return False
+        return True
+
+    def speaks(self) -> bool:
+        """Whether what listens there answers as a gRPC server does, before it knows who asks."""
+        import grpc
+
+        place = self.uri.partition("://")[2]
+        secure = self.uri.startswith("https:")
+        channel = grpc.secure_channel(place, grpc.ssl_channel_credentials()) if secure else grpc.insecure_channel(place)
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWERS)
+        except grpc.FutureTimeoutError:
+            return False
+        finally:
+            channel.close()
         return True
 
 
@@ -199,6 +216,12 @@ class Connection:
             said = said.replace(secret, "***")
         where = self.address.uri.partition("://")[2]
         if _LOST.search(said) and self.address.listens():  # the client says the same of a wrong password
+            if not self.address.speaks():
+                return UnreachableError(
+                    f"{title}: something listens at {where}, but does not answer as Milvus does.",
+                    "The server may hang or have ended behind an open port (of Docker, of a proxy), or this is another "
+                    "program's port; an encrypted server wants ?tls=true.",
+                )
             hint = (
                 "See user and password: milvus://USER:PASSWORD@HOST:PORT/COLLECTION; ?tls=true for an encrypted server."
             )

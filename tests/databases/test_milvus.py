@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from support.postgres_server import free_port
 
 from tbps_cli.databases.milvus_connection import MilvusAddress
 from tbps_cli.databases.opening import open_database
-from tbps_cli.errors import DatabaseError, TbpsError, UsageError
+from tbps_cli.errors import DatabaseError, TbpsError, UnreachableError, UsageError
 from tbps_cli.filtering.parse import parse
 from tbps_cli.filtering.tree import Like, Tree
 
@@ -80,12 +83,56 @@ def test_a_server_that_does_not_answer_is_one_line_without_the_password(caplog: 
 
 def test_what_listens_but_does_not_let_in_is_told_from_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client says "server unavailable" of a wrong password too."""
+    import grpc
+
     monkeypatch.setattr("tbps_cli.databases.milvus_connection.TIMEOUT", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+
+    def refused_call(request: bytes, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "auth check failure")
+
+    class Refusing(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(refused_call)
+
+    refusing = grpc.server(ThreadPoolExecutor(1), handlers=[Refusing()])
+    port = refusing.add_insecure_port("127.0.0.1:0")
+    refusing.start()
+    try:
         with pytest.raises(DatabaseError, match="refuses this user or password, or is no Milvus") as refused:
             open_database(f"milvus://me:geheim@127.0.0.1:{port}/people")
+    finally:
+        refusing.stop(None)
+    assert not isinstance(refused.value, UnreachableError), "it does not get better by itself"
     assert "geheim" not in str(refused.value) + str(refused.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["silent", "hangs up", "HTTP"])
+def test_what_listens_but_is_dead_is_no_refused_password(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tbps_cli.databases.milvus_connection.TIMEOUT", 1.0)
+    monkeypatch.setattr("tbps_cli.databases.milvus_connection.ANSWERS", 0.5)
+    taken = list[socket.socket]()
+
+    def answer(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                taken.append(server.accept()[0])
+                if kind == "HTTP":
+                    taken[-1].sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                if kind != "silent":
+                    taken[-1].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UnreachableError) as dead:
+            open_database(f"milvus://me:geheim@{where}/people")
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+    assert dead.value.message == (
+        f"milvus://me@{where}/people: something listens at {where}, but does not answer as Milvus does."
+    )
+    assert dead.value.hint and "geheim" not in dead.value.hint
 
 
 @real
