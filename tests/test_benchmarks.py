@@ -1,6 +1,7 @@
 """The benchmarks run, and what they compare is the same work; no test looks at a time."""
 
 import importlib
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -241,6 +242,10 @@ def test_the_training_benchmark_says_where_the_time_goes(capsys):
     said = capsys.readouterr().out
     for part in ("data", "forward", "losses", "backward", "optimiser", "peak memory", "frozen towers"):
         assert part in said
+    for peak, told in re.findall(r"peak memory of tensors ([\d,]+) MB, estimated ([\d,]+) MB", said):
+        assert int(told.replace(",", "")) < 1.5 * int(peak.replace(",", "")), (
+            "what Python and PyTorch hold counts as well"
+        )
 
 
 @pytest.mark.slow

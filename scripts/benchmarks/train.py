@@ -199,7 +199,8 @@ def measure(bench: Bench, steps: int) -> dict[str, Any]:
     probed = estimate.probe(bench.stepper, first)
     train = bench.recipe.train
     rows = min(train.chunk or train.batch, train.batch)
-    expected = estimate.memory(bench.method, bench.recipe.optim.kind, probed, rows).total
+    told = estimate.memory(bench.method, bench.recipe.optim.kind, probed, rows)
+    expected = told.total - told.program  # what is measured are tensors, not what Python and PyTorch hold besides
     guess = probed.seconds(train.batch)
     cpu = bench.device.type == "cpu"
     with freed_memory_kept(cpu):
@@ -238,7 +239,9 @@ def report(bench: Bench, found: dict[str, Any]) -> None:
     whole = sum(found["phases"].values())
     shares = [f"{name} {100 * value / whole:.0f} %" for name, value in found["phases"].items()]
     print(f"where the time goes: {', '.join(shares)}")
-    print(f"peak memory {found['peak'] / 2**20:,.0f} MB, estimated {found['expected'] / 2**20:,.0f} MB", end="")
+    print(
+        f"peak memory of tensors {found['peak'] / 2**20:,.0f} MB, estimated {found['expected'] / 2**20:,.0f} MB", end=""
+    )
     print(f" ({100 * (found['expected'] / found['peak'] - 1):+.0f} %)")
     print(
         f"time of a step, estimated before: {1000 * found['guess']:.1f} ms ({100 * (found['guess'] / step - 1):+.0f} %)"

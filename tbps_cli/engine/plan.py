@@ -18,7 +18,7 @@ def make_plan(experiment: Experiment, stepper: Stepper, first: Batch, at: Step) 
     """
     recipe, train, world = experiment.recipe, experiment.recipe.train, distributed.current().world
     found = estimate.probe(stepper, first)
-    local = train.batch // train.accumulate // world
+    local = max(1, min(train.batch // train.accumulate, len(experiment.train)) // world)  # a set may be smaller
     may_be_half = train.precision == "fp32" and experiment.device.type == "cpu" and has_bf16()
     ask = may_be_half and world == 1 and at.overall == 0  # a run that goes on keeps its precision
     left = (at.epochs - at.epoch) * at.iterations - at.iteration

@@ -85,6 +85,15 @@ def test_the_plan_says_what_will_happen(tmp_path, data) -> None:
     assert [progress.step for progress in spy.steps] == list(range(1, 16))
 
 
+def test_the_plan_counts_no_more_pairs_than_the_set_has(tmp_path, data, monkeypatch) -> None:
+    monkeypatch.setattr(estimate, "probe", lambda stepper, batch: estimate.Probe(1000.0, 2.0))
+    sets = ["train.batch=480", "train.epochs=1"]
+    _, spy = run(tmp_path, data, sets=sets)
+    plan = spy.plans[0]
+    assert (plan.pairs, plan.iterations, plan.memory.activations) == (48, 1, 48_000)
+    assert plan.seconds == pytest.approx(96)
+
+
 def test_the_probe_before_training_changes_nothing(tmp_path, data, monkeypatch) -> None:
     first, _ = run(tmp_path, data, name="with")
     monkeypatch.setattr(estimate, "probe", lambda stepper, batch: estimate.Probe(1.0, 1.0))
