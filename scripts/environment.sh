@@ -23,7 +23,7 @@ environment() {
   local extras stamp mark
   case "$1" in
     demo) extras="export" ;;
-    test) extras="all,dev" ;;
+    test) extras="all,dev,docs" ;;
   esac
   mark=".venv/.installed-$1"
   [ "$1" = demo ] && [ -f .venv/.installed-test ] && mark=".venv/.installed-test"

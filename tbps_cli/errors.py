@@ -57,10 +57,14 @@ class UnreachableError(DatabaseError):
 
 
 class MissingExtra(TbpsError):
-    """An optional package is needed: the hint is the `pip install` to type."""
+    """An optional package is needed: the hint is the `pip install` to type.
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed.", f"Type: pip install 'tbps[{extra}]'")
+    extra: what brings it; None for a package that every installation has, unless it was taken away.
+    """
+
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        hint = f"Type: pip install {package}" if extra is None else how_to_add(extra)
+        super().__init__(f"{purpose} needs {package}, which is not installed.", hint)
 
 
 class MissingPackage(TbpsError):
@@ -68,10 +72,34 @@ class MissingPackage(TbpsError):
 
     def __init__(self, module: str) -> None:
         package, video = PACKAGES.get(module, module), module in VIDEO_MODULES
-        hint = "Type: pip install 'tbps-lite[video]'" if video else "It is a part of tbps, not of tbps-lite."
+        hint = "Type: pip install 'tbps-lite[video]'" if video else _OF_THE_WHOLE
         super().__init__(f"this needs {package}, which is not installed.", hint)
 
 
+def how_to_add(extra: str) -> str:
+    """The command that adds an extra to what is installed: tbps and tbps-lite hold the same package, so never both."""
+    if installed_as() != LITE:
+        return f"Type: pip install '{WHOLE}[{extra}]'"
+    return f"Type: pip install '{LITE}[{extra}]'" if extra in LITE_EXTRAS else _OF_THE_WHOLE
+
+
+def installed_as() -> str | None:
+    """Which distribution is installed, `tbps` or `tbps-lite`; None for a bare checkout."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    for name in (WHOLE, LITE):
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            continue
+        return name
+    return None
+
+
+WHOLE, LITE = "tbps", "tbps-lite"
+LITE_EXTRAS = frozenset({"video", "serve", "fast", "postgres", "openvino"})
+"""As in lite/pyproject.toml."""
+_OF_THE_WHOLE = "It is a part of tbps, not of tbps-lite."
 PACKAGES = {"torch": "PyTorch", "cv2": "OpenCV", "av": "PyAV", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 """Modules whose packages are called otherwise."""
 VIDEO_MODULES = frozenset({"cv2", "av", "norfair"})

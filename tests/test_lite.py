@@ -15,19 +15,24 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from PIL import Image
+from support.hub import Hub
 from support.runs import tiny_run
 
+from tbps_cli import errors
+from tbps_cli.cli import doctor
 from tbps_cli.exporting.exporter import export
 from tbps_cli.exporting.fused import INPUT, fuse
-from tbps_cli.models.export_files import sealed
+from tbps_cli.models.export_files import described, sealed
 from tbps_cli.models.exported import ExportedModel
 
 pytestmark = pytest.mark.xdist_group("lite")  # its fixtures take seconds: one worker makes them
@@ -41,6 +46,7 @@ import runpy, sys
 from importlib.machinery import PathFinder
 hidden = set(sys.argv[1].split(","))
 class Found:
+    find_distributions = PathFinder.find_distributions
     @staticmethod
     def find_spec(name, path=None, target=None):
         return None if name.partition(".")[0] in hidden else PathFinder.find_spec(name, path, target)
@@ -93,9 +99,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(hidden: str, *words: object, cwd: Path, python_path: bool = True) -> subprocess.CompletedProcess[str]:
+def run(
+    hidden: str, *words: object, cwd: Path, python_path: bool = True, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     cwd.mkdir(exist_ok=True)
-    env = {**os.environ, "TBPS_CACHE_DIR": str(cwd / "cache"), "PYTHONPATH": str(ROOT) if python_path else ""}
+    env = {
+        **os.environ,
+        **(more or {}),
+        "TBPS_CACHE_DIR": str(cwd / "cache"),
+        "PYTHONPATH": str(ROOT) if python_path else "",
+    }
     command = [sys.executable, "-c", HIDING, hidden, *map(str, words)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
 
@@ -147,6 +160,56 @@ def test_what_lite_cannot_do_is_one_line(words: list[str], said: str, tmp_path: 
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_the_dependencies_of_the_whole_alone_search_an_export_in_a_folder_and_by_its_name_on_a_hub(
+    exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    """`pip install tbps`, without any extra."""
+    hidden = hidden_from(closure(WHOLE["dependencies"]))
+    assert {"onnx", "onnxscript", "fastapi"} <= set(hidden.split(","))
+    hub = Hub({"owner/street": {path.name: path.read_bytes() for path in exported.iterdir()}})
+    login = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    found = []
+    for ckpt in (exported, "hf-hub:owner/street"):
+        asked = ["search", "a man in red", "--ckpt", ckpt, "--in", photos, "--json"]
+        done = run(hidden, "tbps_cli", *asked, cwd=tmp_path / "place", more=login)
+        assert done.returncode == 0, done.stderr
+        found.append([(hit["path"], hit["score"]) for hit in json.loads(done.stdout)["hits"]])
+    hub.close()
+    assert found[0] == found[1] and len(found[0]) == 10
+
+
+@pytest.mark.parametrize(
+    ("installed", "extra", "hint"),
+    [
+        ({"tbps-lite"}, "serve", "Type: pip install 'tbps-lite[serve]'"),
+        ({"tbps-lite"}, "parquet", "It is a part of tbps, not of tbps-lite."),
+        ({"tbps"}, "serve", "Type: pip install 'tbps[serve]'"),
+        ({"tbps", "tbps-lite"}, "serve", "Type: pip install 'tbps[serve]'"),
+        (set(), "serve", "Type: pip install 'tbps[serve]'"),
+    ],
+)
+def test_an_extra_is_offered_of_the_distribution_that_is_installed(
+    installed: set[str], extra: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold the same package: one beside the other would bring PyTorch, and two owners of each file."""
+
+    def distribution(name: str) -> SimpleNamespace:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return SimpleNamespace(version="0.1.0")
+
+    monkeypatch.setattr(metadata, "distribution", distribution)
+    assert errors.MissingExtra("a package", extra, "this").hint == hint
+    assert set(LITE["optional-dependencies"]) == errors.LITE_EXTRAS
+    told = doctor._readable(doctor.report() | {"torch_error": "No module named 'torch'"})
+    assert told[f"extra {'fast'}"] in (
+        "installed",
+        f"not installed; {hint.replace('Type', 'type').replace(extra, 'fast')}",
+    )
+    extras = {name.removeprefix("extra ") for name in told if name.startswith("extra ")}
+    assert extras == (errors.LITE_EXTRAS if installed == {"tbps-lite"} else set(doctor.EXTRAS))
+
+
 @pytest.fixture(scope="module")
 def fused(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, with the transform in the image graph."""
@@ -154,11 +217,21 @@ def fused(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(exported, folder)
     model = ExportedModel(exported)
     fuse(exported / "image.onnx", folder / "image.onnx", model.transform)
-    (folder / "tbps.json").write_text(json.dumps(sealed(model.manifest | {"fused": {"input": INPUT}, "files": None})))
+    changed = described(folder, ["image.onnx"])
+    facts = model.manifest | {"fused": {"input": INPUT}, "files": model.manifest["files"] | changed}
+    (folder / "tbps.json").write_text(json.dumps(sealed(facts)))
     return folder
 
 
-@pytest.mark.parametrize("kind", ["exported", "fused"])
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tiny_run(tmp_path_factory.mktemp("runs") / "tiny-0001")
+    out = tmp_path_factory.mktemp("exports") / "int8"
+    export(run.folder, out, quantize="int8", force=True, data_root=out.parent)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["exported", "fused", "int8"])
 def test_the_script_of_an_export_needs_neither_torch_nor_tbps(
     kind: str, exported: Path, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -166,7 +239,7 @@ def test_the_script_of_an_export_needs_neither_torch_nor_tbps(
     hidden = hidden_from(closure(["numpy", "onnxruntime", "pillow", "tokenizers"]), "tbps_cli")
     done = run(hidden, folder / "search.py", "A man,  in RED", photos, "--top", "5", cwd=tmp_path, python_path=False)
     assert done.returncode == 0, done.stderr
-    model = ExportedModel(exported)
+    model = ExportedModel(folder if kind == "int8" else exported)
     paths = sorted(photos.iterdir())
     scores = model.encode_images(paths) @ model.encode_texts(["A man,  in RED"], query=True)[0]
     best = np.argsort(-scores, kind="stable")[:5]
@@ -174,6 +247,27 @@ def test_the_script_of_an_export_needs_neither_torch_nor_tbps(
     assert [Path(path) for _, path in lines] == [paths[place] for place in best]
     assert np.abs(np.array([float(score) for score, _ in lines]) - scores[best]).max() <= 1e-4
     assert len((folder / "search.py").read_text().splitlines()) < 80
+
+
+ANSWERING = "image.onnx", "image.onnx.data", "text.onnx", "text.onnx.data", "clip_tokenizer.json"
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_the_script_of_an_export_and_lite_refuse_a_file_in_which_one_bit_changed(
+    name: str, exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "altered"
+    shutil.copytree(exported, folder)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    script = hidden_from(closure(["numpy", "onnxruntime", "pillow", "tokenizers"]), "tbps_cli")
+    done = run(script, folder / "search.py", "a man", photos, cwd=tmp_path, python_path=False)
+    said = f"{folder / name} is not what was exported: its SHA-256 is another one."
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr == said + "\n", done.stderr
+    lite = hidden_from(closure(LITE["dependencies"]))
+    done = run(lite, "tbps_cli", "search", "a man", "--ckpt", folder, "--in", photos, cwd=tmp_path)
+    assert done.returncode == 1 and f"Error: {said}" in done.stderr, done.stderr
 
 
 def test_a_folder_that_takes_images_as_they_are_gives_the_same_answers_without_torch(
@@ -243,6 +337,10 @@ def test_a_fresh_environment_of_the_sdist_is_small_and_searches(exported: Path, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    told = subprocess.run(
+        [python.with_name("tbps-lite"), "--version"], capture_output=True, text=True, check=True, env=env
+    )
+    assert told.stdout == f"tbps {LITE['version']}\n"
     model = ExportedModel(exported)
     scores = np.sort(
         model.encode_images(sorted(photos.iterdir())) @ model.encode_texts(["a man in red"], query=True)[0]

@@ -212,10 +212,10 @@ def version() -> str:
     """The installed version; "unknown" for a bare checkout."""
     from importlib import metadata
 
-    try:
-        return metadata.version("tbps")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    from tbps_cli.errors import installed_as
+
+    name = installed_as()
+    return "unknown" if name is None else metadata.version(name)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -15,11 +15,11 @@ import typer
 
 from tbps_cli.amounts import amount
 from tbps_cli.cli.options import DataRoot, Json
-from tbps_cli.errors import UsageError
+from tbps_cli.errors import LITE, LITE_EXTRAS, VIDEO_MODULES, UsageError, how_to_add, installed_as
 
 EXTRAS = {
     "audit": ("imagehash",),
-    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "export": ("onnx", "onnxscript"),
     "fast": ("simplejpeg",),
     "heif": ("pillow_heif",),
     "milvus": ("pymilvus",),
@@ -33,7 +33,17 @@ EXTRAS = {
 }
 """Optional parts and the packages that each needs, as in pyproject.toml."""
 
-_PACKAGES = "torch", "torchvision", "open_clip_torch", "numpy", "pillow", "h5py", "safetensors", "pydantic"
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "h5py",
+    "safetensors",
+    "pydantic",
+)
 
 
 Clip = Annotated[
@@ -137,11 +147,26 @@ def report(data_root: Path | None = None) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "torch_error": trouble,
         "devices": devices,
-        "extras": {extra: all(find_spec(name) for name in names) for extra, names in EXTRAS.items()},
+        "extras": {extra: all(find_spec(name) for name in names) for extra, names in _extras().items()},
         "data_root": _folder(data_folder(data_root)),
         "cache": _folder(cache_dir()),
         "runs": _folder(Path("runs")),
     }
+
+
+def _extras() -> dict[str, tuple[str, ...]]:
+    """The extras of what is installed: tbps-lite has fewer, and videos among them."""
+    if installed_as() != LITE:
+        return EXTRAS
+    return {
+        extra: names
+        for extra, names in (EXTRAS | {"video": tuple(sorted(VIDEO_MODULES))}).items()
+        if extra in LITE_EXTRAS
+    }
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
 
 
 def _version(package: str) -> str | None:
@@ -191,13 +216,13 @@ def _readable(found: Mapping[str, Any]) -> dict[str, object]:
     }
     for name, number in found["packages"].items():
         lines[name] = number or "not installed"
-    if found["torch_error"]:
+    if found["torch_error"] and not (found["packages"]["torch"] is None and installed_as() == LITE):
         lines["torch"] = f"cannot be used ({found['torch_error']}); install it again, see pytorch.org/get-started"
     for device in found["devices"]:
         memory = f", {bytes_text(device['memory'])}" if "memory" in device else ""
         lines[f"device {device['name']}"] = f"{device['what']}{memory}"
     for extra, there in found["extras"].items():
-        lines[f"extra {extra}"] = "installed" if there else f"not installed; type: pip install 'tbps[{extra}]'"
+        lines[f"extra {extra}"] = "installed" if there else f"not installed; {_lower(how_to_add(extra))}"
     for name, label in (("data_root", "data sets"), ("cache", "cache"), ("runs", "runs")):
         folder = found[name]
         state = {True: "", False: " (not there yet)", None: " (may not be read)"}[folder["exists"]]

@@ -191,8 +191,8 @@ def exported(out: object, agreement: Agreement | None, pushed: Pushed | None, *,
         table(headings, rows, right=headings[1:])
         line(f"({agreement.source}; allowed: {agreement.tolerance:.0e})")
         if agreement.speed:
-            times = ", ".join(f"{what} {value:.1f} times" for what, value in agreement.speed.items())
-            line(f"int8 as fast as fp32 on this machine: {times}")
+            times = ", ".join(f"{what} {value:.1f}" for what, value in agreement.speed.items())
+            line(f"int8, times as fast as fp32 on this machine: {times}")
         if agreement.scores:
             line(f"int8: {agreement.scores.sentence()}")
         if agreement.fused:

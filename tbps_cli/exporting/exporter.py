@@ -8,15 +8,16 @@ CLIP). What is asked for is checked here, before torch is imported; `exporting/w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_cli import files
-from tbps_cli.errors import UsageError
+from tbps_cli.errors import MissingExtra, UsageError
 from tbps_cli.exporting.agree import Agreement, Examples
 from tbps_cli.exporting.formats import already_exported, known_formats
 from tbps_cli.models.checkpoint import Checkpoint, find, open_encoder
-from tbps_cli.models.onnx_graph import check_name
+from tbps_cli.models.onnx_graph import check_name, import_onnxruntime
 
 if TYPE_CHECKING:
     from tbps_cli.models.model import Model
@@ -61,6 +62,8 @@ def export(
     if not 0 <= max_drop <= 100:
         raise UsageError(f"--max-drop {max_drop:g}: must be from 0 to 100.", "Percentage points of R@1 or mAP.")
     files.check_new_folder("--out", out)
+    if "onnx" in wanted:
+        _check_packages()
     check_name(out, "--out ")
     owner = find(checkpoint, sets)
     if isinstance(owner, Checkpoint) and owner.kind == "exported":
@@ -81,3 +84,11 @@ def export(
         data_root=data_root,
         progress=progress,
     )
+
+
+def _check_packages() -> None:
+    """What writes and tries graphs, looked for before the work. Raises MissingExtra, or WeightsError for an old one."""
+    for name in ("onnx", "onnxscript"):
+        if find_spec(name) is None:
+            raise MissingExtra(name, "export", "tbps export --format onnx")
+    import_onnxruntime("tbps export --format onnx")

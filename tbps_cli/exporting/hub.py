@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tbps_cli.errors import UsageError
+from tbps_cli.models.run import OPEN_CLIP_WEIGHTS
 from tbps_cli.weights.weights_file import write_safetensors
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def write(model: Model, folder: Path) -> None:
     state = {name.removeprefix("clip."): tensor for name, tensor in inference_state(model).items()}
     temperature = float(getattr(model.recipe.method, "temperature", 0.01))
     state["logit_scale"] = torch.tensor(math.log(1 / temperature))
-    write_safetensors(folder / "open_clip_model.safetensors", state, {"format": "pt"})
+    write_safetensors(folder / OPEN_CLIP_WEIGHTS, state, {"format": "pt"})
     text = json.dumps(_config(model, model.recipe.method.sizes), indent=2)
     (folder / "open_clip_config.json").write_text(text + "\n", "utf-8")
 

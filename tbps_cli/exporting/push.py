@@ -109,6 +109,7 @@ class Destination:
 
         host = (endpoint() or "https://huggingface.co").rstrip("/")
         lead = f"--push {self.repository}:"
+        away = "Is this machine online? HF_ENDPOINT names another hub." if hint == LOG_IN else hint
         try:
             yield
         except errors.LocalTokenNotFoundError:
@@ -119,7 +120,7 @@ class Destination:
             raise TbpsError(f"{lead} it could not be sent to {host}: {reason_of(error)}.", hint) from None
         except Exception as error:
             if is_of_the_network(error):
-                raise TbpsError(f"{lead} {host} cannot be reached ({reason_of(error)}).", hint) from None
+                raise TbpsError(f"{lead} {host} cannot be reached ({reason_of(error)}).", away) from None
             cause = error.__cause__  # of a large file, the client names the file alone, and keeps the reason behind it
             if isinstance(cause, errors.HfHubHTTPError):
                 raise TbpsError(f"{lead} {host} {_refusal(cause)}.", hint) from None

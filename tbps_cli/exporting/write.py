@@ -35,7 +35,7 @@ from tbps_cli.weights.weights_file import write_safetensors
 SCRIPT = "search.py"
 """Searches with the graphs beside it and without tbps."""
 _GRAPHS = (graphs.IMAGE, f"{graphs.IMAGE}.data", graphs.TEXT, f"{graphs.TEXT}.data")
-_ANSWERING = (*_GRAPHS, TOKENIZER_FILE, TOKENIZER, EXPORTED_WEIGHTS)
+_ANSWERING = (*_GRAPHS, TOKENIZER_FILE, TOKENIZER, EXPORTED_WEIGHTS, RECIPE)
 """Files on which embeddings depend, whose hashes the description has."""
 
 

@@ -198,7 +198,7 @@ def _session(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingExtra("onnxruntime", "export", f"--detector {path}") from None
+        raise MissingExtra("onnxruntime", None, f"--detector {path}") from None
     if not path.is_file():
         raise WeightsError(f"--detector {path}: there is no such file.", "Give the path of an ONNX graph.")
     options = onnxruntime.SessionOptions()

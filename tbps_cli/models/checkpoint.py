@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.features.encoder import Encoder
+from tbps_cli.models.export_files import check_as_run
 from tbps_cli.models.located import Located, located, unknown_hint
-from tbps_cli.models.manifest import is_exported, read_manifest
-from tbps_cli.models.run import RECIPE, Run, list_runs, newest, run_of
+from tbps_cli.models.manifest import MANIFEST, is_exported, read_manifest
+from tbps_cli.models.run import RECIPE, TOKENIZER, Run, list_runs, newest, run_of
 from tbps_cli.models.settings import check_sets
 from tbps_cli.places import data_root as place_of
 
@@ -95,7 +96,9 @@ class Checkpoint:
         if sets or not isinstance(name, str) or not isinstance(exclude, str | None):
             data = run.recipe_with(sets).data
             name, exclude = data.name, data.exclude
-        _ = run.weights_file  # raises where training saved none yet
+        weights = run.weights_file  # raises where training saved none yet
+        if (run.folder / MANIFEST).is_file():
+            check_as_run(run.folder, (RECIPE, TOKENIZER, weights.name))
         state = summarise(run.folder).state
         if state.startswith(STOPPED):
             logger.warning(

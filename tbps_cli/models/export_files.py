@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps_cli.errors import WeightsError
+from tbps_cli.models.manifest import MANIFEST, read_manifest
 from tbps_cli.remembered import recall, remember, state_of_file
 
 FILES, CHECKSUM = "files", "checksum"
@@ -39,19 +40,29 @@ def check_description(facts: Mapping[str, Any], path: Path) -> None:
 
 def check_graph(facts: Mapping[str, Any], path: Path) -> None:
     """Raise WeightsError where a graph or its weights are not those that were written; older exports say nothing."""
-    stated = facts.get(FILES)
-    if stated is None:
-        return
-    for file in (path, path.with_name(f"{path.name}.data")):
-        try:
-            known = stated.get(file.name)
-            size, digest = (0, "") if known is None else (int(known["bytes"]), str(known["sha256"]))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path.parent}: its description of {file.name} is damaged.", AGAIN) from error
-        if known is None and file == path:
-            raise WeightsError(f"{path} is not a file of this export.", AGAIN)
-        if known is not None and file.is_file():  # one that is missing is told by who opens it
-            _check(file, size, digest)
+    if facts.get(FILES) is not None and not check_file(facts, path):
+        raise WeightsError(f"{path} is not a file of this export.", AGAIN)
+    check_file(facts, path.with_name(f"{path.name}.data"))
+
+
+def check_file(facts: Mapping[str, Any], path: Path) -> bool:
+    """Raise WeightsError where a file is not the one that was written; whether the description says which that was."""
+    try:
+        known = (facts.get(FILES) or {}).get(path.name)
+        size, digest = (0, "") if known is None else (int(known["bytes"]), str(known["sha256"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path.parent}: its description of {path.name} is damaged.", AGAIN) from error
+    if known is not None and path.is_file():  # one that is missing is told by who opens it
+        _check(path, size, digest)
+    return known is not None
+
+
+def check_as_run(folder: Path, names: Iterable[str]) -> None:
+    """The same of an export without graphs, which is opened as a run: its description, then these of its files."""
+    facts = read_manifest(folder)
+    check_description(facts, folder / MANIFEST)
+    for name in names:
+        check_file(facts, folder / name)
 
 
 def _check(path: Path, size: int, digest: str) -> None:

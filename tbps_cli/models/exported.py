@@ -6,9 +6,10 @@ graphs end in unit rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from tbps_cli.errors import WeightsError
 from tbps_cli.features.encoder import ImageWay
 from tbps_cli.features.image_ways import ON_CPU, has_bf16, own_way
 from tbps_cli.models import openvino_graph
-from tbps_cli.models.export_files import AGAIN, FILES, check_description, check_graph
+from tbps_cli.models.export_files import AGAIN, FILES, check_description, check_file, check_graph
 from tbps_cli.models.manifest import MANIFEST, read_manifest
 from tbps_cli.models.onnx_graph import Graph, TextGraph
 from tbps_cli.models.openvino_graph import NAME, SUFFIX, OpenVinoGraph
@@ -66,6 +67,8 @@ class ExportedModel:
         self.method = None
         self.recipe = None
         self.notes: list[str] = []
+        if self.manifest["tokenizer"].get("kind") == "bpe":
+            _check_tokenizer(self.manifest, folder / FILE)
         self.tokenizer: Tokenizer = from_description(self.manifest["tokenizer"], folder / FILE)
         self.places_taken = int(self.manifest.get("places_taken", 0))
         chunked = self.manifest.get("long_captions") == "chunk" and isinstance(self.tokenizer, Cutting)
@@ -165,3 +168,9 @@ class ExportedModel:
         size = 1 if self.alone else batch
         parts = [graph(np.stack(rows[start : start + size])) for start in range(0, len(rows), size)]
         return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _check_tokenizer(facts: Mapping[str, Any], path: Path) -> None:
+    """Raise WeightsError where the vocabulary is not the exported one; tbps has it in open_clip, tbps-lite has not."""
+    if check_file(facts, path) and not path.is_file() and find_spec("open_clip") is None:
+        raise WeightsError(f"{path}, which holds the vocabulary of sentences, is missing.", AGAIN)

@@ -46,7 +46,7 @@ class Graph:
         self.path, self.few, self.check = path, few, check
         self.purpose = purpose or f"searching with {path.parent}"
         if find_spec("onnxruntime") is None:
-            raise MissingExtra("onnxruntime", "export", self.purpose)
+            raise MissingExtra("onnxruntime", None, self.purpose)
         check_name(path)
         if not path.is_file():
             raise _broken(path, "there is no such file")
@@ -114,17 +114,25 @@ def check_name(path: Path, what: str = "") -> None:
 def import_onnxruntime(purpose: str) -> Any:
     """The library. Its official builds report to their maker how they are used, unless this variable is set."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    oldest = ".".join(map(str, OLDEST))
+    newer = f"Type: pip install 'onnxruntime>={oldest}'"
     try:
         import onnxruntime
-    except ImportError:
-        raise MissingExtra("onnxruntime", "export", purpose) from None
+    except ImportError as error:
+        if find_spec("onnxruntime") is None:
+            raise MissingExtra("onnxruntime", None, purpose) from None
+        # one that was built for an older numpy has its explanation printed, and an error without words
+        said = str(error).strip().partition("\n")[0] or "it was built for other versions of its packages"
+        raise WeightsError(
+            f"{purpose} needs onnxruntime {oldest} or newer, and the installed one cannot be imported: {said:.200}.",
+            newer,
+        ) from None
     found = tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:2])
-    oldest = ".".join(map(str, OLDEST))
     if found < OLDEST:
         raise WeightsError(
             f"{purpose} needs onnxruntime {oldest} or newer, and {onnxruntime.__version__} is installed: "
             "older ones read weights from outside the folder of a graph.",
-            f"Type: pip install 'onnxruntime>={oldest}'",
+            newer,
         )
     return onnxruntime
 

@@ -34,6 +34,8 @@ EXPORTED_WEIGHTS = "model.safetensors"
 """What `tbps export --format safetensors` calls the same thing."""
 DOUBTFUL = "left_out_that_search_may_use"
 """In the head of converted weights: how many tensors of the file were left out without knowing what they are for."""
+OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+"""What open_clip calls it, in the folders that it opens."""
 TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 STATE = "state.pt"
@@ -81,13 +83,22 @@ class Run:
         return load(self.folder / RECIPE, sets)
 
     @property
+    def has_weights(self) -> bool:
+        """Whether any were saved yet."""
+        return any(path.is_file() for path in self._weights_files)
+
+    @property
+    def _weights_files(self) -> list[Path]:
+        return [self.folder / name for name in (*WEIGHTS.values(), EXPORTED_WEIGHTS)]
+
+    @property
     def weights_file(self) -> Path:
         """The best weights, else the last ones. Raises WeightsError when training saved none yet."""
         if self.chosen is not None:
             return self.chosen
-        for name in (*WEIGHTS.values(), EXPORTED_WEIGHTS):
-            if (self.folder / name).is_file():
-                return self.folder / name
+        for path in self._weights_files:
+            if path.is_file():
+                return path
         raise WeightsError(
             f"{self.folder} holds no weights yet.",
             f"Go on with it: tbps train {self.folder} --out {self.folder} --resume",
@@ -166,7 +177,9 @@ class Run:
 def run_of(path: Path) -> Run | None:
     """The run that a path means: its folder, or one weights file inside it; None when it is not a run."""
     if path.is_dir():
-        return Run(path) if (path / RECIPE).is_file() else None
+        run = Run(path) if (path / RECIPE).is_file() else None
+        for_open_clip = (path / OPEN_CLIP_WEIGHTS).is_file()  # `tbps export --format hub`: read as any folder for it
+        return None if run and for_open_clip and not run.has_weights else run
     known = {*WEIGHTS.values(), EXPORTED_WEIGHTS}
     inside = path.name in known and (path.parent / RECIPE).is_file()
     return Run(path.parent, chosen=path) if inside else None

@@ -46,6 +46,8 @@ _BESIDE = (
 """Small files that say how to read the weights beside them."""
 _EXPORTED = "tbps.json", "image.onnx", "text.onnx"
 """What a folder of `tbps export` holds, and beside each graph its weights."""
+_BESIDE_GRAPHS = "clip_tokenizer.json", "calibration.json"
+"""What it may hold besides: the vocabulary, which tbps-lite has nowhere else, and what scores are worth."""
 _WAIT = 1.0
 """Seconds before a hub that did not answer is asked once more. The client itself would ask for 23 seconds."""
 
@@ -146,7 +148,8 @@ class _Asked:
         if names is None:
             return None
         if set(_EXPORTED) <= set(names):
-            return [*_EXPORTED, *(f"{name}.data" for name in _EXPORTED if f"{name}.data" in names)]
+            more = (*(f"{name}.data" for name in _EXPORTED), *_BESIDE_GRAPHS)
+            return [*_EXPORTED, *(name for name in more if name in names)]
         chosen = which(f"{self.address}: the repository", names, data)
         if chosen.why:
             logger.info("%s: %s", self.address, chosen.why)

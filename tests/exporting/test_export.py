@@ -22,7 +22,7 @@ from PIL import Image
 from support import oracles
 from support.sets import cuhk_records, write_set
 
-from tbps_cli.errors import TbpsError, UsageError, WeightsError
+from tbps_cli.errors import MissingExtra, TbpsError, UsageError, WeightsError
 from tbps_cli.exporting import graphs
 from tbps_cli.exporting import write as module
 from tbps_cli.exporting.agree import TOLERANCE, Agreement, Examples, compare
@@ -415,6 +415,9 @@ def test_open_clip_opens_the_hub_folder_and_gives_the_same_rows(
     assert np.abs(image_BE.numpy() - model.encode_images(examples.images)).max() <= 1e-5
     assert np.abs(text_BE.numpy() - model.encode_texts(examples.captions)).max() <= 1e-5
     assert abs(float(theirs.logit_scale.detach().exp()) - 1 / model.recipe.method.temperature) < 1e-3
+    ours = open_model(tmp_path / "hub", device="cpu")  # as its card says
+    assert np.abs(ours.encode_images(examples.images) - model.encode_images(examples.images)).max() <= 1e-5
+    assert np.abs(ours.encode_texts(examples.captions) - model.encode_texts(examples.captions)).max() <= 1e-5
 
 
 def test_a_method_that_does_more_than_clip_has_no_hub_folder(
@@ -546,10 +549,10 @@ def test_a_file_is_hashed_once_and_again_when_it_has_changed(
     monkeypatch.setattr("tbps_cli.remembered._SETTLED", 0)
     for _ in range(3):
         open_model(folder).encode_texts(["a man"])
-    assert hashed == ["text.onnx", "text.onnx.data"]
+    assert hashed == ["clip_tokenizer.json", "text.onnx", "text.onnx.data"]
     os.utime(folder / "text.onnx", (1, 1))
     open_model(folder).encode_texts(["a man"])
-    assert hashed == ["text.onnx", "text.onnx.data", "text.onnx"]
+    assert hashed == ["clip_tokenizer.json", "text.onnx", "text.onnx.data", "text.onnx"]
 
 
 def test_a_description_that_was_edited_is_refused_and_an_older_one_without_hashes_is_not(
@@ -565,7 +568,7 @@ def test_a_description_that_was_edited_is_refused_and_an_older_one_without_hashe
     swapped = dict.fromkeys(facts["files"], facts["files"]["text.onnx"])
     for files in (swapped, {}, {"image.onnx": 3}, [1]):
         (folder / "tbps.json").write_text(json.dumps(export_files.sealed(facts | {"files": files})))
-        with pytest.raises(WeightsError, match=r"image\.onnx"):
+        with pytest.raises(WeightsError, match=r"image\.onnx|clip_tokenizer\.json"):
             open_model(folder).encode_images([red_image()])
     older = {name: value for name, value in facts.items() if name not in ("files", "checksum")}
     (folder / "tbps.json").write_text(json.dumps(older))
@@ -583,7 +586,70 @@ def test_an_onnxruntime_that_is_too_old_is_told_with_what_to_type(
         monkeypatch.setattr(onnxruntime, "__version__", version)
         assert onnx_graph.import_onnxruntime("a test") is onnxruntime
     wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert f"onnxruntime>={onnx_graph.OLDEST[0]}.{onnx_graph.OLDEST[1]}" in wanted["optional-dependencies"]["export"]
+    assert f"onnxruntime>={onnx_graph.OLDEST[0]}.{onnx_graph.OLDEST[1]}" in wanted["dependencies"]
+
+
+def test_an_onnxruntime_that_cannot_be_imported_is_not_called_missing(
+    exported: tuple[Path, Agreement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was built for an older numpy: its module raises an ImportError without words."""
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    with pytest.raises(WeightsError, match=r"1\.32 or newer, and the installed one cannot be imported: it was") as told:
+        open_model(exported[0]).encode_texts(["a man"])
+    assert told.value.hint == "Type: pip install 'onnxruntime>=1.32'"
+
+
+def test_what_writes_graphs_is_looked_for_before_the_model_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", "1.9.1")
+    with pytest.raises(
+        WeightsError, match=r"^tbps export --format onnx needs onnxruntime 1\.32 or newer, and 1\.9\.1 "
+    ):
+        export(tmp_path / "no run is needed", tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr("tbps_cli.exporting.exporter.find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(MissingExtra, match=r"^tbps export --format onnx needs onnxscript, which is not installed"):
+        export(tmp_path / "no run is needed", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "recipe.toml", "tbps.json"])
+def test_an_export_without_graphs_is_refused_where_a_file_of_it_was_changed(
+    model: Model, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "weights"
+    export(model, folder, formats=["safetensors"])
+    assert isinstance(open_model(folder, device="cpu"), Model)
+    content = (folder / name).read_bytes()
+    changed = {
+        "recipe.toml": content.replace(b"bilinear", b"bicubic") + b"\n",
+        "tbps.json": content.replace(b"16", b"61"),
+    }
+    (folder / name).write_bytes(changed.get(name, content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]))
+    with pytest.raises(WeightsError, match=rf"{name} (is not what was exported|was changed after the export)"):
+        open_model(folder, device="cpu")
+    if name == "model.safetensors":
+        with pytest.raises(WeightsError, match=rf"{name} is not what was exported"):
+            open_model(folder / name, device="cpu")
+
+
+@pytest.mark.parametrize("change", ["altered", "missing"])
+def test_a_vocabulary_that_is_not_the_exported_one_is_named(
+    exported: tuple[Path, Agreement], tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In tbps-lite the vocabulary lies there alone."""
+    monkeypatch.setattr("tbps_cli.models.exported.find_spec", lambda name: None)
+    folder = tmp_path / change
+    shutil.copytree(exported[0], folder)
+    file = folder / "clip_tokenizer.json"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content) if change == "altered" else file.unlink()
+    said = "is not what was exported: its SHA-256" if change == "altered" else "holds the vocabulary of sentences, is"
+    with pytest.raises(WeightsError, match=rf"clip_tokenizer\.json.* {said}"):
+        open_model(folder)
 
 
 @pytest.mark.usefixtures("quick")
