@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.data.types import Person
+from tbps_cli.errors import DataError
 from tbps_cli.features.asked import columns_of
 from tbps_cli.features.rows import Box, Row, Rows, encoded
 from tbps_cli.filtering.columns import Columns
@@ -35,6 +36,10 @@ CODED = 200_000
 where one search has to open the codes."""
 FEW = 2000
 """So few images, those that a filter leaves, are ranked by their vectors at once."""
+LEFT_OUT = 100
+"""So many images more than four times those that are wanted are ranked where a filter leaves out the lesser part."""
+FEW_QUERIES = 8
+"""For more queries at once a copy of the rows that pass is worth it."""
 SOME = 250
 """Images that are looked at first, where it is not known how many score so high."""
 DEEP = 50
@@ -203,7 +208,8 @@ class Gallery:
         """
         size = len(self) if place_K is None else len(place_K)
         if size < FEW or DEEP * k > size or self.cascade is None:
-            return topk(query_QE, self.vector_GE, k, place_K)
+            most = None if place_K is None else self._best_of_most(query_QE, k, place_K)
+            return most or topk(query_QE, self.vector_GE, k, place_K)
         coded = len(self.cascade)
         first = coded if place_K is None else int(np.searchsorted(place_K, coded))
         if DEEP * k > first:
@@ -211,6 +217,28 @@ class Gallery:
         found = self.cascade.best(query_QE, self.vector_GE, k, None if place_K is None else place_K[:first])
         rest_K = np.arange(coded, len(self)) if place_K is None else place_K[first:]
         return _merged(found, topk(query_QE, self.vector_GE, k, rest_K)) if len(rest_K) else found
+
+    def _best_of_most(
+        self, query_QE: NDArray[np.float32], k: int, place_K: Places
+    ) -> tuple[NDArray[Any], Places] | None:
+        """The best of most rows: those among the best of all, which are read where they lie; None where that is not so.
+
+        Rows that a filter lets through are copied first, which takes longer than to rank all of them.
+        """
+        reach = 4 * k + LEFT_OUT
+        if 2 * len(place_K) <= len(self) or DEEP * reach > len(self) or len(query_QE) > FEW_QUERIES:
+            return None
+        try:
+            score_QK, place_QK = self.best(query_QE, reach)
+        except DataError:  # of a row that may be none of these
+            return None
+        fits_G = np.zeros(len(self), bool)
+        fits_G[place_K] = True
+        fits_QK = fits_G[place_QK]
+        if fits_QK.sum(axis=1).min(initial=k) < k:
+            return None
+        first_QK = np.argsort(~fits_QK, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(score_QK, first_QK, axis=1), np.take_along_axis(place_QK, first_QK, axis=1)
 
     def down_to(
         self, query_E: NDArray[np.float32], lowest: float, place_K: Places | None = None
