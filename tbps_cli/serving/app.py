@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tbps_cli.errors import UsageError
 from tbps_cli.serving import described
 from tbps_cli.serving.described import file_answer, json_answer, text_answer
+from tbps_cli.serving.leaving import Leaving
 from tbps_cli.serving.metrics import Metrics
 from tbps_cli.serving.replies import AnyNameResponse, add_errors
 from tbps_cli.serving.requests import ExplainRequest, ExportRequest, SearchRequest, WatchRequest
@@ -62,7 +63,7 @@ def make_app(
     )
     add_errors(api)
     _add_routes(api, server)
-    return Gate(_Measured(api, metrics), access, policy())
+    return Gate(Leaving(_Measured(api, metrics)), access, policy())
 
 
 class _Server:

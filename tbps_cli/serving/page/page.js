@@ -419,6 +419,7 @@ function showEmpty() {
 
 const LANES = 5;
 let allLanes = false;
+let lineWidth = 600; // known as soon as it is shown
 
 function showLine() {
   const box = $("line");
@@ -435,6 +436,7 @@ function showLine() {
   const margin = Math.max(0.03 * (to - from), 0.5);
   const [low, high] = [from - margin, to + margin];
   const part = (time) => (time - low) / (high - low);
+  const width = lineWidth - (narrow() ? 90 : 130);
   const lanes = group(seen);
   const shown = [...lanes].slice(0, allLanes ? lanes.size : narrow() ? LANES - 2 : LANES);
   for (const [name, ones] of shown) box.append(make("div", { class: "lane" }, make("span", { text: name, title: name }), make("div", { class: "track" })));
@@ -447,15 +449,15 @@ function showLine() {
   box.append(make("div", { class: "lane axis" }, make("span", { text: dated ? dayText(from, to) : "into the video" }), ticks));
   if (lanes.size > shown.length || allLanes && lanes.size > LANES)
     box.append(make("button", { type: "button", class: "link", text: allLanes ? "Fewer" : `All ${lanes.size} ${hits[0].camera ? "cameras" : "sources"}`, "aria-expanded": String(allLanes), on: () => { allLanes = !allLanes; showLine(); $("line").querySelector(".link")?.focus(); } }));
-  shown.forEach(([name, ones], place) => fillLane(box.children[place].lastChild, name, ones, part));
+  shown.forEach(([name, ones], place) => fillLane(box.children[place].lastChild, width, name, ones, part));
 }
 
 // From when to when somebody was followed; only where that is one camera's.
 const stayOf = (hit) => (grouped() === "track" && hit.first != null && hit.first !== hit.last && typeof hit.first === typeof hit.last ? [hit.first, hit.last] : []);
 
 // The best hits have their rank; one that would lie on a better one is a thin mark.
-function fillLane(track, name, ones, part) {
-  const width = track.clientWidth, taken = [];
+function fillLane(track, width, name, ones, part) {
+  const taken = [];
   for (const { hit, at, stay } of ones) {
     const large = hit.rank > 99 ? 32 : 24, half = large / 2;
     const middle = Math.min(width - half, Math.max(half, part(at) * width));
@@ -1033,8 +1035,10 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").h
 addEventListener("drop", (event) => { if (carriesFile(event)) { event.preventDefault(); $("drop").hidden = true; send(event.dataTransfer.files[0]); } });
 addEventListener("paste", (event) => { const file = event.clipboardData?.files[0]; if (file) { event.preventDefault(); send(file); } });
 document.addEventListener("visibilitychange", listen);
-let drawnFor = innerWidth;
-addEventListener("resize", () => { if (innerWidth !== drawnFor) { drawnFor = innerWidth; showLine(); } });
+new ResizeObserver(([seen]) => {
+  const width = Math.round(seen.contentRect.width);
+  if (width && width !== lineWidth) { lineWidth = width; showLine(); }
+}).observe($("line"));
 addEventListener("popstate", () => { readAddress(); setText(state.text); find(); });
 
 addEventListener("keydown", (event) => {
