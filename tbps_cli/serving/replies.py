@@ -34,7 +34,8 @@ def add_errors(api: FastAPI) -> None:
     @api.exception_handler(TbpsError)
     async def mistake(_: Request, error: TbpsError) -> Response:
         message = error.message.removeprefix("--")  # whoever asks has no command line
-        return AnyNameResponse(problem(message, error.hint), _status(error), _again(error))
+        hint = error.hint and error.hint.replace("unless you add --plain-query", 'unless "plain" is true')
+        return AnyNameResponse(problem(message, hint), _status(error), _again(error))
 
     @api.exception_handler(Overloaded)
     async def overloaded(_: Request, error: Overloaded) -> Response:

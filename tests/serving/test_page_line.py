@@ -112,6 +112,24 @@ def test_no_image_is_above_all_of_the_gallery(page) -> None:
     ]  # fmt: skip
 
 
+def test_why_there_is_no_confident_match_is_said_as_it_is(page) -> None:
+    said = """(best) => sureText({ level: 0.9, confident: false, size: 0, best_score: best, lowest_score: 0.2,
+        strangers_score_as_high: 0.87, present_refused: 0.9 })"""
+    assert page.evaluate(said, 0.1) == (
+        "no confident match: the best image scores 0.100, people who are there 0.200 or more"
+    )
+    assert page.evaluate(said, 0.3) == (
+        "no confident match: the best image scores 0.300, and so does the best of as many images of strangers in "
+        "87 of 100 searches"
+    )
+
+
+def test_how_many_alerts_may_come_is_said_in_words(page) -> None:
+    assert page.evaluate("['5/day', '1/h', '1000 per hour', '0.5/Week'].map(budgetText)") == [
+        "5 alerts a day", "1 alert an hour", "1,000 alerts an hour", "0.5 alerts a week",
+    ]  # fmt: skip
+
+
 def test_all_images_of_a_person_are_a_press_away(page) -> None:
     page.fill("#text", "green")
     page.select_option("#group", "person", force=True)

@@ -35,6 +35,18 @@ def test_a_request_that_makes_no_sense_is_told_what_and_how_it_should_be(
     assert "--" not in hint and "tbps search" not in hint
 
 
+def test_no_hint_names_an_option_of_the_command_line(serving, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tbps_cli.searching.sure import check_sure
+
+    def refused(*_: Any, **__: Any) -> None:
+        check_sure(0.9, [type("Sum", (), {"plain": False})()])
+
+    monkeypatch.setattr("tbps_cli.serving.service.ask", refused)
+    said = serving(photos).post("/v1/search", json={"text": "red, no green", "sure": 0.9}).json()
+    assert said["error"].startswith("sure is for a sentence alone")
+    assert said["hint"].endswith('unless "plain" is true.')
+
+
 def test_a_body_that_is_sent_as_something_else_is_told_the_content_type(serving, photos: Path) -> None:
     reply = serving(photos).post("/v1/search", content='{"text": "red"}', headers={"content-type": "text/plain"})
     assert (reply.status_code, reply.json()["error"]) == (422, "the body is no JSON object.")

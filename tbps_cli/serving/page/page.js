@@ -276,9 +276,13 @@ function showStatus() {
 
 function sureText(sure) {
   const often = `${Math.round(100 * sure.level)} of 100 searches`;
-  if (!sure.confident) return `no confident match: the best image scores ${sure.best_score.toFixed(3)}, people who are there ${sure.lowest_score.toFixed(3)} or more`;
+  if (!sure.confident) return `no confident match: the best image scores ${sure.best_score.toFixed(3)}, ${whyNot(sure)}`;
   return `the person is in ${amount(sure.size, "image")} of them in ${often}, if anywhere here`;
 }
+
+const whyNot = (sure) => (sure.best_score < sure.lowest_score
+  ? `people who are there ${sure.lowest_score.toFixed(3)} or more`
+  : `and so does the best of as many images of strangers in ${Math.round(100 * sure.strangers_score_as_high)} of 100 searches`);
 
 function showChips() {
   const made = [];
@@ -881,7 +885,7 @@ async function showWatching() {
   try {
     const known = await (await ask("/v1/watch")).json();
     $("watch-hint").textContent = now?.watchable
-      ? `A saved question is asked of everything that arrives from now on. Over all of them at most ${known.budget.replace("/", " alerts a ")} come, on the average.`
+      ? `A saved question is asked of everything that arrives from now on. Over all of them at most ${budgetText(known.budget)} come, on the average.`
       : now?.unwatchable || "";
     $("questions").replaceChildren(...known.questions.map((one) => make("li", {},
       make("span", {}, one.text, galleries.length > 1 && make("small", { text: one.gallery })),
@@ -889,6 +893,11 @@ async function showWatching() {
       make("button", { type: "button", class: "tool", text: "Delete", "aria-label": `Delete ${one.text}`, on: () => unwatch(one) }))));
     $("alerts").replaceChildren(...(known.alerts.length ? known.alerts.map(alertLine) : [make("li", { class: "hint", text: "None so far." })]));
   } catch (error) { watchTrouble(error); }
+}
+
+function budgetText(budget) {
+  const [, count, time] = /^\s*([\d.]+)\s*(?:\/|per|an?)\s*(\w)/i.exec(budget);
+  return `${amount(Number(count), "alert")} ${{ h: "an hour", d: "a day", w: "a week", m: "a month" }[time.toLowerCase()]}`;
 }
 
 function askNow(question) {
