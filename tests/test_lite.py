@@ -12,7 +12,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
+import urllib.error
+import urllib.request
 import venv
 import zipfile
 from collections.abc import Mapping
@@ -176,6 +179,41 @@ def test_the_dependencies_of_the_whole_alone_search_an_export_in_a_folder_and_by
         found.append([(hit["path"], hit["score"]) for hit in json.loads(done.stdout)["hits"]])
     hub.close()
     assert found[0] == found[1] and len(found[0]) == 10
+
+
+def test_images_are_served_with_the_extra_serve_alone(exported: Path, photos: Path, tmp_path: Path) -> None:
+    """Without what reads videos, which is a hundred megabytes; a clip is refused by a line."""
+    hidden = hidden_from(closure([*LITE["dependencies"], *LITE["optional-dependencies"]["serve"]]))
+    assert {"torch", "av", "cv2"} <= set(hidden.split(","))
+    env = {**os.environ, "TBPS_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    words = ["tbps_cli", "serve", photos, "--ckpt", exported, "--port", "0"]
+    command = [sys.executable, "-c", HIDING, hidden, *map(str, words)]
+    with (tmp_path / "said").open("w") as said:
+        server = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=said, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        assert line.startswith("tbps serves "), (tmp_path / "said").read_text()
+        asked = urllib.request.Request(
+            line.split()[-1] + "v1/search",
+            json.dumps({"text": "a man in red"}).encode(),
+            {"content-type": "application/json"},
+        )
+        for _ in range(100):
+            try:
+                answer = json.load(urllib.request.urlopen(asked, timeout=60))
+                if len(answer["hits"]) == 10:
+                    break
+            except urllib.error.HTTPError as error:
+                assert error.code == 503, error.read()
+            time.sleep(0.2)
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+    model = ExportedModel(exported)
+    scores = model.encode_images(sorted(photos.iterdir())) @ model.encode_texts(["a man in red"], query=True)[0]
+    found = np.array([hit["score"] for hit in answer["hits"]])
+    assert np.abs(found - np.sort(scores)[::-1][:10]).max() <= 1e-4
 
 
 @pytest.mark.parametrize(

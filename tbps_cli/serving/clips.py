@@ -7,7 +7,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 
 from tbps_cli.footage.frames import frames
@@ -26,6 +25,8 @@ def clip_of(file: Path, seconds: float, around: float = AROUND, stopped: Callabl
 
     stopped: whether nobody waits for it any more; then it ends early.
     """
+    import av  # tbps-lite serves images without it
+
     start, end = max(0.0, seconds - around), seconds + around
     target = io.BytesIO()
     first: float | None = None

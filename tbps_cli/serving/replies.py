@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from tbps_cli.errors import CacheError, TbpsError, WeightsError
+from tbps_cli.errors import CacheError, MissingPackage, TbpsError, WeightsError
 from tbps_cli.serving.batching import Ended
 from tbps_cli.serving.security import problem
 from tbps_cli.serving.served import NotReadyError
@@ -36,6 +36,15 @@ def add_errors(api: FastAPI) -> None:
         message = error.message.removeprefix("--")  # whoever asks has no command line
         hint = error.hint and error.hint.replace("unless you add --plain-query", 'unless "plain" is true')
         return AnyNameResponse(problem(message, hint), _status(error), _again(error))
+
+    @api.exception_handler(ModuleNotFoundError)
+    async def lacking(_: Request, error: ModuleNotFoundError) -> Response:
+        """As of a clip, where tbps-lite is installed without what reads videos."""
+        module = (error.name or "").partition(".")[0]
+        if module in ("", "tbps_cli"):
+            raise error
+        package = MissingPackage(module)
+        return AnyNameResponse(problem(package.message, package.hint), 501)
 
     @api.exception_handler(Overloaded)
     async def overloaded(_: Request, error: Overloaded) -> Response:

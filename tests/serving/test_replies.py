@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from tbps_cli.serving.replies import add_errors
 
 JSON = {"content-type": "application/json"}
 
@@ -45,6 +51,20 @@ def test_no_hint_names_an_option_of_the_command_line(serving, photos: Path, monk
     said = serving(photos).post("/v1/search", json={"text": "red, no green", "sure": 0.9}).json()
     assert said["error"].startswith("sure is for a sentence alone")
     assert said["hint"].endswith('unless "plain" is true.')
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in tbps-lite without what reads videos, for a clip."""
+    api = FastAPI()
+    add_errors(api)
+    api.get("/clip")(lambda: import_module("av"))
+    api.get("/ours")(lambda: import_module("tbps_cli.gone"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    reply = TestClient(api).get("/clip")
+    assert (reply.status_code, reply.json()["error"]) == (501, "this needs PyAV, which is not installed.")
+    assert reply.json()["hint"] == "Type: pip install 'tbps-lite[video]'"
+    with pytest.raises(ModuleNotFoundError):
+        TestClient(api).get("/ours")
 
 
 def test_a_body_that_is_sent_as_something_else_is_told_the_content_type(serving, photos: Path) -> None:
