@@ -129,7 +129,7 @@ def test_images_prepared_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
         pools[-1].shutdown(wait=True, cancel_futures=True)
         pools.append(ThreadPoolExecutor(1))
 
-    assert 100 < at_every_line(work, after, 900) < 900
+    assert at_every_line(work, after, 400) > 100  # how many lines there are depends on how often it has to look
 
 
 def test_beginning_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
