@@ -77,8 +77,8 @@ def result(future: Future[T]) -> T:
             try:
                 return future.result(LOOK)
             except TimeoutError:
-                if future.done():  # it is what was raised there
-                    raise
+                if future.done():  # by now, or this is what was raised there
+                    return future.result()
 
 
 @contextmanager

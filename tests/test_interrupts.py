@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -179,6 +179,17 @@ def test_a_future_gives_its_result_its_error_and_its_own_timeout(monkeypatch: py
         for error in (TimeoutError("of a disk"), ValueError("of a file")):
             with pytest.raises(type(error), match=str(error)):
                 interrupts.result(pool.submit(late, error))
+
+
+def test_a_future_that_is_done_just_after_the_wait_gives_its_result() -> None:
+    class Late(Future[int]):
+        def result(self, timeout: float | None = None) -> int:
+            if not self.done():
+                self.set_result(7)
+                raise TimeoutError
+            return super().result(timeout)
+
+    assert interrupts.result(Late()) == 7
 
 
 def test_an_error_of_a_lock_that_ctrl_c_broke_is_ctrl_c() -> None:
