@@ -494,8 +494,13 @@ def test_a_damaged_text_graph_is_told_before_a_folder_is_embedded(
     assert not (tmp_path / "cache" / "indexes").exists()
 
 
-@pytest.mark.parametrize("name", ["text.onnx", "text.onnx.data", "image.onnx", "image.onnx.data"])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [  # without image.onnx the folder is a checkpoint with weights, which PyTorch opens
+        *((name, True) for name in ("text.onnx", "text.onnx.data", "image.onnx", "image.onnx.data")),
+        *((name, False) for name in ("text.onnx", "text.onnx.data", "image.onnx.data")),
+    ],
+)
 def test_a_server_does_not_start_with_an_export_that_was_altered(
     exported: tuple[Path, Agreement], tmp_path: Path, name: str, whole: bool
 ) -> None:
