@@ -269,7 +269,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("kind", ["exported", "fused", "int8"])
+@pytest.mark.parametrize("kind", ["exported", "fused", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_script_of_an_export_needs_neither_torch_nor_tbps(
     kind: str, exported: Path, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -287,7 +287,11 @@ def test_the_script_of_an_export_needs_neither_torch_nor_tbps(
     assert len((folder / "search.py").read_text().splitlines()) < 80
 
 
-ANSWERING = "image.onnx", "image.onnx.data", "text.onnx", "text.onnx.data", "clip_tokenizer.json"
+ANSWERING = [
+    "image.onnx.data",
+    "clip_tokenizer.json",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("image.onnx", "text.onnx", "text.onnx.data")),
+]
 
 
 @pytest.mark.parametrize("name", ANSWERING)

@@ -28,6 +28,8 @@ PARTS = ("losses", "gradients", "state")
 NO_GRADIENT = ("mlp.layers.0.bias", "attnpool.k_proj.bias")
 """In front of a batch norm or a softmax a bias changes nothing: its gradient is 0 and what it holds is rounding."""
 LIMIT = 1e-5
+LIMIT_OF_NORMS = 3e-5
+"""Of textreid's gradients, behind batch norms: 1.2e-5 on a processor with AMX, where sums have another order."""
 LONG = (12, 11, 10, 2, 12, 1, 12, 12)
 """Pairs of eight steps, with rests of fewer pairs than three processes."""
 LONG_OF = {"textreid": (12, 11, 10, 5, 12, 3, 12, 12), "textreid-imagenet": (12, 11, 5)}
@@ -85,7 +87,8 @@ def assert_same(one, ranks, limit=LIMIT) -> None:
 
 @pytest.mark.parametrize("name", [*methods.names(), *FORMS])
 def test_two_processes_are_one(name, two) -> None:
-    assert_same(trace(name), [rank[name]["steps"] for rank in two])
+    limit = LIMIT_OF_NORMS if name.startswith("textreid") else LIMIT
+    assert_same(trace(name), [rank[name]["steps"] for rank in two], limit)
 
 
 @pytest.mark.parametrize("name", [*methods.names(), *FORMS])

@@ -17,6 +17,7 @@ from tbps_cli.exporting.agree import Agreement
 from tbps_cli.models.model import Model
 
 runner = CliRunner()
+pytestmark = pytest.mark.xdist_group("export")  # its fixtures take seconds: one worker makes them
 
 WITHOUT_TORCH = """
 import sys

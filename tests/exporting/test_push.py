@@ -38,6 +38,7 @@ def export(model: Model, *words: str, formats: tuple[str, ...] = ("safetensors",
     return CliRunner().invoke(app, ["export", "--ckpt", str(model.path), "--out", "sent", *named, *words])
 
 
+@pytest.mark.slow
 def test_a_pushed_export_is_private_whole_and_found_again_by_its_name(model: Model, hub: Hub) -> None:
     done = export(model, "--push", NAME, formats=("onnx",))
     assert done.exit_code == 0, done.output
