@@ -180,6 +180,7 @@ def test_recipes_without_a_usual_way_say_why(tiny, capsys):
         assert reason in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_table_of_a_training_step_has_both_ways(tiny, capsys, monkeypatch):
     train = benchmark("train")
     monkeypatch.setattr(train._usual, "WORKERS", 0)
@@ -286,6 +287,7 @@ def test_the_readers_benchmark_reads_every_shape_and_says_whether_the_limits_hel
         assert 10 < int(ours.split()[0]) <= int(usual.split()[0])  # some persons are held out as val
 
 
+@pytest.mark.slow
 def test_the_street_benchmark_follows_answers_from_videos_to_persons(tmp_path, monkeypatch, capsys):
     street = benchmark("street")
     monkeypatch.setenv("TBPS_CACHE_DIR", str(tmp_path / "cache"))
@@ -352,6 +354,7 @@ def test_curves_are_drawn_for_light_and_dark_pages():
     assert "prefers-color-scheme: dark" in drawn.find("{http://www.w3.org/2000/svg}style").text
 
 
+@pytest.mark.slow
 def test_the_million_benchmark_finds_the_best_rows_of_a_small_gallery_by_its_codes(capsys):
     benchmark("million").main(
         ["--rows", "2400", "--spectra", "base", "--queries", "6", "--rounds", "1", "--together", "9"]
