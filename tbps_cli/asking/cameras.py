@@ -113,7 +113,7 @@ def _bare(text: str, known: Askable) -> Iterator[Passage]:
             continue  # there may be thousands of cameras
         if not any(map(str.isdecimal, pieces)):
             continue
-        spelt = r"[ _-]?".join(f"0*{int(piece)}" if piece.isdecimal() else re.escape(piece) for piece in pieces)
+        spelt = _written(pieces, r"[ _-]?")
         for match in re.finditer(rf"(?<![\w-]){_NOT}{_LEADING}{spelt}(?![\w-])", text, re.IGNORECASE):
             yield _made(match.start(), match.end(), Compare("camera", "==", camera), match["not"] is not None)
 
@@ -158,9 +158,8 @@ def _spelt(text: str, cameras: tuple[str, ...]) -> dict[str, str]:
     small, made = text.lower(), dict[str, str]()
     for camera, pieces in _pieces(cameras):
         if pieces and all((piece.lstrip("0") or "0") in small for piece in pieces):
-            written = [f"0*{int(piece)}" if piece.isdecimal() else re.escape(piece) for piece in pieces]
             one = len("".join(pieces)) == 1  # A is a name, and a an article
-            made[camera] = f"(?-i:{re.escape(camera.strip())})" if one else _PARTED.join(written)
+            made[camera] = f"(?-i:{re.escape(camera.strip())})" if one else _written(pieces, _PARTED)
     return made
 
 
@@ -168,6 +167,11 @@ def _spelt(text: str, cameras: tuple[str, ...]) -> dict[str, str]:
 def _pieces(cameras: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     """Each name with its groups of letters, in lower case, and of figures."""
     return [(camera, re.findall(r"[^\W\d_]+|\d+", camera.lower())) for camera in cameras]
+
+
+def _written(pieces: list[str], between: str) -> str:
+    """The pattern of a name's pieces with something between them; numbers may have zeros before them."""
+    return between.join(f"0*{int(piece)}" if piece.isdecimal() else re.escape(piece) for piece in pieces)
 
 
 def _means_camera(text: str, match: re.Match[str], name: str) -> bool:

@@ -186,7 +186,9 @@ class RoundedQueries:
         if not np.isfinite(self.rounded_QE).all():
             raise OverflowError
         self.one = np.asarray(rounded) if kind == "float16" and self.count == 1 else None
-        self.folded = _folded(self.one[0]) if self.one is not None and multiplies_tiles() else None
+        self.folded = None
+        if self.one is not None and multiplies_tiles():
+            self.folded = numkong.dots_pack(folded(self.one[0], FOLDED), dtype=numkong.float16)
         # numkong waits for the memory where rows do not lie in the cache
         self.copied = kind == "bfloat16" or (not near and self.count <= COPIED)
         self.packed = (
@@ -249,13 +251,11 @@ class RoundedQueries:
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def _folded(query_E: Array) -> Any:
-    """A query arranged for `FOLDED` rows that are taken for one: at the place of each of them once, beside zeros."""
-    numkong = library()
-    assert numkong is not None
-    query_FFE = np.zeros((FOLDED, FOLDED, len(query_E)), query_E.dtype)
-    query_FFE[np.arange(FOLDED), np.arange(FOLDED)] = query_E
-    return numkong.dots_pack(query_FFE.reshape(FOLDED, -1), dtype=numkong.float16)
+def folded(query_E: Array, rows: int) -> Array:
+    """A query for so many rows that are taken for one, [F, F E]: at the place of each of them once, beside zeros."""
+    query_FFE = np.zeros((rows, rows, len(query_E)), query_E.dtype)
+    query_FFE[np.arange(rows), np.arange(rows)] = query_E
+    return query_FFE.reshape(rows, -1)
 
 
 def longest(row_GE: Any) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_cli.retrieval.halves import library, multiplies_tiles
+from tbps_cli.retrieval.halves import folded, library, multiplies_tiles
 from tbps_cli.retrieval.similarity import threads_of_blas
 
 Codes = NDArray[np.int8]
@@ -43,14 +43,12 @@ def with_numkong(query_QD: Codes, row_ND: Codes) -> NDArray[np.int32]:
     """
     numkong = library()
     assert numkong is not None
-    folded = FOLDED_TILES if multiplies_tiles() else FOLDED
-    if len(query_QD) > 1 or len(row_ND) < folded or not row_ND.flags.c_contiguous:
+    joined = FOLDED_TILES if multiplies_tiles() else FOLDED
+    if len(query_QD) > 1 or len(row_ND) < joined or not row_ND.flags.c_contiguous:
         return np.asarray(numkong.dots_packed(row_ND, numkong.dots_pack(query_QD))).T
-    width, whole = query_QD.shape[1], len(row_ND) // folded * folded
-    query_FFD = np.zeros((folded, folded, width), np.int8)
-    query_FFD[np.arange(folded), np.arange(folded)] = query_QD[0]
-    pack = numkong.dots_pack(query_FFD.reshape(folded, -1))
-    found = np.asarray(numkong.dots_packed(row_ND[:whole].reshape(-1, folded * width), pack)).reshape(1, -1)
+    width, whole = query_QD.shape[1], len(row_ND) // joined * joined
+    pack = numkong.dots_pack(folded(query_QD[0], joined))
+    found = np.asarray(numkong.dots_packed(row_ND[:whole].reshape(-1, joined * width), pack)).reshape(1, -1)
     if whole == len(row_ND):
         return found
     rest = np.asarray(numkong.dots_packed(row_ND[whole:], numkong.dots_pack(query_QD))).T
