@@ -139,10 +139,11 @@ def index(
     if expire is not None:
         withheld.expiry.after(expire)
     left_out_N = skipped.knows(items.found) | withheld.knows(items)
-    mine_N = np.ones(len(items), np.bool_) if share is None else share.holds(items)
+    share_N = np.ones(len(items), np.int64) if share is None else share.share_of(items)
+    mine_N = share_N == (1 if share is None else share.number)
     todo = _Division(given.title, items, ~left_out_N, mine_N, footage, file, names_as_now=state.names_as_now(footage))
     if share is not None:
-        shares.nothing_to_do(share, todo.others_without_work(share, state))
+        shares.nothing_to_do(share, todo.others_without_work(share, share_N, state))
 
     def so_far() -> None:
         if grown is not None:
@@ -223,14 +224,14 @@ class _Division:
         self.others = found.take(self.others_K).paths
         """Footage that other processes look at."""
 
-    def others_without_work(self, share: WorkShare, state: IndexState) -> list[int]:
-        """The other shares of which all files are in the index as they are now."""
+    def others_without_work(self, share: WorkShare, share_N: NDArray[np.int64], state: IndexState) -> list[int]:
+        """The other shares of which all files are in the index as they are now. share_N: which each file is in."""
         of = self.items.found.take(self.others_K)
         busy_N = self.outdated_N.copy()
         for place, path, *now in zip(self.others_K, self.others, of.size_N.tolist(), of.mtime_N.tolist(), strict=True):
             done = state.done.get(path)
             busy_N[place] |= done is None or [done.size, done.mtime] != now
-        busy = {share.number, *share.share_of(self.items)[busy_N].tolist()}
+        busy = {share.number, *share_N[busy_N].tolist()}
         return [number for number in range(1, share.count + 1) if number not in busy]
 
 

@@ -59,10 +59,6 @@ class WorkShare:
         """Whether this share also drops the rows of files that are gone, and merges."""
         return self.number == 1
 
-    def holds(self, items: Items) -> NDArray[np.bool_]:
-        """Which files are in this share."""
-        return self.share_of(items) == self.number
-
     def share_of(self, items: Items) -> NDArray[np.int64]:
         """The number of the share that each file is in."""
         names: list[bytes] = items.found.name_N.tolist()

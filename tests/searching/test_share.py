@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,12 +69,17 @@ def same(one: Gallery, other: Gallery) -> bool:
     return first.keys() == second.keys() and all(np.allclose(first[path], second[path], atol=1e-6) for path in first)
 
 
+def held(share: WorkShare, items: Items) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which files are in this share."""
+    return np.asarray(share.share_of(items) == share.number)
+
+
 def of(folder: Path, *shares: str) -> dict[str, set[str]]:
     """Share -> the files that belong to it."""
     paths = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.png"))]
     items = Items(Roots(folder), FoundFiles.of([Found(path, 1, 1) for path in paths]))
     return {
-        share: {path for path, mine in zip(paths, WorkShare.parse(share).holds(items), strict=True) if mine}
+        share: {path for path, mine in zip(paths, held(WorkShare.parse(share), items), strict=True) if mine}
         for share in shares
     }
 
@@ -96,7 +102,7 @@ def test_every_file_is_in_one_share_and_crops_are_with_their_image(folder: Path)
     whole = Items(Roots(folder), FoundFiles.of([Found("scene.png", 1, 1)]))
     for number in range(1, 8):
         share = WorkShare(number, 7)
-        assert set(share.holds(crops).tolist()) == set(share.holds(whole).tolist())
+        assert set(held(share, crops).tolist()) == set(held(share, whole).tolist())
 
 
 def test_shares_one_after_another_give_the_index_of_one_process(model: FakeEncoder, folder: Path) -> None:
