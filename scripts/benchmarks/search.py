@@ -6,7 +6,8 @@ Every way is exact and gives the ten best of each query; how many of the true te
 has to find all, in their order. The true ten come from products in float64 with the rows as they are stored. Rounds
 alternate between the ways, so that a busy machine slows all of them; the quickest round of each counts. A short way is
 asked a few times in a row in its turn, since the first time it waits for rows that the other ways pushed out of the
-processor's cache. A figure above 1 says how many times as long the other way took.
+processor's cache. Before each turn there is a pause, in which threads that the last way left waiting in a loop, as
+OpenMP's do for some milliseconds, go to sleep. A figure above 1 says how many times as long the other way took.
 
 Rows look like embeddings: a common mean, few strong directions and many weak ones; queries lie off them, as sentences
 do. Rows in half precision are a map of a file that may only be read, as galleries are, and the others take them in the
@@ -50,6 +51,8 @@ SHORT = 0.5
 """Seconds for which quick ways are tried again and again."""
 IN_A_ROW, QUICK = 3, 0.02
 """How often a way is asked in its turn, if once takes less than so many seconds."""
+PAUSE = 0.01
+"""Seconds before a way's turn."""
 NAMES = ("numpy", "torch", "torch half", "faiss", "usearch")
 
 
@@ -174,6 +177,7 @@ def found_by(way: Way, query: Array, together: int, right: Array) -> float:
 def timed(way: Way, query: Array, clock: Callable[[], float]) -> float:
     """Seconds; of the quickest of a few calls in a row, where they are short."""
     quickest = np.inf
+    time.sleep(PAUSE)
     for _ in range(IN_A_ROW):
         start = clock()
         way(query)

@@ -7,11 +7,13 @@ short calls, which in two threads would wait for Python's lock: the thread that 
 among the best is scored once more by a dot product of the stored numbers, as `rank` does it everywhere: answers are the
 same to the bit.
 
-How near quick and exact scores are follows as in `halves`, but from the query's length alone. g' is a row rounded, no
-longer than L; R the longest g - g' (measured for copies that are kept, at most r (1 + 2 r) L); r = 2^-8 and c as there:
+How near quick and exact scores are follows as in `halves`. g' is a row rounded, no longer than L; R the longest g - g'
+(measured for copies that are kept, at most r (1 + 2 r) L); r = 2^-8 and c as there:
 
     |quick - exact| <= |q - h| |g'| + |q| |g - g'| + c |h| |g'| + c |q| |g|
-                    <= |q| (r L + R + c (1 + r) L + c (L + R))
+                    <= |q - h| L + |q| (R + c (1 + r) L + c (L + R))
+
+|q - h| is measured for several queries, which leaves a quarter fewer rows to score again; for one it is at most r |q|.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ UNKEPT = 16
 """From so many queries on, a copy for one call is worth making."""
 PACK = 64
 """Queries of one product: more do not stay in the nearest cache."""
+COLUMNS = 16
+"""Queries that the product takes together: of 63, those that are left over cost as much as sixteen."""
 WORK = 1 << 24
 """Multiplications that are worth a thread of their own."""
 FEW = 2
@@ -61,8 +65,14 @@ class NearRows:
     """As numkong holds it."""
     packed: Any
     """The same, arranged for a product with few queries."""
-    apart: float
-    """Times the length of a query: twice as far as quick and exact scores can be apart."""
+    longest: float
+    """No row of the copy is longer: L."""
+    off: float
+    """What stands beside |q| above."""
+
+    def apart(self, length: Any, rounding: Any) -> Any:
+        """Twice as far as quick and exact scores can be apart, for |q| and |q - h|."""
+        return 2 * SLACK * (rounding * self.longest + length * self.off)
 
 
 def near_rows(gallery_GE: Array, queries: int) -> NearRows | None:
@@ -82,13 +92,14 @@ def near_rows(gallery_GE: Array, queries: int) -> NearRows | None:
     if not SOUND[0] < longest_row < SOUND[1]:
         return None
     if not kept:
-        return NearRows(row_GE, None, _apart(longest_row, BRAIN_ERROR * (1 + 2 * BRAIN_ERROR) * longest_row, width))
-    off = max(
+        off = _off(longest_row, BRAIN_ERROR * (1 + 2 * BRAIN_ERROR) * longest_row, width)
+        return NearRows(row_GE, None, longest_row, off)
+    rounding = max(
         _rounding(gallery_GE[start : start + BLOCK], row_GE[start : start + BLOCK])
         for start in range(0, len(gallery_GE), BLOCK)
     )
     packed = numkong.dots_pack(row_GE, dtype=numkong.bfloat16)
-    found = NearRows(row_GE, packed, _apart(longest_row, off, width))
+    found = NearRows(row_GE, packed, longest_row, _off(longest_row, rounding, width))
     halves.remember(gallery_GE, "near", found)
     return found
 
@@ -100,10 +111,9 @@ def _rounding(row_RE: Array, rounded_RE: Any) -> float:
     return longest(np.asarray(numkong.astype(row_RE, "float32")) - np.asarray(numkong.astype(rounded_RE, "float32")))
 
 
-def _apart(longest_row: float, off: float, width: int) -> float:
+def _off(longest_row: float, rounding: float, width: int) -> float:
     adding = sum_error(width)
-    apart = (BRAIN_ERROR + adding * (2 + BRAIN_ERROR)) * longest_row + (1 + adding) * off
-    return 2 * SLACK * apart
+    return adding * (2 + BRAIN_ERROR) * longest_row + (1 + adding) * rounding
 
 
 def queries_together(queries: int, numbers: int, threads: Callable[[], int]) -> int:
@@ -111,7 +121,7 @@ def queries_together(queries: int, numbers: int, threads: Callable[[], int]) -> 
     worth = queries * numbers // WORK
     parts = 1 if worth < 2 else min(threads(), worth)
     parts *= -(-queries // (parts * PACK))
-    return -(-queries // parts)
+    return min(PACK, -(-queries // (parts * COLUMNS)) * COLUMNS)
 
 
 def quick_scores(query_BE: Floats, near: NearRows) -> Floats:
@@ -134,7 +144,7 @@ def best_near(
     queries = len(query_BE)
     if queries == 1:
         return _best_of_one(query_BE[0], gallery_GE, near, score_GB[:, 0], k)
-    near_B = near.apart * lengths(query_BE)
+    near_B = near.apart(*_measured(query_BE))
     if not SOUND[0] < near_B.min() <= near_B.max() < SOUND[1]:
         return None
     limit_B = (_reached(score_GB, k) - near_B).astype(np.float32)
@@ -143,10 +153,18 @@ def best_near(
         return None
     index_M, owner_M = np.divmod(place_M, queries)
     score_M = _scored_again(query_BE, gallery_GE, owner_M, index_M)
-    order = np.lexsort((index_M, -score_M, owner_M))
+    order = np.lexsort((-score_M, owner_M))  # stable, and rows are in order already
     first_B = np.searchsorted(owner_M[order], np.arange(queries))
     chosen = order[first_B[:, None] + np.arange(k)]
     return score_M[chosen], index_M[chosen]
+
+
+def _measured(query_BE: Floats) -> tuple[Any, Any]:
+    """The length of each query, and how far rounding moves it."""
+    numkong = halves.library()
+    assert numkong is not None
+    rounded_BE = np.asarray(numkong.astype(numkong.astype(query_BE, "bfloat16"), "float32"))
+    return lengths(query_BE), lengths(query_BE - rounded_BE)
 
 
 def _best_of_one(
@@ -156,7 +174,8 @@ def _best_of_one(
     squared = float(query_E.dot(query_E))
     if not SOUND[0] ** 2 < squared < SOUND[1] ** 2:
         return None
-    limit = float(_reached(score_G, k)) - SLACK * near.apart * math.sqrt(squared)
+    length = SLACK * math.sqrt(squared)
+    limit = float(_reached(score_G, k)) - near.apart(length, BRAIN_ERROR * length)
     place_M = (score_G >= limit).nonzero()[0]
     if len(place_M) > CROWD + 2 * k:
         return None

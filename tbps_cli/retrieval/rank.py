@@ -18,6 +18,7 @@ Galleries may be memory maps in half precision; only small blocks are widened at
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -45,8 +46,10 @@ BRAIN_HALVES, BRAIN_SINGLES = 9, 12
 """From so many queries on, products in bfloat16 are the quickest, of rows in half precision and in float32."""
 BRAIN_ROWS = 8192
 """Fewer rows do not repay what more rows near the best cost."""
-ROWS = 32768
+ROWS = 65536
 """Most gallery rows that a thread looks at together."""
+AT_ONCE = 32768
+"""Up to so many rows are not worth more than one thread, for a query or two."""
 PRODUCT_ROWS = 1024
 """Rows of one matrix product: 2 MB in float32 at 512 columns, which stay in the processor's cache."""
 SMALL = 10**6
@@ -183,7 +186,7 @@ def _best_of(query_BE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index]:
             found = None if best is None else _scored_again(query_BE, rows, best, quick, k)
             if found is not None:
                 return found
-    if len(rows) <= ROWS and len(query_BE) <= FEW:
+    if len(rows) <= AT_ONCE and len(query_BE) <= FEW:
         similarity_BG = dots(query_BE, rows.block(0, len(rows)))
         _check_finite(similarity_BG, rows, 0)
         every = [_best_of_one(score_G, k) for score_G in similarity_BG]
@@ -344,19 +347,32 @@ def _scored_again(query_BE: Array, rows: GalleryRows, best: Best, quick: Pass, k
 
 
 def _mapped(work: Callable[[int, int], Any], count: int, size: int, threads: int) -> Iterator[Any]:
-    """What `work` makes of each block of so many rows, in order."""
+    """What `work` makes of each block of so many rows, in order. The thread that asks works too."""
     starts = range(0, count, size)
     if threads == 1 or len(starts) < 2:
         for start in starts:
             yield work(start, min(start + size, count))
         return
-    pool, waiting = _pool(os.getpid(), threads), deque[Future[Any]]()
-    for start in starts:
-        waiting.append(pool.submit(work, start, min(start + size, count)))
-        if len(waiting) > threads:  # a few blocks at a time, so that memory stays small
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    pool, waiting, left = _pool(os.getpid(), threads - 1), deque[tuple[int, Future[Any]]](), iter(starts)
+    while True:
+        for start in itertools.islice(left, threads + 1 - len(waiting)):  # a few at a time, so that memory stays small
+            waiting.append((start, pool.submit(work, start, min(start + size, count))))
+        if not waiting:
+            return
+        if waiting[0][1].done() or not _one_here(work, count, size, waiting):
+            yield waiting.popleft()[1].result()
+
+
+def _one_here(work: Callable[[int, int], Any], count: int, size: int, waiting: deque[tuple[int, Future[Any]]]) -> bool:
+    """Have the last block that no thread has begun done by this one; False where there is none."""
+    for place in reversed(range(len(waiting))):
+        start, block = waiting[place]
+        if block.cancel():
+            done = Future[Any]()
+            done.set_result(work(start, min(start + size, count)))
+            waiting[place] = start, done
+            return True
+    return False
 
 
 @functools.lru_cache(maxsize=1)

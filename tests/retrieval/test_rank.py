@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 from types import SimpleNamespace
 
@@ -35,6 +37,7 @@ def test_topk_equals_plain_sorting_with_ties(seed, sizes, k, reach, blocks) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rank, "QUERIES", blocks[0])
         patch.setattr(rank, "ROWS", blocks[1])
+        patch.setattr(rank, "AT_ONCE", blocks[1])
         score, index = rank.topk(query, items, k)
     similarity = oracle.similarity(query, items)
     assert index.tolist() == [oracle.order(row)[:k] for row in similarity]
@@ -94,6 +97,7 @@ def test_one_query_scores_the_same_bits_alone_as_among_a_few_in_any_blocks_and_t
     query = query.astype(np.float64 if dtype == np.float64 else np.float32)
     score, index = rank.topk(query, gallery, 20)
     monkeypatch.setattr(rank, "ROWS", 100)
+    monkeypatch.setattr(rank, "AT_ONCE", 100)
     for threads in ("1", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         for number in range(rank.FEW):
@@ -521,6 +525,31 @@ def test_nan_in_a_small_gallery_that_lasts_is_an_error(wrong, queries, copied) -
             rank.topk(query, lasting(gallery), 10)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_blocks_come_in_order_and_the_asking_thread_does_some(threads) -> None:
+    by: set[int] = set()
+
+    def work(start: int, stop: int) -> tuple[int, int]:
+        by.add(threading.get_ident())
+        time.sleep(0.001)
+        return start, stop
+
+    assert list(rank._mapped(work, 100, 7, threads)) == [(n, min(n + 7, 100)) for n in range(0, 100, 7)]
+    assert threading.get_ident() in by
+    assert len(by) <= threads
+
+
+@pytest.mark.parametrize("wrong", [0, 21, 98])
+def test_a_block_that_fails_fails_the_whole(wrong) -> None:
+    def work(start: int, stop: int) -> int:
+        if start == wrong:
+            raise ArithmeticError(start)
+        return start
+
+    with pytest.raises(ArithmeticError, match=str(wrong)):
+        list(rank._mapped(work, 100, 7, 2))
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_the_longest_row_is_not_finite_where_a_number_is_not(kind, wrong) -> None:
@@ -548,7 +577,9 @@ def test_scores_of_a_copy_are_never_further_off_than_its_bound(seed, width, size
     numkong = halves.library()
     rounded = numkong.astype(query, "bfloat16")
     quick = np.asarray(numkong.dots_packed(found.row_GE, numkong.dots_pack(rounded, dtype=numkong.bfloat16))).T
-    bound = found.apart / 2 * halves.lengths(query)[:, None]
+    bound = found.apart(*near._measured(query))[:, None] / 2
     assert (np.abs(quick - dots(query, rows)) <= bound).all()
     if kept:
+        length = halves.lengths(query)[:, None]
+        assert (found.apart(length, near.BRAIN_ERROR * length) / 2 >= bound).all()  # what one query takes
         assert (np.abs(np.asarray(numkong.dots_packed(rounded, found.packed)) - dots(query, rows)) <= bound).all()
