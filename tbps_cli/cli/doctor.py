@@ -20,7 +20,7 @@ from tbps_cli.errors import LITE, LITE_EXTRAS, VIDEO_MODULES, UsageError, how_to
 EXTRAS = {
     "audit": ("imagehash",),
     "export": ("onnx", "onnxscript"),
-    "fast": ("simplejpeg",),
+    "fast": ("simplejpeg", "pyspng"),
     "heif": ("pillow_heif",),
     "milvus": ("pymilvus",),
     "openvino": ("openvino",),

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from tbps_cli.data import fast_jpeg
+from tbps_cli.data import fast_decode
 from tbps_cli.data.image_files import HEIF, MAX_PIXELS
 from tbps_cli.errors import DataError
 
@@ -117,7 +117,7 @@ def read_pixels(
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image | NDArray[np.uint8]:
     """The same as uint8 [H, W, 3] where that is what the decoder gives, or else as `read_image` has it."""
-    if (fast := fast_jpeg.decoded(content if content is not None else path, max_pixels)) is not None:
+    if (fast := fast_decode.decoded(content if content is not None else path, max_pixels)) is not None:
         return fast
     try:
         with _opened(path, content, max_pixels) as image:

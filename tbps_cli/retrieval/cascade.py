@@ -39,7 +39,6 @@ best, mostly by the rounding of vectors in half precision, which an exact scan m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +48,7 @@ from tbps_cli.retrieval.halves import library
 from tbps_cli.retrieval.integers import BLOCK, Codes, Product, shared, with_numkong
 from tbps_cli.retrieval.rank import topk
 from tbps_cli.retrieval.similarity import Array
+from tbps_cli.retrieval.threads import pool
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -166,7 +166,7 @@ class Cascade:
     def __init__(self, frame: CodeFrame, groups: Sequence[Codes], product: Product) -> None:
         self.frame, self.groups, self.product = frame, groups, product
         self.workers, self.block = shared(product)
-        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="tbps-cascade")
+        self._pool = pool(self.workers, "tbps-cascade")
 
     def __len__(self) -> int:
         return len(self.groups[0])

@@ -2,10 +2,9 @@
 
 In a few thousand rows the product takes a tenth of a millisecond, so everything around it counts. A copy of the rows in
 bfloat16 is made, in half the memory of float32, and kept for galleries that nobody can write to. Queries are multiplied
-with it in packs, as many as stay in the nearest cache. Products of packs run in threads; what is left to do are many
-short calls, which in two threads would wait for Python's lock: the thread that asks does them. Every row that can be
-among the best is scored once more by a dot product of the stored numbers, as `rank` does it everywhere: answers are the
-same to the bit.
+with it in packs, as many as stay in the nearest cache; threads share out the packs. Every row that can be among the
+best is scored once more by a dot product of the stored numbers, as `rank` does it everywhere: answers are the same to
+the bit.
 
 How near quick and exact scores are follows as in `halves`. g' is a row rounded, no longer than L; R the longest g - g'
 (measured for copies that are kept, at most r (1 + 2 r) L); r = 2^-8 and c as there:

@@ -18,7 +18,6 @@ Galleries may be memory maps in half precision; only small blocks are widened at
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from tbps_cli.errors import DataError
 from tbps_cli.retrieval import halves
 from tbps_cli.retrieval.near import best_near, near_rows, queries_together, quick_scores
 from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, threads_of_blas, widened
+from tbps_cli.retrieval.threads import pool
 
 BLOCK = 1 << 20
 """Similarities held at a time (4 MB in float32)."""
@@ -162,17 +162,15 @@ def _near(query_QE: Array, rows: GalleryRows, k: int) -> tuple[Array, Index] | N
     if near is None:
         return None
     size = queries_together(len(query_QE), gallery.size, threads_of_blas)
+
+    def best(start: int, stop: int) -> tuple[Array, Index] | None:
+        query_BE = query_QE[start:stop]
+        return best_near(query_BE, gallery, near, quick_scores(query_BE, near), k)
+
     if size >= len(query_QE):
-        return best_near(query_QE, gallery, near, quick_scores(query_QE, near), k)
-
-    def scores(start: int, stop: int) -> Array:
-        return quick_scores(query_QE[start:stop], near)
-
+        return best(0, size)
     found = []
-    for start, score_GB in zip(
-        range(0, len(query_QE), size), _mapped(scores, len(query_QE), size, threads_of_blas()), strict=True
-    ):
-        part = best_near(query_QE[start : start + size], gallery, near, score_GB, k)
+    for part in _mapped(best, len(query_QE), size, threads_of_blas()):
         if part is None:
             return None
         found.append(part)
@@ -347,38 +345,25 @@ def _scored_again(query_BE: Array, rows: GalleryRows, best: Best, quick: Pass, k
 
 
 def _mapped(work: Callable[[int, int], Any], count: int, size: int, threads: int) -> Iterator[Any]:
-    """What `work` makes of each block of so many rows, in order. The thread that asks works too."""
+    """What `work` makes of each block of so many rows, in order."""
     starts = range(0, count, size)
     if threads == 1 or len(starts) < 2:
         for start in starts:
             yield work(start, min(start + size, count))
         return
-    pool, waiting, left = _pool(os.getpid(), threads - 1), deque[tuple[int, Future[Any]]](), iter(starts)
-    while True:
-        for start in itertools.islice(left, threads + 1 - len(waiting)):  # a few at a time, so that memory stays small
-            waiting.append((start, pool.submit(work, start, min(start + size, count))))
-        if not waiting:
-            return
-        if waiting[0][1].done() or not _one_here(work, count, size, waiting):
-            yield waiting.popleft()[1].result()
-
-
-def _one_here(work: Callable[[int, int], Any], count: int, size: int, waiting: deque[tuple[int, Future[Any]]]) -> bool:
-    """Have the last block that no thread has begun done by this one; False where there is none."""
-    for place in reversed(range(len(waiting))):
-        start, block = waiting[place]
-        if block.cancel():
-            done = Future[Any]()
-            done.set_result(work(start, min(start + size, count)))
-            waiting[place] = start, done
-            return True
-    return False
+    crew, waiting = _pool(os.getpid(), threads), deque[Future[Any]]()
+    for start in starts:
+        waiting.append(crew.submit(work, start, min(start + size, count)))
+        if len(waiting) > threads:  # a few blocks at a time, so that memory stays small
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads that stay, a set for each process: those of its parent do not live in a forked one."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"tbps-rank-{process}")
+    return pool(threads, f"tbps-rank-{process}")
 
 
 class Best:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 import tracemalloc
 from types import SimpleNamespace
 
@@ -523,20 +521,6 @@ def test_nan_in_a_small_gallery_that_lasts_is_an_error(wrong, queries, copied) -
     for _ in range(2):
         with pytest.raises(DataError, match="NaN"):
             rank.topk(query, lasting(gallery), 10)
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_blocks_come_in_order_and_the_asking_thread_does_some(threads) -> None:
-    by: set[int] = set()
-
-    def work(start: int, stop: int) -> tuple[int, int]:
-        by.add(threading.get_ident())
-        time.sleep(0.001)
-        return start, stop
-
-    assert list(rank._mapped(work, 100, 7, threads)) == [(n, min(n + 7, 100)) for n in range(0, 100, 7)]
-    assert threading.get_ident() in by
-    assert len(by) <= threads
 
 
 @pytest.mark.parametrize("wrong", [0, 21, 98])
