@@ -48,8 +48,8 @@ GROUPS = 256
 """Sets of rows whose best scores give a bound."""
 CROWD = 256
 """Rows near the best, for each query, that are too many to be scored again."""
-PAIRS = 128
-"""Pairs of query and row that are scored again together: a quarter of a megabyte each at 512 columns."""
+PAIRS = 256
+"""Pairs of query and row that are scored again together: half a megabyte each at 512 columns."""
 SOUND = 1e-15, 1e15
 """Lengths of rows, and what decides between scores: beyond these float32 may lose small products, or overflow."""
 BLOCK = 512
