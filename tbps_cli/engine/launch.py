@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 from tbps_cli.distributed import LostCompany, environment
 from tbps_cli.errors import TbpsError
+from tbps_cli.machine import available_cpus
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _LAUNCHED = "TBPS_LAUNCHED"
@@ -36,7 +37,7 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they would repeat what we say
     os.environ[_LAUNCHED] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // count)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

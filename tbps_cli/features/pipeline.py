@@ -33,6 +33,7 @@ from tbps_cli.features.row_sink import ReadyRow, RowSink, Value
 from tbps_cli.features.rows import Box, Row, change_time, content_hash, encoded
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.features.taken import time_changed, time_taken
+from tbps_cli.machine import available_cpus
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -135,7 +136,7 @@ def embed_images(
 
     sink = RowSink(file, encode, batch, whole=bool(encoder.batch_dependent), written=written)
     prepare = _Preparer(encoder, policy, sink)
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="tbps-image") as pool:
+    with ThreadPoolExecutor(workers or min(8, available_cpus()), thread_name_prefix="tbps-image") as pool:
         ahead = _ahead(pool, prepare, todo, 2 * batch)
         with closing(ahead):  # whatever happens below, nothing more is decoded
             _embed(todo, ahead, prepare.afresh, sink, report, progress, policy.all_needed)

@@ -6,7 +6,6 @@ The store is written under a temporary name and put in place only when it is who
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,13 @@ from tbps_cli.augment.transform import Resample, resized
 from tbps_cli.data.images import UnreadableImage, read_image
 from tbps_cli.errors import DataError
 from tbps_cli.loading.image_store import MANIFEST, PIXELS, VERSION, Store, checksum, read_store, stamp_of, store_folder
+from tbps_cli.machine import available_cpus
 
 Progress = Callable[[int, int], None]
 RESAMPLE: Resample = "bilinear"
 """What every published training resizes with."""
 Found = TypeVar("Found")
-THREADS = min(16, 2 * (os.cpu_count() or 1))
+THREADS = min(16, 2 * available_cpus())
 
 
 def build_store(

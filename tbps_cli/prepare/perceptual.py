@@ -8,7 +8,6 @@ fifteen windows that leave out 0 or 8 % of each side: a crop of up to 12 % at ea
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tbps_cli.errors import MissingExtra
+from tbps_cli.machine import available_cpus
 
 RADIUS = 18
 """Bits of 64 by which the hashes of a copy and of its window may differ."""
@@ -134,7 +134,7 @@ def alike(images: Appearance, others: Appearance, progress: Progress | None = No
         return Alike(image_P[near], window_P[near], order_M[other_P[near]], apart_P[near])
 
     starts = range(0, len(hash_Q), _PART)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         for done, found in enumerate(pool.map(compared, starts), start=1):
             yield from found
             if progress:

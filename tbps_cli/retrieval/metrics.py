@@ -15,7 +15,6 @@ is a miss in R@k and left out of mAP and mINP.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_cli.machine import available_cpus
 from tbps_cli.retrieval.similarity import Array, array, codes, features, product
 from tbps_cli.types import Scores
 
@@ -127,7 +127,7 @@ def _details(fill: Fill, shape: tuple[int, ...], person_Q: Any, person_G: Any) -
     size = max(8, BLOCK // shape[1] // 8 * 8)  # queries a block: whole eights, as `product` computes them
     # Columns up to a multiple of 64 hold -inf: packed comparisons are then whole 64-bit words.
     buffer = np.full((min(size, len(order)), -(-shape[1] // 64) * 64), -np.inf, fill.dtype)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(order), size):
             block = order[start : start + size]
             similarity_BG = buffer[: len(block)]
