@@ -2,7 +2,8 @@
 
 A watcher looks at its sources whenever something changes there, brings their index up to date, and asks its queries of
 the rows that it has not judged yet, in the order of their times. `thresholds` says from which score on it tells,
-`journal` how each alert is told exactly once whatever is killed, `arrivals` which files are taken.
+`journal` how each alert is told exactly once whatever is killed, `arrivals` which files are taken, `judged_units` what
+is judged.
 """
 
 from __future__ import annotations
@@ -24,30 +25,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli import amounts, interrupts
-from tbps_cli.databases.urls import is_url
 from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.features.pipeline import Progress
 from tbps_cli.features.rows import Rows
-from tbps_cli.filtering.masks import mask
 from tbps_cli.filtering.parse import Where, parse, require
-from tbps_cli.footage.streams import StreamRecorder, check_stream, is_stream, piece_of, shown, stream_name
+from tbps_cli.footage.streams import shown
 from tbps_cli.models.checkpoint import Checkpoint, opened
 from tbps_cli.places import cache_dir
 from tbps_cli.retrieval.similarity import dots
 from tbps_cli.searching.alert_command import AlertCommand
-from tbps_cli.searching.arrivals import SETTLED, Arrivals, Noticing, look_every
+from tbps_cli.searching.arrivals import SETTLED, Noticing, look_every
 from tbps_cli.searching.audit import AuditLog, user
-from tbps_cli.searching.galleries import named
 from tbps_cli.searching.gallery import Gallery
 from tbps_cli.searching.index import index
 from tbps_cli.searching.index_state import FootageSettings
 from tbps_cli.searching.journal import Alert, Journal, JudgedRows
-from tbps_cli.searching.listed import FileFacts
+from tbps_cli.searching.judged_units import JudgedUnits, moments
 from tbps_cli.searching.query import Query, encode
 from tbps_cli.searching.ranking import hit_of
-from tbps_cli.searching.sources import STDIN
 from tbps_cli.searching.thresholds import FEWEST, Budget, Tail, arrivals_a_day
+from tbps_cli.searching.watched_sources import WatchedSources
 
 logger = logging.getLogger("tbps")
 COOL_DOWN = 30.0
@@ -138,7 +136,7 @@ def watch(
     if not asked:
         raise UsageError("there is no query.", 'For example: --query "a man in a red coat"')
     watcher = _Watcher(
-        _Sources.of([sources] if isinstance(sources, str | Path) else sources, settled, once),
+        WatchedSources.of([sources] if isinstance(sources, str | Path) else sources, settled, once),
         [one if isinstance(one, Query) else Query(one) for one in asked],
         budget=Budget.parse(budget if isinstance(budget, str) else f"{budget:f}/day"),
         min_score=min_score,
@@ -176,7 +174,7 @@ def note_past(
     sources, queries, jsonl: as `watch` gets them later. Raises DataError where a source is not there.
     """
     watcher = _Watcher(
-        _Sources.of([sources] if isinstance(sources, str | Path) else sources, SETTLED, once=False),
+        WatchedSources.of([sources] if isinstance(sources, str | Path) else sources, SETTLED, once=False),
         [one if isinstance(one, Query) else Query(one) for one in queries],
         journal=Path(jsonl).absolute() if jsonl is not None else None,
     )
@@ -201,88 +199,12 @@ def _since(given: str | datetime | None) -> float | None:
         ) from None
 
 
-# Sources --------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Sources:
-    """What is watched: files and folders, and streams that are recorded into folders."""
-
-    arrivals: Arrivals
-    recorders: list[StreamRecorder]
-
-    @classmethod
-    def of(cls, given: Sequence[str | Path], settled: float, once: bool) -> _Sources:
-        if any(str(place) == STDIN for place in given):
-            raise UsageError("-: a list from standard input ends, and cannot be watched.", "Write it into a file.")
-        gallery, places = named(list(given))
-        streams = [str(place) for place in places if is_stream(str(place)) and not is_url(str(place))]
-        for address in streams:
-            check_stream(address)
-            if once:
-                raise UsageError(f"--once: the stream {shown(address)} has no end.", "Leave --once out.")
-        recorders = [StreamRecorder(address, cache_dir() / "streams" / stream_name(address)) for address in streams]
-        folder = {recorder.address: recorder.folder for recorder in recorders}
-        arrivals = Arrivals(
-            [folder.get(str(place), place) for place in places],
-            gallery=gallery,
-            settled=settled,
-            facts=dict.fromkeys(folder.values(), _of_piece),
-        )
-        return cls(arrivals, recorders)
-
-
-def _of_piece(path: Path) -> FileFacts:
-    piece = piece_of(path)
-    return FileFacts(piece.camera, piece.time) if piece else FileFacts()
-
-
-# The watcher ----------------------------------------------------------------------------------
-
-
-class _Units:
-    """What is judged: tracks, and images of which no track is known; those of the rows that pass the filter."""
-
-    def __init__(self, gallery: Gallery, where: Where | None, moment_G: NDArray[np.float64]) -> None:
-        row_R = np.arange(len(gallery)) if where is None else np.flatnonzero(mask(where.tree, gallery.columns))
-        unit_R = np.arange(len(row_R))
-        columns = gallery.rows.columns
-        tracked_R = columns["track"][row_R] != b""
-        if tracked_R.any():
-            named = row_R[tracked_R]
-            name = np.rec.fromarrays([columns[part][named] for part in ("source", "camera", "track")])
-            unit_R[tracked_R] = len(row_R) + np.unique(name, return_inverse=True)[1]
-        order = np.argsort(unit_R, kind="stable")
-        self.row_R: NDArray[np.int64] = row_R[order]
-        """The rows, those of a unit side by side."""
-        self.start_U: NDArray[np.int64] = np.flatnonzero(np.diff(unit_R[order], prepend=-1))
-        self.moment_U = self._by_unit(np.fmin, moment_G)
-        """When each was seen first, in seconds since 1970; NaN where nobody knows."""
-
-    def __len__(self) -> int:
-        return len(self.start_U)
-
-    def any_of(self, true_G: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether any row of each unit is true."""
-        return self._by_unit(np.logical_or, true_G)
-
-    def best_of(self, score_G: NDArray[Any]) -> NDArray[np.int64]:
-        """The row of each unit with the highest score; of equal ones the first."""
-        unit_R = np.repeat(np.arange(len(self)), np.diff(self.start_U, append=len(self.row_R)))
-        order = np.lexsort((-score_G[self.row_R], unit_R))
-        return self.row_R[order][self.start_U]
-
-    def _by_unit(self, reduce: np.ufunc, value_G: NDArray[Any]) -> NDArray[Any]:
-        value_R = value_G[self.row_R]
-        return reduce.reduceat(value_R, self.start_U) if len(value_R) else value_R
-
-
 class _Watcher:
     """Queries that are asked of everything new."""
 
     def __init__(
         self,
-        sources: _Sources,
+        sources: WatchedSources,
         queries: Sequence[Query],
         *,
         journal: Path | None,
@@ -404,9 +326,9 @@ class _Watcher:
         if self.where and not self._asked_columns:
             require(self.where, gallery.columns.knows)
         self._asked_columns = True
-        moment_G = _moments(gallery.rows)
+        moment_G = moments(gallery.rows)
         self._begin_since(gallery.rows, moment_G)
-        units = _Units(gallery, self.where, moment_G)
+        units = JudgedUnits(gallery, self.where, moment_G)
         score_QG = dots(self.query_QE, gallery.vector_GE)
         found: list[Alert] = []
         new_QG = [judged.new(gallery.rows) for judged in self.judged]
@@ -450,7 +372,7 @@ class _Watcher:
         self,
         name: str,
         gallery: Gallery,
-        units: _Units,
+        units: JudgedUnits,
         score_G: NDArray[Any],
         new_G: NDArray[np.bool_],
         judged: JudgedRows,
@@ -537,17 +459,3 @@ def _names(queries: Sequence[Query]) -> list[str]:
 
 def _digest(text: str) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def _moments(rows: Rows) -> NDArray[np.float64]:
-    """When each row was seen, in seconds since 1970; NaN where nobody knows."""
-    texts = rows.columns["time"].tolist()
-    known = {text: _moment(text) for text in set(texts)}
-    return np.array([known[text] for text in texts], np.float64)
-
-
-def _moment(text: bytes) -> float:
-    try:
-        return datetime.fromisoformat(text.decode("ascii")).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return float("nan")

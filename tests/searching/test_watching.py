@@ -22,8 +22,8 @@ from support.watched import DAY, START, Shades, arrive, arrive_all
 
 from tbps_cli.errors import CacheError, DataError, UsageError
 from tbps_cli.footage.streams import stream_name
-from tbps_cli.searching import watching
 from tbps_cli.searching.alert_command import AlertCommand
+from tbps_cli.searching.arrivals import Arrivals, look_every
 from tbps_cli.searching.journal import Alert, Journal, JudgedRows
 from tbps_cli.searching.watching import WatchState, watch
 
@@ -78,7 +78,7 @@ def test_the_journal_says_what_is_known_of_an_alert(cams: Path, tmp_path: Path) 
 
 
 def test_a_file_that_still_grows_is_taken_when_it_has_stopped(cams: Path) -> None:
-    arrivals = watching.Arrivals([cams], settled=0.15)
+    arrivals = Arrivals([cams], settled=0.15)
     assert arrivals.look() is False
     time.sleep(0.2)
     arrive(cams, "new.png", 0.9, DAY)
@@ -95,7 +95,7 @@ def test_a_file_that_still_grows_is_taken_when_it_has_stopped(cams: Path) -> Non
 
 
 def test_rows_of_a_file_that_grows_again_stay_meanwhile(cams: Path) -> None:
-    arrivals = watching.Arrivals([cams], settled=60)
+    arrivals = Arrivals([cams], settled=60)
     arrivals.look()
     assert all(arrivals.taken.hides(path) for path in arrivals.taken.waiting)
     assert not arrivals.taken.hides("never.png")
@@ -318,7 +318,7 @@ def test_changes_are_noticed_without_listing_all_the_time(cams: Path, running: C
     began = time.monotonic()
     arrive(cams / "below", "planted.png", 0.9, DAY + 60)
     one.wait(lambda: one.paths() == ["below/planted.png"])
-    assert time.monotonic() - began < watching.look_every([cams])
+    assert time.monotonic() - began < look_every([cams])
 
 
 def test_a_folder_that_vanishes_is_waited_for(cams: Path, running: Callable[..., Running], lines: Any) -> None:
