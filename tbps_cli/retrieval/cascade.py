@@ -166,7 +166,6 @@ class Cascade:
     def __init__(self, frame: CodeFrame, groups: Sequence[Codes], product: Product) -> None:
         self.frame, self.groups, self.product = frame, groups, product
         self.workers, self.block = shared(product)
-        self._pool = pool(self.workers, "tbps-cascade")
 
     def __len__(self) -> int:
         return len(self.groups[0])
@@ -225,7 +224,7 @@ class Cascade:
     def _each_block(self, scan: Callable[[int], None], size: int, block: int) -> None:
         starts = range(0, size, block)
         if self.workers > 1 and len(starts) > 1:
-            list(self._pool.map(scan, starts))
+            list(pool(self.workers).map(scan, starts))
         else:
             for start in starts:
                 scan(start)

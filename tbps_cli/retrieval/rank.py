@@ -18,10 +18,9 @@ Galleries may be memory maps in half precision; only small blocks are widened at
 from __future__ import annotations
 
 import functools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -351,19 +350,13 @@ def _mapped(work: Callable[[int, int], Any], count: int, size: int, threads: int
         for start in starts:
             yield work(start, min(start + size, count))
         return
-    crew, waiting = _pool(os.getpid(), threads), deque[Future[Any]]()
+    waiting = deque[Future[Any]]()
     for start in starts:
-        waiting.append(crew.submit(work, start, min(start + size, count)))
+        waiting.append(pool(threads).submit(work, start, min(start + size, count)))
         if len(waiting) > threads:  # a few blocks at a time, so that memory stays small
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, a set for each process: those of its parent do not live in a forked one."""
-    return pool(threads, f"tbps-rank-{process}")
 
 
 class Best:

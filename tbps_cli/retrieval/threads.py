@@ -8,6 +8,7 @@ kept apart 9.6; right after the last 11.5 and 9.6. With other processes on all p
 
 from __future__ import annotations
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,11 +17,19 @@ from queue import SimpleQueue
 from tbps_cli.machine import available_cpus
 
 
-def pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """Threads that stay; apart where there are as many as processors, else wherever the system puts them.
+def pool(threads: int) -> ThreadPoolExecutor:
+    """So many threads, which stay and are everybody's: what they do may not wait for others of them.
 
-    Fewer are not kept apart: other processes would keep theirs to the same processors.
+    They are apart where there are as many as processors. Fewer run wherever the system puts them, since other processes
+    would keep theirs to the same processors.
     """
+    return _pool(os.getpid(), threads)
+
+
+@functools.lru_cache(maxsize=4)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """A set for each process: the threads of its parent do not live in a forked one."""
+    name = f"tbps-rank-{process}"
     if threads != available_cpus() or not hasattr(os, "sched_setaffinity"):
         return ThreadPoolExecutor(threads, thread_name_prefix=name)
     processors = SimpleQueue[int]()

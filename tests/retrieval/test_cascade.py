@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 
 import numpy as np
@@ -96,6 +97,24 @@ def test_any_width_of_vectors_is_coded(width):
     score_QK, place_QK = found.best(vector_GE[:9], vector_GE, 5)
     right_QK, right_place_QK = topk(vector_GE[:9], vector_GE, 5)
     assert np.array_equal(place_QK, right_place_QK) and score_QK == pytest.approx(right_QK, abs=1e-4)
+
+
+def test_a_process_that_was_forked_off_has_threads_of_its_own():
+    made = Drawn(SPECTRA["base"], 3000, 1)
+    vector_GE = np.concatenate(list(made.blocks())).astype(np.float16)
+    found = coded(vector_GE)
+    found.workers, found.block = 2, 500
+    _, expected_QK = found.best(made.query_QE, vector_GE, 10)
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put(found.best(made.query_QE, vector_GE, 10)[1]))
+    child.start()
+    child.join(60)
+    try:
+        assert child.exitcode == 0
+        assert np.array_equal(answers.get(), expected_QK)
+    finally:
+        child.kill()
 
 
 def test_equal_rows_rank_by_their_places():

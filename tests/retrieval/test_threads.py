@@ -20,8 +20,11 @@ def processors_of(count: int) -> list[set[int]]:
         together.wait()
         return os.sched_getaffinity(0)
 
-    with threads.pool(count, "test") as crew:
-        return [one.result() for one in [crew.submit(of_this_thread) for _ in range(count)]]
+    threads._pool.cache_clear()
+    waiting = [threads.pool(count).submit(of_this_thread) for _ in range(count)]
+    found = [one.result() for one in waiting]
+    threads._pool.cache_clear()
+    return found
 
 
 def test_each_thread_has_a_processor_of_its_own_and_the_process_all() -> None:
