@@ -10,7 +10,9 @@ of rounding it: 0 for float16 as it is stored, 2^-8 for bfloat16. Rounding chang
 |q - h| L + r |h| L (Cauchy-Schwarz). Adding E products in float32, in whatever order, is off by at most
 c (1 + r) |h| L, where c = E u / (1 - E u) and u = 2^-24; scoring a row exactly, in float32, by c |q| L. So
 
-    |quick - exact| <= e := (|q - h| + (r + c (1 + r)) |h| + c |q|) L.
+    |quick - exact| <= e := (|q - h| + (r + c (1 + r)) |h| + c |q|) L
+
+and what is lost of numbers that are too small for float32 (`lost`).
 
 Let t be the k-th best quick score. k rows have exact scores of t - e at least, so every one of the best k has too, and
 its quick score is at least t - 2 e: the rows from there on hold the best k, and all that are equal to one of them.
@@ -61,6 +63,8 @@ FOLDED = 4
 one by one 77 ms."""
 PACKED = 64
 """Queries of one product: more do not stay in the nearest cache."""
+LEAST = 2.0**-126
+"""Numbers nearer to 0 have fewer bits in float32, and some kernels take them for 0."""
 SLACK = 1.001
 """Lengths are computed in float32."""
 
@@ -75,6 +79,11 @@ def lengths(row_QE: Array) -> Floats:
 def sum_error(width: int) -> float:
     """c: by which part of |q| |g| a dot product of so many numbers can be off in float32, in any order."""
     return width * SINGLE / (1 - width * SINGLE)
+
+
+def lost(length: Any, longest: float, width: int) -> Any:
+    """How far a score of a query and a row of such lengths can be off by numbers that were taken for 0."""
+    return width * LEAST * (3 + length + longest)
 
 
 def fit(kind: Kind, width: int) -> bool:
@@ -203,9 +212,9 @@ class RoundedQueries:
     def error(self, query_QE: Array, longest: float) -> Floats:
         """e of each query: how far quick and exact scores of rows no longer than `longest` can be apart."""
         row, adding = BRAIN_ERROR if self.kind == "bfloat16" else 0.0, sum_error(self.width)
-        rounding = lengths(query_QE - self.rounded_QE)
-        whole = rounding + (row + adding * (1 + row)) * lengths(self.rounded_QE) + adding * lengths(query_QE)
-        return whole * longest
+        rounding, length = lengths(query_QE - self.rounded_QE), lengths(query_QE)
+        whole = rounding + (row + adding * (1 + row)) * lengths(self.rounded_QE) + adding * length
+        return whole * longest + lost(length, longest, self.width)
 
     def scores_of(self, row_GE: Array) -> Array:
         return self.scores(lambda start, stop: row_GE[start:stop], 0, len(row_GE))

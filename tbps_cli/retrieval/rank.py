@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from tbps_cli.errors import DataError
 from tbps_cli.retrieval import halves
 from tbps_cli.retrieval.near import best_near, near_rows, queries_together, quick_scores
-from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, threads_of_blas, widened
+from tbps_cli.retrieval.similarity import FLOATS, Array, array, dots, features, pairs, threads_of_blas, wide, widened
 from tbps_cli.retrieval.threads import pool
 
 BLOCK = 1 << 20
@@ -216,7 +216,9 @@ def _quick(query_BE: Array, rows: GalleryRows) -> Iterator[Pass]:
     if rows.are_halves and count <= HALVES and halves.fit("float16", width):
         yield from _in_16_bits(query_BE, rows, "float16")
     if count > (1 if rows.are_near and rows.gallery.dtype in FLOATS else FEW):
-        yield _by_products(query_BE, rows)
+        longest = 2 * _length(widened(rows.block(0, FIRST)))
+        if np.isfinite(longest):
+            yield _by_products(query_BE, rows, longest)
 
 
 def _in_16_bits(query_BE: Array, rows: GalleryRows, kind: halves.Kind) -> Iterator[Pass]:
@@ -251,21 +253,21 @@ def _longest(rows: GalleryRows) -> float:
     return longest
 
 
-def _by_products(query_BE: Array, rows: GalleryRows) -> Pass:
+def _by_products(query_BE: Array, rows: GalleryRows, longest: float) -> Pass:
     """Matrix products. Their rounding depends on the place of a row, by as much as sums in another order can differ.
 
-    Rows up to twice as long as the longest of the first are allowed for.
+    longest: the length of rows that are allowed for: twice that of the longest of the first.
     """
     queries, width = query_BE.shape
     query_EB = np.ascontiguousarray(query_BE.T)
-    wide = rows.gallery.dtype if rows.gallery.dtype in FLOATS else np.dtype(np.float32)
+    kind = wide(rows.gallery.dtype)
     small = queries <= SMALL_QUERIES
     step = max(16, SMALL // (queries * width)) if small else PRODUCT_ROWS
     near = rows.are_near and rows.gallery.dtype in FLOATS
 
     def scores(start: int, stop: int) -> Array:
-        out_GB = np.empty((stop - start, queries), np.result_type(wide, query_BE))
-        buffer = np.empty((0 if near else min(step, stop - start), width), wide)
+        out_GB = np.empty((stop - start, queries), np.result_type(kind, query_BE))
+        buffer = np.empty((0 if near else min(step, stop - start), width), kind)
         with np.errstate(invalid="ignore", over="ignore"):  # the scores say it, and the caller looks
             for first in range(start, stop, step):
                 last = min(first + step, stop)
@@ -276,8 +278,8 @@ def _by_products(query_BE: Array, rows: GalleryRows) -> Pass:
                 np.matmul(row_RE, query_EB, out=out_GB[first - start : last - start])
         return out_GB.T
 
-    longest = 2 * _length(widened(rows.block(0, FIRST)))
-    error_B = 2 * halves.sum_error(width) * halves.lengths(query_BE) * longest
+    length_B = halves.lengths(query_BE)
+    error_B = 2 * halves.sum_error(width) * length_B * longest + halves.lost(length_B, longest, width)
     size = max(PRODUCT_ROWS, min(ROWS, BLOCK // queries // PRODUCT_ROWS * PRODUCT_ROWS))
     return Pass(scores, size, threads_of_blas() if small else 1, error_B, longest)  # else BLAS has threads of its own
 

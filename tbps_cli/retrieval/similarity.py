@@ -43,15 +43,17 @@ def array(values: Any) -> Array:
 
 
 def features(values: Any, what: str) -> Array:
-    """Rows of features, [N, E], in float32 or float64. Raises DataError on NaN or infinity.
+    """Rows of features, [N, E], in float32 or float64, one behind the other. Raises DataError on NaN or infinity.
 
     `what` names them in the message ("query", "gallery").
     """
     rows = array(values)
     if rows.ndim != 2:
         raise ValueError(f"{what} features must have two axes, not shape {rows.shape}")
-    if rows.dtype not in (np.float32, np.float64):
-        rows = rows.astype(np.float32)
+    if rows.dtype not in FLOATS:
+        rows = rows.astype(wide(rows.dtype))
+    if not rows.flags.c_contiguous:  # BLAS adds numbers that lie apart in another order
+        rows = np.ascontiguousarray(rows)
     for start in range(0, len(rows), 16384):
         block = rows[start : start + 16384]
         finite = np.isfinite(block)
@@ -80,8 +82,14 @@ def product(query_QE: Array, gallery_GE: Array, out_QG: Array | None = None) -> 
 def dots(query_BE: Array, gallery_GE: Array) -> Array:
     """Dot products [B, G], one at a time: equal rows give bit-equal scores, and no query changes another's.
 
-    The gallery may be in half precision. For one query or two this is quicker than `product`.
+    The gallery may be in half precision. For one query or two this is quicker than `product`. NaN and infinity, in
+    the gallery or by sums that are too large, are the caller's to look for.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _dots(query_BE, gallery_GE)
+
+
+def _dots(query_BE: Array, gallery_GE: Array) -> Array:
     if len(query_BE) == 1 and gallery_GE.dtype == query_BE.dtype:
         score_G: Array = np.vecdot(gallery_GE, query_BE[0])
         return score_G[None]
@@ -101,15 +109,20 @@ def pairs(query_BE: Array, owner_M: Array, row_ME: Array) -> Array:
     return score_M
 
 
+def wide(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """What numbers of a type are computed in."""
+    return FLOATS[kind.kind == "f" and kind.itemsize > 4]
+
+
 def widened(rows: Array, buffer: NDArray[np.float32] | None = None) -> Array:
-    """Half precision and integers as float32; float32 and float64 as they are.
+    """Half precision and integers as float32; float32 and float64 as they are, in this machine's order of bytes.
 
     buffer: memory for as many rows or more, which the answer may lie in.
     """
     if rows.dtype in FLOATS:
         return rows
     if rows.dtype != np.float16 or not rows.dtype.isnative:
-        return rows.astype(np.float32)
+        return rows.astype(wide(rows.dtype))
     return halves.widen(rows, np.empty(rows.shape, np.float32) if buffer is None else buffer[: len(rows)])
 
 

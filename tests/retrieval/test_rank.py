@@ -306,6 +306,49 @@ def test_how_the_rows_lie_in_memory_does_not_matter(queries, rows, dtype) -> Non
         assert np.array_equal(found_QK, score_QK)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("queries", [1, 3, 40, 120])
+def test_how_the_queries_lie_in_memory_does_not_matter(queries, dtype) -> None:
+    query, gallery = likeness(900, queries)
+    gallery = gallery.astype(dtype)
+    score_QK, index_QK = rank.topk(query, gallery, 200)
+    wider = np.repeat(query, 3, axis=1)
+    layouts = np.asfortranarray(query), wider[:, 1::3], query[:, ::-1].copy()[:, ::-1], query.astype(">f4")
+    for layout in layouts:
+        found_QK, place_QK = rank.topk(layout, gallery, 200)
+        assert np.array_equal(found_QK, score_QK)
+        assert np.array_equal(place_QK, index_QK)
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+def test_the_order_of_bytes_takes_nothing_from_double_precision(queries) -> None:
+    query, gallery = (rows.astype(np.float64) for rows in likeness(500, queries))
+    query += 1e-12
+    score_QK, index_QK = rank.topk(query, gallery, 10)
+    for swapped in (rank.topk(query, gallery.astype(">f8"), 10), rank.topk(query.astype(">f8"), gallery, 10)):
+        assert np.array_equal(swapped[0], score_QK)
+        assert np.array_equal(swapped[1], index_QK)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_whose_scores_are_too_small_for_float32_rank_by_place(dtype) -> None:
+    rng = np.random.default_rng(0)
+    query, gallery = rng.uniform(0.5, 1, (20, 4)) * 1e-30, rng.uniform(0.5, 1, (300, 4)) * 1e-30
+    score, index = rank.topk(query.astype(np.float32), gallery.astype(dtype), 10)
+    assert not score.any()
+    assert index.tolist() == [list(range(10))] * 20
+
+
+def test_rows_that_are_not_finite_are_one_error_and_no_warning(recwarn) -> None:
+    gallery = np.ones((600, 4), np.float32)
+    gallery[3, 1] = np.inf
+    with pytest.raises(DataError, match="infinity"):
+        rank.topk(np.zeros((20, 4), np.float32), gallery, 3)
+    with pytest.raises(DataError, match="infinity"):
+        rank.topk(np.full((1, 4), 1e30, np.float32), np.full((600, 4), 1e30, np.float32), 100)
+    assert not recwarn.list
+
+
 def test_rows_that_a_query_in_half_precision_would_rank_wrongly_are_ranked_rightly() -> None:
     rng = np.random.default_rng(8)
     query = rng.standard_normal((1, 256), dtype=np.float32)
