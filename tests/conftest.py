@@ -1,7 +1,9 @@
 """Fixtures for all tests: a small data set, the command line, a logger that the next test finds as this one did."""
 
+import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,12 +19,32 @@ os.environ.setdefault("TBPS_KEEP_TOWERS", "0")  # making a graph takes seconds: 
 __all__ = ["_small_street", "small_street"]  # fixtures of support.street
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays: nothing of it is looked through for garbage, neither now nor between the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def quiet_log() -> Iterator[None]:
     """Commands attach a handler to the logger; the next test starts without it."""
     yield
     logger = logging.getLogger("tbps")
     logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, render.LogLines)]
+
+
+@pytest.fixture(autouse=True)
+def short_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of a training measures no bf16, and passes twice instead of half a second; some tests want it whole."""
+    if estimate := sys.modules.get("tbps_cli.engine.estimate"):
+        monkeypatch.setattr(estimate, "_SHORT", 0.0)
+    if plan := sys.modules.get("tbps_cli.engine.plan"):
+        monkeypatch.setattr(plan, "has_bf16", lambda: False)
 
 
 @pytest.fixture

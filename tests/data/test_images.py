@@ -30,6 +30,10 @@ def saved(tmp_path, image, name="a.png", **options):
     return tmp_path / name
 
 
+PILLOWS = Image.new("P", (6, 9))
+"""With a table of colours: the quicker decoders leave it to Pillow."""
+
+
 def corner(image):
     return image.getpixel((0, 0))
 
@@ -309,7 +313,7 @@ def test_whatever_pil_raises_is_the_files_own_reason(raised, at, tmp_path, monke
     def fail(*_, **__):
         raise raised
 
-    path = saved(tmp_path, Image.new("RGB", (6, 9)))
+    path = saved(tmp_path, PILLOWS)
     monkeypatch.setattr({"open": Image, "load": PngImageFile, "exif_transpose": ImageOps}[at], at, fail)
     for lenient in (False, True):
         if at == "exif_transpose":
@@ -325,7 +329,7 @@ def test_what_the_machine_did_is_worth_trying_again(raised, tmp_path, monkeypatc
     def fail(*_, **__):
         raise raised
 
-    path = saved(tmp_path, Image.new("RGB", (6, 9)))
+    path = saved(tmp_path, PILLOWS)
     monkeypatch.setattr(PngImageFile, "load", fail)
     with pytest.raises(UnreadableImage) as caught:
         read_image(path)
@@ -336,7 +340,7 @@ def test_an_interrupt_is_no_fault_of_an_image(tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    path = saved(tmp_path, Image.new("RGB", (6, 9)))
+    path = saved(tmp_path, PILLOWS)
     monkeypatch.setattr(PngImageFile, "load", interrupt)
     with pytest.raises(KeyboardInterrupt):
         read_image(path)

@@ -9,6 +9,11 @@ from support.training import make_batch, make_stepper
 from tbps_cli.engine import estimate
 
 
+@pytest.fixture(autouse=True)
+def short_plans() -> None:
+    """Passes are measured as for a person, not as for tests of something else."""
+
+
 def test_memory_is_counted_from_the_parameters_and_the_probe(tmp_path) -> None:
     stepper = make_stepper(tmp_path, "irra")
     found = estimate.probe(stepper, make_batch())

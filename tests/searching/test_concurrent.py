@@ -88,7 +88,7 @@ def race(folder: Path, contents: Path, seconds: float, path: list[Path], roles: 
 @pytest.mark.parametrize(
     ("seconds", "own_file", "roles"),
     [
-        (10, False, ["pile", "pile"]),
+        (5, False, ["pile", "pile"]),
         pytest.param(60, False, ["write", "write"], marks=[pytest.mark.slow, pytest.mark.timeout(400)]),
         pytest.param(60, True, ["pile", "write"], marks=[pytest.mark.slow, pytest.mark.timeout(400)]),
     ],

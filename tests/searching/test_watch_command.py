@@ -18,6 +18,7 @@ from support.sets import save_image
 from typer.testing import CliRunner
 
 from tbps_cli.cli.app import app
+from tbps_cli.searching.watching import watch
 
 runner = CliRunner()
 ALL = ("--query", "a man in red", "--min-score", "-1", "--once")
@@ -33,7 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def at_the_place(made: Path, tmp_path: Path) -> None:
+def at_the_place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(watch.__kwdefaults__, "settled", 0.02)  # the images of these tests do not grow
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
