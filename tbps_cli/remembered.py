@@ -52,7 +52,10 @@ def state_of_file(path: Path) -> list[object] | None:
         state = real.stat()
     except OSError:
         return None
-    if time.time_ns() - state.st_mtime_ns < _SETTLED:
+    now, changed = time.time_ns(), state.st_mtime_ns
+    if changed > now:  # set by hand, or by a clock that was wrong: when its entry changed, nobody sets
+        changed = state.st_ctime_ns
+    if now - changed < _SETTLED:
         return None
     return [os.fspath(real), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_the_state_of_a_file_changes_with_it_and_is_unknown_while_it_is_fresh(tm
     assert first is not None and state_of_file(file) == first
     (tmp_path / "link").symlink_to(file)
     assert state_of_file(tmp_path / "link") == first
+    later = time.time() + 1e6
+    os.utime(file, (later, later))
+    assert state_of_file(file) is None, "a time that is to come says nothing"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: 10**9 * int(later - 1e5))
+        assert state_of_file(file) is not None, "but that of its entry does"
     file.write_text("two")
     os.utime(file, (1, 1))
     assert state_of_file(file) != first, "its time of change was set back, but not that of its entry"

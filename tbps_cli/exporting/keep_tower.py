@@ -21,6 +21,7 @@ from tbps_cli import files
 from tbps_cli.errors import TbpsError
 from tbps_cli.features.encoder import Encoder
 from tbps_cli.models.code_state import WEIGHTS, code_state
+from tbps_cli.models.kept_files import seal
 from tbps_cli.models.kept_tower import GRAPH, SWITCH, KeptTower, older, place_of
 from tbps_cli.models.known_run import KnownRun
 from tbps_cli.remembered import recall, remember
@@ -106,6 +107,7 @@ def _make(model: Model, place: Path) -> None:
         write_text_graph(
             model.method, folder / GRAPH, model.tokenizer(SENTENCES), any_length=isinstance(model.tokenizer, Bpe)
         )
+        seal(folder)
         token_BT = model.tokenizer(SENTENCES, query=True)
         expected_BE = model.text_arrays(token_BT)
         tower = KeptTower(folder)

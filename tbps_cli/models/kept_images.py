@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tbps_cli import files
 from tbps_cli.errors import CacheError, TbpsError, WeightsError
+from tbps_cli.models.kept_files import check, seal
 from tbps_cli.models.kept_tower import IMAGES, SWITCH, name_of, towers
 from tbps_cli.models.openvino_graph import OpenVinoGraph, import_openvino, in_bfloat16
 from tbps_cli.weights.mapped_pages import ReadOnce, give_back
@@ -45,10 +46,13 @@ def place_of(weights: Path, fingerprint: str) -> Path:
 
 
 def kept(weights: Path, fingerprint: str) -> OpenVinoGraph | None:
-    """The graph of a file of weights, where one was kept."""
+    """The graph of a file of weights, where one was kept and nothing of it has changed since."""
     try:
         graph = place_of(weights, fingerprint) / GRAPH
-        return OpenVinoGraph(graph) if graph.is_file() else None
+        if not graph.is_file():
+            return None
+        check(graph)
+        return OpenVinoGraph(graph)
     except (OSError, TbpsError):
         return None
 
@@ -77,6 +81,7 @@ def graph_of(model: ImageEncoder, method: Method, weights: Path | None) -> OpenV
             import_openvino().save_model(made, new / GRAPH, compress_to_fp16=False)
             del made
             give_back()
+            seal(new)
             sample.checked(OpenVinoGraph(new / GRAPH)).close()
             size = sum(file.stat().st_size for file in new.iterdir())
         for other in folder.parent.glob(f"{name_of(weights)}-*{IMAGES}"):

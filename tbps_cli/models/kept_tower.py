@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_cli.errors import TbpsError
+from tbps_cli.models.kept_files import check
 from tbps_cli.models.onnx_graph import TextGraph
 from tbps_cli.models.run import Run
 from tbps_cli.places import cache_dir
@@ -58,7 +59,7 @@ class KeptTower:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.graph = TextGraph(folder / GRAPH, few=True)
+        self.graph = TextGraph(folder / GRAPH, few=True, check=check)
 
     @classmethod
     def find(cls, run: Run, fingerprint: str) -> KeptTower | None:

@@ -105,7 +105,8 @@ def _dots(query_BE: Array, gallery_GE: Array) -> Array:
 
 def pairs(query_BE: Array, owner_M: Array, row_ME: Array) -> Array:
     """Dot products [M] of each row with the query that owns it, to the bits that `dots` gives."""
-    score_M: Array = np.vecdot(widened(row_ME), query_BE[owner_M]).astype(query_BE.dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        score_M: Array = np.vecdot(widened(row_ME), query_BE[owner_M]).astype(query_BE.dtype, copy=False)
     return score_M
 
 

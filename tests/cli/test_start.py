@@ -196,8 +196,16 @@ def no_data(folder: Path) -> None:
     (folder / f"{GRAPH}.data").unlink()
 
 
+def other_numbers(folder: Path) -> None:
+    """As many bytes, and a graph that opens."""
+    file = folder / f"{GRAPH}.data"
+    number_N = np.fromfile(file, np.float32)
+    number_N[len(number_N) // 2 :] *= -2
+    number_N.tofile(file)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [cut_short, no_data])
+@pytest.mark.parametrize("damage", [cut_short, no_data, other_numbers])
 def test_a_damaged_tower_is_made_anew_and_the_answer_is_right(place: Path, damage: Callable[[Path], None]) -> None:
     search = "search", SENTENCE, "--ckpt", "run", "--in", "photos", "--json"
     first, _ = tbps(*search, keep=True)

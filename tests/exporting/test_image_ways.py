@@ -21,6 +21,7 @@ from tbps_cli.models import exported as exported_module
 from tbps_cli.models import kept_images, openvino_graph
 from tbps_cli.models import model as model_module
 from tbps_cli.models.exported import ExportedModel
+from tbps_cli.models.kept_files import seal
 from tbps_cli.models.kept_tower import SWITCH, older
 from tbps_cli.models.known_run import KnownRun, ready_run
 from tbps_cli.models.model import Model, halved
@@ -137,6 +138,7 @@ def test_a_known_run_embeds_by_the_kept_graph_and_opens_nothing(
     folder.mkdir(parents=True)
     made = openvino.Core().read_model(exported[0] / "image.onnx")
     openvino.save_model(made, folder / kept_images.GRAPH, compress_to_fp16=False)
+    seal(folder)
     known = ready_run(run, "cpu")
     rows, near = model.image_arrays(images), known.image_ways()[1].embed(images)
     assert isinstance(known, KnownRun) and known.opened is None

@@ -346,6 +346,8 @@ def test_rows_that_are_not_finite_are_one_error_and_no_warning(recwarn) -> None:
         rank.topk(np.zeros((20, 4), np.float32), gallery, 3)
     with pytest.raises(DataError, match="infinity"):
         rank.topk(np.full((1, 4), 1e30, np.float32), np.full((600, 4), 1e30, np.float32), 100)
+    with pytest.raises(DataError, match="infinity"):
+        rank.topk(np.full((3, 4), 1e30, np.float32), np.full((600, 4), 1e30), 3)
     assert not recwarn.list
 
 
