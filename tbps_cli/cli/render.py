@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from tbps_cli.cli import output
+from tbps_cli.databases.urls import without_passwords
 from tbps_cli.errors import FilterError, RecipeError, TbpsError
 from tbps_cli.escape import printable
 
@@ -107,7 +108,7 @@ def error(mistake: TbpsError) -> None:
 def _labelled(label: str, style: str, text: str) -> None:
     from rich.text import Text
 
-    _print(Text.assemble((label, style), " ", printable(text)), stderr=True)
+    _print(Text.assemble((label, style), " ", printable(without_passwords(text))), stderr=True)
 
 
 def _print(text: Text, stderr: bool, indent: int = 0, widest: int = WIDE) -> None:

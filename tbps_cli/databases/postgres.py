@@ -55,6 +55,8 @@ REMEMBERED = 1000
 BY_PATHS = 2000
 """Rows up to which those that pass a filter of paths are looked up by path."""
 SEED = 20
+WAIT, WAIT_WRITING = "10s", "60s"
+"""How long somebody else's lock is waited for, unless the server or the user has such a limit already."""
 PLAIN = 4096
 """Bytes of a vector up to which it lies beside its row, and not in pieces elsewhere."""
 
@@ -87,7 +89,7 @@ class Postgres:
         self._link = Link(plain, self.title, self._prepare, writes=create)
         try:
             self._facts = self._link.run(self._read_facts)
-            self.about: Mapping[str, object] = json.loads(self._facts.get("about", "{}"))
+            self.about = self._read_about()
             if create:
                 self._link.run(self._current_ranges)
             if fingerprint is not None:
@@ -219,10 +221,18 @@ class Postgres:
         return 0  # rows without an index are compared one by one
 
     def settle(self, watch: Callable[[int, int], None] | None = None) -> bool:
-        """Give many new rows their index; without it they are found too, more slowly. Indexes of an older tbps too."""
-        if self._added or (self._create and any(part.ef is None for part in self._ranges)):
+        """Give many new rows their index; without it they are found too, more slowly.
+
+        Where an older tbps built indexes, or some are gone, these too.
+        """
+        if self._added or (self._create and self._link.run(self._unready)):
             self._index()
         return True
+
+    def _unready(self, connection: Connection) -> bool:
+        """Whether a range was not measured, or has lost its index."""
+        known = self._current_ranges(connection)
+        return any(part.ef is None for part in known) or bool(hnsw.lost(connection, self._schema, known))
 
     def close(self) -> None:
         """End the connection; first many new rows get their index."""
@@ -248,13 +258,20 @@ class Postgres:
         connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
+        connection.execute(
+            "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'",
+            [WAIT_WRITING if self._create else WAIT],
+        )
         self._ef = EF
         self._check_version(connection)
         register_vector(connection)
 
     def _check_version(self, connection: Connection) -> None:
         newest = len(postgres_schema.STEPS)
-        version = postgres_schema.version_of(connection, self._schema)
+        try:
+            version = postgres_schema.version_of(connection, self._schema)
+        except ValueError:
+            raise postgres_schema.damaged(self.title) from None
         if version > newest:
             raise DatabaseError(
                 f"{self.title}: the gallery was made by a newer tbps (schema {version}; this one knows {newest}).",
@@ -272,9 +289,29 @@ class Postgres:
                     f"{self.title}: the gallery's schema is {version}, and a standby cannot bring it to {newest}.",
                     "Connect to the server that writes once.",
                 ) from None
+            except psycopg.errors.InsufficientPrivilege:
+                if version == 0:
+                    raise
+                raise DatabaseError(
+                    f"{self.title}: the gallery's schema is {version}, and this user may not bring it to {newest}.",
+                    "Once, as the user who owns it: tbps index SOURCE --gallery URL",
+                ) from None
 
     def _read_facts(self, connection: Connection) -> dict[str, str]:
-        return facts(connection, self._schema)
+        """What is kept about the gallery. Raises DatabaseError where it makes no sense."""
+        found = facts(connection, self._schema)
+        try:
+            sound = isinstance(json.loads(found.get("about", "{}")), dict) and ("width" in found) <= ("kind" in found)
+            int(found.get("width", 0))
+        except ValueError:
+            sound = False
+        if not sound:
+            raise postgres_schema.damaged(self.title)
+        return found
+
+    def _read_about(self) -> Mapping[str, object]:
+        told: Mapping[str, object] = json.loads(self._facts.get("about", "{}"))
+        return told
 
     def _claim(self, fingerprint: str) -> None:
         """Make this the model of the gallery if it has none. Raises DatabaseError where it has another."""
@@ -289,7 +326,7 @@ class Postgres:
                 return facts(connection, self._schema)
 
             self._facts = self._link.run(claimed)
-            self.about = json.loads(self._facts.get("about", "{}"))
+            self.about = self._read_about()
         if self.fingerprint not in (None, fingerprint):
             raise DatabaseError(
                 f"{self.title}: its vectors were made by another model ({self.about.get('run', 'unknown')}).",

@@ -33,6 +33,8 @@ LIMIT = 100_000
 """Rows of an index at most (`WAITING` more where these would be left over)."""
 WAITING_MOST = LIMIT
 """New rows above which an index is made although more are coming."""
+WAIT = "10min"
+"""How long building an index waits for the transactions that began before it, of a backup for example."""
 TIMES = 4
 M, EF_CONSTRUCTION = 16, 128
 MEMORY_MOST = 1 << 30
@@ -75,6 +77,17 @@ def ranges(connection: Connection) -> list[Range]:
     return [Range(*record) for record in found]
 
 
+def lost(connection: Connection, schema: str, parts: Sequence[Range]) -> list[Range]:
+    """Ranges whose index is not there any more, or is unusable: somebody dropped it, or failed to build it again."""
+    found = connection.execute(
+        "SELECT relname FROM pg_index JOIN pg_class k ON k.oid = indexrelid JOIN pg_namespace n ON n.oid = relnamespace"
+        " WHERE nspname = %s AND relname = ANY(%s) AND indisvalid",
+        [schema, [part.name for part in parts]],
+    )
+    there = {str(name) for (name,) in found}
+    return [part for part in parts if part.ef != 0 and part.name not in there]
+
+
 def outside(parts: Sequence[Range]) -> list[tuple[int, int | None]]:
     """The numbers of rows that lie in none of these ranges (by their numbers), as (above, up to); last the newest."""
     found: list[tuple[int, int | None]] = []
@@ -109,8 +122,11 @@ def index_newest(connection: Connection, schema: str, title: str, width: int, ki
     """Give the newest rows an index if they are many; nothing if another process is at it."""
     if connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK + 1, schema]).fetchone() != (True,):
         return
+    (wait,) = connection.execute("SELECT current_setting('lock_timeout')").fetchone() or ("0",)
+    connection.execute("SELECT set_config('lock_timeout', %s, false) WHERE %s <> '0'", [WAIT, wait])
     try:
         _remove_unfinished(connection, schema, {part.name for part in ranges(connection)})
+        _give_up(connection, lost(connection, schema, ranges(connection)))
         _bring_up(connection, title, width, kind)
         if _wanted(connection, ranges(connection)) is None:
             return
@@ -123,6 +139,7 @@ def index_newest(connection: Connection, schema: str, title: str, width: int, ki
             _try(connection, title, wanted, width, kind)
     finally:
         if not connection.closed:
+            connection.execute("SELECT set_config('lock_timeout', %s, false)", [wait])
             connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [LOCK + 1, schema])
 
 

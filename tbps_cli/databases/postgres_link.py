@@ -14,7 +14,7 @@ import psycopg
 from psycopg import conninfo, errors
 
 from tbps_cli.databases.postgres_schema import Connection
-from tbps_cli.databases.urls import shown
+from tbps_cli.databases.urls import is_misread, shown
 from tbps_cli.errors import DatabaseError, UnreachableError, UsageError
 
 DEFAULTS: Mapping[str, Any] = {
@@ -57,13 +57,15 @@ class Link:
     def __init__(self, url: str, title: str, ready: Callable[[Connection], None], *, writes: bool) -> None:
         self.title, self._ready = title, ready
         try:
+            if is_misread(url):
+                raise ValueError
             given = conninfo.conninfo_to_dict(url)
-        except psycopg.ProgrammingError:  # its message may hold a part of the password
+        except (psycopg.ProgrammingError, ValueError):  # its message may hold a part of the password
             raise UsageError(
                 f"{title} is no URL of PostgreSQL.",
                 "postgresql://USER@HOST:PORT/DATABASE; in a password, @ is %40, / is %2F, : is %3A, % is %25.",
             ) from None
-        self._given: dict[str, Any] = {**DEFAULTS, **given}
+        self._given: dict[str, Any] = {**DEFAULTS, **given, "client_encoding": "UTF8"}  # whatever a user is given else
         if writes:
             self._given.setdefault("target_session_attrs", "read-write")
         self._secrets = [str(given[key]) for key in ("password", "sslpassword") if given.get(key)]
@@ -129,6 +131,10 @@ class Link:
             )
         if "starting up" in said:
             return UnreachableError(f"{self.title}: the server is starting up.", "Try again in a moment.")
+        if "FATAL" in said and "does not exist" in said:
+            return DatabaseError(
+                f"{self.title} cannot be used: {said}.", "Make it on the server: see docs/databases.md."
+            )
         kind = DatabaseError if "FATAL" in said and "shutting down" not in said else UnreachableError
         return kind(
             f"{self.title} cannot be reached: {said}.", "Does the server run, and may this machine connect to it?"
@@ -150,7 +156,8 @@ class Link:
     def _first_line(self, error: psycopg.Error) -> str:
         """What the server said, without a password."""
         said = str(error.diag.message_primary or error).strip()
-        said = " ".join(line.strip() for line in said.splitlines()[:2]).rstrip(".") or type(error).__name__
+        first, *more = [line.strip() for line in said.splitlines()[:2]] or [""]
+        said = " ".join([first, *(line for line in more if line not in first)]).rstrip(".?") or type(error).__name__
         for secret in self._secrets:
             for spelling in {secret, unquote(secret)}:
                 said = said.replace(spelling, "...")
@@ -172,7 +179,17 @@ _KNOWN: tuple[tuple[type[psycopg.Error], str, str], ...] = (
         "Name all hosts in the URL, so that the one that writes is found: postgresql://HOST1,HOST2/DATABASE",
     ),
     (errors.InsufficientPrivilege, "the user may not do this", "Grant it, or give the URL with another user."),
+    (
+        errors.ProgramLimitExceeded,
+        "a text is too long for the database",
+        "A path, camera, time, person or source has 2,700 bytes at most.",
+    ),
     (errors.OutOfMemory, "the server is out of memory", "Give it more, or close other connections."),
+    (
+        errors.LockNotAvailable,
+        "somebody else has locked it for a long time",
+        "Try again later; pg_locks and pg_stat_activity on the server say who it is.",
+    ),
     (errors.QueryCanceled, "the server ended the query", "Is statement_timeout set too low for it?"),
     (errors.UndefinedTable, "a table of the gallery is gone", "Was it deleted meanwhile?"),
 )

@@ -99,8 +99,16 @@ def _extension(connection: Connection) -> tuple[str, str] | None:
     return None if found is None else (str(found[0]), str(found[1]))
 
 
+def damaged(title: str) -> DatabaseError:
+    """What is raised where facts about a gallery make no sense."""
+    return DatabaseError(
+        f"{title}: what is kept about the gallery is damaged (its table `gallery`).",
+        "Restore it from a backup, or make a new one: tbps index SOURCE --gallery 'URL?gallery=NAME'",
+    )
+
+
 def version_of(connection: Connection, schema: str) -> int:
-    """How many steps a gallery has taken; 0: there is none."""
+    """How many steps a gallery has taken; 0: there is none. Raises ValueError where that is no number."""
     table = sql.Identifier(schema, "gallery").as_string(connection)
     if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
         return 0

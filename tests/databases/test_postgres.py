@@ -14,7 +14,7 @@ import pytest
 from support.galleries import exact, odd_rows, unit_rows
 from support.postgres_server import Server, free_port
 
-from tbps_cli.databases import postgres_index, postgres_link, postgres_schema
+from tbps_cli.databases import postgres, postgres_index, postgres_link, postgres_schema
 from tbps_cli.databases.opening import open_database
 from tbps_cli.errors import DatabaseError, MissingExtra, TbpsError, UsageError
 from tbps_cli.features.rows import Row, Rows
@@ -273,6 +273,30 @@ def test_a_gallery_of_an_older_version_is_brought_up_and_keeps_its_rows(postgres
         )
 
 
+def test_who_may_only_read_is_told_who_brings_an_older_gallery_up(postgres_url: str) -> None:
+    open_database(postgres_url, create=True, fingerprint="model").close()
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        administrator.execute("DROP ROLE IF EXISTS old_reader")
+        administrator.execute("CREATE ROLE old_reader LOGIN")
+        administrator.execute("ALTER TABLE tbps.hnsw DROP COLUMN ef")
+        administrator.execute("UPDATE tbps.gallery SET value = '2' WHERE key = 'version'")
+        administrator.execute("GRANT USAGE ON SCHEMA tbps TO old_reader")
+        administrator.execute("GRANT SELECT ON ALL TABLES IN SCHEMA tbps TO old_reader")
+    with pytest.raises(DatabaseError, match="schema is 2, and this user may not bring it to") as refused:
+        open_database(postgres_url.replace("postgres@", "old_reader@"))
+    assert "tbps index" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(("key", "value"), [("version", "x"), ("about", "{"), ("about", "[]"), ("width", "x")])
+def test_what_is_kept_about_a_gallery_may_be_damaged(postgres_url: str, key: str, value: str) -> None:
+    open_database(postgres_url, create=True, fingerprint="model").close()
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        changed = "INSERT INTO tbps.gallery VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+        administrator.execute(changed, [key, value])
+    with pytest.raises(DatabaseError, match="is damaged"):
+        open_database(postgres_url)
+
+
 def test_a_disk_that_fills_on_the_server_is_told_and_nothing_is_kept_in_part(postgres_url: str) -> None:
     """The server's own error for a full disk, raised by a trigger: a disk of our own cannot be filled everywhere."""
     database = open_database(postgres_url, create=True, fingerprint="model")
@@ -318,6 +342,48 @@ def test_two_writers_of_the_same_rows_do_not_block_each_other(postgres_url: str)
     assert failed == []
     database = open_database(postgres_url)
     assert 45 <= database.count() <= 60
+    database.close()
+
+
+def test_settings_of_the_user_change_no_names(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    database = open_database(postgres_url, create=True, fingerprint="model")
+    database.add(Rows.of([Row("f/日本.jpg", 1, 1, "", "ü")]), unit_rows(1, WIDTH))
+    assert (database.page(None, 5)[0].paths, database.values("camera")) == (["f/日本.jpg"], ["ü"])
+    database.close()
+
+
+def test_a_name_that_is_too_long_for_a_b_tree_is_told(postgres_url: str) -> None:
+    database = open_database(postgres_url, create=True, fingerprint="model")
+    drawn = np.random.default_rng(1).integers(97, 123, 3500).astype(np.uint8).tobytes().decode()
+    with pytest.raises(DatabaseError, match="a text is too long") as refused:
+        database.add(Rows.of([Row(f"f/{drawn}.jpg", 1, 1)]), unit_rows(1, WIDTH))
+    assert "2,700 bytes" in str(refused.value.hint) and database.count() == 0
+    database.close()
+
+
+def test_a_database_that_is_not_there_is_told(postgres_url: str) -> None:
+    with pytest.raises(DatabaseError, match='"missing" does not exist') as refused:
+        open_database(postgres_url.rpartition("/")[0] + "/missing")
+    assert "docs/databases.md" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_lock_of_somebody_else_is_not_waited_for_without_a_word(
+    create: bool, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "WAIT", "50ms")
+    monkeypatch.setattr(postgres, "WAIT_WRITING", "50ms")
+    writer = open_database(postgres_url, create=True, fingerprint="model")
+    writer.add(numbered(0, 20), unit_rows(20, WIDTH))
+    writer.close()
+    database = open_database(postgres_url, create=create)
+    with psycopg.connect(postgres_url) as other:
+        other.execute("LOCK TABLE tbps.image IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseError, match="somebody else has locked it") as locked:
+            database.search(unit_rows(1, WIDTH), 3)
+        assert "pg_locks" in str(locked.value.hint)
+    assert len(database.search(unit_rows(1, WIDTH), 3)[0].rows) == 3
     database.close()
 
 

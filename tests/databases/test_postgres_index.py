@@ -150,6 +150,17 @@ def test_a_range_that_has_lost_most_of_its_rows_gives_up_its_index(postgres_url:
     database.close()
 
 
+def test_an_index_that_somebody_dropped_is_built_again(postgres_url: str, small: None) -> None:
+    vector_NE = unit_rows(900, WIDTH)
+    add(postgres_url, 0, vector_NE)
+    before = known(postgres_url)
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        administrator.execute("DROP INDEX tbps.hnsw_0_400")
+    assert share_found(postgres_url, vector_NE, unit_rows(20, WIDTH, seed=9)) >= 0.99
+    open_database(postgres_url, create=True, fingerprint="model").close()
+    assert known(postgres_url) == before
+
+
 def test_drawn_queries_are_no_rows_and_lie_between_a_row_and_all_others() -> None:
     row_NE = unit_rows(1000, 64) + 2
     row_NE /= np.linalg.norm(row_NE, axis=1, keepdims=True)
