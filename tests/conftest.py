@@ -39,6 +39,17 @@ def quiet_log() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """More threads than processors that are free take many times as long: no test leaves PyTorch more for the next."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch and (after := torch.get_num_threads()) != before:
+        torch.set_num_threads(before)
+        pytest.fail(f"the test leaves PyTorch {after} threads, and found {before}")
+
+
+@pytest.fixture(autouse=True)
 def short_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan of a training measures no bf16, and passes twice instead of half a second; some tests want it whole."""
     if estimate := sys.modules.get("tbps_cli.engine.estimate"):

@@ -23,7 +23,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,20 @@ def line(count: int, dtype: str, queries: int, threads: int, found: dict[str, tu
     return f"{count:>9,} {dtype:<8}{queries:>8}{threads:>8}{ours:>10.2f}{figures}"
 
 
+@contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """So many threads for every library inside, and as many as before afterwards."""
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    try:
+        torch.set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)
+        with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[3000, 100_000])
@@ -259,9 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 same = stored(gallery, dtype, Path(folder))
                 for threads in options.threads:
                     os.environ["OMP_NUM_THREADS"] = str(threads)  # ours reads it at each call
-                    torch.set_num_threads(threads)
-                    faiss.omp_set_num_threads(threads)
-                    with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+                    with computing(threads):
                         for queries in options.queries:
                             some = query[: max(queries, SEEN)]
                             found = compare(some, queries, same, threads, options.rounds, clock, options.ways)
