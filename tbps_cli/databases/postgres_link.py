@@ -32,6 +32,9 @@ AGAIN = 5.0
 CIRCLES = 5
 """Times that work is done again which waited in a circle with other writers."""
 
+_STARTING = "starting up", "in recovery mode", "not yet accepting connections"
+"""What a server says that will let in soon: after its start, after a crash, as a standby that reads its log."""
+
 T = TypeVar("T")
 _NAME = re.compile("[a-z0-9_]{1,50}")
 
@@ -129,7 +132,7 @@ class Link:
                 f"{self.title}: the server does not accept the user or the password.",
                 "The password may stand in the URL, in PGPASSWORD, or in the file ~/.pgpass.",
             )
-        if "starting up" in said:
+        if any(words in said for words in _STARTING):
             return UnreachableError(f"{self.title}: the server is starting up.", "Try again in a moment.")
         if "FATAL" in said and "does not exist" in said:
             return DatabaseError(
@@ -157,7 +160,12 @@ class Link:
         """What the server said, without a password."""
         said = str(error.diag.message_primary or error).strip()
         first, *more = [line.strip() for line in said.splitlines()[:2]] or [""]
-        said = " ".join([first, *(line for line in more if line not in first)]).rstrip(".?") or type(error).__name__
+        said = (
+            " ".join([first, *(line for line in more if line not in first and "Is the server" not in line)]).rstrip(
+                ".?"
+            )
+            or type(error).__name__
+        )
         for secret in self._secrets:
             for spelling in {secret, unquote(secret)}:
                 said = said.replace(spelling, "...")

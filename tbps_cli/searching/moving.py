@@ -24,7 +24,7 @@ from tbps_cli.databases.base import Database
 from tbps_cli.databases.local import LocalDatabase
 from tbps_cli.databases.opening import open_database
 from tbps_cli.databases.urls import is_url, shown_place
-from tbps_cli.errors import CacheError, DatabaseError, UsageError
+from tbps_cli.errors import CacheError, DatabaseError, DataError, UsageError
 from tbps_cli.features.pipeline import Progress
 from tbps_cli.features.rows import Row, Rows, encoded
 from tbps_cli.features.snapshot import read_fingerprint
@@ -124,7 +124,11 @@ def _opened(place: str | Path, dtype: np.dtype[Any] | None = None, **made: Any) 
     if not made and read_fingerprint(path) is None:
         hint = "Give an index file, the name of a gallery (tbps index --gallery NAME), or the URL of a database."
         raise CacheError(f"--move {shown_place(str(place))}: there is no index of this name.", hint)
-    return LocalDatabase.open(path, create=bool(made), dtype=np.float16 if dtype is None else dtype, **made)
+    try:
+        return LocalDatabase.open(path, create=bool(made), dtype=np.float16 if dtype is None else dtype, **made)
+    except CacheError as error:  # a gallery is no cache, to be deleted
+        hint = "Name another file." if made else "Restore it from a backup, or index its images again."
+        raise CacheError(error.message, hint) from None
 
 
 def _index_of(place: str, fingerprint: str | None) -> Path:
@@ -271,6 +275,7 @@ class _Copy:
                 return
             after = rows.paths[-1]
             kept_K = np.flatnonzero(~hidden(rows))
+            _refuse_damaged(self.source.title, rows, vector_NE)
             self.withheld += len(rows) - len(kept_K)
             yield self.naming.of(rows.take(kept_K)), vector_NE[kept_K], len(rows)
 
@@ -295,6 +300,17 @@ class _Copy:
     def _count(self, paths: Sequence[str]) -> int:
         """How many of these TO has."""
         return self.sink.count(In("path", tuple(paths)))
+
+
+def _refuse_damaged(title: str, rows: Rows, vector_NE: NDArray[Any]) -> None:
+    """Raises DataError for a vector that no model has made, so that it is not spread further."""
+    finite_N = np.isfinite(vector_NE).all(1)
+    if not finite_N.all():
+        raise DataError(
+            f"--move {title}: it is damaged: the vector of {rows.paths[int(np.argmin(finite_N))]} has values"
+            " that are no numbers.",
+            "Restore it from a backup, or index its images again: tbps index SOURCE",
+        )
 
 
 def _withheld(source: Database) -> Callable[[Rows], NDArray[np.bool_]]:

@@ -18,7 +18,7 @@ from support.milvus_server import MilvusProcess
 from tbps_cli.databases.base import Database
 from tbps_cli.databases.local import LocalDatabase
 from tbps_cli.databases.opening import open_database
-from tbps_cli.errors import TbpsError, UsageError
+from tbps_cli.errors import DataError, TbpsError, UsageError
 from tbps_cli.features.rows import Row, Rows
 from tbps_cli.features.store import FeatureFile, feature_path
 from tbps_cli.searching import galleries, moving
@@ -180,8 +180,9 @@ def test_a_target_of_another_model_and_a_place_without_rows_are_refused(tmp_path
     other = index_of(tmp_path / "b.h5", odd_rows(3), {"run": "runs/other", "folder": "/x"}, "model-2")
     move(other, postgres_url)
     for target in (other, postgres_url):
-        with pytest.raises(TbpsError, match="runs/other"):
+        with pytest.raises(TbpsError, match="runs/other") as refused:
             move(origin, target)
+        assert "Delete" not in str(refused.value.hint)
     for wrong, said in ((tmp_path / "none.h5", "there is no index"), (tmp_path, "is a folder"), ("nobody", "no index")):
         with pytest.raises(TbpsError, match=said) as refused:
             move(wrong, tmp_path / "c.h5")
@@ -189,6 +190,18 @@ def test_a_target_of_another_model_and_a_place_without_rows_are_refused(tmp_path
     with pytest.raises(UsageError, match="into itself"):
         move(origin, tmp_path / "." / "a.h5")
     assert not (tmp_path / "c.h5").exists()
+
+
+def test_a_damaged_vector_is_not_copied_and_its_row_is_named(tmp_path: Path, postgres_url: str) -> None:
+    file = FeatureFile.open(tmp_path / "a.h5", "model-1", about=ABOUT)
+    vector_NE = unit_rows(50, WIDTH)
+    vector_NE[31, 3] = np.nan
+    rows = plain_rows(50)
+    file.append(rows, vector_NE)
+    file.compact()
+    for target in (str(tmp_path / "b.h5"), postgres_url):
+        with pytest.raises(DataError, match=rf"a\.h5: it is damaged: the vector of {rows.paths[31]} has"):
+            move(tmp_path / "a.h5", target)
 
 
 def test_a_gallery_with_a_name_is_its_index(tmp_path: Path) -> None:

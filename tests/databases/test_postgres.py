@@ -16,7 +16,7 @@ from support.postgres_server import Server, free_port
 
 from tbps_cli.databases import postgres, postgres_index, postgres_link, postgres_schema
 from tbps_cli.databases.opening import open_database
-from tbps_cli.errors import DatabaseError, MissingExtra, TbpsError, UsageError
+from tbps_cli.errors import DatabaseError, MissingExtra, TbpsError, UnreachableError, UsageError
 from tbps_cli.features.rows import Row, Rows
 from tbps_cli.filtering.parse import parse
 
@@ -360,6 +360,19 @@ def test_a_name_that_is_too_long_for_a_b_tree_is_told(postgres_url: str) -> None
         database.add(Rows.of([Row(f"f/{drawn}.jpg", 1, 1)]), unit_rows(1, WIDTH))
     assert "2,700 bytes" in str(refused.value.hint) and database.count() == 0
     database.close()
+
+
+@pytest.mark.parametrize(
+    "said", ["is starting up", "is in recovery mode", "is not yet accepting connections\nDETAIL:  Consistent recovery"]
+)
+def test_a_server_that_starts_or_has_crashed_may_answer_later(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise psycopg.OperationalError(f"connection failed: FATAL:  the database system {said}")
+
+    monkeypatch.setattr(psycopg, "connect", refuse)
+    with pytest.raises(UnreachableError, match="the server is starting up") as refused:
+        open_database("postgresql://postgres@127.0.0.1/db")
+    assert "in a moment" in str(refused.value.hint)
 
 
 def test_a_database_that_is_not_there_is_told(postgres_url: str) -> None:
