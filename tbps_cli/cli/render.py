@@ -263,21 +263,22 @@ def progress(title: str, unit: str = "", *, listing: str = "") -> Iterator[Calla
 
 def progress_bar(title: str, unit: str = "", *, listing: str = "") -> tuple[Progress, Callable[[int, int], None]]:
     """A bar of stderr that is not shown yet, and the callback (done, total) that moves it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     screen = console(stderr=True)
     columns: list[Any] = [
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=screen.width // 4),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]}", "progress.download"),
     ]
     columns += [TextColumn(unit)] * bool(unit) + [TimeRemainingColumn()]
     bar = Progress(*columns, console=screen, transient=True)
     names = [shortened(text, screen.width // 3) for text in (listing or title, title)]
-    task = bar.add_task(names[0], total=None)
+    task = bar.add_task(names[0], total=None, amount="0")
 
     def told(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total or None, description=names[total > 0])
+        amount = f"{done:{len(f'{total:,}')},}/{total:,}" if total else f"{done:,}"
+        bar.update(task, completed=done, total=total or None, description=names[total > 0], amount=amount)
 
     return bar, told
 

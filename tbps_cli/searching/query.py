@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tbps_cli.data.types import Person
 from tbps_cli.errors import UsageError
 from tbps_cli.features.encoder import Encoder, warn_of_cut
+from tbps_cli.retrieval.similarity import features
 from tbps_cli.searching.index_file import refuse_batch_dependent
 
 EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -123,7 +124,7 @@ def encode(
     embed = embed or partial(model.encode_texts, query=True)
     text_row = dict(zip(texts, embed(texts), strict=True)) if texts else {}
     image_row = {image: model.encode_images([image])[0] for query in queries for image in query.images}
-    sum_QE = np.stack([_sum(query, text_row, image_row) for query in queries])
+    sum_QE = features(np.stack([_sum(query, text_row, image_row) for query in queries]), "query")
     length_Q1 = np.linalg.norm(sum_QE, axis=1, keepdims=True)
     if not (length_Q1 > 1e-6).all():
         raise UsageError("--minus cancels the whole query.", "Describe something else in --minus.")

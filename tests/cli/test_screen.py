@@ -54,10 +54,10 @@ render.show_log()
 logger = logging.getLogger("tbps")
 title = "Embedding /photos/[bold]of/a/very/long/path/that/does/not/fit/beside/a/bar/2026"
 with render.progress(title, "images") as bar:
-    bar(3, 12)
+    bar(3_000, 0)
     sys.stdin.readline()
     logger.warning("index: photos/0007.jpg is left out: it is truncated, and what can be read of it is not enough")
-    bar(6, 12)
+    bar(6_000, 12_000)
     sys.stdin.readline()
 print("done")
 """
@@ -112,13 +112,13 @@ def test_the_display_of_a_training_stays_below_the_lines_and_goes_when_it_ends(c
 def test_a_warning_stands_above_the_bar_and_the_bar_leaves_nothing_behind(columns, title) -> None:
     with terminal("-c", BARS, columns=columns) as seen:
         bar = "━" * (columns // 4)
-        assert seen.until([f"{title} {bar}  3/12 images TIME"]) == [f"{title} {bar}  3/12 images TIME"]
+        assert seen.until([f"{title} {bar} 3,000 images"]) == [f"{title} {bar} 3,000 images"]
         seen.go_on()
         warning = folded(
             "Warning: index: photos/0007.jpg is left out: it is truncated, and what can be read of it is not enough",
             columns=columns,
         )
-        wanted = [*warning, f"{title} {bar}  6/12 images TIME"]
+        wanted = [*warning, f"{title} {bar}  6,000/12,000 images TIME"]
         assert seen.until(wanted) == wanted
         seen.go_on()
         assert seen.finish() == [*warning, "done"]

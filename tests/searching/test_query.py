@@ -195,3 +195,10 @@ def test_noise_is_no_reason_to_fail(model, tmp_path: Path) -> None:
     for seed in range(3):
         save_image(tmp_path / "noise" / f"{seed}.png", seed)
     assert len(search(model, tmp_path / "noise", "🙂 <|endoftext|> " + "\x00")) == 3
+
+
+def test_a_model_that_gives_no_numbers_is_said_to_be_broken(model, gallery: Gallery, monkeypatch) -> None:
+    monkeypatch.setattr(model, "encode_texts", lambda texts, **_: np.full((len(texts), 8), np.nan, np.float32))
+    with pytest.raises(DataError, match="query features hold NaN") as caught:
+        search(model, gallery, "a person in red")
+    assert "model" in str(caught.value.hint)
