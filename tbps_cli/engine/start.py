@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from tbps_cli.models.official import Official
 from tbps_cli.models.run import Run
 from tbps_cli.models.source_file import SourceFile
 from tbps_cli.models.states import TEXT_POSITIONS
+from tbps_cli.nn.draw import shapes_alone
 from tbps_cli.nn.position import fit_context, resize_grid
 from tbps_cli.nn.sizes import CONTEXT, Tower
 from tbps_cli.text.tokenizer import Tokenizer
@@ -73,7 +73,7 @@ class Init:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches that its image tower was made for."""
         recipe = self.source.recipe
-        with torch.device("meta"):
+        with shapes_alone():
             return methods.find(recipe.method.name)(recipe.method, Task(recipe.data.image_size, 0)).clip.visual.grid
 
 

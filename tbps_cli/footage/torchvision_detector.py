@@ -18,6 +18,7 @@ from tbps_cli.errors import UsageError, WeightsError
 from tbps_cli.footage.boxes import Detection, whole_boxes
 from tbps_cli.footage.known_detectors import KNOWN
 from tbps_cli.footage.operators import torchvision
+from tbps_cli.nn.draw import shapes_alone
 from tbps_cli.weights.weights_file import read_tensors, state_of
 
 _PERSON = 1
@@ -77,7 +78,7 @@ def _kind(path: Path, tensors: dict[str, Tensor]) -> str:
     """Which of torchvision's detectors these are the weights of; where two have the same tensors, the name says it."""
     fitting = []
     for kind in KNOWN:
-        with torch.device("meta"):
+        with shapes_alone():
             model = _model(kind, tensors)
         if not any(_differences(model, tensors)):
             fitting.append(kind)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.methods.base import Method
 from tbps_cli.methods.config import MethodConfig
+from tbps_cli.nn.draw import shapes_alone
 from tbps_cli.text.tokenizer import Tokenizer
 from tbps_cli.weights.surplus import Extra
 
@@ -24,8 +23,6 @@ MAPPED = 1 << 20
 """Bytes of a tensor that is worth being left where a file is mapped."""
 ALIGNED = 64
 """Bytes: torch's own tensors begin at multiples of it."""
-_DRAWN_IN_PLACE = frozenset(("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"))
-_DRAWN = frozenset(("randn", "rand"))
 TEXT_POSITIONS = "clip.positional_embedding"
 """Our name of the table whose rows are the places of a caption."""
 
@@ -59,7 +56,7 @@ def method_of(
     make: builds the method; everything else as in `load_into`. What a file has need not be drawn first, which takes
     longer than reading it, and a file that is mapped is read only as far as it is used: an index reads no text tower.
     """
-    with torch.device("meta"), _Undrawn():
+    with shapes_alone():
         method = make()
     own = method.state_dict()
     unsaved = {key for key, _ in method.named_buffers()} - own.keys()
@@ -69,18 +66,6 @@ def method_of(
     given = {key: _own(tensors[key].to(tensor.dtype).contiguous()) for key, tensor in own.items()}
     method.load_state_dict(given, assign=True)
     return method, _coverage(method, tensors, left_out)
-
-
-class _Undrawn(TorchFunctionMode):
-    """Random numbers without their values, for tensors that have none: to draw those PyTorch imports its compiler."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name, options = getattr(func, "__name__", ""), kwargs or {}
-        if name in _DRAWN_IN_PLACE:
-            return args[0] if args else options.get("tensor", options.get("self"))
-        return func(*args, **options) if name not in _DRAWN else torch.empty(*args, **options)
 
 
 def _own(tensor: Tensor) -> Tensor:

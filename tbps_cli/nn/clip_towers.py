@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tbps_cli.errors import WeightsError
 from tbps_cli.nn.block import Block, Hooks, init_blocks
+from tbps_cli.nn.draw import shapes_alone
 from tbps_cli.nn.lora import LoraAttention, LoraLinear
 from tbps_cli.nn.position import fit_context, resize_grid
 from tbps_cli.nn.resnet import ResNet
@@ -88,7 +89,7 @@ class Clip(TextTower):
 
     def plain_names(self) -> set[str]:
         """The tensors of CLIP itself: a method's blocks may hold more, which no CLIP state has."""
-        with torch.device("meta"):
+        with shapes_alone():
             return set(Clip(self.sizes, self.visual.image_size).state_dict())
 
     def _fit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

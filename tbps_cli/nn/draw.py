@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_DRAWN_IN_PLACE = frozenset(("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"))
+_DRAWN = frozenset(("randn", "rand"))
 
 
 @runtime_checkable
@@ -15,6 +20,25 @@ class DrawsItself(Protocol):
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every parameter anew from the generator."""
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """What is made inside has names and shapes, but neither memory nor values."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Random numbers without their values, for tensors that have none: to draw those PyTorch imports its compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, options = getattr(func, "__name__", ""), kwargs or {}
+        if name in _DRAWN_IN_PLACE:
+            return args[0] if args else options.get("tensor", options.get("self"))
+        return func(*args, **options) if name not in _DRAWN else torch.empty(*args, **options)
 
 
 def draw_linear_uniform(layers: Iterable[nn.Linear], generator: torch.Generator) -> None:

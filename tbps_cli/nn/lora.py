@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbps_cli.nn.block import PACKED, Attention, Block, Transformer
+from tbps_cli.nn.draw import shapes_alone
 
 
 class LoraLinear(nn.Linear):
@@ -86,7 +87,7 @@ class LoraAttention(Attention):
     @torch.no_grad()
     def folded(self) -> Attention:
         """The plain attention with every B A in its packed weights."""
-        with torch.device("meta"):
+        with shapes_alone():
             plain = Attention(self.out_proj.in_features, self.heads, self.dropout)
         packed = self.in_proj_weight.clone()
         for part in self.parts:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import torch
-
 from tbps_cli import methods
 from tbps_cli.data.open import find_layout
 from tbps_cli.methods.config import MethodConfig
+from tbps_cli.nn.draw import shapes_alone
 from tbps_cli.recipe.load import load
 from tbps_cli.recipe.names import list_recipes
 from tbps_cli.recipe.schema import Recipe
@@ -87,7 +86,7 @@ def count_parameters(recipe: Recipe) -> Parameters:
 @cache
 def _counted(config: MethodConfig, task: Task) -> Parameters:
     """Many recipes differ in data and training only: each model is built once."""
-    with torch.device("meta"):
+    with shapes_alone():
         method = methods.find(config.name)(config, task)
     sizes = {name: parameter.numel() for name, parameter in method.named_parameters()}
     frozen = sum(size for name, size in sizes.items() if method.group_of(name).rate == "frozen")

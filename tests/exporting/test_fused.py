@@ -21,6 +21,8 @@ from tbps_cli.models import exported as exported_module
 from tbps_cli.models.exported import ExportedModel
 from tbps_cli.models.model import Model
 
+pytestmark = pytest.mark.xdist_group("export")  # its fixtures take seconds: one worker makes them
+
 
 class Copied:
     """Writes the graphs of the shared export, so that nothing has to be traced."""

@@ -28,6 +28,7 @@ from tbps_cli.models.model import Model, halved
 from tbps_cli.models.openvino_graph import NAME, OpenVinoGraph, rounded
 from tbps_cli.models.run import Run
 
+pytestmark = pytest.mark.xdist_group("export")  # its fixtures take seconds: one worker makes them
 with_openvino = pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16")
 
 

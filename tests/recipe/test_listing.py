@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tbps_cli import methods
+from tbps_cli.nn.draw import shapes_alone
 from tbps_cli.recipe.listing import count_parameters, entry
 from tbps_cli.recipe.load import load
+from tbps_cli.types import Task
 
 TOWERS = 149_617_664
 
@@ -23,6 +29,28 @@ TOWERS = 149_617_664
 def test_parameter_counts_equal_the_published_models(name: str, everything: int) -> None:
     counts = count_parameters(load(name))
     assert (counts.all, counts.trained, counts.inference) == (everything, everything, TOWERS)
+
+
+class Operations(TorchDispatchMode):
+    """Remembers the names of everything that PyTorch computes inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_parameters_are_counted_without_drawing_any(name: str) -> None:
+    """To draw numbers that take no memory PyTorch imports its compiler, for more than a second."""
+    recipe = load(name)
+    with Operations() as seen, shapes_alone():
+        made = methods.find(name)(recipe.method, Task(recipe.data.image_size, 5))
+    assert seen.names & {"aten::empty.memory_format"} and all(value.is_meta for value in made.parameters())
+    assert not {one for one in seen.names if "normal" in one or "uniform" in one or "rand" in one}
 
 
 def test_a_row_tells_paper_scores_and_protocol() -> None:
