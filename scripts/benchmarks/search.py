@@ -1,13 +1,15 @@
 """Finding the best rows of a gallery: ours beside numpy, torch, faiss and usearch, in one run.
 
 scripts/bench search [--rows N ...] [--queries N ...] [--threads N ...] [--types T ...] [--ways W ...] [--rounds N]
+                     [--apart SECONDS]
 
 Every way is exact and gives the ten best of each query; how many of the true ten it finds is counted first, and ours
 has to find all, in their order. The true ten come from products in float64 with the rows as they are stored. Rounds
 alternate between the ways, so that a busy machine slows all of them; the quickest round of each counts. A short way is
 asked a few times in a row in its turn, since the first time it waits for rows that the other ways pushed out of the
 processor's cache. Before each turn there is a pause, in which threads that the last way left waiting in a loop, as
-OpenMP's do for some milliseconds, go to sleep. A figure above 1 says how many times as long the other way took.
+OpenMP's do for some milliseconds, go to sleep. With --apart every question comes alone after a pause of so many
+seconds, as people's do, and the median counts. A figure above 1 says how many times as long the other way took.
 
 Rows look like embeddings: a common mean, few strong directions and many weak ones; queries lie off them, as sentences
 do. Rows in half precision are a map of a file that may only be read, as galleries are, and the others take them in the
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 import warnings
@@ -175,11 +178,11 @@ def found_by(way: Way, query: Array, together: int, right: Array) -> float:
     return recall(np.concatenate(found), right)
 
 
-def timed(way: Way, query: Array, clock: Callable[[], float]) -> float:
-    """Seconds; of the quickest of a few calls in a row, where they are short."""
+def timed(way: Way, query: Array, clock: Callable[[], float], apart: float | None) -> float:
+    """Seconds; of the quickest of a few calls in a row, where they are short and not to be apart."""
     quickest = np.inf
-    time.sleep(PAUSE)
-    for _ in range(IN_A_ROW):
+    time.sleep(PAUSE if apart is None else apart)
+    for _ in range(IN_A_ROW if apart is None else 1):
         start = clock()
         way(query)
         quickest = min(quickest, clock() - start)
@@ -196,8 +199,9 @@ def compare(
     rounds: int,
     clock: Callable[[], float],
     chosen: Sequence[str] = NAMES,
+    apart: float | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Way -> (milliseconds of its quickest round, recall of the ten best).
+    """Way -> (milliseconds of its quickest round, or with `apart` of the median one; recall of the ten best).
 
     So many queries are asked at a time; recall is of more than these, where they are few.
     """
@@ -210,15 +214,16 @@ def compare(
     ):
         raise SystemExit("ours did not find the ten best in their order")
     recalls = {name: min(found_by(way, query, asked[name], right) for way in every[name]) for name in every}
-    taken = {name: [np.inf] * len(every[name]) for name in every}
+    taken: dict[str, list[list[float]]] = {name: [[] for _ in some] for name, some in every.items()}
     began, done = time.perf_counter(), 0
     while done < rounds or time.perf_counter() - began < SHORT:
         for name, some in every.items():
             for number, way in enumerate(some):
-                took = timed(way, query[: asked[name]], clock) * queries / asked[name]
-                taken[name][number] = min(taken[name][number], took)
+                took = timed(way, query[: asked[name]], clock, apart) * queries / asked[name]
+                taken[name][number].append(took)
         done += 1
-    return {name: (1000 * min(times), recalls[name]) for name, times in taken.items()}
+    counts = min if apart is None else statistics.median
+    return {name: (1000 * min(counts(times) for times in some), recalls[name]) for name, some in taken.items()}
 
 
 def stored(gallery: Array, dtype: str, folder: Path) -> Array:
@@ -260,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--types", nargs="+", choices=["float32", "float16"], default=["float32", "float16"])
     parser.add_argument("--ways", nargs="+", choices=NAMES, default=NAMES, help="which to compare with; default all")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--apart", type=float, metavar="SECONDS", help="pause before every question; the median counts")
     parser.add_argument(
         "--processor", action="store_true", help="count processor time: for one thread, when others run"
     )
@@ -277,7 +283,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     with computing(threads):
                         for queries in options.queries:
                             some = query[: max(queries, SEEN)]
-                            found = compare(some, queries, same, threads, options.rounds, clock, options.ways)
+                            found = compare(
+                                some, queries, same, threads, options.rounds, clock, options.ways, options.apart
+                            )
                             print(line(count, dtype, queries, threads, found), flush=True)
                 del same
     print("other ways: times as long as ours; * = did not find all of the ten best")
