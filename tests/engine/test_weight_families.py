@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.training import tiny_recipe, write_data
+from support.sets import cuhk_records, write_set
+from support.training import tiny_recipe
 
 from tbps_cli import methods
 from tbps_cli.engine.train import train
@@ -36,7 +37,8 @@ def test_a_method_starts_from_the_weights_with_their_own_activation(tmp_path, me
     tower = "{patch=8, width=64, layers=1, embed=64, text_width=64, text_layers=1}"
     sets = (f"method.weights={weights}", f"method.tower={tower}", "train.epochs=1", "data.augment=false")
     recipe = tiny_recipe(tmp_path, method, more, sets=sets)
-    run = train(recipe, data_root=write_data(tmp_path / "data"), out=tmp_path / "run", device="cpu", workers=0)
+    write_set(tmp_path / "CUHK-PEDES", cuhk_records(persons=(3, 1, 1)))  # 12 pairs: one step
+    run = train(recipe, data_root=tmp_path, out=tmp_path / "run", device="cpu", workers=0)
     model = open_model(run, device="cpu")
     assert model.recipe.method.sizes.activation == family
     table = model.method.clip.token_embedding.weight.detach()
