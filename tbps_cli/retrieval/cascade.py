@@ -59,6 +59,9 @@ SAMPLE = 20_000
 """Rows that mean, axes and covariance are taken from."""
 MARGIN = 1.05
 """The largest value of a sample is coded as 127 / MARGIN; what lies further out is clipped."""
+CLIPPED, SPREAD = 5e-4, 2.0
+"""Rows of another kind than those that a frame was found for: so many of their values lie beyond what a code can say,
+or they vary so many times as much in a group."""
 SIGMAS = 6.0
 """Rows so far below the k-th are dropped."""
 KEPT = 0.005
@@ -69,6 +72,8 @@ FIRST, RESCORED = 6, 3
 """Times k: rows that are completed to find the k-th score, and rows that are scored exactly in the end."""
 LEAST = 10
 """A smaller k is treated as this one."""
+FITTED = 4096
+"""A sample of rows that is compared with a frame."""
 SCORES = 16_384
 """A sample of scores."""
 TOGETHER = 8
@@ -128,6 +133,24 @@ class CodeFrame:
         value_NHD /= self.scale_H[:, None]
         np.clip(np.rint(value_NHD, out=value_NHD), -127, 127, out=value_NHD)
         return np.ascontiguousarray(value_NHD.transpose(1, 0, 2).astype(np.int8))
+
+    def fits(self, vector_NE: Array) -> bool:
+        """Whether rows are of the kind that the frame was found for, by a sample of them; NaN is not.
+
+        Of 15,000 rows with other axes behind 100,000, in their frame, queries for them found .96 to .99 of the ten
+        best, of rows that vary alike in all axes .68; in a frame of all .98 to 1.00, and .94.
+        """
+        place_S = np.unique(np.linspace(0, len(vector_NE) - 1, min(len(vector_NE), FITTED)).astype(np.int64))
+        centred_SE = np.asarray(vector_NE[place_S], np.float32) - self.mean_E
+        value_SHD = (centred_SE @ self.axis_AE.T).reshape(-1, self.groups, GROUP)
+        clipped_H = (np.abs(value_SHD) > 127.5 * self.scale_H[:, None]).mean(axis=(0, 2))
+        spread_H = (value_SHD**2).sum(axis=2).mean(axis=0)
+        return bool((clipped_H <= CLIPPED).all() and (spread_H <= SPREAD * self._variance_H).all())
+
+    @property
+    def _variance_H(self) -> Floats:
+        found: Floats = np.trace(self.covariance_HDD, axis1=1, axis2=2)
+        return found
 
     def encoded(self, vector_GE: Array, start: int = 0) -> Iterator[Codes]:
         """The codes of all rows from `start` on, block by block."""

@@ -7,6 +7,10 @@ that came since are written behind those that count before the head says so. So 
 bytes that are whole, and what it does not name is overwritten or removed by the next writer. One writes at a time;
 whoever comes meanwhile leaves it to him. Readers take no lock: what they mapped stays as it is when its name is gone.
 
+Rows that come are coded in the frame that is there as long as they are like those that it was found for: in the frame
+of others their best may be dropped. Where they are not, everything is coded anew, or, while they are few, they have no
+codes, and whoever searches reads their vectors.
+
 Where an image has changed, or another has taken the place of one that has gone, the array keeps what it has: the new
 codes lie in a small file (`0123abcd.changed-4567cdef`), and whoever opens the codes lays them over what is mapped, in
 memory of his own. When the rows themselves are merged, what the arrays have of images that are not there any more goes.
@@ -139,10 +143,12 @@ def open_codes(coded: Coded) -> Cascade | None:
 def write_codes(coded: Coded, told: Callable[[int], None] | None = None) -> int:
     """Bring the codes of a gallery up to date; how many rows were coded now.
 
-    Rows that came behind those with codes are coded in the same frame, as are a few that have changed; everything is
-    coded anew where many have, where codes are damaged, or where the gallery is `REFIT` times as large as when its axes
-    were found. Nothing is done where another process is writing them. told: called with the number of rows, before
-    they are coded. Raises CacheError where they cannot be written.
+    Rows that came behind those with codes are coded in the same frame, as are a few that have changed. Everything is
+    coded anew where many have, where codes are damaged, where many that came are of another kind, or where the gallery
+    is `REFIT` times as large as when its axes were found. A few of another kind are left without codes. Nothing is done
+    where another process is writing them.
+
+    told: called with the number of rows, before they are coded. Raises CacheError where they cannot be written.
     """
     folder, told = codes_folder(coded.path), told or (lambda count: None)
     with files.explained(folder, CacheError, then=ROOM):
@@ -154,17 +160,18 @@ def write_codes(coded: Coded, told: Callable[[int], None] | None = None) -> int:
             try:
                 if there is None:
                     told(count)
-                    head = _append(folder, coded, _begun(folder, coded))
+                    head = _append(folder, coded, _begun(folder, coded), count)
                 elif there.head.identity == coded.identity and there.head.count >= count:
                     head, count = there.head, 0
                 else:
-                    count = max(0, count - there.head.count) + len(there.differs_K)
+                    stop = count if _fit(coded, there) else there.head.count
+                    count = max(0, stop - there.head.count) + len(there.differs_K)
                     if count:
                         told(count)
                     merged = there.head.identity[:4] != coded.identity[:4]
                     if merged and there.stale:
                         there = _cleaned(folder, coded, there)
-                    head = _append(folder, coded, there)
+                    head = _append(folder, coded, there, stop)
             except ValueError as error:
                 raise CacheError(f"{coded.path}: no codes were written: {error}.", "Rebuild the index.") from None
             _tidy(folder, head)
@@ -309,7 +316,14 @@ def _usable(folder: Path, coded: Coded) -> _Opened | None:
     except (UnusableCodes, OSError):
         return None
     fits = len(coded.rows) < REFIT * there.head.fitted
+    if MANY * (len(coded.rows) - there.head.count) >= there.head.count and not _fit(coded, there):
+        return None
     return there if fits and MANY * (there.head.changed + len(there.differs_K)) <= there.head.count else None
+
+
+def _fit(coded: Coded, there: _Opened) -> bool:
+    """Whether the rows that came behind those with codes are of the kind that the axes were found for."""
+    return len(coded.rows) <= there.head.count or there.frame.fits(coded.vector_GE[there.head.count :])
 
 
 def _begun(folder: Path, coded: Coded) -> _Opened:
@@ -340,15 +354,15 @@ def _cleaned(folder: Path, coded: Coded, there: _Opened) -> _Opened:
     return _Opened(head, there.frame, there.groups, sign_N, np.empty(0, np.int64))
 
 
-def _append(folder: Path, coded: Coded, there: _Opened) -> Head:
-    """Write codes behind those that count, and those of rows that have changed; then the head."""
+def _append(folder: Path, coded: Coded, there: _Opened, stop: int) -> Head:
+    """Write codes behind those that count up to a row, and those of rows that have changed; then the head."""
     head, right_N = there.head, coded.sign_N
     handles = [(folder / f"{head.name}.{ending}").open("ab") for ending in ("rows", *map(str, range(head.groups)))]
     try:
         for handle, width in zip(handles, (8, *[GROUP] * head.groups), strict=True):
             handle.truncate(head.count * width)  # what a writer left that was killed
-        handles[0].write(right_N[head.count :].data)
-        for block in there.frame.encoded(coded.vector_GE, head.count):
+        handles[0].write(right_N[head.count : stop].data)
+        for block in there.frame.encoded(coded.vector_GE[:stop], head.count):
             for handle, codes in zip(handles[1:], block, strict=True):
                 handle.write(codes)
         for handle in handles:
@@ -369,7 +383,7 @@ def _append(folder: Path, coded: Coded, there: _Opened) -> Head:
     made = replace(
         head,
         identity=coded.identity,
-        count=max(head.count, len(coded.rows)),
+        count=max(head.count, stop),
         rows=len(coded.rows),
         changed=len(changed_K),
         patch=patch,

@@ -20,6 +20,7 @@ from tbps_cli.features.rows import Row
 from tbps_cli.features.store import FeatureFile
 from tbps_cli.retrieval import code_files
 from tbps_cli.retrieval.code_files import Coded, UnusableCodes, open_codes, write_codes
+from tbps_cli.retrieval.rank import topk
 
 WIDTH = 160
 vector_GE = np.random.default_rng(0).standard_normal((9000, WIDTH)).astype(np.float16)
@@ -88,6 +89,37 @@ def test_a_gallery_that_has_grown_much_gets_new_axes(file):
     file.append(rows(9000, 12_000), vector_GE[:3000])
     assert write_codes(coded(file)) == 12_000 and open_head(file)["name"] != name
     assert len([path for path in codes_folder(file.path).iterdir() if path.suffix == ".0"]) == 1
+
+
+def test_many_rows_of_another_kind_are_coded_with_all_others_anew_and_their_best_are_found(tmp_path):
+    rng = np.random.default_rng(1)
+    known = rng.standard_normal((6000, 512), dtype=np.float32) * np.arange(1, 513, dtype=np.float32) ** -0.5
+    other = rng.standard_normal((900, 512), dtype=np.float32)
+    every = np.concatenate([known, other])
+    every /= np.linalg.norm(every, axis=1, keepdims=True)
+    file = FeatureFile.open(tmp_path / "people.h5", "0123", dtype=np.float16)
+    file.append(rows(0, 6000), every[:6000])
+    write_codes(coded(file))
+    file.append(rows(6000, 6900), every[6000:])
+    assert write_codes(coded(file)) == 6900
+    query = every[6000::60]
+    found, right = open_codes(coded(file)).best(query, file.matrix(), 10)[1], topk(query, file.matrix(), 10)[1]
+    assert np.mean([len(set(mine) & set(exact)) / 10 for mine, exact in zip(found, right, strict=True)]) > 0.95
+    file.append(rows(6900, 7000), every[2000:2100])
+    assert write_codes(coded(file)) == 100
+
+
+@pytest.mark.parametrize("wrong", [3.0, np.nan])
+def test_a_few_rows_of_another_kind_are_left_without_codes_until_they_are_many(file, wrong):
+    write_codes(coded(file))
+    name = open_head(file)["name"]
+    file.append(rows(3000, 3020), wrong * vector_GE[3000:3020])
+    for _ in range(2):
+        assert write_codes(coded(file)) == 0
+        assert len(open_codes(coded(file))) == 3000
+    if not np.isnan(wrong):
+        file.append(rows(3020, 3030), wrong * vector_GE[3020:3030])
+        assert write_codes(coded(file)) == 3030 and open_head(file)["name"] != name
 
 
 def open_head(file):
