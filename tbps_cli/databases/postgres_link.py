@@ -35,6 +35,8 @@ CIRCLES = 5
 _STARTING = "starting up", "in recovery mode", "not yet accepting connections"
 """What a server says that will let in soon: after its start, after a crash, as a standby that reads its log."""
 
+_FULL = "too many clients", "too many connections", "remaining connection slots"
+
 T = TypeVar("T")
 _NAME = re.compile("[a-z0-9_]{1,50}")
 
@@ -134,6 +136,11 @@ class Link:
             )
         if any(words in said for words in _STARTING):
             return UnreachableError(f"{self.title}: the server is starting up.", "Try again in a moment.")
+        if any(words in said for words in _FULL):
+            return UnreachableError(
+                f"{self.title}: the server has no connection to give: {said}.",
+                "Try again in a moment, close other programs, or let it have more (max_connections).",
+            )
         if "FATAL" in said and "does not exist" in said:
             return DatabaseError(
                 f"{self.title} cannot be used: {said}.", "Make it on the server: see docs/databases.md."
@@ -175,6 +182,7 @@ class Link:
         return f"<Link {self.title}>"
 
 
+_OTHER = "Restore it from a backup, or choose another gallery in this database: 'URL?gallery=NAME'"
 _KNOWN: tuple[tuple[type[psycopg.Error], str, str], ...] = (
     (
         errors.DiskFull,
@@ -199,5 +207,7 @@ _KNOWN: tuple[tuple[type[psycopg.Error], str, str], ...] = (
         "Try again later; pg_locks and pg_stat_activity on the server say who it is.",
     ),
     (errors.QueryCanceled, "the server ended the query", "Is statement_timeout set too low for it?"),
+    (errors.DuplicateTable, "tables of something else lie in the gallery's schema", _OTHER),
+    (errors.UndefinedColumn, "a table of the gallery is not as tbps made it", _OTHER),
     (errors.UndefinedTable, "a table of the gallery is gone", "Was it deleted meanwhile?"),
 )

@@ -375,6 +375,25 @@ def test_a_server_that_starts_or_has_crashed_may_answer_later(said: str, monkeyp
     assert "in a moment" in str(refused.value.hint)
 
 
+@pytest.mark.parametrize(("table", "said"), [("image", "tables of something else"), ("gallery", "is not as tbps made")])
+def test_tables_of_something_else_in_the_schema_are_told(table: str, said: str, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        administrator.execute("CREATE SCHEMA tbps")
+        administrator.execute(f"CREATE TABLE tbps.{table} (x integer)".encode())
+    with pytest.raises(DatabaseError, match=said) as refused:
+        open_database(postgres_url, create=True)
+    assert "gallery=NAME" in str(refused.value.hint)
+
+
+def test_a_server_without_a_free_connection_may_have_one_later(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        administrator.execute("DROP ROLE IF EXISTS crowd")
+        administrator.execute("CREATE ROLE crowd LOGIN CONNECTION LIMIT 0")
+    with pytest.raises(UnreachableError, match="no connection to give") as refused:
+        open_database(postgres_url.replace("postgres@", "crowd@"))
+    assert "max_connections" in str(refused.value.hint)
+
+
 def test_a_database_that_is_not_there_is_told(postgres_url: str) -> None:
     with pytest.raises(DatabaseError, match='"missing" does not exist') as refused:
         open_database(postgres_url.rpartition("/")[0] + "/missing")
