@@ -91,6 +91,13 @@ class Database(Protocol):
     def moment(self) -> AbstractContextManager[None]:
         """Reads within see at least what was kept when it began; where that costs time, they wait for it once."""
 
+    def history(self) -> Sequence[tuple[str, int]]:
+        """Of each server: which history its gallery has, and how far it has come; nothing where that is not known.
+
+        Where another history is told later, or one that is not so far, an older state was restored, or another server
+        took over: rows that were acknowledged before may be as they were earlier.
+        """
+
     def unfinished(self) -> int:
         """Rows that were added lately, of which a search without a narrow filter misses some so far; mostly 0."""
 

@@ -195,6 +195,9 @@ class LocalDatabase:
     def moment(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def history(self) -> Sequence[tuple[str, int]]:
+        return ()
+
     def unfinished(self) -> int:
         return 0
 

@@ -252,6 +252,10 @@ class MilvusDatabase:
                 self.collection.keep_roots()
         return free
 
+    def history(self) -> Sequence[tuple[str, int]]:
+        """Milvus does not say."""
+        return ()
+
     def unfinished(self) -> int:
         """Rows of which a search without a filter misses some so far."""
         return 0 if self.collection.missing() else self.collection.lately_unfinished()

@@ -128,6 +128,9 @@ class Shards:
                 begun.enter_context(shard.moment())
             yield
 
+    def history(self) -> Sequence[tuple[str, int]]:
+        return [one for told in self._each(lambda _, shard: shard.history()) for one in told]
+
     def unfinished(self) -> int:
         return sum(self._each(lambda _, shard: shard.unfinished()))
 

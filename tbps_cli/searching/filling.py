@@ -5,14 +5,15 @@ go on. Then the database gets what differs: rows that are new or have changed, a
 from these sources. Rows of other machines and folders stay as they are, since their paths begin with other names.
 
 What the database was given is written down in the cache (`GivenRows`), so that a run costs what is new, and not what is
-there. Where the journal is missing, or the database has another number of rows than it says, the database itself is
-asked, page by page.
+there. Where the journal is missing, the database has another number of rows than it says, or was restored from a backup
+since (`Database.history`), the database itself is asked, page by page.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import os
 import zipfile
@@ -288,8 +289,8 @@ def _signs(rows: Rows) -> NDArray[np.int64]:
 class GivenRows:
     """What a database was given of some sources: the path of each row, and 64 bits over what is known of it."""
 
-    def __init__(self, file: Path, path_M: Texts, sign_M: NDArray[np.int64]) -> None:
-        self.file, self.path_M, self.sign_M = file, path_M, sign_M
+    def __init__(self, file: Path, database: Database, path_M: Texts, sign_M: NDArray[np.int64]) -> None:
+        self.file, self.database, self.path_M, self.sign_M = file, database, path_M, sign_M
         self._lookup = Lookup.of(path_M)
         self._valid_M = np.ones(len(path_M), bool)
         self._more: list[tuple[Texts, NDArray[np.int64]]] = []
@@ -306,11 +307,11 @@ class GivenRows:
         file = cache_dir() / "given" / f"{mark.hexdigest()}.npz"
         known = _read(file)
         count = database.count(_any_of(names))
-        if known is not None and len(known[0]) == count:
-            return cls(file, *known)
+        if known is not None and len(known[0]) == count and _goes_on(known[2], database.history()):
+            return cls(file, database, *known[:2])
         if known is not None:
             logger.info("%s has other rows of this machine than it was given: they are read.", database.title)
-        return cls(file, *_rows_of(database, names if count else ()))
+        return cls(file, database, *_rows_of(database, names if count else ()))
 
     def differs(self, path_N: Texts, sign_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which rows the database does not have, or has otherwise."""
@@ -343,6 +344,7 @@ class GivenRows:
             content,
             path=np.concatenate([path_N for path_N, _ in parts]),
             sign=np.concatenate([sign_N for _, sign_N in parts]),
+            history=np.array(json.dumps(list(self.database.history()))),
         )
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -351,15 +353,23 @@ class GivenRows:
             logger.debug("%s cannot be written: %s", self.file, error)
 
 
-def _read(file: Path) -> tuple[Texts, NDArray[np.int64]] | None:
-    """What a journal says; None where there is none that can be read."""
+def _goes_on(before: Sequence[tuple[str, int]], now: Sequence[tuple[str, int]]) -> bool:
+    """Whether a database still has what it had before."""
+    if len(before) != len(now):
+        return False
+    return all(old == new and far <= further for (old, far), (new, further) in zip(before, now, strict=True))
+
+
+def _read(file: Path) -> tuple[Texts, NDArray[np.int64], list[tuple[str, int]]] | None:
+    """What a journal says, and the history of the database then; None where there is none that can be read."""
     try:
         with np.load(file, allow_pickle=False) as found:
             path_M, sign_M = found["path"], found["sign"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            history = [(str(which), int(far)) for which, far in json.loads(str(found["history"]))]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     usable = path_M.dtype.kind == "S" and sign_M.dtype == np.int64 and path_M.shape == sign_M.shape == (len(path_M),)
-    return (path_M, sign_M) if usable else None
+    return (path_M, sign_M, history) if usable else None
 
 
 def _any_of(names: Sequence[str]) -> Tree:

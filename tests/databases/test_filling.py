@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from support.galleries import odd_rows, unit_rows
 from support.runs import tiny_run
@@ -103,6 +104,38 @@ def test_rows_that_went_from_the_database_come_back(postgres_url: str) -> None:
     database.close()
     again = filled(postgres_url, "photos")
     assert (again["size"], again["added"]) == (5, 2)
+
+
+def test_rows_that_a_backup_brought_back_as_they_were_are_given_again(postgres_url: str) -> None:
+    filled(postgres_url, "photos")
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        administrator.execute("CREATE TABLE kept AS SELECT * FROM tbps.image")
+    save_image(Path("photos/0.jpg"), 12)
+    assert filled(postgres_url, "photos")["added"] == 1
+    with psycopg.connect(
+        postgres_url, autocommit=True
+    ) as administrator:  # as pg_restore does: a table of another number
+        administrator.execute("CREATE TABLE tbps.restored (LIKE tbps.image INCLUDING ALL)")
+        administrator.execute("INSERT INTO tbps.restored SELECT * FROM kept")
+        administrator.execute("DROP TABLE tbps.image")
+        administrator.execute("ALTER TABLE tbps.restored RENAME TO image")
+    again = filled(postgres_url, "photos")
+    assert (again["size"], again["added"]) == (5, 1)
+    assert filled(postgres_url, "photos")["added"] == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "goes_on"),
+    [
+        ([("1-A", 5)], [("1-A", 9)], True),
+        ([("1-A", 5)], [("1-A", 4)], False),  # an older state of the same server
+        ([("1-A", 5)], [("1-B", 9)], False),  # a standby was promoted
+        ([("1-A", 5)], [("1-A", 9), ("1-A", 9)], False),
+        ([], [], True),
+    ],
+)
+def test_a_database_goes_on_only_with_a_longer_history(before: list, now: list, goes_on: bool) -> None:
+    assert filling._goes_on(before, now) is goes_on
 
 
 def test_two_machines_share_a_gallery_and_leave_each_others_rows(
