@@ -5,6 +5,7 @@ Everything else is hidden from the processes here, as if it were not installed.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -76,10 +77,13 @@ def closure(names: list[str]) -> set[str]:
     return found
 
 
+packages_distributions = functools.cache(metadata.packages_distributions)
+
+
 def hidden_from(allowed: set[str], *also: str) -> str:
     """Top-level modules of everything that is installed and not allowed."""
     hidden = set(also)
-    for module, owners in metadata.packages_distributions().items():
+    for module, owners in packages_distributions().items():
         if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & allowed:
             hidden.add(module)
     return ",".join(sorted(hidden - {"tbps_cli", "_virtualenv", "pip"}))

@@ -113,19 +113,27 @@ def test_a_micro_batch_is_an_even_part_of_the_batch(tmp_path, data) -> None:
     assert spy.plans[0].iterations == 3  # 48 pairs are 5 micro-batches of 10, two to a step
 
 
+def means_of(folder, data, precision):
+    _, spy = run(folder, data, "irra", [f"train.precision={precision}", "optim.eps=1e-3"])
+    return [progress.losses["loss"] for progress in spy.steps]
+
+
+@pytest.fixture(scope="module")
+def plain_means(tmp_path_factory, data):
+    return means_of(tmp_path_factory.mktemp("fp32"), data, "fp32")
+
+
+@pytest.mark.xdist_group("precisions")
 @pytest.mark.parametrize(("precision", "apart"), [("bf16", 2e-2), ("fp16", 5e-2), ("fp16-pure", 1e-2)])
-def test_every_precision_follows_fp32_and_rounds_otherwise(tmp_path, data, precision, apart) -> None:
+def test_every_precision_follows_fp32_and_rounds_otherwise(tmp_path, data, plain_means, precision, apart) -> None:
     """The running means of the loss, step by step: equal ones would mean that the precision was not used.
 
     fp16 leaves out its first steps, until the scale of the gradients fits.
     """
-    means = {}
-    for name in ("fp32", precision):
-        _, spy = run(tmp_path, data, "irra", [f"train.precision={name}", "optim.eps=1e-3"], name=name)
-        means[name] = [progress.losses["loss"] for progress in spy.steps]
-    assert means[precision] == pytest.approx(means["fp32"], rel=apart)
-    assert all(one != other for one, other in zip(*means.values(), strict=True))
-    assert means["fp32"][-1] < 0.99 * means["fp32"][0]
+    means = means_of(tmp_path, data, precision)
+    assert means == pytest.approx(plain_means, rel=apart)
+    assert all(one != other for one, other in zip(plain_means, means, strict=True))
+    assert plain_means[-1] < 0.99 * plain_means[0]
 
 
 def test_worker_processes_change_nothing(tmp_path, data) -> None:

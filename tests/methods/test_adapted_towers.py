@@ -104,6 +104,12 @@ def _apart(folder, *, without=False):
     return Model(method, recipe, folder)
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, data):
+    return trained(tmp_path_factory.mktemp("first"), data, "irra")
+
+
+@pytest.mark.xdist_group("adapted")
 @pytest.mark.parametrize(
     ("lora", "goes_on"),
     [
@@ -114,9 +120,8 @@ def _apart(folder, *, without=False):
     ],
 )
 def test_training_from_an_adapted_run_starts_from_what_it_found_whatever_the_new_settings(
-    tmp_path, data, lora, goes_on
+    tmp_path, data, first, lora, goes_on
 ) -> None:
-    first = trained(tmp_path, data, "irra", "first")
     still = ("optim.lr=1e-30", "optim.weight_decay=0.0", "train.epochs=1")
     second = trained(tmp_path, data, "irra", "second", lora=lora, sets=still, init=first)
     rows, theirs = (open_model(folder, device="cpu").encode_texts(TEXTS) for folder in (second, first))

@@ -37,6 +37,8 @@ def told(url, service):
 standing.SETTLED = 0.2
 serve(FakeEncoder(), Given(sys.argv[2:]), Address(port=0), budget=sys.argv[1], ready=told)
 """
+STANDS = "({hits: answer?.hits.length, here, top: state.top, asking: Boolean(running), said: $('trouble').textContent})"
+"""How a page stands, for whom a test waits in vain."""
 HOSTILE = "<img src=x onerror=alert(1)>\"'&.png"
 
 
@@ -123,7 +125,7 @@ def first(page) -> str:
 def wait(page, expression: str) -> None:
     """Until something holds; playwright's own waiting needs `eval`, which the page's policy refuses."""
     found = until(lambda: page.evaluate(f"Boolean({expression})"))
-    assert found, expression
+    assert found, (expression, page.evaluate(STANDS))
 
 
 def test_it_answers_while_one_types_and_the_address_can_be_kept(page, address: str) -> None:
@@ -189,6 +191,23 @@ def test_everything_can_be_done_with_keys(page) -> None:
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("?")
     assert page.locator("#keys[open]").count() == 1
+
+
+def test_a_key_that_follows_a_closed_dialog_at_once_is_not_undone(page) -> None:
+    """A browser tells of the closing a little later: the focus is back by then, or has moved on."""
+    page.fill("#text", "red")
+    wait(page, "answer?.hits[0]?.path === 'red.png'")
+    page.evaluate(
+        """() => {
+            move(1, true);
+            open_($("keys"));
+            $("keys").addEventListener("close", () => { window.told = true; }, { once: true });
+            $("keys").close();
+            document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft", bubbles: true }));
+        }"""
+    )
+    wait(page, "window.told")
+    assert page.evaluate("[here, document.activeElement.closest('.hit').dataset.place]") == [0, "0"]
 
 
 def test_more_like_this_and_not_like_this(page) -> None:

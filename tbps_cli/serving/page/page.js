@@ -1016,7 +1016,12 @@ $("filters-open").addEventListener("click", () => {
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-  dialog.addEventListener("close", () => { if (!$("detail").open) $("canvas").replaceChildren(); if (lastFocus?.isConnected) lastFocus.focus(); else move(here, true); });
+  dialog.addEventListener("close", () => {
+    if (!$("detail").open) $("canvas").replaceChildren();
+    if (document.activeElement !== document.body) return; // the browser gave the focus back, or a key has moved it since
+    if (lastFocus?.isConnected) lastFocus.focus();
+    else move(here, true);
+  });
 }
 for (const tab of $("detail").querySelectorAll("[data-view]")) tab.addEventListener("click", () => { detail.byKeys = false; showView(tab.dataset.view); });
 $("d-more").addEventListener("click", () => { $("detail").close(); more(detail.hit); });
