@@ -3,6 +3,7 @@
 import importlib
 import re
 import xml.etree.ElementTree as ET
+import zipfile
 
 import numpy as np
 import pytest
@@ -394,3 +395,22 @@ def test_every_way_of_running_a_model_gives_its_rows(tmp_path, capsys):
     cosines = [(float(line.split()[-4]), float(line.split()[-1])) for line in table if len(line.split()) > 6]
     assert "PyTorch fp32" in said and "onnxruntime int8" in said and len(cosines) >= 4
     assert min(min(pair) for pair in cosines) > 0.99
+
+
+@pytest.mark.slow
+def test_the_install_benchmark_counts_what_an_environment_holds(tmp_path, monkeypatch, capsys):
+    install = benchmark("install")
+    wheel = tmp_path / "alone-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("alone.bin", bytes(5 << 20))
+        file.writestr("alone-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: alone\nVersion: 1.0\n")
+        file.writestr("alone-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr("alone-1.0.dist-info/RECORD", "")
+    nothing = install.installed(["pip"], cached=True)
+    monkeypatch.setattr(install, "ways", lambda *, whole: {"alone": [str(wheel)]})
+    install.main([])
+    cells = capsys.readouterr().out.splitlines()[2].split("|")
+    assert [cell.strip() for cell in cells[1:4:2]] == ["alone", "1"] and nothing.packages == 0
+    assert 4 < int(cells[2]) - nothing.megabytes < 7
+    with pytest.raises(SystemExit, match="no-such-file"):
+        install.installed([str(tmp_path / "no-such-file.whl")], cached=True)

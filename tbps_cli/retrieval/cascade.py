@@ -266,7 +266,7 @@ class Cascade:
                 place_K = alive if place_K is None else place_K[alive]
                 score_K = score_K[alive]
         if len(score_K) > RESCORED * wanted:
-            chosen = np.sort(np.argpartition(score_K, -RESCORED * wanted)[-RESCORED * wanted :])
+            chosen = first_of_equals(score_K, RESCORED * wanted)
             return chosen if place_K is None else place_K[chosen]
         return np.arange(len(score_K)) if place_K is None else place_K
 
@@ -297,6 +297,13 @@ def highest(score_K: Floats, count: int) -> Places:
     member = np.flatnonzero(top_R >= bound) + sets * np.arange(size)[:, None]
     place_N = np.concatenate([member.ravel(), np.arange(size * sets, len(score_K))])
     return np.sort(place_N[score_K[place_N] >= bound])
+
+
+def first_of_equals(score_K: Floats, count: int) -> Places:
+    """The places of the `count` highest scores, ascending; of rows that score alike the first."""
+    bound = np.partition(score_K, -count)[-count]
+    above = np.flatnonzero(score_K > bound)
+    return np.sort(np.concatenate([above, np.flatnonzero(score_K == bound)[: count - len(above)]]))
 
 
 def reached(score_K: Floats, count: float) -> np.float32:

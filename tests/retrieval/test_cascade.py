@@ -123,6 +123,17 @@ def test_equal_rows_rank_by_their_places():
     assert place_QK.tolist() == [[row + 500 * copy for copy in range(6)] for row in range(3)]
 
 
+def test_of_more_equal_rows_than_are_scored_again_the_first_rank():
+    rng = np.random.default_rng(2)
+    vector_GE = rng.standard_normal((3000, 160)).astype(np.float32)
+    places = np.sort(rng.choice(3000, 400, replace=False))
+    vector_GE[places] = vector_GE[places[0]]
+    found = coded(vector_GE).best(vector_GE[places[:1]], vector_GE, 10)[1]
+    assert found.tolist() == [places[:10].tolist()]
+    nothing = np.zeros((1, 160), np.float32)
+    assert coded(vector_GE).best(nothing, vector_GE, 10)[1].tolist() == [list(range(10))]
+
+
 def test_no_query_and_no_row_are_no_error():
     vector_GE = np.random.default_rng(1).standard_normal((100, 32)).astype(np.float32)
     found = coded(vector_GE)
