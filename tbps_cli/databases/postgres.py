@@ -218,14 +218,22 @@ class Postgres:
         return nullcontext()
 
     def history(self) -> Sequence[tuple[str, int]]:
-        """The table's number (another one when it was made anew), the server's timeline, and the place in its log."""
-        found = self._rows(
-            sql.SQL(
-                "SELECT 'image'::regclass::oid::bigint, left(pg_walfile_name(pg_current_wal_lsn()), 8),"
-                " (pg_current_wal_lsn() - '0/0')::bigint WHERE NOT pg_is_in_recovery()"
-            )
+        """The table's number (another one when it was made anew), the server's timeline, and the place in its log.
+
+        Nothing where a server, as some services' do, has no log to be asked for.
+        """
+        query = sql.SQL(
+            "SELECT 'image'::regclass::oid::bigint, left(pg_walfile_name(pg_current_wal_lsn()), 8),"
+            " (pg_current_wal_lsn() - '0/0')::bigint WHERE NOT pg_is_in_recovery()"
         )
-        return [(f"{table}-{line}", int(place)) for table, line, place in found]
+
+        def read(connection: Connection) -> list[Record]:
+            try:
+                return connection.execute(query, binary=True).fetchall()
+            except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+                return []
+
+        return [(f"{table}-{line}", int(place)) for table, line, place in self._link.run(read)]
 
     def unfinished(self) -> int:
         return 0  # rows without an index are compared one by one

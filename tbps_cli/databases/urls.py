@@ -21,7 +21,10 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 """The beginning of an address of whatever kind that may hold a password; be it in quotes, or behind `NAME=`."""
-_CREDENTIALS = re.compile(r"(\b[a-z][\w+.-]*:/+[^\s/:@?#'\"]*):\S*@", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    rf"(\b(?:[a-z][\w+.-]*:/+|(?:{'|'.join(SCHEMES)}):)[^\s/:@?#'\"]*):\S*@",
+    re.IGNORECASE,
+)
 _PARAMETER = re.compile(rf"(\b[a-z][\w+.-]*:/+\S*[?&;][^\s=&;]*(?:{_SECRET.pattern})[^\s=&;]*=)[^\s&;]+", re.IGNORECASE)
 _HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?")
 _WORDS = re.compile(r"\s*\w+\s*=.*\s\w+\s*=")

@@ -215,13 +215,16 @@ def test_a_database_without_the_extension_gets_it_where_it_may(postgres_url: str
 def test_who_may_only_read_can_search_but_not_write(postgres_url: str) -> None:
     database = open_database(postgres_url, create=True, fingerprint="model")
     database.add(numbered(0, 20), unit_rows(20, WIDTH))
+    assert len(database.history()) == 1
     database.close()
     with psycopg.connect(postgres_url, autocommit=True) as administrator:
         administrator.execute("DROP ROLE IF EXISTS reader")
         administrator.execute("CREATE ROLE reader LOGIN")
         administrator.execute("GRANT USAGE ON SCHEMA tbps TO reader")
         administrator.execute("GRANT SELECT ON ALL TABLES IN SCHEMA tbps TO reader")
+        administrator.execute("REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn FROM PUBLIC")
     reader = open_database(postgres_url.replace("postgres@", "reader@"))
+    assert reader.history() == []
     assert reader.search(unit_rows(1, WIDTH), 3, parse("camera == 'c0'").tree)[0].rows.paths[0] == "f/000000.jpg"
     assert (reader.count(), reader.columns(), len(reader.sample(5))) == (20, ("path", "camera"), 5)
     with pytest.raises(DatabaseError, match="may not"):

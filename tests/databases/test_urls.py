@@ -104,6 +104,7 @@ def test_a_url_whose_password_would_be_read_as_something_else_is_refused_without
         ),
         ("(postgresql://u:se@cret@h/db)", "(postgresql://u@h/db)"),
         ("postgresql://h/db?user=u&password=secret: no", "postgresql://h/db?user=u&password=... no"),
+        ("postgresql:u:secret@h/db: there is none.", "postgresql:u@h/db: there is none."),
         ("at 10:30 c@d.jpg: http://h:80/page", "at 10:30 c@d.jpg: http://h:80/page"),
     ],
 )
