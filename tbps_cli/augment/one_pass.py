@@ -107,7 +107,8 @@ def resized(
     row_first, row_weight = (np.ascontiguousarray(part[..., seen[0]]) for part in down_mixture)
     across = (part[..., ::-1] if window.flipped else part for part in across_mixture)
     column_first, column_weight = (np.ascontiguousarray(part[..., seen[1]]) for part in across)
-    start, stop = int(row_first[0]), int(row_first[-1]) + len(row_weight)
+    # Where a weight is 0 it is left out, so a row may begin later than the next one.
+    start, stop = int(row_first.min()), int(row_first.max()) + len(row_weight)
     mixed_HCW = _ROOM.take(stop - start, end - left)
     kernels.across(np.ascontiguousarray(pixel_HWC[start:stop]), column_first, column_weight, mixed_HCW)
     kernels.down(mixed_HCW, row_first - np.int32(start), row_weight, mean_C, std_C, value_CHW, top, left)

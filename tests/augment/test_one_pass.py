@@ -49,6 +49,8 @@ def compiled():
 @example(91, 224, 128, 384, "bilinear", True, 3, -4, False)
 @example(2, 2, 9, 9, "bicubic", False, 0, 0, True)
 @example(7, 9, 5, 5, "bilinear", True, 13, -13, False)
+@example(1, 12, 1, 100, "bicubic", False, 12, 0, False)
+@example(20, 30, 24, 90, "bicubic", False, 4, 0, False)
 @settings(max_examples=150, deadline=None)
 def test_resizing_moving_and_normalising_equal_pillow_and_torch(
     width, height, columns, rows, resample, flip, down, right, hard
