@@ -47,8 +47,8 @@ SINGLE = 2.0**-24
 """Relative rounding error of float32."""
 ROWS = 8192
 """Rows of one call for one query."""
-CACHED = 512
-"""Rows of one call for several queries: half a megabyte at 512 columns, which stays in the processor's cache."""
+CACHED = 1024
+"""Rows of one call for several queries: a megabyte at 512 columns, which stays in the processor's cache."""
 COPIED = 32
 """Up to so many queries, copying rows into the cache first saves more than it costs."""
 HALF_MAX = float(np.finfo(np.float16).max)
