@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from tbps_cli.cli import output
-from tbps_cli.databases.urls import without_passwords
 from tbps_cli.errors import FilterError, RecipeError, TbpsError
 from tbps_cli.escape import printable
 
@@ -82,8 +81,8 @@ def styled(parts: Sequence[tuple[str, str]], *, indent: int = 0) -> None:
 
 
 def note(text: str) -> None:
-    """One line for the person at the terminal, on stderr."""
-    line(text, stderr=True)
+    """One line for the person at the terminal, on stderr, without the passwords of addresses."""
+    line(_without_passwords(text), stderr=True)
 
 
 def document(value: object) -> None:
@@ -98,7 +97,7 @@ def error(mistake: TbpsError) -> None:
     lines = message.split("\n") if isinstance(mistake, RecipeError) else [message]
     _labelled("Error:", "bold red", lines[0])
     for text in lines[1:]:
-        line(f"  {text.strip()}", stderr=True)
+        note(f"  {text.strip()}")
     for text in mistake.excerpt if isinstance(mistake, FilterError) else ():
         line(f"  {text}", stderr=True)
     if mistake.hint:
@@ -108,7 +107,13 @@ def error(mistake: TbpsError) -> None:
 def _labelled(label: str, style: str, text: str) -> None:
     from rich.text import Text
 
-    _print(Text.assemble((label, style), " ", printable(without_passwords(text))), stderr=True)
+    _print(Text.assemble((label, style), " ", printable(_without_passwords(text))), stderr=True)
+
+
+def _without_passwords(text: str) -> str:
+    from tbps_cli.databases.urls import without_passwords  # 2 ms, which nobody waits for who is told nothing
+
+    return without_passwords(text)
 
 
 def _print(text: Text, stderr: bool, indent: int = 0, widest: int = WIDE) -> None:

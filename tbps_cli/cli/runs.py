@@ -19,7 +19,6 @@ def command(
 ) -> None:
     """List runs with their state, method, data and the scores of their best epoch."""
     from tbps_cli.cli import render
-    from tbps_cli.databases.urls import without_passwords
     from tbps_cli.models.summary import summaries
 
     found = summaries(folder)
@@ -27,7 +26,7 @@ def command(
         render.document([summary.document() for summary in found])
         return
     if not found:
-        render.note(f"There are no runs in {without_passwords(str(folder))}. Make one: tbps train demo")
+        render.note(f"There are no runs in {folder}. Make one: tbps train demo")
         return
     noted = any(summary.notes for summary in found)
     headings = ["run", "state", "method", "data", "best epoch", "R@1", "mAP", "chosen on", "written"] + [

@@ -37,7 +37,7 @@ BYTES = 1 << 23
 UNKEPT = 16
 """From so many queries on, a copy for one call is worth making."""
 PACK = 64
-"""Queries of one product: more do not stay in the nearest cache."""
+"""Queries of one product, a multiple of `COLUMNS`: more do not stay in the nearest cache."""
 COLUMNS = 16
 """Queries that the product takes together: of 63, those that are left over cost as much as sixteen."""
 WORK = 1 << 24
@@ -120,7 +120,7 @@ def queries_together(queries: int, numbers: int, threads: Callable[[], int]) -> 
     worth = queries * numbers // WORK
     parts = 1 if worth < 2 else min(threads(), worth)
     parts *= -(-queries // (parts * PACK))
-    return min(PACK, -(-queries // (parts * COLUMNS)) * COLUMNS)
+    return -(-queries // (parts * COLUMNS)) * COLUMNS
 
 
 def quick_scores(query_BE: Floats, near: NearRows) -> Floats:

@@ -93,6 +93,13 @@ def test_a_mistake_in_a_filter_is_shown_with_a_caret_below_it(capsys: pytest.Cap
     assert lines[-1].startswith("Hint: ")
 
 
+@pytest.mark.parametrize("told", [render.note, lambda text: render.error(DataError(text, text))])
+def test_nothing_that_is_told_has_the_password_of_an_address(told, capsys: pytest.CaptureFixture[str]) -> None:
+    told("there is nothing in postgresql:/user:secret@host/db.")
+    said = capsys.readouterr().err
+    assert "postgresql:/user@host/db" in said and "secret" not in said
+
+
 def test_the_problems_of_a_recipe_stand_one_a_line_and_indented(capsys):
     render.error(RecipeError("2 problems:\n  a is wrong.\nHint: b is wrong."))
     assert capsys.readouterr().err == "Error: 2 problems:\n  a is wrong.\n  Hint: b is wrong.\n"
