@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +20,16 @@ pytest.importorskip("simplejpeg", reason="simplejpeg is not installed (extra fas
 pytest.importorskip("pyspng", reason="pyspng is not installed (extra fast)")
 
 
-def jpeg(size: tuple[int, int] = (61, 97), mode: str = "RGB", seed: int = 0, **options: object) -> bytes:
-    """A JPEG of noise that is smooth enough to have colours."""
+def written(kind: str, size: tuple[int, int] = (61, 97), mode: str = "RGB", seed: int = 0, **options: object) -> bytes:
+    """A file of noise that is smooth enough to have colours."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).resize(size)
     file = io.BytesIO()
-    small.convert(mode).save(file, "JPEG", **options)
+    small.convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 
-def png(size: tuple[int, int] = (61, 97), mode: str = "RGB", seed: int = 0, **options: object) -> bytes:
-    """The same as a PNG."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).resize(size)
-    file = io.BytesIO()
-    small.convert(mode).save(file, "PNG", **options)
-    return file.getvalue()
+jpeg, png = partial(written, "JPEG"), partial(written, "PNG")
 
 
 def with_part(content: bytes, kind: bytes, data: bytes) -> bytes:
